@@ -1,0 +1,188 @@
+"""The layout of a dataset's arrays on disk: zarr v3, whole rows a chunk, no codec.
+
+Chunks are written and read here, as plain bytes: a chunk is then one sequential file, and its checksum tells
+damage that zarr would return as zeros. The metadata is zarr's own, so that zarr reads the arrays too.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.data.inference import read_block
+from dnnflow.data.preprocess import NumberColumn, Preprocessing
+from dnnflow.data.statistics import KeptBlock, Layout, classes_of, numbers_of, whole
+from dnnflow.errors import DataError
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
+
+_CHUNK_BYTES = 2 << 20
+
+
+def chunk_rows(rows: int, n_features: int) -> int:
+    """Return how many rows a chunk has: about 2 MiB of features, but no more than there are."""
+    return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, 1))))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one kept block that belong to a chunk: of its rows in the split, `rows` from `skip` on."""
+
+    block: KeptBlock
+    skip: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of a split to be written."""
+
+    split: Split
+    index: int
+    parts: tuple[Part, ...]
+
+
+def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], size: int) -> list[Chunk]:
+    """Divide the rows of a split, `counts` in each block, into chunks of `size` rows."""
+    found: list[Chunk] = []
+    parts: list[Part] = []
+    space = size
+    for block, count in zip(blocks, counts, strict=True):
+        skip = 0
+        while skip < count:
+            rows = min(space, count - skip)
+            parts.append(Part(block, skip, rows))
+            skip, space = skip + rows, space - rows
+            if not space:
+                found.append(Chunk(split, len(found), tuple(parts)))
+                parts, space = [], size
+    return [*found, Chunk(split, len(found), tuple(parts))] if parts else found
+
+
+def create_arrays(root: Path, split: Split, rows: int, n_features: int) -> None:
+    """Write zarr's metadata of a split's arrays `X` and `y`."""
+    import zarr
+
+    size = chunk_rows(rows, n_features)
+    layout: dict[str, tuple[tuple[int, ...], tuple[int, ...], str]] = {
+        "X": ((rows, n_features), (size, n_features), "float32"),
+        "y": ((rows,), (size,), "int32"),
+    }
+    for name, (shape, chunk, kind) in layout.items():
+        zarr.create_array(
+            store=str(root / split / name),
+            shape=shape,
+            chunks=chunk,
+            dtype=kind,
+            compressors=None,
+            filters=None,
+            fill_value=0,
+            zarr_format=3,
+            config={"write_empty_chunks": True},
+        )
+
+
+def chunk_paths(root: Path, split: Split, index: int) -> tuple[Path, Path]:
+    """Return the files of a chunk of `X` and of `y`."""
+    return root / split / "X" / "c" / str(index) / "0", root / split / "y" / "c" / str(index)
+
+
+def write_chunk(
+    chunk: Chunk, layout: Layout, preprocessing: Preprocessing, size: int, root: Path
+) -> tuple[str, str]:
+    """Encode and write one chunk of `size` rows; return the sha256 of its two files."""
+    features = np.zeros((size, preprocessing.n_features), dtype="<f4")  # the last chunk is padded
+    labels = np.zeros(size, dtype="<i4")
+    at = 0
+    for part in chunk.parts:
+        end = at + part.rows
+        features[at:end], labels[at:end] = _encode(part, chunk.split, layout, preprocessing)
+        at = end
+    paths = chunk_paths(root, chunk.split, chunk.index)
+    return _write(paths[0], features), _write(paths[1], labels)
+
+
+def _encode(
+    part: Part, split: Split, layout: Layout, preprocessing: Preprocessing
+) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    table = read_block(part.block.path)
+    codes = classes_of(table, layout.label, layout.classes)
+    test = layout.rule.is_test(part.block.first_row, codes)
+    mine = np.flatnonzero(test if split == "test" else (codes >= 0) & ~test)
+    rows = mine[part.skip : part.skip + part.rows]
+    columns = []
+    for column in preprocessing.columns:
+        if isinstance(column, NumberColumn):
+            columns.append(numbers_of(table, column.name)[rows])
+        else:
+            texts = whole(table, column.name)
+            known = column.codes([*texts.dictionary.to_pylist(), None])
+            columns.append(known[texts.indices.fill_null(len(known) - 1).to_numpy()[rows]])
+    return preprocessing.encode(columns), codes[rows]
+
+
+def _write(path: Path, array: NDArray[np.generic]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    data = array.data.cast("B")
+    aside.write_bytes(data)
+    os.replace(aside, path)  # a task that ran twice leaves one whole file
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_chunks(
+    root: Path,
+    split: Split,
+    rows: int,
+    n_features: int,
+    checksums: Sequence[tuple[str, str]],
+    wanted: Sequence[int],
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Read chunks of a split, in the order wanted, and verify them.
+
+    Returns
+    -------
+    tuple of ndarray
+        Shapes (rows of the chunks, n_features) float32 and (rows,) int32.
+
+    Raises
+    ------
+    DataError
+        If a chunk is not there or is not what was written.
+    """
+    size = chunk_rows(rows, n_features)
+    lengths = [min(size, rows - index * size) for index in wanted]
+    features = np.empty((sum(lengths), n_features), dtype="<f4")
+    labels = np.empty(sum(lengths), dtype="<i4")
+    at = 0
+    for index, length in zip(wanted, lengths, strict=True):
+        for path, checksum, out in zip(
+            chunk_paths(root, split, index), checksums[index], (features, labels), strict=True
+        ):
+            _read(path, checksum, out[at : at + length], size)
+        at += length
+    return features, labels
+
+
+def _read(path: Path, checksum: str, out: NDArray[np.generic], size: int) -> None:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise _damaged(path, "its checksum differs")
+    out[...] = np.frombuffer(data, dtype=out.dtype).reshape(size, *out.shape[1:])[: len(out)]
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"a dataset's chunks must be as they were written, but {path} is not ({reason}); "
+        "delete the dataset's directory and make it again"
+    )

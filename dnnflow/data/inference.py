@@ -1,0 +1,287 @@
+"""Types of columns, inferred over all blocks of a table.
+
+A block is parsed by a plan (which columns are text). Its facts say how far the plan held; the facts of all
+blocks together decide. A column is a number when at least half of its values are; then the first value that is
+not is an error.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnnflow.data.csv_reader import Block, Dialect, RowError, parse
+from dnnflow.data.schema import (
+    MAX_CATEGORIES,
+    MAX_CLASSES,
+    Kind,
+    is_boolean,
+    is_missing,
+    missing_spellings,
+    shown,
+    to_number,
+)
+from dnnflow.errors import DataError
+
+TEXT = pa.dictionary(pa.int32(), pa.string())
+"""How text is parsed and kept: codes and the block's own distinct values."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to parse a table's blocks."""
+
+    dialect: Dialect
+    label: str
+    features: tuple[str, ...]
+    text: frozenset[str]
+    """Features to parse as text; the others are numbers."""
+    missing_values: tuple[str, ...]
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Features to parse as numbers."""
+        return tuple(name for name in self.features if name not in self.text)
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the type of each wanted column."""
+        features = {n: TEXT if n in self.text else pa.float64() for n in self.features}
+        return {**features, self.label: TEXT}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value that breaks a rule; the row counts from 1 in its block."""
+
+    block: int
+    row: int
+    value: str
+
+
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What the values of a column are, in some blocks."""
+
+    values: int = 0
+    """Rows that are not missing."""
+    numbers: int = 0
+    """Of these, how many are numbers."""
+    boolean: bool = True
+    """Whether no value has been other than true, false, yes or no."""
+    texts: frozenset[str] = frozenset()
+    """Distinct values, of a column parsed as text; no more are added once there are too many."""
+    first_text: Place | None = None
+    """The first value that is not a number."""
+    first_infinite: Place | None = None
+
+    def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
+        """Add the facts of blocks that come later."""
+        return ColumnFacts(
+            self.values + other.values,
+            self.numbers + other.numbers,
+            self.boolean and other.boolean,
+            self.texts if len(self.texts) > limit else self.texts | other.texts,
+            self.first_text or other.first_text,
+            self.first_infinite or other.first_infinite,
+        )
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """What one parsed block is like."""
+
+    rows: int
+    read_bytes: int
+    columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    """Of the features and the label."""
+    error: tuple[int, str] | None = None
+    """Row (from 1 in the block) and reason, if a row cannot be read."""
+
+
+def parse_block(block: Block, plan: Plan, spill: Path) -> BlockFacts:
+    """Parse one block, keep its columns in the file `spill`, and return what they are like."""
+    data = block.read()
+    try:
+        table, corrected = _parse_columns(data, plan, block.index)
+    except RowError as error:
+        return BlockFacts(0, len(data), error=(error.row, error.reason))
+    facts = {}
+    for name in table.column_names:
+        column = table.column(name)
+        if name in corrected:
+            facts[name] = corrected[name]
+        elif pa.types.is_dictionary(column.type):
+            facts[name], tidy = _text_facts(column, plan.missing_values, block.index)
+            table = table.set_column(table.column_names.index(name), name, tidy)
+        else:
+            facts[name] = _number_facts(column, block.index)
+    write_block(table, spill)
+    return BlockFacts(table.num_rows, len(data), {n: _capped(f, _limit(n, plan)) for n, f in facts.items()})
+
+
+def write_block(table: pa.Table, path: Path) -> None:
+    """Keep a block's columns uncompressed, so that ranges of rows can be read."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def read_block(path: Path) -> pa.Table:
+    """Return a kept block."""
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _limit(name: str, plan: Plan) -> int:
+    return MAX_CLASSES if name == plan.label else MAX_CATEGORIES
+
+
+def _capped(facts: ColumnFacts, limit: int) -> ColumnFacts:
+    if len(facts.texts) <= limit + 1:
+        return facts
+    return replace(facts, texts=frozenset(sorted(facts.texts)[: limit + 1]))
+
+
+def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[pa.Table, dict[str, ColumnFacts]]:
+    """Parse by plan; where text stands in a column of numbers, also return that column's facts."""
+    markers = missing_spellings(plan.missing_values)
+    types = plan.types()
+    try:
+        return parse(data, plan.dialect, types, markers), {}
+    except pa.ArrowInvalid:
+        pass  # some number is none: find out where, at the price of a second parse of this block
+    table = parse(data, plan.dialect, dict.fromkeys(types, TEXT), markers)
+    corrected = {}
+    for name in plan.numbers:
+        facts, tidy = _text_facts(table.column(name), plan.missing_values, index)
+        numbers = _as_numbers(tidy)
+        if facts.first_text is not None:
+            corrected[name] = replace(facts, texts=frozenset())
+        table = table.set_column(table.column_names.index(name), name, numbers)
+    return table, corrected
+
+
+def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    whole = column.combine_chunks()
+    return whole.unify_dictionaries().chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _as_numbers(column: pa.DictionaryArray) -> pa.Array:
+    numbers = [to_number(text) for text in column.dictionary.to_pylist()]
+    values = pa.array(numbers, pa.float64())
+    return values.take(column.indices)
+
+
+def _text_facts(
+    column: pa.ChunkedArray, own: Sequence[str], index: int
+) -> tuple[ColumnFacts, pa.DictionaryArray]:
+    """Return the facts of a text column, and the column without blanks around values."""
+    whole = _one(column)
+    texts = [text.strip() for text in whole.dictionary.to_pylist()]
+    gone = [is_missing(text, own) for text in texts]
+    tidy = pa.DictionaryArray.from_arrays(whole.indices, pa.array(texts, pa.string()))
+    if any(gone):
+        hidden = pa.array(gone, pa.bool_()).take(whole.indices)
+        tidy = pa.DictionaryArray.from_arrays(
+            pc.if_else(hidden, pa.scalar(None, pa.int32()), whole.indices), tidy.dictionary
+        )
+    codes = tidy.indices.fill_null(len(texts)).to_numpy()
+    counts = np.bincount(codes, minlength=len(texts) + 1)[: len(texts)]
+    present = [text for text, count in zip(texts, counts, strict=True) if count]
+    numbers = np.array([to_number(text) is not None for text in texts], dtype=bool)
+    infinite = np.array([_is_infinite(text) for text in texts], dtype=bool)
+    facts = ColumnFacts(
+        int(counts.sum()),
+        int(counts[numbers].sum()),
+        all(is_boolean(text) for text in present),
+        frozenset(present),
+        _first(~numbers & (counts > 0), codes, texts, index),
+        _first(infinite & (counts > 0), codes, texts, index),
+    )
+    return facts, tidy
+
+
+def _is_infinite(text: str) -> bool:
+    number = to_number(text)
+    return number is not None and bool(np.isinf(number))
+
+
+def _first(wanted: np.ndarray, codes: np.ndarray, texts: list[str], index: int) -> Place | None:
+    """Return the place of the first row whose code is wanted."""
+    if not wanted.any():
+        return None
+    row = int(np.argmax(np.append(wanted, False)[codes]))
+    return Place(index, row + 1, texts[codes[row]])
+
+
+def _number_facts(column: pa.ChunkedArray, index: int) -> ColumnFacts:
+    values = column.to_numpy()
+    infinite = np.isinf(values)
+    place = None
+    if infinite.any():
+        row = int(np.argmax(infinite))
+        place = Place(index, row + 1, str(values[row]))
+    count = len(values) - int(np.count_nonzero(np.isnan(values)))
+    return ColumnFacts(count, count, boolean=count == 0, first_infinite=place)
+
+
+def merge_facts(total: dict[str, ColumnFacts], block: BlockFacts, plan: Plan) -> None:
+    """Add a block's facts to those of the blocks before it."""
+    for name, column in block.columns.items():
+        total[name] = total[name].merge(column, _limit(name, plan))
+
+
+def decide(facts: ColumnFacts, *, forced_text: bool) -> Kind:
+    """Return the kind of a column."""
+    if not facts.values:
+        return Kind.EMPTY
+    if not forced_text and 2 * facts.numbers >= facts.values:
+        return Kind.NUMBER
+    return Kind.BOOLEAN if facts.boolean else Kind.TEXT
+
+
+def fault(name: str, kind: Kind, facts: ColumnFacts) -> tuple[Place | None, str]:
+    """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is)."""
+    if kind is Kind.NUMBER and (place := facts.first_text):
+        remedy = "name it in missing_values, list the column in text_columns, or drop the column"
+        return place, f"column {name!r}: {shown(place.value)} is not a number; {remedy}"
+    if kind is Kind.NUMBER and (place := facts.first_infinite):
+        remedy = "name it in missing_values, or drop the column"
+        return place, f"column {name!r}: numbers must be finite, got {shown(place.value)}; {remedy}"
+    if kind is Kind.TEXT and len(facts.texts) > MAX_CATEGORIES:
+        return None, (
+            f"a text column may have at most {MAX_CATEGORIES} different values, got more in column {name!r}; "
+            "drop the column"
+        )
+    return None, ""
+
+
+def first_plan(sample: Block, draft: Plan, spill: Path) -> Plan:
+    """Return a plan by the types of the first block; later blocks may still prove it wrong.
+
+    Raises
+    ------
+    RowError
+        If a row of the block cannot be read.
+    """
+    everything = replace(draft, text=frozenset(draft.features))
+    facts = parse_block(sample, everything, spill)
+    if facts.error:
+        raise RowError(*facts.error)
+    text = {n for n in draft.features if 2 * facts.columns[n].numbers < facts.columns[n].values}
+    return replace(draft, text=frozenset(text | draft.text))
+
+
+def check_label(label: str, facts: ColumnFacts) -> None:
+    """Refuse a label column without values.
+
+    Raises
+    ------
+    DataError
+    """
+    if not facts.values:
+        raise DataError(
+            f"a label column needs values, but all of {label!r} are missing; choose another column"
+        )

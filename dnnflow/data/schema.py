@@ -1,0 +1,183 @@
+"""Columns of a table: what their texts mean, and of which kind they are."""
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from itertools import product
+from typing import Any
+
+from dnnflow.errors import DataError
+
+MAX_CATEGORIES = 64
+"""One-hot columns that a text column may become."""
+MAX_CLASSES = 1_000
+CONTINUOUS_CLASSES = 20
+"""A label of numbers that are not all whole and has more distinct values than this is continuous."""
+
+_MARKERS = ("", "na", "n/a", "nan", "null", "none", "?")
+_BOOLEANS = frozenset({"true", "false", "yes", "no"})
+
+
+class Kind(StrEnum):
+    """What the values of a column are."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    BOOLEAN = "boolean"
+    EMPTY = "empty"
+    """No value in any row; such a column is not used."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A feature column of the table."""
+
+    name: str
+    kind: Kind
+    missing: float
+    """Share of all rows without a value, 0 to 1."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"name": self.name, "kind": str(self.kind), "missing": self.missing}
+
+
+@cache
+def _spellings(word: str) -> tuple[str, ...]:
+    return tuple("".join(letters) for letters in product(*({c.lower(), c.upper()} for c in word)))
+
+
+def missing_spellings(own: Sequence[str]) -> list[str]:
+    """Return every text that means missing: the built-in markers in any case and the user's own."""
+    return sorted({s for word in _MARKERS for s in _spellings(word)} | set(own))
+
+
+def is_missing(text: str, own: Sequence[str]) -> bool:
+    """Say whether a text without surrounding blanks means missing."""
+    return text in own or text.lower() in _MARKERS
+
+
+def is_boolean(text: str) -> bool:
+    """Say whether a text is one of true, false, yes, no, in any case."""
+    return text.lower() in _BOOLEANS
+
+
+def to_number(text: str) -> float | None:
+    """Return the number a text stands for, or None; the grammar is that of the block parser.
+
+    Python would also take underscores and other scripts' digits, which no CSV means as numbers.
+    """
+    if "_" in text or not text.isascii():
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def shown(text: str, length: int = 40) -> str:
+    """Return a value as a message shows it: quoted, on one line, and cut when long."""
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the names most like `name`, as a message lists them."""
+    known = list(names)
+    lower = {k.lower(): k for k in reversed(known)}
+    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    return ", ".join(near or known[:5]) + ("" if near or len(known) <= 5 else ", ...")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a label column: texts of the table ↔ codes."""
+
+    names: tuple[str, ...]
+    """In order of their codes: by value if all are numbers, else as text."""
+    numeric: bool
+    """Whether the label's texts are numbers, so that `1.0` and `1` are one class."""
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Classes":
+        """Find the classes among the distinct texts of a label column."""
+        distinct = set(texts)
+        numbers = [to_number(t) for t in distinct]
+        if any(n is None or not math.isfinite(n) for n in numbers):
+            return cls(tuple(sorted(distinct)), False)
+        values = sorted({n for n in numbers if n is not None})
+        return cls(tuple(_number_name(v) for v in values), True)
+
+    def codes(self, texts: Iterable[str]) -> list[int]:
+        """Return the code of each text, -1 for what is no class."""
+        code = {name: i for i, name in enumerate(self.names)}
+        return [code.get(self._name(t), -1) for t in texts]
+
+    def _name(self, text: str) -> str:
+        number = to_number(text) if self.numeric else None
+        return text if number is None else _number_name(number)
+
+    def check(self, label: str) -> None:
+        """Refuse what cannot be told apart by a classifier.
+
+        Raises
+        ------
+        DataError
+            If there is one class, too many, or the values look continuous.
+        """
+        n = len(self.names)
+        if n == 1:
+            raise DataError(
+                f"a label needs at least 2 classes, got 1 ({shown(self.names[0])}) in column {label!r}; "
+                "choose another label column"
+            )
+        fractions = self.numeric and any("." in name or "e-" in name for name in self.names)
+        if fractions and n > CONTINUOUS_CLASSES:
+            raise DataError(
+                f"a label must be classes, but column {label!r} looks continuous (numbers that are not "
+                f"whole, more than {CONTINUOUS_CLASSES} different); choose another label or group its values first"
+            )
+        if n > MAX_CLASSES:
+            raise DataError(
+                f"a label may have at most {MAX_CLASSES} classes, got more in column {label!r}; "
+                "choose another label column or group its values first"
+            )
+
+
+def _number_name(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def check_columns(names: Sequence[str], label: str, listed: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a header with a name twice, and a recipe that names columns which are not there.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The table's columns.
+    label : str
+        The recipe's label.
+    listed : dict
+        The recipe's other lists of columns, by field.
+
+    Raises
+    ------
+    DataError
+        Naming the column and the nearest ones.
+    """
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if name in seen:
+            raise DataError(
+                f"column names must differ, got {name!r} as columns {seen[name]} and {number}; "
+                "rename one of them"
+            )
+        seen[name] = number
+    for field, wanted in {"label": (label,), **listed}.items():
+        for name in wanted:
+            if name not in seen:
+                raise DataError(
+                    f"{field} must name a column of the table, got {name!r}; nearest: {nearest(name, names)}"
+                )

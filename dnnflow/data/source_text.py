@@ -1,0 +1,314 @@
+"""From a path or URL to UTF-8 text on disk: decompressed, decoded, hashed and cut between records."""
+
+import codecs
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from dnnflow.data.recipe import Source
+from dnnflow.errors import DataError
+
+BLOCK_BYTES = 4 << 20
+"""Text between two cuts, up to the end of the record; 1 to 4 MiB parse equally fast, 32 MiB half as fast."""
+RECORD_BYTES = 64 << 20
+"""A record longer than this is taken for a quote that is never closed."""
+
+_PIECE_BYTES = 4 << 20
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_FORMATS = {b"PAR1": "Parquet", b"PK\x03\x04": "zip or Excel", b"\x89HDF": "HDF5", b"%PDF": "PDF"}
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NOT_TEXT = bytes(sorted({*range(9), *range(14, 26), *range(27, 32)}))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A CSV as UTF-8 on disk."""
+
+    path: Path
+    start: int
+    """Offset of the first character, behind a byte order mark."""
+    end: int
+    digest: str
+    """sha256 of the text in UTF-8, whatever its encoding, compression and place were."""
+    cuts: tuple[int, ...]
+    """Offsets of ends of records, about `BLOCK_BYTES` apart; the last is `end`."""
+    stamp: tuple[int, int]
+    """Size and modification time (ns) of the file when it was read."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return a range of the text."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to since it was hashed.
+
+        Raises
+        ------
+        DataError
+        """
+        if _stamp(self.path) != self.stamp:
+            name = self.path.name
+            raise DataError(f"a table must not change while it is read, but {name} did; start again")
+
+
+class Cutter:
+    """Finds ends of records in a stream of text, without keeping the text.
+
+    A newline ends a record when an even number of quotes stands before it.
+    """
+
+    def __init__(self, quote: bytes, start: int, block_bytes: int) -> None:
+        self._quote, self._block_bytes = quote, block_bytes
+        self._position = self._block_start = start
+        self._quoted = False
+        self.cuts: list[int] = []
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece of text."""
+        known = 0  # up to here the quotes of the piece are counted
+        while (target := self._block_start + self._block_bytes - self._position) < len(piece):
+            known = self._count(piece, known, max(known, target))
+            newline = piece.find(b"\n", known)
+            if newline < 0:
+                break
+            known = self._count(piece, known, newline) + 1
+            if not self._quoted:
+                self._block_start = self._position + known
+                self.cuts.append(self._block_start)
+        self._count(piece, known, len(piece))
+        self._position += len(piece)
+        if self._position - self._block_start > RECORD_BYTES + self._block_bytes:
+            raise self._unclosed()
+
+    def finish(self) -> tuple[int, ...]:
+        """Return the offsets of all cuts, the last at the end of the text."""
+        if self._quoted:
+            raise self._unclosed()
+        if self._position > self._block_start:
+            self.cuts.append(self._position)
+        return tuple(self.cuts)
+
+    def _count(self, piece: bytes, start: int, end: int) -> int:
+        if self._quote and piece.count(self._quote, start, end) % 2:
+            self._quoted = not self._quoted
+        return end
+
+    def _unclosed(self) -> DataError:
+        return DataError(
+            f"a quoted value must end, but a quote ({self._quote.decode()}) behind byte {self._block_start} "
+            "is never closed; fix it, or set the source's quote to empty if quotes are part of the values"
+        )
+
+
+def open_text(source: Source, scratch: Path, *, copy: bool = False, block_bytes: int = BLOCK_BYTES) -> Text:
+    """Make a source readable by offset.
+
+    Parameters
+    ----------
+    source : Source
+        The CSV.
+    scratch : Path
+        Directory for a copy, made if the source is not already plain UTF-8 on a local disk.
+    copy : bool
+        Whether to copy even then, for readers on other machines that see `scratch` only.
+    block_bytes : int
+        Distance of the cuts.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it cannot be read or decoded, is empty, or is not text.
+    """
+    try:
+        return _open_as(source, source.encoding, scratch, copy, block_bytes)
+    except UnicodeDecodeError as error:
+        if source.encoding is not None:
+            raise DataError(
+                f"the text must be {source.encoding}, but byte {error.object[error.start]:#04x} is not; "
+                "give the right encoding, or leave it out to detect it"
+            ) from None
+    return _open_as(source, "latin-1", scratch, copy, block_bytes)
+
+
+def _open_as(source: Source, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:
+    with ExitStack() as stack:
+        stream, compressed = stack.enter_context(_binary(source))
+        with _readable(source):
+            head = _read(stream, _PIECE_BYTES)
+        _check_head(head)
+        encoding = encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+        in_place = _local_path(source.url) is not None and not (compressed or copy) and _is_utf8(encoding)
+        mark = len(codecs.BOM_UTF8) if in_place and head.startswith(codecs.BOM_UTF8) else 0
+        path = _local_path(source.url) if in_place else scratch / "source.csv"
+        sink = None if in_place else stack.enter_context((scratch / "source.csv").open("wb"))
+        scan = _Scan(Cutter(source.quote.encode(), mark, block_bytes), sink, encoding == "latin-1")
+        with _readable(source):
+            for piece in _decoded(_pieces(stream, head[mark:]), encoding):
+                scan.feed(piece)
+        return scan.text(path or scratch, mark)
+
+
+class _Scan:
+    """One pass over the text: hash, check, cut, and copy if there is a sink."""
+
+    def __init__(self, cutter: Cutter, sink: IO[bytes] | None, any_byte: bool) -> None:
+        self._cutter, self._sink, self._any_byte = cutter, sink, any_byte
+        self._size = 0
+        self._hash = hashlib.sha256()
+        # sha256 is half of the work and runs outside the interpreter lock: a second thread does it.
+        self._pool = ThreadPoolExecutor(1)
+        self._hashing: Future[None] | None = None
+
+    def feed(self, piece: bytes) -> None:
+        if b"\0" in piece or (self._any_byte and len(piece.translate(None, _NOT_TEXT)) < len(piece)):
+            raise _binary_error("control characters")
+        self._wait()
+        self._hashing = self._pool.submit(self._hash.update, piece)
+        if self._sink is not None:
+            self._sink.write(piece)
+        self._cutter.feed(piece)
+        self._size += len(piece)
+
+    def _wait(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+
+    def text(self, path: Path, start: int) -> Text:
+        self._wait()
+        self._pool.shutdown()
+        if self._sink is not None:
+            self._sink.close()
+        if not self._size:
+            raise _empty_error()
+        return Text(
+            path, start, start + self._size, self._hash.hexdigest(), self._cutter.finish(), _stamp(path)
+        )
+
+
+def _pieces(stream: IO[bytes], head: bytes) -> Iterator[bytes]:
+    while head:
+        yield head
+        head = _read(stream, _PIECE_BYTES)
+
+
+def _read(stream: IO[bytes], size: int) -> bytes:
+    return bytes(stream.read(size) or b"")
+
+
+def _decoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield the text in UTF-8.
+
+    Raises
+    ------
+    UnicodeDecodeError
+        If the bytes are not of that encoding.
+    """
+    decoder = codecs.getincrementaldecoder(encoding)()
+    utf8 = _is_utf8(encoding)
+    ascii_only = utf8 and encoding != "utf-8-sig"
+    for piece in pieces:
+        if ascii_only and piece.isascii():  # five times as fast as decoding, and the usual case
+            yield piece
+            continue
+        ascii_only = False
+        text = decoder.decode(piece)
+        if utf8 and encoding != "utf-8-sig":
+            yield piece
+        elif text:
+            yield text.encode()
+    tail = decoder.decode(b"", final=True)
+    if tail and not (utf8 and encoding != "utf-8-sig"):
+        yield tail.encode()
+
+
+def _is_utf8(encoding: str) -> bool:
+    return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
+
+
+def _check_head(head: bytes) -> None:
+    if not head.strip():
+        raise _empty_error()
+    for magic, name in _FORMATS.items():
+        if head.startswith(magic):
+            raise _binary_error(f"a {name} file")
+
+
+def _empty_error() -> DataError:
+    return DataError("a table needs a header and rows, got an empty file; give a CSV with data")
+
+
+def _binary_error(what: str) -> DataError:
+    return DataError(
+        f"a table must be text, got {what}; export it as CSV, or give its encoding if it is text "
+        "(e.g. utf-16)"
+    )
+
+
+def _local_path(url: str) -> Path | None:
+    if url.startswith("file://"):
+        return Path(url.removeprefix("file://"))
+    return None if "://" in url or "::" in url else Path(url)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def _readable(source: Source) -> Iterator[None]:
+    """Turn what goes wrong while reading into an error that says what to do."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise
+    except (OSError, EOFError, ValueError, ImportError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join((str(error) or type(error).__name__).split())
+        remedy = "check the address, the file and your access"
+        raise DataError(f"cannot read {source.url}: {reason}; {remedy}") from error
+
+
+@contextmanager
+def _binary(source: Source) -> Iterator[tuple[IO[bytes], bool]]:
+    """Open a source for reading bytes, decompressed; also say whether it was compressed."""
+    with ExitStack() as stack:
+        with _readable(source):
+            raw = stack.enter_context(_opened(source))
+            head = raw.read(4)
+            compression = next((c for magic, c in _COMPRESSIONS.items() if head.startswith(magic)), None)
+            raw.seek(0)
+            stream: Any = raw
+            if compression:
+                import pyarrow as pa
+
+                stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression))
+        yield stream, compression is not None
+
+
+def _opened(source: Source) -> Any:
+    path = _local_path(source.url)
+    if path is None:
+        import fsspec
+
+        return fsspec.open(source.url, "rb", **dict(source.storage_options))
+    if not path.exists():
+        raise DataError(f"a table must exist, but there is no file {source.url}; check the path")
+    if not path.is_file():
+        raise DataError(f"a table must be a file, got {source.url}, which is not one; give one CSV file")
+    return io.FileIO(path, "r")

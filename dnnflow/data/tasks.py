@@ -1,0 +1,82 @@
+"""Runs a stage's tasks, a bounded number at a time: in threads of this process or on a Dask cluster."""
+
+import os
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import distributed
+
+T = TypeVar("T")
+
+_WINDOW = 4
+"""Tasks in flight for each thread: enough to keep it busy, few enough to keep memory flat."""
+
+
+class Future(Protocol):
+    """What is known of a submitted task."""
+
+    def result(self) -> Any:
+        """Wait for the task's value, or raise its exception."""
+
+    def cancel(self) -> Any:
+        """Give the task up if it has not begun."""
+
+
+class Tasks:
+    """Submits module-level functions, and yields their values in order."""
+
+    def __init__(self, submit: Callable[..., Future], threads: int) -> None:
+        self._submit, self._window = submit, _WINDOW * threads
+
+    def run(self, name: str, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
+        """Call `function` with each of `calls` and yield the values in their order."""
+        flying: deque[Future] = deque()
+        try:
+            for arguments in calls:
+                flying.append(self._submit(name, function, *arguments))
+                if len(flying) >= self._window:
+                    yield flying.popleft().result()
+            while flying:
+                yield flying.popleft().result()
+        finally:
+            for future in flying:
+                future.cancel()
+
+
+@contextmanager
+def open_tasks(client: "distributed.Client | None", workers: int | None) -> Iterator[Tasks]:
+    """Yield what runs tasks: `workers` threads (all cores by default), or a cluster.
+
+    Threads do on one machine: parsing and arithmetic run outside the interpreter lock.
+    """
+    if client is not None:
+        yield Tasks(_on_cluster(client), max(1, sum(client.nthreads().values())))
+        return
+    threads = workers or _cores()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="dnnflow-ingest")
+    try:
+        yield Tasks(lambda name, function, *arguments: pool.submit(function, *arguments), threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _on_cluster(client: "distributed.Client") -> Callable[..., Future]:
+    def submit(name: str, function: Callable[..., Any], *arguments: Any) -> Future:
+        # Dask's task stream groups by what stands before the last dash.
+        future: Future = client.submit(
+            function, *arguments, key=f"ingest-{name}-{uuid.uuid4().hex}", pure=False
+        )
+        return future
+
+    return submit

@@ -1,0 +1,119 @@
+"""From a design to a Keras model. Imports Keras: loaded by what trains or saves models."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from dnnflow.design.initial import initial_weights
+from dnnflow.design.layers import Design, Layer, Optimizer, Reference, residual_sources
+from dnnflow.errors import DesignError
+
+_OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "sgd": keras.optimizers.SGD,
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "nadam": keras.optimizers.Nadam,
+    "adamax": keras.optimizers.Adamax,
+    "rmsprop": keras.optimizers.RMSprop,
+    "adagrad": keras.optimizers.Adagrad,
+    "adadelta": keras.optimizers.Adadelta,
+    "lion": keras.optimizers.Lion,
+}
+
+
+def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str = "float32") -> keras.Model:
+    """Build a design's functional Keras model with its initial weights.
+
+    Parameters
+    ----------
+    n_features, n_classes
+        Widths of input and output.
+    dtype
+        Of weights and arithmetic. A design by reference has the type its code gives it.
+
+    Returns
+    -------
+    keras.Model
+        Maps (rows, n_features) to class probabilities (rows, n_classes); not compiled, except by the code of
+        a design by reference.
+
+    Raises
+    ------
+    DesignError
+        For a design by reference whose code cannot be found or returns no such model.
+    """
+    if design.reference is not None:
+        return _call(design.reference, design.seed, n_features, n_classes)
+    model = _stack(design, n_features, n_classes, dtype)
+    model.set_weights(list(initial_weights(design, n_features, n_classes, dtype)))
+    return model
+
+
+def compile_model(model: keras.Model, design: Design) -> keras.Model:
+    """Compile a model with its design's optimizer, as its user would, and return it; a compiled one stays."""
+    if not model.compiled:
+        loss = keras.losses.SparseCategoricalCrossentropy()
+        model.compile(build_optimizer(design.optimizer), loss=loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def build_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
+    """Make the Keras optimizer that a design names, at the learning rate of the first epoch."""
+    return _OPTIMIZERS[optimizer.name](learning_rate=optimizer.learning_rate, **optimizer.parameters)
+
+
+def dropout_seed(design: Design, index: int) -> int:
+    """Return the seed of a hidden layer's dropout, drawn from the design's seed and the layer's index."""
+    return int(np.random.SeedSequence([design.seed, index]).generate_state(1)[0] >> 1)
+
+
+def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras.Model:
+    inputs = keras.Input((n_features,), name="features", dtype=dtype)
+    sources = residual_sources(design, n_features)
+    outputs = [inputs]  # of the input and of each hidden layer: (rows, width)
+    for index, layer in enumerate(design.layers):
+        flow = _hidden(outputs[-1], layer, index, dropout_seed(design, index) if layer.dropout else 0, dtype)
+        if index in sources:
+            flow = keras.layers.Add(name=f"residual_{index}", dtype=dtype)([flow, outputs[sources[index]]])
+        outputs.append(flow)
+    output = keras.layers.Dense(n_classes, activation="softmax", name="output", dtype=dtype)(outputs[-1])
+    return keras.Model(inputs, output)
+
+
+def _hidden(flow: Any, layer: Layer, index: int, seed: int, dtype: str) -> Any:
+    regularizer = keras.regularizers.L2(layer.l2) if layer.l2 else None
+    activation = None if layer.batch_norm else layer.activation
+    flow = keras.layers.Dense(layer.units, activation=activation, kernel_initializer=layer.initializer,
+                              kernel_regularizer=regularizer, name=f"layer_{index}", dtype=dtype)(flow)  # fmt: skip
+    if layer.batch_norm:
+        flow = keras.layers.BatchNormalization(name=f"batch_norm_{index}", dtype=dtype)(flow)
+        flow = keras.layers.Activation(layer.activation, name=f"activation_{index}", dtype=dtype)(flow)
+    if layer.dropout:
+        flow = keras.layers.Dropout(layer.dropout, seed=seed, name=f"dropout_{index}", dtype=dtype)(flow)
+    return flow
+
+
+def _call(reference: Reference, seed: int, n_features: int, n_classes: int) -> keras.Model:
+    """Call the code of a design by reference and check what it returns."""
+    keras.utils.set_random_seed(seed % 2**32)
+    model = _find(reference.function)(n_features=n_features, n_classes=n_classes, **reference.parameters)
+    if not isinstance(model, keras.Model):
+        raise DesignError(f"{reference.function} must return a Keras model, got {type(model).__name__}")
+    shape = tuple(model(np.zeros((1, n_features), np.float32), training=False).shape)
+    if shape != (1, n_classes):
+        raise DesignError(f"{reference.function} must map (rows, {n_features}) to (rows, {n_classes}), "
+                          f"got {shape} for one row; end it with Dense(n_classes, 'softmax')")  # fmt: skip
+    return model
+
+
+def _find(function: str) -> Callable[..., Any]:
+    module, _, name = function.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise DesignError(f"a design's function must be importable on the worker, got {function!r}: {error}; "
+                          "install its package there") from error  # fmt: skip
+    return found

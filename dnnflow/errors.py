@@ -1,0 +1,66 @@
+"""One hierarchy for everything dnnflow refuses or fails at.
+
+A message says the rule, what was got and the remedy, in that order, on one line.
+"""
+
+
+class DnnflowError(Exception):
+    """Base of all errors raised by dnnflow; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(DnnflowError, ValueError):
+    """What the user gave breaks a rule."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A table cannot be used: unreadable, malformed, or without a usable label or feature."""
+
+    exit_code = 3
+
+
+class DesignError(InputError):
+    """A design or a space describes no network."""
+
+
+class PipelineError(InputError):
+    """A pipeline description is invalid."""
+
+
+class NotFoundError(DnnflowError, LookupError):
+    """A study, dataset, model or engine of that name does not exist."""
+
+    exit_code = 4
+
+
+class ClusterError(DnnflowError, RuntimeError):
+    """The cluster cannot do what was asked: unreachable, no worker, no worker of that kind."""
+
+    exit_code = 5
+
+
+class StudyError(DnnflowError, RuntimeError):
+    """A study cannot go on: run by somebody else, or every design failed."""
+
+    exit_code = 6
+
+
+class TimeLimitError(DnnflowError, TimeoutError):
+    """A design or a wait passed its time limit."""
+
+
+class DivergedError(DnnflowError, ArithmeticError):
+    """A training's loss became NaN or infinite."""
+
+
+class StoreError(DnnflowError, RuntimeError):
+    """The results store cannot be opened, read or written."""
+
+    exit_code = 7
+
+
+class OutOfMemoryError(DnnflowError, MemoryError):
+    """A design needs more memory than its worker may use."""

@@ -1,0 +1,112 @@
+"""What happens during a run, as records that logs, progress bars, artifacts and pages read alike.
+
+Fields ending in `_s` are seconds; fields ending in `_at` are UTC in ISO 8601.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The stages of a study, in order."""
+
+    UPLOAD = "upload"
+    PREPROCESS = "preprocess"
+    TRAIN = "train"
+    AGGREGATE = "aggregate"
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins."""
+
+    stage: Stage
+    detail: str
+    """What it works on, in words for a person."""
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    """A stage has ended well."""
+
+    stage: Stage
+    seconds_s: float
+    detail: str
+    """What came of it, in words for a person."""
+
+
+@dataclass(frozen=True)
+class RowsRead:
+    """A part of a table has been read."""
+
+    rows: int
+    """Rows read so far."""
+    read_bytes: int
+    """Bytes of text read so far (uncompressed)."""
+    total_bytes: int | None
+    """Bytes in all, where that is known."""
+
+
+@dataclass(frozen=True)
+class ClusterReady:
+    """Workers are there."""
+
+    address: str
+    dashboard: str | None
+    """URL of the Dask dashboard."""
+    workers: int
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """A worker process went away with designs in hand; they will be run again."""
+
+    worker: str
+    designs: int
+    """How many unfinished designs it held."""
+
+
+@dataclass(frozen=True)
+class WorkerRecycled:
+    """A worker process was restarted between tasks because its memory had grown."""
+
+    worker: str
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
+class TrialsStored:
+    """Trials have reached the store; counts are of the whole study."""
+
+    total: int
+    """Designs of the study."""
+    completed: int
+    failed: int
+    elapsed_s: float
+    """Since this run of the study began."""
+    rate: float
+    """Trials a second over this run."""
+    eta_s: float | None
+    best_accuracy: float | None
+    """Best test accuracy so far, 0 to 1."""
+    best_design: str | None
+    """The best design in words, e.g. `3 x 64 relu, adam 0.003`."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should know, without a consequence for the run."""
+
+    message: str
+
+
+Event = (
+    StageStarted | StageFinished | RowsRead | ClusterReady | WorkerLost | WorkerRecycled | TrialsStored | Notice
+)
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Listen to nothing."""

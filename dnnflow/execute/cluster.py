@@ -1,0 +1,176 @@
+"""Get a Dask client: on a cluster of this machine's own, or on one that runs already."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dask
+from distributed import Client, LocalCluster
+from distributed.security import Security
+
+from dnnflow.errors import ClusterError, InputError
+from dnnflow.events import ClusterReady, Listener, Notice, ignore
+
+CONNECT_S = 20.0
+"""How long a scheduler has to answer."""
+DASHBOARD_PORT = 8787
+"""Dask's usual port, taken where it is free."""
+LOOPBACK = "127.0.0.1"
+
+OWN_CLUSTER_CONFIG = {
+    # Dask waits for ever for a worker by default.
+    "distributed.scheduler.no-workers-timeout": "300s",
+    # The scheduler lives in this process: of the outcomes that passed it, only the last events are kept.
+    "distributed.admin.low-level-log-length": 100,
+    # Workers are restarted between packs when they have grown; pausing one would only keep its packs waiting.
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.profile.enabled": False,
+}
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """Which Dask cluster a run uses. With neither address nor file: one of its own, on this machine."""
+
+    address: str | None = None
+    """Of a running scheduler, `tcp://host:port` or `tls://host:port`."""
+    scheduler_file: str | None = None
+    """JSON file that a scheduler wrote (`dask scheduler --scheduler-file`)."""
+    workers: int | None = None
+    """Worker processes of an own cluster; None for one a core."""
+    memory_limit: str = "auto"
+    """Memory of each worker of an own cluster, e.g. `4GB`; `auto` divides the machine's, `0` is no limit."""
+    tls_directory: Path | None = None
+    """Directory of `dnnflow cluster certs`; needed for `tls://`, and makes an own cluster speak TLS."""
+    dashboard_port: int | None = None
+    """Port of an own cluster's dashboard on 127.0.0.1; None for 8787, or any where that is taken."""
+
+    def __post_init__(self) -> None:
+        if self.address and self.scheduler_file:
+            raise InputError(f"a cluster has an address or a scheduler_file, got both; drop {self.address}")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers must be >= 1, got {self.workers}; leave it out for one a core")
+        if self.address and urlsplit(self.address).scheme not in ("tcp", "tls"):
+            raise InputError(f"an address must be tcp://host:port or tls://host:port, got {self.address!r}")
+        if (self.address or "").startswith("tls:") and self.tls_directory is None:
+            raise InputError(
+                f"a tls:// address needs certificates, got {self.address} and none; "
+                "set DNNFLOW_TLS to the directory of `dnnflow cluster certs`"
+            )
+
+
+@contextmanager
+def open_cluster(spec: ClusterSpec, listener: Listener = ignore) -> Iterator[Client]:
+    """Yield a client whose cluster has workers, and close what was opened.
+
+    An own cluster listens on 127.0.0.1 only, its dashboard too: whoever reaches a scheduler can run code.
+
+    Raises
+    ------
+    ClusterError
+        When the scheduler does not answer in time, or the cluster's own workers do not start.
+    """
+    if spec.address or spec.scheduler_file:
+        with _connect(spec, listener) as client:
+            yield client
+    else:
+        with _start(spec) as client:
+            listener(_ready(client))
+            yield client
+
+
+@contextmanager
+def _start(spec: ClusterSpec) -> Iterator[Client]:
+    with dask.config.set(OWN_CLUSTER_CONFIG):
+        try:
+            cluster = LocalCluster(**_local_options(spec))
+        except Exception as error:  # a worker that fails to start raises whatever stopped it
+            raise ClusterError(f"the cluster's workers must start, got: {error}; try fewer") from error
+        with cluster, Client(cluster, set_as_default=False, timeout=CONNECT_S) as client:
+            yield client
+
+
+def _local_options(spec: ClusterSpec) -> dict[str, Any]:
+    port = spec.dashboard_port if spec.dashboard_port is not None else _dashboard_port()
+    return {
+        "n_workers": spec.workers or len(os.sched_getaffinity(0)),
+        "threads_per_worker": 1,
+        "processes": True,
+        "host": LOOPBACK,
+        "dashboard_address": f"{LOOPBACK}:{port}",
+        "memory_limit": spec.memory_limit,
+        "security": security_of(spec.tls_directory) if spec.tls_directory else None,
+        "preload": ["dnnflow.execute.worker"],
+        # Lost workers are told as events; Dask's own warnings would repeat them between lines of progress.
+        "silence_logs": logging.CRITICAL,
+    }
+
+
+@contextmanager
+def _connect(spec: ClusterSpec, listener: Listener) -> Iterator[Client]:
+    where = spec.address or spec.scheduler_file
+    if spec.scheduler_file and not Path(spec.scheduler_file).is_file():
+        raise ClusterError(f"no file {where}; start `dask scheduler --scheduler-file {where}` first")
+    plain = (spec.address or "").startswith("tcp:")
+    security = security_of(spec.tls_directory) if spec.tls_directory and not plain else None
+    try:
+        client = Client(address=spec.address, scheduler_file=spec.scheduler_file, timeout=CONNECT_S,
+                        security=security, set_as_default=False)  # fmt: skip
+    except (OSError, TimeoutError, TypeError) as error:
+        raise ClusterError(
+            f"a scheduler must answer within {CONNECT_S:.0f} s, got none at {where} ({error}); "
+            f"start it (dask scheduler), or leave the cluster out to run on this machine"
+        ) from error
+    with client:
+        _warn_if_open(client.scheduler.address, listener)
+        listener(_ready(client))
+        yield client
+
+
+def _ready(client: Client) -> ClusterReady:
+    workers = len(client.scheduler_info()["workers"])
+    return ClusterReady(client.scheduler.address, client.dashboard_link or None, workers)
+
+
+def _warn_if_open(address: str, listener: Listener) -> None:
+    url = urlsplit(address)
+    if url.scheme == "tcp" and not (url.hostname or "").startswith(("127.", "localhost", "::1")):
+        listener(Notice(
+            f"{address} is not encrypted: whoever reaches this port can run code on the cluster; "
+            "use tls:// with certificates of `dnnflow cluster certs`"
+        ))  # fmt: skip
+
+
+def security_of(directory: Path) -> Security:
+    """Return Dask's security settings for a directory of `dnnflow cluster certs`.
+
+    Raises
+    ------
+    ClusterError
+        When a file is missing.
+    """
+    names = ("ca.pem", "cert.pem", "key.pem")
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise ClusterError(
+            f"a TLS directory has {', '.join(names)}, got none of {', '.join(missing)} in {directory}; "
+            "make them with `dnnflow cluster certs`"
+        )
+    ca, cert, key = (str(directory / name) for name in names)
+    roles = {f"tls_{role}_{part}": file for role in ("client", "scheduler", "worker")
+             for part, file in (("cert", cert), ("key", key))}  # fmt: skip
+    return Security(require_encryption=True, tls_ca_file=ca, **roles)
+
+
+def _dashboard_port() -> int:
+    """Return 8787 where nobody listens, else 0 for any free port."""
+    with socket.socket() as probe:
+        return 0 if probe.connect_ex((LOOPBACK, DASHBOARD_PORT)) == 0 else DASHBOARD_PORT

@@ -1,0 +1,390 @@
+"""Trials on the workers of a Dask cluster.
+
+The driver places packs itself, at most two on a worker: Dask counts every task assigned to a worker that
+dies as suspicious and gives up on it after three times, and it assigns all tasks with a resource at once, so
+that one crashing design would take everything in flight along. Dask's own retries and stealing are not used.
+"""
+
+import asyncio
+import pickle
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import Future as ThreadFuture
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.scheduler import NoValidWorkerError
+
+from dnnflow.design.layers import Design
+from dnnflow.errors import ClusterError, DnnflowError
+from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
+from dnnflow.execute.executor import never
+from dnnflow.execute.packs import Backlog, Load, PackLimits
+from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
+from dnnflow.execute.task import TOPIC, Delivery, Order, run_order, stop_run, unpack_outcomes
+from dnnflow.training.job import Job
+from dnnflow.training.records import Outcome, Pack, Trial, TrialError, TrialState
+
+POLL_S = 0.5
+"""How often the scheduler is asked who works."""
+SCHEDULER_SILENCE_S = 20.0
+"""How long the scheduler may not answer before the run ends."""
+RESTART_S = 90.0
+"""How long the restart of a worker may take."""
+GO_ON = "run the same command: what has been stored is not trained again"
+
+
+@dataclass(frozen=True)
+class DaskOptions:
+    """How a Dask executor behaves; the defaults fit."""
+
+    packs: PackLimits = field(default_factory=PackLimits)
+    resident_limit_bytes: int | None = None
+    """Restart a worker between packs when it holds more; None for 60 % of its memory limit, or 2 GB more than
+    after its first pack where it has no limit."""
+    wait_for_workers_s: float | None = None
+    """How long a run goes on without any usable worker; None for 120 s on a cluster of this process, 300 s on
+    another."""
+
+
+class DaskExecutor:
+    """Trains designs on a Dask cluster; the client stays the caller's."""
+
+    def __init__(self, client: Client, options: DaskOptions | None = None) -> None:
+        self._client = client
+        self._options = options or DaskOptions()
+
+    @property
+    def slots(self) -> int:
+        """Workers of the cluster now."""
+        return len(self._client.scheduler_info()["workers"])
+
+    def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
+              listener: Listener = ignore) -> Iterator[list[Outcome]]:  # fmt: skip
+        """Yield the outcome of every design exactly once; see `Executor.train`.
+
+        Raises
+        ------
+        ClusterError
+            When the scheduler has gone, there is no usable worker for too long, or none of the wanted device.
+        DnnflowError
+            When no worker can do the job, for the reason the last of them gave.
+        """
+        run = _Run(self._client, self._options, designs, job, keep_above=keep_above, listener=listener)
+        try:
+            yield from run.outcomes()
+        finally:
+            run.close()
+
+
+Handler = Callable[[], list[Outcome]]
+
+
+class _Run:
+    """One call of `DaskExecutor.train`.
+
+    All state belongs to the thread that iterates. Dask's event loop only puts handlers into the inbox.
+    """
+
+    def __init__(self, client: Client, options: DaskOptions, designs: Sequence[Design], job: Job, *,
+                 keep_above: Callable[[], float], listener: Listener) -> None:  # fmt: skip
+        self._client = client
+        self._options = options
+        self._job = job
+        self._keep_above = keep_above
+        self._listener = listener
+        self._name = secrets.token_hex(8)
+        self._backlog = Backlog(designs, options.packs)
+        self._table = Table(job.device)
+        self._inbox: SimpleQueue[Handler] = SimpleQueue()
+        self._futures: dict[int, Future[bytes]] = {}
+        self._submitted = 0
+        self._restarts = ThreadPoolExecutor(4, thread_name_prefix="dnnflow-restart")
+        self._watch: ThreadFuture[None] | None = None
+        self._answered_s = self._worked_s = time.monotonic()
+        self._last_error: BaseException | None = None
+        self._noticed: set[str] = set()
+
+    def outcomes(self) -> Iterator[list[Outcome]]:
+        """Yield outcomes until no design is unfinished."""
+        if not self._backlog.unfinished:
+            return
+        self._client.subscribe_topic(TOPIC, self._on_event)
+        self._watch = self._on_loop(self._watch_workers())
+        while self._backlog.unfinished:
+            if fresh := self._receive():
+                yield fresh
+            self._feed()
+
+    def close(self) -> None:
+        """Cancel what is in flight and leave nothing running."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._client.unsubscribe_topic(TOPIC)
+        busy = [seat.worker.address for seat in self._table.seats.values() if seat.loads]
+        futures = list(self._futures.values())
+        self._futures.clear()
+        # The run is over: what cannot be told to a scheduler or worker that is gone needs no answer.
+        with suppress(OSError, RuntimeError, TimeoutError, ValueError):
+            if futures:
+                self._client.cancel(futures, force=True)
+            if busy:
+                self._client.run(stop_run, self._name, workers=busy, on_error="ignore", callback_timeout=5)
+        self._restarts.shutdown(wait=False, cancel_futures=True)
+
+    # What Dask's event loop does: put handlers into the inbox.
+
+    def _on_loop(self, coroutine: Any) -> "ThreadFuture[None]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self._client.loop.asyncio_loop)
+
+    def _on_event(self, event: tuple[float, bytes]) -> None:
+        self._inbox.put(partial(self._handle_ahead, event[1]))
+
+    async def _watch_workers(self) -> None:
+        while True:
+            try:
+                identity = await asyncio.wait_for(self._client.scheduler.identity(n_workers=-1), 10.0)
+            except Exception as error:  # whatever a closing client raises, it means the same
+                self._inbox.put(partial(self._handle_silence, error))
+            else:
+                self._inbox.put(partial(self._handle_census, identity["workers"]))
+            await asyncio.sleep(POLL_S)
+
+    async def _collect(self, number: int, future: "Future[bytes]") -> None:
+        try:
+            delivery = await self._client.gather(future, asynchronous=True)
+        except (asyncio.CancelledError, CancelledError):
+            self._inbox.put(partial(self._handle_returned, number))
+        except Exception as error:  # anything a task may raise
+            self._inbox.put(partial(self._handle_error, number, error))
+        else:
+            self._inbox.put(partial(self._handle_delivery, number, delivery))
+
+    # What the iterating thread does.
+
+    def _receive(self) -> list[Outcome]:
+        """Wait for something to happen and return the outcomes it and its followers brought."""
+        fresh: list[Outcome] = []
+        with suppress(Empty):
+            fresh += self._inbox.get(timeout=SCHEDULER_SILENCE_S)()
+            for _ in range(100):
+                fresh += self._inbox.get_nowait()()
+        return fresh
+
+    def _feed(self) -> None:
+        """Give every worker as much as it should have in hand, one load each before any has a second."""
+        assigned = True
+        while assigned:
+            assigned = False
+            for seat in self._table.open_seats(suspects_wait=self._backlog.suspected):
+                load = None if seat.loads else self._backlog.take_suspect()
+                load = load or self._backlog.take(len(self._table.usable()))
+                if load is not None:
+                    self._submit(seat, load)
+                    assigned = True
+
+    def _submit(self, seat: Seat, load: Load) -> None:
+        self._submitted += 1
+        number, device = self._submitted, self._table.device_of(seat)
+        pack = Pack(load.designs, self._keep_above())
+        order = Order(self._name, pack, self._job, device, time.time())
+        future = self._client.submit(
+            run_order,
+            pickle.dumps(order, pickle.HIGHEST_PROTOCOL),
+            key=(f"train-{self._name}", number),
+            workers=[seat.worker.address],
+            allow_other_workers=False,
+            resources={"GPU": 1} if device == "gpu" else None,
+            retries=0,
+            pure=False,
+        )
+        seat.assign(number, load, time.monotonic())
+        self._futures[number] = future
+        self._on_loop(self._collect(number, future))
+
+    def _handle_ahead(self, payload: bytes) -> list[Outcome]:
+        run, outcomes = unpack_outcomes(payload)
+        return self._new(outcomes) if run == self._name else []
+
+    def _handle_delivery(self, number: int, delivery_bytes: bytes) -> list[Outcome]:
+        delivery: Delivery = pickle.loads(delivery_bytes)
+        seat, load = self._take_back(number)
+        if seat is not None and load is not None:
+            self._backlog.observe(len(load.designs), delivery.seconds_s)
+            self._weigh(seat, delivery.resident_bytes)
+        return self._new(delivery.outcomes)
+
+    def _handle_returned(self, number: int) -> list[Outcome]:
+        """Somebody else cancelled the task, or its worker went before it began."""
+        _, load = self._take_back(number)
+        if load is not None:
+            self._backlog.give_back(load)
+        return []
+
+    def _handle_error(self, number: int, error: BaseException) -> list[Outcome]:
+        if isinstance(error, NoValidWorkerError):
+            return self._handle_returned(number)
+        seat, load = self._take_back(number)
+        if seat is None or load is None:
+            return []
+        if isinstance(error, KilledWorker):
+            return self._lose(load, seat)
+        # No trial raises: this worker lacks the dataset, a module, or more.
+        self._backlog.give_back(load)
+        self._last_error = error
+        seat.unusable = f"{type(error).__name__}: {error}"
+        self._notice(f"worker {seat.worker.address} cannot do the job and gets no more: {seat.unusable}")
+        return self._require_seats()
+
+    def _handle_silence(self, error: Exception) -> list[Outcome]:
+        if time.monotonic() - self._answered_s > SCHEDULER_SILENCE_S:
+            raise ClusterError(
+                f"a run needs its scheduler, got no answer for {SCHEDULER_SILENCE_S:.0f} s ({error}); "
+                f"start it again and {GO_ON}"
+            ) from error
+        return []
+
+    def _handle_census(self, identities: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
+        workers = {address: WorkerFacts.from_identity(address, item) for address, item in identities.items()}
+        self._answered_s = time.monotonic()
+        if not self._table.seats:
+            require_device(self._job.device, workers)
+        lost = [outcome for seat in self._table.update(workers) for outcome in self._vacate(seat)]
+        for seat in list(self._table.seats.values()):
+            if seat.hangs(self._answered_s, self._job.settings.time_limit_s):
+                lost += self._interrupt(seat)
+            self._advise(seat)
+        _respawn(self._client)
+        return lost + self._require_seats()
+
+    def _require_seats(self) -> list[Outcome]:
+        """End the run when nobody can or will work for it."""
+        now = time.monotonic()
+        if self._table.usable():
+            self._worked_s = now
+        elif isinstance(self._last_error, DnnflowError):
+            raise self._last_error
+        elif self._table.seats:
+            reasons = "; ".join(sorted({seat.unusable for seat in self._table.seats.values()}))
+            raise ClusterError(f"a run needs a worker that can do it, got: {reasons}") from self._last_error
+        wait_s = self._options.wait_for_workers_s or (120.0 if _own_cluster(self._client) else 300.0)
+        if now - self._worked_s > wait_s:
+            kind = "worker with a GPU" if self._job.device == "gpu" else "worker"
+            address = self._client.scheduler.address
+            raise ClusterError(
+                f"a run needs at least one {kind}, got none for {wait_s:.0f} s; start one "
+                f"(dask worker {address} --preload dnnflow.execute.worker) and {GO_ON}"
+            )
+        return []
+
+    def _new(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        return [outcome for outcome in outcomes if self._backlog.finish(outcome.trial.design_id)]
+
+    def _take_back(self, number: int) -> tuple[Seat | None, Load | None]:
+        self._futures.pop(number, None)
+        seat = self._table.holder(number)
+        return seat, seat.release(number, time.monotonic()) if seat is not None else None
+
+    def _vacate(self, seat: Seat) -> list[Outcome]:
+        """Take everything back from a worker that has died."""
+        loads = dict(seat.loads)
+        seat.loads.clear()
+        futures = [self._futures.pop(number) for number in loads if number in self._futures]
+        if not loads:
+            return []
+        self._client.cancel(futures, force=True)
+        unfinished = sum(self._backlog.holds(design) for load in loads.values() for design in load.designs)
+        self._listener(WorkerLost(seat.worker.address, unfinished))
+        return [outcome for load in loads.values() for outcome in self._lose(load, seat)]
+
+    def _lose(self, load: Load, seat: Seat) -> list[Outcome]:
+        design = self._backlog.lose(load)
+        if design is None:
+            return []
+        return self._new([self._lost(design, seat)])
+
+    def _lost(self, design: Design, seat: Seat) -> Outcome:
+        attempts = self._options.packs.attempts
+        message = (
+            f"a design must leave its worker alive, got {attempts} workers lost while they trained it alone; "
+            "if they ran out of memory, give workers more or draw smaller designs"
+        )
+        trial = Trial(
+            design_id=design.design_id,
+            state=TrialState.LOST,
+            engine=self._job.settings.engine,
+            worker=seat.worker.address,
+            device=self._table.device_of(seat),
+            error=TrialError("WorkerLost", message, ""),
+        )
+        return Outcome(trial)
+
+    def _interrupt(self, seat: Seat) -> list[Outcome]:
+        """Restart a worker whose designs do not end, and treat them as if they had killed it."""
+        lost = self._vacate(seat)
+        if seat.worker.nanny:
+            self._restart(seat)
+        else:
+            seat.unusable = "its designs did not end and it has no nanny to restart it"
+            self._notice(f"worker {seat.worker.address} gets no more designs: {seat.unusable}")
+        return lost
+
+    def _weigh(self, seat: Seat, resident_bytes: int) -> None:
+        if not seat.weigh(resident_bytes, self._options.resident_limit_bytes):
+            return
+        if not seat.worker.nanny:
+            self._notice(f"worker {seat.worker.address} has grown past its limit and has no nanny to restart "
+                         "it; start workers without --no-nanny")  # fmt: skip
+            return
+        seat.draining = True
+        if not seat.loads:
+            self._listener(WorkerRecycled(seat.worker.address, resident_bytes))
+            self._restart(seat)
+
+    def _restart(self, seat: Seat) -> None:
+        """Have a worker process replaced; the census sees the new one."""
+        seat.draining = True
+        self._restarts.submit(self._restart_blocking, seat)
+
+    def _restart_blocking(self, seat: Seat) -> None:
+        try:
+            self._client.restart_workers([seat.worker.address], timeout=RESTART_S, raise_for_error=False)
+        except Exception as error:  # the worker or the scheduler went meanwhile: the census will tell
+            self._inbox.put(partial(self._handle_failed_restart, seat, error))
+
+    def _handle_failed_restart(self, seat: Seat, error: Exception) -> list[Outcome]:
+        seat.unusable = f"it could not be restarted ({error})"
+        return []
+
+    def _advise(self, seat: Seat) -> None:
+        address, threads = seat.worker.address, seat.worker.threads
+        if threads > 1:
+            self._notice(f"worker {address} has {threads} threads but trains one design at a time; "
+                         f"start it with --nworkers {threads} --nthreads 1")  # fmt: skip
+
+    def _notice(self, message: str) -> None:
+        if message not in self._noticed:
+            self._noticed.add(message)
+            self._listener(Notice(message))
+
+
+def _own_cluster(client: Client) -> LocalCluster | None:
+    return client.cluster if isinstance(client.cluster, LocalCluster) else None
+
+
+def _respawn(client: Client) -> None:
+    """Replace workers of our own cluster that it has given up.
+
+    A worker process that dies while it starts is not restarted by its nanny (distributed/nanny.py,
+    `_on_worker_exit`); the cluster drops it after `distributed.deploy.lost-worker-timeout`, and makes a new
+    one when it is told its size again.
+    """
+    cluster = _own_cluster(client)
+    if cluster is not None and set(cluster.worker_spec) - set(cluster.workers):
+        cluster.scale(len(cluster.worker_spec))

@@ -1,0 +1,45 @@
+"""Trials in this process, one after the other: for a notebook, a debugger, and the tests of the seam."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from dnnflow.design.layers import Design
+from dnnflow.errors import ClusterError
+from dnnflow.events import Listener, ignore
+from dnnflow.execute.executor import never
+from dnnflow.execute.gpus import visible_gpus
+from dnnflow.execute.packs import Backlog, PackLimits
+from dnnflow.execute.queueing import with_queue_s
+from dnnflow.training.job import Job
+from dnnflow.training.records import Outcome, Pack
+
+PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
+"""Outcomes are seen only between packs here, so packs are short."""
+
+
+class LocalExecutor:
+    """Trains designs in this process."""
+
+    slots = 1
+
+    def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
+              listener: Listener = ignore) -> Iterator[list[Outcome]]:  # fmt: skip
+        """Yield the outcome of every design exactly once; see `Executor.train`.
+
+        Raises
+        ------
+        ClusterError
+            For device gpu on a machine without one.
+        """
+        from dnnflow.training.run import run_pack
+
+        if job.device == "gpu" and not visible_gpus():
+            raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
+        submitted_at, backlog = time.time(), Backlog(designs, PACKS)
+        while load := backlog.take(self.slots):
+            start = time.monotonic()
+            outcomes = run_pack(Pack(load.designs, keep_above()), job)
+            backlog.observe(len(load.designs), time.monotonic() - start)
+            for outcome in outcomes:
+                backlog.finish(outcome.trial.design_id)
+            yield [with_queue_s(outcome, submitted_at) for outcome in outcomes]

@@ -1,0 +1,55 @@
+"""From what a pipeline says about executors to an open one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from dnnflow.events import Listener, ignore
+from dnnflow.execute.executor import Executor
+from dnnflow.settings import Settings
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dnnflow.execute.cluster import ClusterSpec
+
+
+def cluster_spec(executor: Mapping[str, Any], settings: Settings) -> "ClusterSpec":
+    """Return the cluster that a pipeline's executor section names, else the installation's, else an embedded one."""
+    from dnnflow.execute.cluster import ClusterSpec
+
+    named = executor.get("address") or executor.get("scheduler_file")
+    return ClusterSpec(
+        address=executor.get("address") or (None if named else settings.cluster),
+        scheduler_file=executor.get("scheduler_file"),
+        workers=executor.get("workers"),
+        memory_limit=executor.get("memory_limit", "auto"),
+        tls_directory=settings.tls_directory,
+        dashboard_port=executor.get("dashboard_port"),
+    )
+
+
+@contextmanager
+def open_client(executor: Mapping[str, Any], settings: Settings, *, client: "Client | None" = None,
+                listener: Listener = ignore) -> Iterator["Client | None"]:  # fmt: skip
+    """Yield a Dask client: the given one (left open), or a new one; None for the in-process executor."""
+    if client is not None:
+        yield client
+    elif executor.get("kind", "dask") == "in-process":
+        yield None
+    else:
+        from dnnflow.execute.cluster import open_cluster
+
+        with open_cluster(cluster_spec(executor, settings), listener) as opened:
+            yield opened
+
+
+def executor_on(client: "Client | None") -> Executor:
+    """Return the executor of a client; without one, the executor of this process."""
+    if client is None:
+        from dnnflow.execute.local import LocalExecutor
+
+        return LocalExecutor()
+    from dnnflow.execute.dask import DaskExecutor
+
+    return DaskExecutor(client)

@@ -1,0 +1,142 @@
+"""What a Dask task of a study does on its worker.
+
+Arguments and results travel as bytes, so that the scheduler neither unpickles nor measures what it passes on.
+"""
+
+import ctypes
+import pickle
+import threading
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+from dnnflow.execute.queueing import with_queue_s
+from dnnflow.training.job import Job
+from dnnflow.training.records import Outcome, Pack
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+TOPIC = "dnnflow-outcomes"
+"""Dask event topic of outcomes that must not wait for the end of their pack.
+
+One name for all runs: a scheduler keeps the last 1,000 events of every topic for good.
+"""
+
+MAX_EVENT_BYTES = 1_000_000
+"""Outcomes with more weights than this wait for the end of their pack: events pass through the scheduler."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What one task is asked to do."""
+
+    run: str
+    """Names the driver's run, for `stop_run` and the events."""
+    pack: Pack
+    job: Job
+    device: Literal["cpu", "gpu"]
+    submitted_at: float
+    """Unix time."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What one task hands back."""
+
+    outcomes: tuple[Outcome, ...]
+    """Those of the whole pack, also where they went ahead as events."""
+    seconds_s: float
+    """From the task's start to its end."""
+    resident_bytes: int
+    """Resident memory of the worker process after the pack."""
+
+
+class Stopped(BaseException):
+    """The driver no longer wants this pack. Not an `Exception`, so that no engine records it as a failure."""
+
+
+_one_at_a_time = threading.Lock()
+_running_lock = threading.Lock()
+_running: dict[int, str] = {}
+"""Thread ident → run, of packs that are being trained in this process; guarded by `_running_lock`."""
+_stopped: set[str] = set()
+
+
+def run_order(order_bytes: bytes) -> bytes:
+    """Train a pack on this worker; one at a time a process, since Keras' state is the process's."""
+    from distributed import get_worker
+
+    from dnnflow.training.run import job_context, run_pack
+
+    order: Order = pickle.loads(order_bytes)
+    worker = get_worker()
+    ahead: list[Outcome] = []
+
+    def report(outcomes: Sequence[Outcome]) -> None:
+        dated = [with_queue_s(outcome, order.submitted_at) for outcome in outcomes]
+        ahead.extend(dated)
+        _send_ahead(worker, order.run, dated)
+
+    with _one_at_a_time:
+        start = monotonic()
+        _enter(order.run)
+        try:
+            context = job_context(order.job, worker=worker.address, device=order.device,
+                                  memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
+            rest = run_pack(order.pack, order.job, report=report, context=context)
+        finally:
+            _leave()
+    ahead += [with_queue_s(outcome, order.submitted_at) for outcome in rest]
+    delivery = Delivery(tuple(ahead), monotonic() - start, resident_bytes())
+    return pickle.dumps(delivery, pickle.HIGHEST_PROTOCOL)
+
+
+def stop_run(run: str) -> None:
+    """Interrupt this process's packs of a run at the next Python instruction; called on the event loop."""
+    with _running_lock:
+        _stopped.add(run)
+        for thread in [ident for ident, name in _running.items() if name == run]:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+
+
+def pack_outcomes(run: str, outcomes: Sequence[Outcome]) -> bytes:
+    """Return the payload of an event."""
+    return zlib.compress(pickle.dumps((run, list(outcomes)), pickle.HIGHEST_PROTOCOL), 1)
+
+
+def unpack_outcomes(payload: bytes) -> tuple[str, list[Outcome]]:
+    """Return the run and the outcomes of an event's payload."""
+    run, outcomes = pickle.loads(zlib.decompress(payload))
+    return run, outcomes
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _send_ahead(worker: "Worker", run: str, outcomes: Sequence[Outcome]) -> None:
+    light = [outcome for outcome in outcomes if _weights_bytes(outcome) <= MAX_EVENT_BYTES]
+    if light:
+        worker.log_event(TOPIC, pack_outcomes(run, light))
+
+
+def _weights_bytes(outcome: Outcome) -> int:
+    return sum(array.nbytes for array in outcome.weights or ())
+
+
+def _enter(run: str) -> None:
+    with _running_lock:
+        if run in _stopped:
+            raise Stopped
+        _running[threading.get_ident()] = run
+
+
+def _leave() -> None:
+    with _running_lock:
+        _running.pop(threading.get_ident(), None)

@@ -1,0 +1,37 @@
+"""Dask preload that makes a worker fit: `dask worker ADDRESS --preload dnnflow.execute.worker`."""
+
+import os
+from typing import TYPE_CHECKING
+
+from dnnflow.execute.gpus import claim_gpu, visible_gpus
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+ENVIRONMENT = {
+    # One thread a worker process: as many processes as cores train at the same time.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    # Notes about missing GPUs and compiled instructions, once a process.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+"""What TensorFlow and BLAS read when they are first imported."""
+
+
+def dask_setup(worker: "Worker") -> None:
+    """Set threads, and declare a GPU where this process has one; called by Dask before the worker registers.
+
+    Resources given by hand (`--resources GPU=1`) stand as they are.
+    """
+    os.environ.update(ENVIRONMENT)
+    if "GPU" in worker.state.total_resources:
+        return
+    gpu = claim_gpu(visible_gpus())
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        worker.state.total_resources["GPU"] = 1
+        worker.state.available_resources["GPU"] = 1

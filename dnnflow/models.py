@@ -1,0 +1,177 @@
+"""Models of the best designs: kept while a study runs, saved as `.keras`, applied to raw rows.
+
+A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: the design, the class names
+and the preprocessing fitted on the training rows, so that the file alone turns raw rows into classes.
+"""
+
+import heapq
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnnflow.data.preprocess import Preprocessing
+from dnnflow.design.layers import Design
+from dnnflow.errors import DataError, NotFoundError
+from dnnflow.paths import write_file
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from dnnflow.data.dataset import Dataset
+
+MEMBER = "dnnflow.json"
+"""Name of our member in a Keras archive."""
+
+
+class BestWeights:
+    """The weights of the best designs so far, one `.npz` a design in a directory.
+
+    Not safe for several threads. `accuracies` are those of the trials already stored.
+    """
+
+    def __init__(self, directory: Path, keep: int, accuracies: Sequence[float]) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._best = heapq.nlargest(keep, accuracies)
+        heapq.heapify(self._best)
+        self._on_disk: dict[str, float] = {}
+
+    def threshold(self) -> float:
+        """Return the test accuracy from which on a trial is among the best; infinite if none are kept."""
+        if self._keep == 0:
+            return float("inf")
+        return self._best[0] if len(self._best) == self._keep else 0.0
+
+    def offer(self, design_id: str, accuracy: float, weights: Sequence[np.ndarray] | None) -> None:
+        """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""
+        if accuracy < self.threshold():
+            return
+        if len(self._best) < self._keep:
+            heapq.heappush(self._best, accuracy)
+        else:
+            heapq.heappushpop(self._best, accuracy)
+        if weights is None:
+            return
+        write_file(self._file(design_id), _pack(weights))
+        self._on_disk[design_id] = accuracy
+        for other, reached in list(self._on_disk.items()):
+            if reached < self.threshold():
+                self._file(other).unlink(missing_ok=True)
+                del self._on_disk[other]
+
+    def _file(self, design_id: str) -> Path:
+        return self._directory / f"{design_id}.npz"
+
+
+def _pack(weights: Sequence[np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, *weights)
+    return buffer.getvalue()
+
+
+def read_weights(path: Path) -> list[np.ndarray] | None:
+    """Return the arrays of a kept design in their order, or None if they were not kept."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
+
+
+def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], dataset: "Dataset",
+               record: Mapping[str, Any]) -> None:  # fmt: skip
+    """Write a design with trained weights as one `.keras` file that can be applied to raw rows.
+
+    Parameters
+    ----------
+    weights
+        In the order of the Keras model that `design` builds.
+    record
+        What else to say of the model, e.g. its study and accuracy; JSON types.
+    """
+    from dnnflow.design.build import build_model
+
+    model = build_model(design, dataset.n_features, dataset.n_classes)
+    model.set_weights(list(weights))
+    about = {
+        "design": design.to_dict(),
+        "class_names": list(dataset.class_names),
+        "preprocessing": dataset.preprocessing(),
+        **record,
+    }
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "model.keras"
+        model.save(archive)
+        with zipfile.ZipFile(archive, "a") as file:
+            file.writestr(MEMBER, json.dumps(about))
+        write_file(path, archive.read_bytes())
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model of ours, ready to be applied."""
+
+    model: "keras.Model"
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    about: Mapping[str, Any]
+    """Design, study, recorded accuracy."""
+
+    def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Return the class of each raw row and the probability of every class.
+
+        Parameters
+        ----------
+        rows
+            Raw feature columns under their names, as text or numbers; other columns are ignored.
+
+        Returns
+        -------
+        DataFrame
+            Column `prediction`, then one `probability of <class>` a class; the index of `rows`.
+        """
+        import pandas as pd
+
+        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        probabilities = np.asarray(self.model.predict(features, batch_size=4096, verbose=0))  # (rows, classes)
+        names = np.asarray(self.class_names, dtype=object)
+        table = pd.DataFrame({"prediction": names[probabilities.argmax(axis=1)]}, index=rows.index)
+        for code, name in enumerate(self.class_names):
+            table[f"probability of {name}"] = probabilities[:, code]
+        return table
+
+
+def load_model(path: Path) -> SavedModel:
+    """Read a `.keras` file that a study saved.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    DataError
+        If it is no model of ours.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"a model must be a .keras file that a study saved, got {path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read(MEMBER))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise DataError(
+            f"a model must be a .keras file that a study saved (it carries its preprocessing), got {path}"
+        ) from error
+    import keras
+
+    return SavedModel(
+        model=keras.saving.load_model(path, compile=False, safe_mode=True),
+        preprocessing=Preprocessing.from_dict(about["preprocessing"]),
+        class_names=tuple(about["class_names"]),
+        about={key: value for key, value in about.items() if key not in ("preprocessing", "class_names")},
+    )

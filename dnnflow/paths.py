@@ -1,0 +1,102 @@
+"""Where things of a run lie, and the one way a file is written.
+
+Names given by users never become paths: every name here is a hash or an id that dnnflow made.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of `value`: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_id(value: Any) -> str:
+    """Return the sha256 of `value`'s canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file aside, flush it to disk and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def directory_aside(path: Path) -> Iterator[Path]:
+    """Yield an empty directory that becomes `path` when the block ends well, and is removed if not.
+
+    If `path` came into being meanwhile (another process made the same thing), that one stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    aside.mkdir()
+    try:
+        yield aside
+        with suppress(OSError):
+            os.rename(aside, path)
+        if not path.is_dir():
+            raise FileExistsError(f"a dataset directory must be free to be made, but {path} is a file")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """All paths under one home directory."""
+
+    home: Path
+    """Root of everything dnnflow keeps; made on first write."""
+
+    @property
+    def store_url(self) -> str:
+        """SQLAlchemy URL of the default results store."""
+        return f"sqlite:///{self.home.absolute() / 'results.db'}"
+
+    @property
+    def datasets(self) -> Path:
+        """Directory of all datasets."""
+        return self.home / "datasets"
+
+    def dataset(self, dataset_id: str) -> Path:
+        """Directory of one dataset."""
+        return self.datasets / dataset_id
+
+    def study(self, study_id: str) -> Path:
+        """Directory of one study's files."""
+        return self.home / "studies" / study_id
+
+    def weights_directory(self, study_id: str) -> Path:
+        """Directory of the best designs' weights."""
+        return self.study(study_id) / "weights"
+
+    def weights(self, study_id: str, design_id: str) -> Path:
+        """File of one kept design's weights."""
+        return self.weights_directory(study_id) / f"{design_id}.npz"
+
+    def model(self, study_id: str, rank: int) -> Path:
+        """File of the model of the design at `rank` (1 is the best)."""
+        return self.study(study_id) / "models" / f"best-{rank}.keras"
+
+    def report(self, study_id: str) -> Path:
+        """File of a study's HTML report."""
+        return self.study(study_id) / "report.html"

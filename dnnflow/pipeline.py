@@ -1,0 +1,297 @@
+"""The declarative description of one job, from data to report: what every door accepts.
+
+The command line, Python, Prefect parameters, the web form and REST all read this one model; its JSON schema
+(`dnnflow schema`) is made from it. Unknown keys are refused. Relative paths in a pipeline file are relative
+to that file.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from dnnflow.data.recipe import Recipe, Source
+from dnnflow.design.space import Space
+from dnnflow.training.records import TrainingSettings
+
+
+class Section(BaseModel):
+    """Base of all parts: frozen, unknown keys refused, field docstrings are the schema's descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class DatasetSection(Section):
+    """Where the table is and how its text is read."""
+
+    source: str
+    """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
+    label: str
+    """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    missing_values: tuple[str, ...] = ()
+    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
+    text_columns: tuple[str, ...] = ()
+    """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
+    delimiter: str | None = None
+    """Character between fields; found out where absent."""
+    quote: str = '"'
+    """Character around quoted fields."""
+    encoding: str | None = None
+    """Text encoding, e.g. utf-8, utf-16, latin-1; found out where absent."""
+    header: bool = True
+    """Whether the first line names the columns."""
+    storage_options: dict[str, Any] = {}
+    """Options for fsspec (remote file systems)."""
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the rows kept for the test."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seeds the split and the order of rows in training."""
+
+
+class PreprocessSection(Section):
+    """How columns become the network's input. Statistics come from the training rows only."""
+
+    missing: Literal["zero", "mean", "median", "most_frequent"] = "zero"
+    """What replaces a missing number."""
+    indicator: bool = False
+    """Whether each column with missing values gets a second column that says where they were."""
+    scale: Literal["minmax", "standard", "none"] = "minmax"
+    """minmax: to [0, 1]; standard: mean 0 and standard deviation 1."""
+    clip: bool = False
+    """Whether test rows and new rows are clipped to the range of the training rows."""
+
+
+class Choice(Section):
+    """One of a list."""
+
+    choice: tuple[bool | int | float | str, ...] = Field(min_length=1)
+    """The values to choose from."""
+
+
+class IntRange(Section):
+    """A whole number from a range."""
+
+    int_: tuple[int, int] | tuple[int, int, int] = Field(alias="int")
+    """Lowest, highest (included) and, optionally, the step."""
+
+
+class Uniform(Section):
+    """A number, all in a range equally likely."""
+
+    uniform: tuple[float, float]
+    """Lowest and highest."""
+
+
+class LogUniform(Section):
+    """A number whose logarithm is spread evenly."""
+
+    loguniform: tuple[float, float]
+    """Lowest and highest, both above 0."""
+
+
+def _kind_of_parameter(value: Any) -> str:
+    """Say which form a parameter of a space is written in, by its key."""
+    if isinstance(value, Mapping):
+        return next((key for key in ("choice", "int", "uniform", "loguniform") if key in value), "choice")
+    return {IntRange: "int", Uniform: "uniform", LogUniform: "loguniform", Choice: "choice"}.get(type(value), "constant")
+
+
+Scalar = bool | int | float | str
+Parameter = Annotated[
+    Annotated[Scalar, Tag("constant")]
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[IntRange, Tag("int")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[LogUniform, Tag("loguniform")],
+    Discriminator(_kind_of_parameter),
+]
+"""A constant, {choice: […]}, {int: [low, high]}, {uniform: [low, high]} or {loguniform: [low, high]}."""
+
+
+class ReferenceSection(Section):
+    """Designs made by code instead of layers."""
+
+    function: str
+    """`module:function`, called with n_features, n_classes and the parameters; returns a Keras model."""
+    parameters: dict[str, Parameter] = {}
+    """What the function is called with."""
+
+
+class SpaceSection(Section):
+    """The designs to draw from: each parameter a constant, a choice or a range."""
+
+    depth: Parameter = 2
+    """Number of hidden layers."""
+    units: Parameter = 64
+    """Width of the hidden layers."""
+    activation: Parameter = "relu"
+    """Activation of the hidden layers."""
+    dropout: Parameter = 0.0
+    """Share of a layer's outputs zeroed in training."""
+    batch_norm: Parameter = False
+    """Batch normalisation before the activation."""
+    initializer: Parameter = "glorot_uniform"
+    """How weights start."""
+    l2: Parameter = 0.0
+    """L2 penalty on the kernels."""
+    residual: Parameter = 0
+    """k ≥ 1: identity connections around every k hidden layers of one width."""
+    per_layer: tuple[str, ...] = ()
+    """Parameters drawn anew for each layer (units, activation, dropout, …) instead of once for all layers."""
+    optimizer: Parameter = "adam"
+    """Name of the Keras optimizer."""
+    learning_rate: Parameter = 0.001
+    """Step size."""
+    optimizer_parameters: dict[str, Parameter] = {}
+    """What else the optimizer takes, e.g. momentum."""
+    schedule: dict[str, Parameter] = {}
+    """Learning-rate schedule: `kind` (constant, exponential, step, cosine, plateau) and its parameters."""
+    batch_size: Parameter = 32
+    """Rows a step."""
+    epochs: Parameter = 10
+    """Passes over the training rows."""
+    early_stopping: dict[str, Parameter] = {}
+    """`patience` and `min_delta` of the validation loss; needs training.validation_fraction."""
+    seed: Parameter = 0
+    """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
+    reference: ReferenceSection | None = None
+    """Designs made by code; the parameters about layers are then unused."""
+    explicit: tuple[dict[str, Any], ...] = ()
+    """Designs written out one by one; everything else in the space is then unused."""
+
+    def to_space(self) -> Space:
+        """Return the space that this section describes.
+
+        Raises
+        ------
+        DesignError
+            If it describes none.
+        """
+        data = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        if "explicit" in data:
+            data["designs"] = data.pop("explicit")
+        return Space.from_dict(data)
+
+
+class TrainingSection(Section):
+    """How designs are trained."""
+
+    engine: str = "keras"
+    """keras, sklearn, or one registered by a package."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: GPU workers where the cluster has some, and CPU workers too."""
+    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training rows held back for early stopping and plateau schedules."""
+    time_limit_s: float | None = Field(default=None, gt=0.0)
+    """Seconds of training after which a design fails."""
+
+
+class ExecutorSection(Section):
+    """Where designs are trained."""
+
+    kind: Literal["dask", "in-process"] = "dask"
+    """dask: on a Dask cluster; in-process: one after the other, for debugging."""
+    address: str | None = None
+    """Address of a running Dask scheduler; where absent, workers are started on this machine."""
+    scheduler_file: str | None = None
+    """Scheduler file of a running cluster, instead of an address."""
+    workers: int | None = Field(default=None, ge=1)
+    """Worker processes to start on this machine; default: one a core."""
+    memory_limit: str = "auto"
+    """Memory of each worker started here, e.g. 2GB."""
+    dashboard_port: int | None = Field(default=None, ge=0, lt=65536)
+    """Port of the Dask dashboard of a cluster started here; default: 8787 or a free one."""
+
+
+class OutputsSection(Section):
+    """What is kept besides the results of every design."""
+
+    models: int = Field(default=3, ge=0, le=100)
+    """How many of the best designs' models are saved."""
+    report: str | None = None
+    """Where the HTML report is written besides the study's own directory."""
+
+
+class Pipeline(Section):
+    """One job: a dataset, a space of designs, how to train them, and what to keep."""
+
+    name: str = Field(default="study", min_length=1, max_length=80)
+    """A name for people."""
+    dataset: DatasetSection
+    """The table."""
+    preprocess: PreprocessSection = PreprocessSection()
+    """Columns to network input."""
+    space: SpaceSection = SpaceSection()
+    """The designs to draw from."""
+    designs: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many designs to train; may be absent with strategy grid (all of them)."""
+    strategy: Literal["random", "grid"] = "random"
+    """random: drawn with `seed`, without repeats; grid: all combinations in order."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the random strategy."""
+    training: TrainingSection = TrainingSection()
+    """How designs are trained."""
+    executor: ExecutorSection = ExecutorSection()
+    """Where designs are trained."""
+    outputs: OutputsSection = OutputsSection()
+    """What is kept."""
+
+    @model_validator(mode="after")
+    def _needs_a_number(self) -> Self:
+        if self.strategy == "random" and self.designs is None and not self.space.explicit:
+            raise ValueError("designs: strategy random needs a number of designs, got none; add designs: 100")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """How the table's text is read."""
+        data = self.dataset
+        return Source(url=data.source, delimiter=data.delimiter, quote=data.quote, encoding=data.encoding,
+                      header=data.header, storage_options=dict(data.storage_options))  # fmt: skip
+
+    @property
+    def recipe(self) -> Recipe:
+        """What makes the table a dataset."""
+        data, steps = self.dataset, self.preprocess
+        return Recipe(
+            label=data.label,
+            drop=data.drop,
+            missing_values=data.missing_values,
+            text_columns=data.text_columns,
+            test_fraction=data.test_fraction,
+            split_seed=data.seed,
+            missing=steps.missing,
+            indicator=steps.indicator,
+            scale=steps.scale,
+            clip=steps.clip,
+        )
+
+    @property
+    def training_settings(self) -> TrainingSettings:
+        """What of the training section makes studies differ."""
+        return TrainingSettings(
+            engine=self.training.engine,
+            validation_fraction=self.training.validation_fraction,
+            time_limit_s=self.training.time_limit_s,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return what was set, as JSON types; `Pipeline.model_validate` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def resolved(self, folder: Path) -> "Pipeline":
+        """Return the pipeline with its relative paths taken from `folder`."""
+        dataset = self.dataset.model_copy(update={"source": _absolute(self.dataset.source, folder)})
+        return self.model_copy(update={"dataset": dataset})
+
+
+def _absolute(source: str, folder: Path) -> str:
+    if "://" in source or source.startswith("~") or Path(source).is_absolute():
+        return source
+    return str((folder / source).resolve())
+

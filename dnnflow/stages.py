@@ -1,0 +1,228 @@
+"""The stages of a study as plain functions, called alike by the command line, Python, flows and the web."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fsspec
+
+from dnnflow.data.dataset import Dataset
+from dnnflow.data.ingest import ingest
+from dnnflow.design.layers import Design
+from dnnflow.errors import DataError, DesignError
+from dnnflow.events import Listener, Stage, StageFinished, StageStarted, ignore
+from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.paths import content_id
+from dnnflow.pipeline import Pipeline
+from dnnflow.results.aggregate import StudyView
+from dnnflow.results.records import StudyRecord, StudyState, new_study_id
+from dnnflow.results.store import Store
+from dnnflow.settings import Settings
+from dnnflow.study import Study
+from dnnflow.training.engine import check_training, now
+from dnnflow.training.engines import find_engine
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dnnflow.execute.executor import Executor
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A table that is there and can be read."""
+
+    url: str
+    size_bytes: int | None
+    """As stored (compressed); None where the file system does not say."""
+
+
+def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
+    """Look whether the table is there.
+
+    Raises
+    ------
+    DataError
+        If it cannot be reached.
+    """
+    url = pipeline.dataset.source
+    with _stage(Stage.UPLOAD, url, listener) as told:
+        try:
+            file_system, path = fsspec.core.url_to_fs(url, **pipeline.dataset.storage_options)
+            info = file_system.info(path)
+        except (OSError, ValueError, ImportError) as error:
+            raise DataError(
+                f"dataset.source must be a file that can be read, got {url}: {error or type(error).__name__}; "
+                "check the path, the address or dataset.storage_options"
+            ) from error
+        if info.get("type") == "directory":
+            raise DataError(f"dataset.source must be a file, got the directory {url}; name a CSV in it")
+        size = info.get("size")
+        told.append(f"{size:,} bytes" if size is not None else "size unknown")
+    return Upload(url, size)
+
+
+def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,
+               listener: Listener = ignore) -> Dataset:  # fmt: skip
+    """Make the dataset of a pipeline, or find it again.
+
+    Raises
+    ------
+    DataError
+        For everything wrong with the table, with row, column and value.
+    """
+    with _stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as told:
+        dataset = ingest(pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener)
+        told.append(
+            f"{dataset.rows['train']:,} rows to train, {dataset.rows['test']:,} to test, "
+            f"{dataset.n_features} features, {dataset.n_classes} classes"
+        )
+    return dataset
+
+
+def draw_designs(pipeline: Pipeline) -> list[Design]:
+    """Return the designs of a pipeline, in their order.
+
+    Raises
+    ------
+    DesignError
+        If the space describes none, or the engine cannot train one of them.
+    """
+    space = pipeline.space.to_space()
+    drawn: Iterator[Design]
+    if pipeline.strategy == "grid" or pipeline.space.explicit:
+        drawn = islice(space.grid(), pipeline.designs)
+    else:
+        drawn = space.sample(pipeline.designs or 1, pipeline.seed)
+    designs = list(drawn)
+    if not designs:
+        raise DesignError("a space must hold at least one design, got none; widen its ranges")
+    engine = find_engine(pipeline.training.engine)
+    for design in designs:
+        check_training(design, pipeline.training_settings)
+        refusal = engine.refuse(design)
+        if refusal:
+            raise DesignError(
+                f"engine {engine.name} must be able to train every design, got {design.describe()}: {refusal}; "
+                "narrow the space or name another training.engine"
+            )
+    return designs
+
+
+def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False) -> Study:
+    """Return the study of a pipeline: the one of the same key where there is one, else (or with `new`) a new one."""
+    store = Store(settings.store_url)
+    designs = draw_designs(pipeline)
+    key = study_key(pipeline, dataset, designs)
+    known = None if new else store.newest_study(key)
+    if known is None:
+        known = StudyRecord(
+            study_id=new_study_id(),
+            key=key,
+            name=pipeline.name,
+            state=StudyState.RUNNING,
+            created_at=now(),
+            updated_at=now(),
+            dataset_id=dataset.id,
+            dataset_path=str(dataset.path.absolute()),
+            n_designs=len(designs),
+            pipeline=pipeline.plain(),
+            dataset=dataset.describe(),
+            dashboard=None,
+        )
+        store.add_study(known, designs)
+    return Study(store, settings, known.study_id)
+
+
+def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
+    """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
+    training = asdict(pipeline.training_settings)
+    return content_id({"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training})
+
+
+@contextmanager
+def open_named_client(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,
+                      listener: Listener = ignore) -> Iterator["Client | None"]:  # fmt: skip
+    """Yield a client of the cluster that is given or named, for every stage; None where one is yet to be started.
+
+    A table is then preprocessed by threads of this process, so that what is wrong with it is told at once.
+    """
+    section = pipeline.executor.model_dump(mode="json")
+    named = bool(section["address"] or section["scheduler_file"] or settings.cluster)
+    if client is None and not (named and section["kind"] == "dask"):
+        yield None
+    else:
+        with open_client(section, settings, client=client, listener=listener) as opened:
+            yield opened
+
+
+@contextmanager
+def open_executor(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,
+                  listener: Listener = ignore) -> Iterator["Executor"]:  # fmt: skip
+    """Yield the executor a pipeline asks for; a cluster started for it ends with the block."""
+    section = pipeline.executor.model_dump(mode="json")
+    with open_client(section, settings, client=client, listener=listener) as opened:
+        yield executor_on(opened)
+
+
+def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None = None,
+          listener: Listener = ignore) -> int:  # fmt: skip
+    """Train the missing designs of a study, or of its i-th of n slices; return how many were trained."""
+    missing = len(study.missing(shard))
+    part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
+    with _stage(Stage.TRAIN, f"study {study.id}: {missing:,} of {len(study.designs):,} designs{part}", listener) as told:
+        study.train(executor, shard=shard, listener=listener)
+        told.append(f"{missing:,} designs trained")
+    return missing
+
+
+def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
+    """Rank the designs, look at what their parameters did, save the best models."""
+    with _stage(Stage.AGGREGATE, f"study {study.id}", listener) as told:
+        saved = study.save_models(listener)
+        view = study.view()
+        told.append(f"{len(saved)} models saved")
+    return view
+
+
+def report(study: Study, listener: Listener = ignore, path: str | None = None) -> Path:
+    """Write the HTML report of a study, and a copy at `path` if given; return the study's own."""
+    with _stage(Stage.REPORT, f"study {study.id}", listener) as told:
+        written = study.report()
+        if path:
+            study.report(path)
+        told.append(str(written))
+    return written
+
+
+def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None, new: bool = False,
+                 listener: Listener = ignore) -> Study:  # fmt: skip
+    """Run all stages of a pipeline in this process: the whole job without Prefect.
+
+    A study of the same key that is unfinished is continued; a finished one is returned as it is.
+    """
+    upload(pipeline, listener)
+    with open_named_client(pipeline, settings, client=client, listener=listener) as named:
+        dataset = preprocess(pipeline, settings, client=named, listener=listener)
+        study = begin(pipeline, dataset, settings, new=new)
+        if study.is_finished and settings.workspace.report(study.id).is_file():
+            return study
+        with open_executor(pipeline, settings, client=named, listener=listener) as executor:
+            train(study, executor, listener=listener)
+    aggregate(study, listener)
+    report(study, listener, pipeline.outputs.report)
+    return study
+
+
+@contextmanager
+def _stage(stage: Stage, detail: str, listener: Listener) -> Iterator[list[str]]:
+    """Tell when a stage starts and ends; what the block appends to the list is told at the end."""
+    start = time.monotonic()
+    listener(StageStarted(stage, detail))
+    told: list[str] = []
+    yield told
+    listener(StageFinished(stage, time.monotonic() - start, ", ".join(told)))

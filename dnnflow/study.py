@@ -1,0 +1,246 @@
+"""A study: designs that are still missing are trained, everything is stored, the best are kept."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnnflow.data.dataset import Dataset
+from dnnflow.design.layers import Design
+from dnnflow.events import ClusterReady, Event, Listener, Notice, TrialsStored, ignore
+from dnnflow.models import BestWeights, read_weights, save_model
+from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.results.aggregate import StudyView, load_view
+from dnnflow.results.records import StudyRecord, StudyState
+from dnnflow.results.store import Store
+from dnnflow.settings import Settings
+from dnnflow.training.job import Job
+from dnnflow.training.records import Outcome, TrainingSettings, Trial, TrialState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+    from dnnflow.execute.executor import Executor
+
+DEFAULT_MODELS = 3
+"""How many of the best designs' models are kept where the pipeline does not say."""
+PROGRESS_S = 0.2
+"""Progress is told at most this often."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One dataset × many designs, in the store. Safe to open in several processes; one at a time trains."""
+
+    store: Store
+    settings: Settings
+    study_id: str
+
+    @property
+    def record(self) -> StudyRecord:
+        """The study as the store has it now."""
+        return self.store.study(self.study_id)
+
+    @property
+    def id(self) -> str:
+        """The random id by which a person follows the study."""
+        return self.study_id
+
+    @property
+    def key(self) -> str:
+        """Hash of dataset, designs and training settings: what makes two studies the same."""
+        return self.record.key
+
+    @cached_property
+    def designs(self) -> list[Design]:
+        """Every design of the study, in its order."""
+        return self.store.designs(self.study_id)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The preprocessed table."""
+        return Dataset.open(Path(self.record.dataset_path))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every design has a trial."""
+        return self.record.state is StudyState.FINISHED
+
+    def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
+        """Return the designs without a trial; `shard` (i, n) looks at the i-th of n slices only."""
+        finished = self.store.finished(self.study_id)
+        return [design for design in self._slice(shard) if design.design_id not in finished]
+
+    def trials(self) -> "pd.DataFrame":
+        """Return one row a finished trial: the design's parameters, metrics, times, errors."""
+        return self.store.frame(self.study_id)
+
+    def view(self) -> StudyView:
+        """Return leaderboard, marginals, curves and failures, ready to be shown."""
+        return load_view(self.store, self.study_id)
+
+    @property
+    def best(self) -> "pd.Series[Any] | None":
+        """The best completed trial's row of `trials()`, or None."""
+        frame = self.trials()
+        frame = frame[frame["state"] == TrialState.COMPLETED.value]
+        if frame.empty:
+            return None
+        return frame.sort_values(["test_accuracy", "parameters", "design_id"], ascending=[False, True, True]).iloc[0]
+
+    def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
+              listener: Listener = ignore) -> None:  # fmt: skip
+        """Train the designs that are missing and store their trials as they come.
+
+        Stopping it (Ctrl-C, or a crash) loses no stored trial; the next call goes on with what is missing.
+
+        Raises
+        ------
+        StudyError
+            If another living process trains this study.
+        """
+        with self.store.driving(self.study_id):
+            missing = self.missing(shard)
+            try:
+                if missing:
+                    self.store.set_state(self.study_id, StudyState.RUNNING)
+                    Drive(self, listener).run(executor, missing)
+            except BaseException:
+                self.store.set_state(self.study_id, StudyState.STOPPED)
+                raise
+            if not self.missing():
+                self.store.set_state(self.study_id, StudyState.FINISHED)
+
+    def note_dashboard(self, listener: Listener) -> Listener:
+        """Return `listener`, which also keeps the address of the Dask dashboard for the report."""
+
+        def listen(event: Event) -> None:
+            if isinstance(event, ClusterReady):
+                self.store.set_dashboard(self.study_id, event.dashboard)
+            listener(event)
+
+        return listen
+
+    def save_models(self, listener: Listener = ignore) -> list[Path]:
+        """Write the best designs' models as `.keras` files and return their paths, best first."""
+        keep = self.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS)
+        designs = {design.design_id: design for design in self.designs}
+        paths = []
+        for rank, row in enumerate(self.view().leaderboard[:keep], start=1):
+            weights = read_weights(self.settings.workspace.weights(self.study_id, row.design_id))
+            if weights is None:
+                listener(Notice(f"the model of the design at rank {rank} was not kept, its weights are gone"))
+                continue
+            path = self.settings.workspace.model(self.study_id, rank)
+            record = {"study_id": self.study_id, "design_id": row.design_id, "test_accuracy": row.test_accuracy}
+            save_model(path, designs[row.design_id], weights, self.dataset, record)
+            paths.append(path)
+        return paths
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the HTML report and return its path (default: the study's own directory)."""
+        from dnnflow.report.page import write_report
+
+        target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
+        write_report(self.view(), target)
+        return target
+
+    def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
+        """Train what is missing, save the best models and write the report; does nothing twice."""
+        section = self.record.pipeline.get("executor", {})
+        with open_client(section, self.settings, client=client, listener=self.note_dashboard(listener)) as opened:
+            self.train(executor_on(opened), listener=listener)
+        self.save_models(listener)
+        self.report()
+        return self
+
+    resume = finish
+
+    def job(self) -> Job:
+        """Return what every task of this study needs to know."""
+        training = dict(self.record.pipeline.get("training", {}))
+        device = training.pop("device", "auto")
+        return Job(dataset=self.record.dataset_path, settings=TrainingSettings(**training), device=device)
+
+    def _slice(self, shard: tuple[int, int] | None) -> Sequence[Design]:
+        if shard is None:
+            return self.designs
+        index, count = shard
+        size = len(self.designs)
+        return self.designs[index * size // count : (index + 1) * size // count]
+
+
+class Drive:
+    """One run of a study's missing designs: counts, keeps the best weights, stores, tells progress."""
+
+    def __init__(self, study: Study, listener: Listener) -> None:
+        self._study = study
+        self._listener = listener
+        self._designs = {design.design_id: design for design in study.designs}
+        frame = study.store.frame(study.id, columns=["design_id", "state", "test_accuracy"])
+        completed = frame[frame["state"] == TrialState.COMPLETED.value].sort_values("test_accuracy")
+        self._completed, self._failed = len(completed), len(frame) - len(completed)
+        self._best_accuracy = float(completed["test_accuracy"].iloc[-1]) if len(completed) else None
+        self._best_design = str(completed["design_id"].iloc[-1]) if len(completed) else None
+        self._keeper = BestWeights(
+            study.settings.workspace.weights_directory(study.id),
+            keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
+            accuracies=completed["test_accuracy"].tolist(),
+        )
+        self._start = time.monotonic()
+        self._told = 0.0
+        self._stored = 0
+
+    def run(self, executor: "Executor", designs: Sequence[Design]) -> None:
+        """Train designs on an executor; every batch of outcomes is stored before the next is awaited."""
+        batches = executor.train(
+            designs, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
+        )
+        for outcomes in batches:
+            self._store(outcomes)
+        self._tell(force=True)
+
+    def _store(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            trial = outcome.trial
+            if trial.test_accuracy is not None:
+                self._keeper.offer(trial.design_id, trial.test_accuracy, outcome.weights)
+        # The weights of the best are on disk before their trial counts as done
+        trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
+        self._study.store.add_trials(self._study.id, trials)
+        for outcome in outcomes:
+            self._count(outcome.trial)
+        self._tell()
+
+    def _count(self, trial: Trial) -> None:
+        self._stored += 1
+        if trial.test_accuracy is None:
+            self._failed += 1
+            return
+        self._completed += 1
+        if self._best_accuracy is None or trial.test_accuracy > self._best_accuracy:
+            self._best_accuracy, self._best_design = trial.test_accuracy, trial.design_id
+
+    def _tell(self, force: bool = False) -> None:
+        elapsed_s = time.monotonic() - self._start
+        if not force and elapsed_s - self._told < PROGRESS_S:
+            return
+        self._told = elapsed_s
+        rate = self._stored / elapsed_s if elapsed_s > 0 else 0.0
+        left = len(self._designs) - self._completed - self._failed
+        best = self._designs[self._best_design].describe() if self._best_design else None
+        self._listener(
+            TrialsStored(
+                total=len(self._designs),
+                completed=self._completed,
+                failed=self._failed,
+                elapsed_s=elapsed_s,
+                rate=rate,
+                eta_s=left / rate if rate > 0 else None,
+                best_accuracy=self._best_accuracy,
+                best_design=best,
+            )
+        )

@@ -1,0 +1,165 @@
+"""What the command line shows: progress while a job runs, tables when it is done. Needs rich."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from dnnflow.events import (
+    ClusterReady,
+    Event,
+    Notice,
+    RowsRead,
+    StageFinished,
+    StageStarted,
+    TrialsStored,
+    WorkerLost,
+    WorkerRecycled,
+)
+from dnnflow.report.terminal import leaderboard_table
+
+if TYPE_CHECKING:
+    from dnnflow.data.dataset import Dataset
+    from dnnflow.results.records import StudyRecord
+    from dnnflow.study import Study
+    from dnnflow.training.records import TrialState
+
+PLAIN_EVERY_S = 5.0
+"""Without a terminal, training progress is a line this often."""
+
+
+class Progress:
+    """A listener that shows events: a live bar on a terminal, plain lines elsewhere, on stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._bar = Bar(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._live = self._console.is_terminal and not quiet
+        self._last_line = 0.0
+        self._first = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self._end_bar()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case StageStarted():
+                self._console.print(f"[bold]{event.stage.value}[/bold] {_escape(event.detail)}")
+            case StageFinished():
+                self._end_bar()
+                self._console.print(f"  done in {event.seconds_s:.1f} s: {_escape(event.detail)}")
+            case ClusterReady():
+                board = f", dashboard {event.dashboard}" if event.dashboard else ""
+                self._console.print(f"  {event.workers} workers at {event.address}{board}")
+            case WorkerLost():
+                self._console.print(f"  worker {event.worker} was lost; its {event.designs} designs run again")
+            case WorkerRecycled():
+                size = event.resident_bytes / 1e9
+                self._console.print(f"  worker {event.worker} had grown to {size:.1f} GB and was restarted")
+            case Notice():
+                self._console.print(f"  {_escape(event.message)}")
+            case TrialsStored():
+                self._trials(event)
+            case RowsRead():
+                self._rows(event)
+
+    def _trials(self, event: TrialsStored) -> None:
+        done = event.completed + event.failed
+        text = _trials_text(event)
+        if self._live:
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task("designs", total=event.total, rate="")
+            self._bar.update(self._task, completed=done, rate=text)
+        elif self._first or done == event.total or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._first, self._last_line = False, time.monotonic()
+            self._console.print(f"  {done:,} of {event.total:,} designs, {text}", soft_wrap=True)
+
+    def _rows(self, event: RowsRead) -> None:
+        if not self._live or event.total_bytes is None:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("bytes", total=event.total_bytes, rate="")
+        self._bar.update(self._task, completed=event.read_bytes, rate=f"{event.rows:,} rows")
+
+    def _end_bar(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def _trials_text(event: TrialsStored) -> str:
+    rate = f"{event.rate:.1f}/s" if event.rate >= 1 else f"{event.rate * 60:.1f}/min"
+    parts = [rate]
+    if event.eta_s:
+        parts.append(f"{_duration(event.eta_s)} left")
+    if event.failed:
+        parts.append(f"{event.failed:,} failed")
+    if event.best_accuracy is not None:
+        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
+    return ", ".join(parts)
+
+
+def _duration(seconds_s: float) -> str:
+    minutes, seconds = divmod(round(seconds_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def show_study(study: "Study", top: int = 10) -> None:
+    """Print a study's leaderboard, its id and where its files are."""
+    console, view, record = Console(highlight=False), study.view(), study.record
+    console.print(leaderboard_table(view, top=top))
+    console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    report, models = study.settings.workspace.report(study.id), study.settings.workspace.model(study.id, 1)
+    if models.is_file():
+        console.print(f"models  {models.parent}", soft_wrap=True)
+    if report.is_file():
+        console.print(f"report  {report}", soft_wrap=True)
+
+
+def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]]") -> None:
+    """Print a table of studies."""
+    table = Table("study", "name", "state", "made (UTC)", "designs", "completed", "failed")
+    for record, counts in records:
+        by_name = {state.value: count for state, count in counts.items()}
+        completed = by_name.get("completed", 0)
+        failed = sum(by_name.values()) - completed
+        table.add_row(record.study_id, record.name, record.state.value, record.created_at[:19],
+                      f"{record.n_designs:,}", f"{completed:,}", f"{failed:,}")  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def show_dataset(dataset: "Dataset") -> None:
+    """Print what a dataset holds."""
+    console = Console(highlight=False)
+    console.print(f"dataset   {dataset.id}", soft_wrap=True)
+    console.print(f"path      {dataset.path}", soft_wrap=True)
+    console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
+    console.print(f"features  {dataset.n_features:,}")
+    console.print(f"classes   {dataset.n_classes}: {', '.join(dataset.class_names[:12])}", soft_wrap=True)

@@ -1,0 +1,209 @@
+"""The engine that trains any design, one at a time, with Keras on TensorFlow."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnnflow.design.initial import initial_weights
+from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters
+from dnnflow.errors import ClusterError
+from dnnflow.training.engine import Fitted, TrainingContext
+from dnnflow.training.loop import Deadline, Measure, Weights, check_finite, fit
+from dnnflow.training.memory import check_memory
+from dnnflow.training.result import Result, train_designs
+from dnnflow.training.rows import Block, TrainingRows, in_memory
+from dnnflow.training.threads import limit_threads
+
+if TYPE_CHECKING:
+    from dnnflow.training.keras_program import KerasProgram
+
+_KEPT_PROGRAMS = 64
+_KEPT_PARAMETERS = 1_000_000
+"""A program with more weights is not kept: its tracing is a small part of its time."""
+
+_CALL_FLOPS = 2e9
+_CALL_STEPS = 1000
+"""A call of TensorFlow takes at most so much work, well under a second: limits are checked between calls."""
+_REFERENCE_STEPS = 20
+"""The same for designs by reference, whose work per step is not known."""
+
+
+class KerasEngine:
+    """Trains designs with Keras' own layers, losses and optimizers, in a loop that runs inside TensorFlow.
+
+    Programs (a model, its optimizer and the traced loop) are kept and reused by designs that differ only in
+    seed, learning rate, schedule, batch size or epochs; a design's numbers do not depend on who came before.
+    Not thread-safe: one training at a time.
+    """
+
+    name = "keras"
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[tuple[object, ...], KerasProgram] = OrderedDict()
+        self._tensors = _Tensors()
+
+    def refuse(self, design: Design) -> str | None:
+        """Refuse nothing: every design has a Keras model."""
+        return None
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        """Yield one `Fitted` a design, in order. Its weights are to be taken before the next one is asked for."""
+        limit_threads(1)
+        return train_designs(self._fit, designs, context, engine=self.name)
+
+    def _fit(self, design: Design, context: TrainingContext) -> Result:
+        if design.reference is None:
+            check_memory(design, context)
+        with _on(context.device):
+            program = self._program(design, context)
+            rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
+            network = KerasNetwork(program, design, rows, self._tensors, _call_steps(design, context))
+            course = fit(network, design, context.settings.time_limit_s)
+            test, confusion = network.measure(rows.test())
+        known = design.reference is None
+        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        return Result(
+            course=course,
+            test_loss=test.loss,
+            confusion=confusion,
+            parameters=count_parameters(design, n_features, n_classes) if known else program.model.count_params(),
+            flops=count_flops(design, n_features, n_classes) if known else None,
+            weights=network.weights,
+        )
+
+    def _program(self, design: Design, context: TrainingContext) -> "KerasProgram":
+        """Return a program at the start of the design's training."""
+        from dnnflow.design.build import dropout_seed
+
+        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        if design.reference is not None:
+            return _make(design, n_features, n_classes)
+        shape = _shape_of(design)
+        key = (shape.design_id, n_features, n_classes, context.device)
+        program = self._programs.pop(key, None) or _make(shape, n_features, n_classes)
+        dropped = [index for index, layer in enumerate(design.layers) if layer.dropout]
+        seeds = {f"dropout_{index}": dropout_seed(design, index) for index in dropped}
+        program.restart(initial_weights(design, n_features, n_classes), seeds)
+        if count_parameters(design, n_features, n_classes) <= _KEPT_PARAMETERS:
+            self._programs[key] = program
+            while len(self._programs) > _KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        return program
+
+
+class KerasNetwork:
+    """A design's program on its way through the epochs."""
+
+    def __init__(self, program: "KerasProgram", design: Design, rows: TrainingRows, tensors: "_Tensors",
+                 call_steps: int) -> None:  # fmt: skip
+        self._program = program
+        self._rows = rows
+        self._tensors = tensors
+        self._batch_size = design.batch_size
+        self._call_rows = design.batch_size * call_steps
+
+    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
+        """Train on every row once and return running means over the epoch."""
+        loss_sum, right, count = 0.0, 0, 0
+        for block in self._rows.epoch(epoch, self._batch_size):
+            tensors, length = self._tensors.of(block), len(block[2])
+            for first in range(0, length, self._call_rows):
+                last = min(first + self._call_rows, length)
+                loss, hits = self._program.train(tensors, self._batch_size, first, last, learning_rate)
+                loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
+                check_finite(loss, f"epoch {epoch + 1}")
+                deadline.check(f"in epoch {epoch + 1}")
+        return Measure(loss_sum / count, right / count)
+
+    def validate(self) -> Measure | None:
+        """Measure the validation part, or None where there is none."""
+        if self._rows.validation_fraction == 0:
+            return None
+        return self.measure(self._rows.validation())[0]
+
+    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
+        """Return the measures over some rows, and the counts [true class][predicted class]."""
+        loss_sum, counts = 0.0, np.zeros((self._program.n_classes,) * 2, np.int64)
+        for block in blocks:
+            loss, found = self._program.evaluate(self._tensors.of(block))
+            loss_sum, counts = loss_sum + loss, counts + found
+        total = counts.sum()
+        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+
+    def weights(self) -> Weights:
+        """Copy the weights, in the order of the Keras model."""
+        return tuple(self._program.model.get_weights())
+
+    def set_weights(self, weights: Weights) -> None:
+        """Go back to weights that `weights` gave."""
+        self._program.model.set_weights(list(weights))
+
+
+class _Tensors:
+    """Arrays as tensors, each made once: the arrays of a dataset come with every epoch of every design."""
+
+    _KEPT = 4  # features and labels of both splits
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict()
+
+    def of(self, block: Block) -> tuple[Any, Any, Any]:
+        """Return a block's features, labels and order as tensors."""
+        import tensorflow as tf
+
+        features, labels, order = block
+        return self._tensor(features), self._tensor(labels), tf.constant(order, tf.int64)
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        # The array is kept with its tensor, so that its id stays its own.
+        kept = self._kept.pop(id(array), None) or (array, tf.constant(array))
+        self._kept[id(array)] = kept
+        while len(self._kept) > self._KEPT:
+            self._kept.popitem(last=False)
+        return kept[1]
+
+
+def _make(design: Design, n_features: int, n_classes: int) -> "KerasProgram":
+    from dnnflow.design.build import build_model, build_optimizer
+    from dnnflow.training.keras_program import KerasProgram
+
+    model = build_model(design, n_features, n_classes)
+    optimizer = model.optimizer if model.compiled else build_optimizer(design.optimizer)
+    return KerasProgram(model, optimizer, n_features, n_classes)
+
+
+def _shape_of(design: Design) -> Design:
+    """Return what of a design is built into a program: nothing that is set when a training starts."""
+    layers = tuple(replace(layer, initializer="zeros") for layer in design.layers)
+    optimizer = Optimizer(design.optimizer.name, parameters=design.optimizer.parameters)
+    return Design(layers=layers, residual=design.residual, optimizer=optimizer)
+
+
+def _call_steps(design: Design, context: TrainingContext) -> int:
+    """Return how many steps a call takes; by arithmetic and not by the clock, so that sums are repeatable."""
+    if design.reference is not None:
+        return _REFERENCE_STEPS
+    flops = 3 * design.batch_size * count_flops(design, context.dataset.n_features, context.dataset.n_classes)
+    return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
+
+
+def _on(device: str) -> AbstractContextManager[None]:
+    """Return a scope in which tensors live on the device."""
+    import tensorflow as tf
+
+    if device == "cpu":
+        scope: Callable[[str], AbstractContextManager[None]] = tf.device
+        return scope("/CPU:0")
+    if not tf.config.list_physical_devices("GPU"):
+        raise ClusterError("device gpu needs a GPU that TensorFlow sees, got none; set device: cpu, or install "
+                           "tensorflow with CUDA on this worker")  # fmt: skip
+    tf.config.experimental.enable_op_determinism()
+    scope = tf.device
+    return scope("/GPU:0")

@@ -1,0 +1,122 @@
+"""What a training leaves behind: a trial, and what belongs to it."""
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+from dnnflow.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dnnflow.design.layers import Design
+
+
+class TrialState(StrEnum):
+    """How a trial ended. Designs without a trial are waiting or running."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    LOST = "lost"
+    """Its worker died each time it was run."""
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a study trains, besides what each design says. Part of what makes two studies the same."""
+
+    engine: str = "keras"
+    """Name of a registered engine."""
+    validation_fraction: float = 0.0
+    """Share of the training rows held back to watch, in [0, 1)."""
+    time_limit_s: float | None = None
+    """Seconds of training after which a design fails; None for no limit."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise InputError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise InputError(f"time_limit_s must be > 0, got {self.time_limit_s}; leave it out for no limit")
+
+
+@dataclass(frozen=True, slots=True)
+class TrialError:
+    """Why a trial failed."""
+
+    type: str
+    """Name of the exception's class."""
+    message: str
+    traceback: str
+
+    @classmethod
+    def from_exception(cls, error: BaseException) -> "TrialError":
+        """Keep what a person needs of an exception, as text."""
+        lines = traceback.format_exception(error)
+        return cls(type(error).__name__, str(error) or type(error).__name__, "".join(lines))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One design's training in a study."""
+
+    design_id: str
+    state: TrialState
+    engine: str
+    """Name of the engine that trained it."""
+    worker: str = ""
+    """Address of the Dask worker, or host and process id."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    queue_s: float = 0.0
+    """From submission to start."""
+    training_s: float = 0.0
+    """Spent fitting; building and evaluating left out."""
+    total_s: float = 0.0
+    """From start to end on the worker: build, fit, evaluate."""
+    amortised: bool = False
+    """Whether `training_s` is a share of the time of a stack of designs."""
+    parameters: int | None = None
+    """Weights of the network."""
+    flops: int | None = None
+    """Floating-point operations of one row's forward pass."""
+    epochs_run: int = 0
+    test_accuracy: float | None = None
+    """argmax of the prediction against argmax of the label, 0 to 1."""
+    test_loss: float | None = None
+    train_accuracy: float | None = None
+    """Running mean over the last epoch, as Keras reports it."""
+    train_loss: float | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there is a validation part."""
+    confusion: tuple[tuple[int, ...], ...] = ()
+    """Counts on the test rows, [true class][predicted class]."""
+    error: TrialError | None = None
+
+    def __post_init__(self) -> None:
+        if (self.state is TrialState.COMPLETED) != (self.error is None):
+            raise InputError(f"a trial has an error exactly when it is not completed, got {self.state}, {self.error}")
+        if self.state is TrialState.COMPLETED and self.test_accuracy is None:
+            raise InputError("a completed trial has a test accuracy, got None")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A trial on its way from a worker to the driver."""
+
+    trial: Trial
+    weights: "tuple[np.ndarray, ...] | None" = None
+    """The trained weights in the order of the Keras model, for trials good enough to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Designs that one task trains one after the other, or as a stack."""
+
+    designs: "tuple[Design, ...]"
+    keep_above: float = float("inf")
+    """Test accuracy from which on a trial's weights are sent along."""

@@ -1,0 +1,133 @@
+"""What a run's events become in Prefect: log lines and artifacts."""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from dnnflow.events import (
+    ClusterReady,
+    Event,
+    Notice,
+    RowsRead,
+    StageFinished,
+    StageStarted,
+    TrialsStored,
+    WorkerLost,
+    WorkerRecycled,
+)
+
+PROGRESS_EVERY_S = 3.0
+LOG_EVERY_S = 10.0
+
+
+def in_words(event: Event) -> str:
+    """Return a line for a log."""
+    match event:
+        case StageStarted():
+            return f"{event.stage}: {event.detail}"
+        case StageFinished():
+            return f"{event.stage}: {event.detail} ({event.seconds_s:.1f} s)"
+        case RowsRead():
+            return f"{event.rows:,} rows read"
+        case ClusterReady():
+            dashboard = f", dashboard {event.dashboard}" if event.dashboard else ""
+            return f"cluster {event.address}: {event.workers} workers{dashboard}"
+        case WorkerLost():
+            return f"worker {event.worker} was lost; {event.designs} designs will be run again"
+        case WorkerRecycled():
+            return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
+        case TrialsStored():
+            return progress_in_words(event)
+        case Notice():
+            return event.message
+
+
+def progress_in_words(event: TrialsStored) -> str:
+    """Return counts, rate, time left and the best so far, on one line."""
+    parts = [f"{event.completed + event.failed:,} of {event.total:,} designs"]
+    if event.failed:
+        parts.append(f"{event.failed:,} failed")
+    parts.append(f"{event.rate:.1f}/s")
+    if event.eta_s is not None:
+        parts.append(f"{event.eta_s:.0f} s left")
+    if event.best_accuracy is not None:
+        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
+    return ", ".join(parts)
+
+
+class Watch:
+    """Listen to one run of one pipeline: everything is logged, the state of the run stands in artifacts."""
+
+    def __init__(self, name: str) -> None:
+        self.suffix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
+        self.dashboard: str | None = None
+        self._progress: Any = None
+        self._shown_at = self._logged_at = float("-inf")
+
+    def __call__(self, event: Event) -> None:
+        """Log the event, and show it in an artifact where there is one for it."""
+        match event:
+            case TrialsStored():
+                self._show_progress(event)
+                return
+            case ClusterReady(dashboard=str(dashboard)):
+                self.dashboard = dashboard
+                create_link_artifact(dashboard, "Dask dashboard", self.key("dashboard"), "Workers and tasks.")
+            case RowsRead() if not self._is_due_to_log():
+                return
+        level = logging.WARNING if isinstance(event, WorkerLost) else logging.INFO
+        run_logger().log(level, in_words(event))
+
+    def key(self, kind: str) -> str:
+        """Return an artifact's key; runs of one pipeline share it, so that Prefect shows them as versions."""
+        return f"{kind}-{self.suffix}"
+
+    def _is_due_to_log(self) -> bool:
+        now = time.monotonic()
+        is_due = now - self._logged_at >= LOG_EVERY_S
+        if is_due:
+            self._logged_at = now
+        return is_due
+
+    def _show_progress(self, event: TrialsStored) -> None:
+        done = event.completed + event.failed
+        if self._is_due_to_log() or done == event.total:
+            run_logger().info(progress_in_words(event))
+        now = time.monotonic()
+        if now - self._shown_at < PROGRESS_EVERY_S and done < event.total:
+            return
+        self._shown_at = now
+        percent = 100.0 * done / max(event.total, 1)
+        if self._progress is None:
+            self._progress = create_progress_artifact(percent, self.key("progress"), progress_in_words(event))
+        else:
+            update_progress_artifact(self._progress, percent, progress_in_words(event))
+
+    def show_leaderboard(self, rows: Sequence[dict[str, Any]], description: str) -> None:
+        """Show the best designs as a table."""
+        create_table_artifact(list(rows), self.key("leaderboard"), description)
+
+    def show_report(self, markdown: str) -> None:
+        """Show where the report is and what it says first."""
+        create_markdown_artifact(markdown, self.key("report"), "Where to read on.")
+
+
+def run_logger() -> "logging.Logger | logging.LoggerAdapter[Any]":
+    """Return the logger of the running task or flow, or a plain one where none runs."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        # Events of a background thread: there is no run to attach the line to.
+        return logging.getLogger("dnnflow.flows")

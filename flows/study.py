@@ -1,0 +1,110 @@
+"""The study flow: upload, preprocess, train, aggregate, report.
+
+Tasks run in the flow's process; designs run as Dask futures inside the training tasks.
+"""
+
+import math
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pipeline_form import PipelineForm
+from prefect import State, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.context import FlowRunContext
+from prefect.flows import Flow
+from run_watch import Watch
+
+from dnnflow import stages
+from dnnflow.data.dataset import Dataset
+from dnnflow.errors import ClusterError
+from dnnflow.execute.executor import Executor
+from dnnflow.pipeline import Pipeline
+from dnnflow.settings import Settings
+from dnnflow.study import Study
+
+DESIGNS_PER_SHARD = 50
+MAX_SHARDS = 10
+
+
+def shards(study: Study) -> list[tuple[int, int]]:
+    """Return the slices of a study's designs that are a task run each: (i, n), the i-th of n."""
+    count = min(MAX_SHARDS, math.ceil(len(study.designs) / DESIGNS_PER_SHARD))
+    return [(index, count) for index in range(count)]
+
+
+def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> Study:
+    """Return the run's study: a scheduled run's own, also in a retry; else the one of the same key."""
+    study = stages.begin(pipeline, dataset, settings)
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or not run.auto_scheduled:
+        return study
+    made_at = datetime.fromisoformat(study.record.created_at)
+    # Studies are dated to the second. A run that starts for the first time has no start time yet.
+    is_own = run.start_time is not None and made_at > run.start_time - timedelta(seconds=1)
+    return study if is_own else stages.begin(pipeline, dataset, settings, new=True)
+
+
+def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:
+    """Tell whether a failed task is worth another try: bad input stays bad, networks and clusters recover."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, OSError | ClusterError) or isinstance(getattr(error, "__cause__", None), OSError)
+
+
+def say_how_to_go_on(flow: Flow[..., object], run: FlowRun, state: State[object]) -> None:
+    """Log what to do after a run that did not end well."""
+    Watch("study").say(
+        f"{run.name} did not finish: {state.message}. Finished designs are stored; "
+        "retry this run, or run the pipeline again, to train only what is missing."
+    )
+
+
+@task(task_run_name="upload {pipeline.dataset.source}", retries=2, retry_delay_seconds=[5, 30],
+      retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
+def upload(pipeline: Pipeline, watch: Watch) -> stages.Upload:
+    """Look whether the table is there."""
+    return stages.upload(pipeline, listener=watch)
+
+
+@task(task_run_name="preprocess {pipeline.dataset.label}", cache_policy=NO_CACHE)
+def preprocess(pipeline: Pipeline, settings: Settings, watch: Watch) -> Dataset:
+    """Make the dataset, or find it again."""
+    return stages.preprocess(pipeline, settings, listener=watch)
+
+
+@task(task_run_name="train {shard[0]} of {shard[1]}", retries=1, retry_delay_seconds=10,
+      retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
+def train(study: Study, executor: Executor, shard: tuple[int, int], watch: Watch) -> int:
+    """Train what is missing of one slice of the designs."""
+    return stages.train(study, executor, shard=shard, listener=watch)
+
+
+@task(cache_policy=NO_CACHE)
+def aggregate(study: Study, watch: Watch) -> None:
+    """Rank the designs and save the best models."""
+    watch.show_leaderboard(stages.aggregate(study, listener=watch))
+
+
+@task(cache_policy=NO_CACHE)
+def report(study: Study, path: str | None, watch: Watch) -> Path:
+    """Write the report."""
+    written = stages.report(study, listener=watch, path=path)
+    watch.show_report(study, written)
+    return written
+
+
+@flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])
+def study(pipeline: PipelineForm) -> str:
+    """Train many network designs on one table and report which work best; returns the study's id."""
+    watch, settings = Watch(pipeline.name), Settings.from_environment()
+    upload(pipeline, watch)
+    dataset = preprocess(pipeline, settings, watch)
+    run = begin(pipeline, dataset, settings)
+    if not run.is_finished:
+        with stages.open_executor(pipeline, settings, listener=watch) as executor:
+            for shard in shards(run):
+                train(run, executor, shard, watch)
+    aggregate(run, watch)
+    report(run, pipeline.outputs.report, watch)
+    return run.id

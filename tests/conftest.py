@@ -1,0 +1,52 @@
+"""What tests share: one dataset a table, one Dask cluster and one Prefect server a session."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports TensorFlow: one thread, no banner
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+ROOT = Path(__file__).parent.parent
+PIPELINES = ROOT / "pipelines"
+
+
+@pytest.fixture
+def settings(tmp_path: Path):
+    """Settings of an installation of its own."""
+    from dnnflow.settings import Settings
+
+    return Settings.from_environment({"DNNFLOW_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory that holds the session's datasets."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+def _ingest(name: str, label: str, datasets: Path):
+    from dnnflow.data.ingest import ingest
+    from dnnflow.data.recipe import Recipe, Source
+
+    return ingest(Source(url=str(PIPELINES / "data" / name)), Recipe(label=label), datasets)
+
+
+@pytest.fixture(scope="session")
+def iris(datasets: Path):
+    """The iris table, preprocessed."""
+    return _ingest("iris.csv", "species", datasets)
+
+
+@pytest.fixture(scope="session")
+def digits(datasets: Path):
+    """The digits table, preprocessed."""
+    return _ingest("digits.csv", "digit", datasets)
+
+
+@pytest.fixture(scope="session")
+def breast_cancer(datasets: Path):
+    """The breast-cancer table, preprocessed: two classes."""
+    return _ingest("breast-cancer.csv", "diagnosis", datasets)

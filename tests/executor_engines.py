@@ -1,0 +1,92 @@
+"""Engines that behave as a test wants; workers import them by the name `executor_engines:Class`.
+
+What a design does is said by its seed. Each training leaves a line `seed pid` in the file named by LOG, so that
+tests see what ran, and how often.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dnnflow.design.layers import Design
+from dnnflow.training.engine import Fitted, TrainingContext, now
+from dnnflow.training.records import Trial, TrialState
+
+
+def log_of(context: TrainingContext) -> Path:
+    """Return the file that trainings are written to: beside the dataset, which every worker knows."""
+    return Path(context.dataset.path).parent / "trained.log"
+
+
+class Instant:
+    """Takes no time."""
+
+    name = "instant"
+
+    def refuse(self, design: Design) -> str | None:
+        return None
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        for design in designs:
+            yield self.fit(design, context)
+
+    def fit(self, design: Design, context: TrainingContext) -> Fitted:
+        started_at = now()
+        self.work(design)
+        with log_of(context).open("a") as log:
+            log.write(f"{design.seed} {os.getpid()}\n")
+        trial = Trial(
+            design_id=design.design_id, state=TrialState.COMPLETED, engine=self.name, worker=context.worker,
+            device=context.device, started_at=started_at, test_accuracy=0.5,
+        )  # fmt: skip
+        return Fitted(trial, weights=lambda: ())
+
+    def work(self, design: Design) -> None:
+        """Do nothing."""
+
+
+class Short(Instant):
+    """Takes 20 ms a design."""
+
+    name = "short"
+
+    def work(self, design: Design) -> None:
+        time.sleep(0.02)
+
+
+class Endless(Instant):
+    """Takes for ever, in small steps."""
+
+    name = "endless"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        for design in designs:
+            yield self.fit(design, context)
+            while design.seed >= 4:
+                with log_of(context).open("a") as log:
+                    log.write("tick 0\n")
+                time.sleep(0.02)
+
+
+class Crashing(Short):
+    """Design 13 takes its process along."""
+
+    name = "crashing"
+
+    def work(self, design: Design) -> None:
+        super().work(design)
+        if design.seed == 13:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Growing(Instant):
+    """Keeps 20 MB a design for ever."""
+
+    name = "growing"
+    kept: list[bytearray] = []  # noqa: RUF012  (it is meant to be shared: that is the leak)
+
+    def work(self, design: Design) -> None:
+        self.kept.append(bytearray(os.urandom(1)) * 20_000_000)
+        time.sleep(0.3)
