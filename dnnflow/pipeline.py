@@ -98,7 +98,8 @@ def _kind_of_parameter(value: Any) -> str:
     """Say which form a parameter of a space is written in, by its key."""
     if isinstance(value, Mapping):
         return next((key for key in ("choice", "int", "uniform", "loguniform") if key in value), "choice")
-    return {IntRange: "int", Uniform: "uniform", LogUniform: "loguniform", Choice: "choice"}.get(type(value), "constant")
+    forms: dict[type, str] = {IntRange: "int", Uniform: "uniform", LogUniform: "loguniform", Choice: "choice"}
+    return forms.get(type(value), "constant")
 
 
 Scalar = bool | int | float | str
@@ -111,6 +112,58 @@ Parameter = Annotated[
     Discriminator(_kind_of_parameter),
 ]
 """A constant, {choice: […]}, {int: [low, high]}, {uniform: [low, high]} or {loguniform: [low, high]}."""
+
+
+class ScheduleSection(Section):
+    """How the learning rate changes from epoch to epoch."""
+
+    kind: Literal["constant", "exponential", "step", "cosine", "plateau"]
+    """Its course."""
+    parameters: dict[str, float] = {}
+    """exponential: rate; step: rate, every; cosine: floor; plateau: rate, patience, min_delta, floor."""
+
+
+class ScheduleChoice(Section):
+    """One of several schedules."""
+
+    choice: tuple[str | ScheduleSection, ...] = Field(min_length=1)
+    """The schedules to choose from."""
+
+
+class EarlyStoppingSection(Section):
+    """Stop when the validation loss has not improved for a while."""
+
+    patience: int = Field(default=5, ge=1)
+    """Epochs without improvement."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """What counts as an improvement of the loss."""
+
+
+class EarlyStoppingChoice(Section):
+    """One of several rules to stop by; null for none."""
+
+    choice: tuple[EarlyStoppingSection | None, ...] = Field(min_length=1)
+    """The rules to choose from."""
+
+
+def _choice_or_one(value: Any) -> str:
+    """Say whether one thing is written or a choice of some."""
+    is_choice = "choice" in value if isinstance(value, Mapping) else hasattr(value, "choice")
+    return "choice" if is_choice else "name" if isinstance(value, str) else "none" if value is None else "constant"
+
+
+ScheduleParameter = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[ScheduleSection, Tag("constant")]
+    | Annotated[ScheduleChoice, Tag("choice")],
+    Discriminator(_choice_or_one),
+]
+EarlyStoppingParameter = Annotated[
+    Annotated[None, Tag("none")]
+    | Annotated[EarlyStoppingSection, Tag("constant")]
+    | Annotated[EarlyStoppingChoice, Tag("choice")],
+    Discriminator(_choice_or_one),
+]
 
 
 class ReferenceSection(Section):
@@ -149,14 +202,14 @@ class SpaceSection(Section):
     """Step size."""
     optimizer_parameters: dict[str, Parameter] = {}
     """What else the optimizer takes, e.g. momentum."""
-    schedule: dict[str, Parameter] = {}
-    """Learning-rate schedule: `kind` (constant, exponential, step, cosine, plateau) and its parameters."""
+    schedule: ScheduleParameter = "constant"
+    """Learning-rate schedule: a name, {kind: …, parameters: {…}}, or a choice of those."""
     batch_size: Parameter = 32
     """Rows a step."""
     epochs: Parameter = 10
     """Passes over the training rows."""
-    early_stopping: dict[str, Parameter] = {}
-    """`patience` and `min_delta` of the validation loss; needs training.validation_fraction."""
+    early_stopping: EarlyStoppingParameter = None
+    """{patience: …, min_delta: …} of the validation loss, or a choice; needs training.validation_fraction."""
     seed: Parameter = 0
     """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
     reference: ReferenceSection | None = None
@@ -235,11 +288,11 @@ class Pipeline(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the random strategy."""
     training: TrainingSection = TrainingSection()
-    """How designs are trained."""
+    """Engine, device, validation part, time limit."""
     executor: ExecutorSection = ExecutorSection()
-    """Where designs are trained."""
+    """The cluster, or this process."""
     outputs: OutputsSection = OutputsSection()
-    """What is kept."""
+    """Models and report."""
 
     @model_validator(mode="after")
     def _needs_a_number(self) -> Self:

@@ -14,6 +14,8 @@ from dnnflow.paths import write_file
 from dnnflow.pipeline import Pipeline
 
 Location = tuple[str | int, ...]
+VARIANTS = ("constant", "choice", "int", "uniform", "loguniform", "name", "none")
+"""Forms that a parameter of a space is written in; pydantic puts them into the place of an error."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
-            name = self.construct_object(key, deep=True)  # type: ignore[no-untyped-call]
+            name = self.construct_object(key, deep=True)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
             seen.add(name)
@@ -182,7 +184,7 @@ def _in_file(where: Sequence[str | int], root: yaml.Node | None) -> Location:
     for index, part in enumerate(where):
         child = _child(node, part)
         last = index == len(where) - 1
-        if child is not None or (last and part not in ("constant", "choice", "int", "uniform", "loguniform")):
+        if child is not None or (last and part not in VARIANTS):
             if child is None and isinstance(node, yaml.ScalarNode):
                 continue
             kept.append(part)

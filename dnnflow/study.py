@@ -207,7 +207,7 @@ class Drive:
         for outcome in outcomes:
             trial = outcome.trial
             if trial.test_accuracy is not None:
-                self._keeper.offer(trial.design_id, trial.test_accuracy, outcome.weights)
+                self._keeper.offer(trial.design_id, trial.test_accuracy, outcome.weights or None)
         # The weights of the best are on disk before their trial counts as done
         trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
         self._study.store.add_trials(self._study.id, trials)

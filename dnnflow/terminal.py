@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
@@ -37,7 +38,7 @@ class Progress:
     """A listener that shows events: a live bar on a terminal, plain lines elsewhere, on stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar = Bar(
             TextColumn("  {task.description}"),
             BarColumn(),
@@ -92,7 +93,7 @@ class Progress:
             self._bar.update(self._task, completed=done, rate=text)
         elif self._first or done == event.total or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
-            self._console.print(f"  {done:,} of {event.total:,} designs, {text}", soft_wrap=True)
+            self._console.print(f"  {done:,} of {event.total:,} designs, {text}")
 
     def _rows(self, event: RowsRead) -> None:
         if not self._live or event.total_bytes is None:
@@ -145,13 +146,17 @@ def show_study(study: "Study", top: int = 10) -> None:
 
 def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]]") -> None:
     """Print a table of studies."""
-    table = Table("study", "name", "state", "made (UTC)", "designs", "completed", "failed")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("study", "state", "made (UTC)", "trials", "failed"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name", overflow="fold")
     for record, counts in records:
         by_name = {state.value: count for state, count in counts.items()}
-        completed = by_name.get("completed", 0)
-        failed = sum(by_name.values()) - completed
-        table.add_row(record.study_id, record.name, record.state.value, record.created_at[:19],
-                      f"{record.n_designs:,}", f"{completed:,}", f"{failed:,}")  # fmt: skip
+        trials = sum(by_name.values())
+        failed = trials - by_name.get("completed", 0)
+        made_at = record.created_at[:16].replace("T", " ")
+        table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
+                      f"{failed:,}", _escape(record.name))  # fmt: skip
     Console(highlight=False).print(table)
 
 

@@ -4,71 +4,59 @@ A Prefect server of its own runs while the flow does; datasets, results and repo
 """
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serving.processes import RunningService, Services, free_port, stop_on_terminate
+from dnnflow.serving.processes import Services, free_port, stop_on_terminate
 from dnnflow.serving.services import prefect_environment, prefect_server
 from dnnflow.settings import Settings
 
-DEFAULT = Path(__file__).parent.parent / "pipelines" / "quickstart.yaml"
-TOP = 10
+HERE = Path(__file__).parent
+DEFAULT = HERE.parent / "pipelines" / "quickstart.yaml"
 
-# Run names and levels say nothing here: there is one run.
+# Levels and names of runs say nothing here: there is one run.
 PLAIN_LOG = {
     "PREFECT_LOGGING_FORMATTERS_STANDARD_FLOW_RUN_FMT": "%(asctime)s  %(message)s",
     "PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT": "%(asctime)s  %(message)s",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_STREAM": "ext://sys.stdout",
 }
 
 
-def run_flow(path: Path, server: RunningService, console: Console) -> str:
-    """Run the flow as soon as the server answers; return the study's id."""
-    # Slow imports, made while the server starts; Prefect reads its settings in them.
-    from study import study
-
-    from dnnflow.pipeline_file import load_pipeline
-
-    pipeline = load_pipeline(path)
-    server.wait_ready()
-    console.print(f"Prefect server ready, running {path.name}")
-    return study(pipeline)
-
-
-def show(study_id: str, console: Console) -> None:
-    """Print the leaderboard, the study's id and the path of its report."""
-    from dnnflow.api import open_study
-    from dnnflow.report.terminal import leaderboard_table
-
-    study = open_study(study_id)
-    console.print(leaderboard_table(study.view(), top=TOP))
-    console.print(f"study   {study.id}")
-    console.print(f"report  {study.settings.workspace.report(study.id).absolute()}", soft_wrap=True)
+def run_flow(path: Path, environment: dict[str, str]) -> int:
+    """Run the flow in a process of its own, which hands its last log lines to the server before it ends."""
+    command = (sys.executable, str(HERE / "run_pipeline.py"), str(path))
+    flow = subprocess.Popen(command, env={**os.environ, **environment})
+    try:
+        return flow.wait()
+    except KeyboardInterrupt:
+        # A terminal sends Ctrl-C to the flow as well, a process manager does not.
+        flow.terminate()
+        return flow.wait()
 
 
 def main(arguments: list[str]) -> int:
-    """Run the pipeline file that is named, or the quickstart."""
+    """Run the pipeline file that is named, or the quickstart; return the exit code."""
     console = Console(highlight=False)
     path = Path(arguments[0]) if arguments else DEFAULT
-    home = Settings.from_environment().workspace.home
+    home = Settings.from_environment().workspace.home.absolute()
     port = free_port()
-    os.environ.update(prefect_environment(home / "prefect", port) | PLAIN_LOG)
     stop_on_terminate()
     try:
         with Services(home / "logs") as services:
-            console.print(f"Prefect server starting on port {port} (log: {home / 'logs'})")
-            server = services.start(prefect_server(home / "prefect", port, with_page=False))
-            study_id = run_flow(path, server, console)
-        show(study_id, console)
+            console.print(
+                f"starting a Prefect server on port {port} (log in {home / 'logs'})", soft_wrap=True
+            )
+            services.start(prefect_server(home / "prefect", port, with_page=False))
+            return run_flow(path, prefect_environment(home / "prefect", port) | PLAIN_LOG)
     except DnnflowError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on with what is missing")
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
@@ -27,7 +27,9 @@ from dnnflow.events import (
     WorkerLost,
     WorkerRecycled,
 )
+from dnnflow.results.aggregate import StudyView
 
+LEADERBOARD_ROWS = 20
 PROGRESS_EVERY_S = 3.0
 LOG_EVERY_S = 10.0
 
@@ -67,6 +69,37 @@ def progress_in_words(event: TrialsStored) -> str:
     return ", ".join(parts)
 
 
+def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
+    """Return the best designs as rows of a table artifact."""
+    return [
+        {
+            "rank": place.rank,
+            "test accuracy": round(place.test_accuracy, 4),
+            "95 % interval": f"{place.low:.4f} to {place.high:.4f}",
+            "design": place.design,
+            "parameters": place.parameters,
+            "training s": round(place.training_s, 2),
+        }
+        for place in view.leaderboard[:LEADERBOARD_ROWS]
+    ]
+
+
+def in_markdown(view: StudyView, path: Path, dashboard: str | None) -> str:
+    """Return a short account of a study, with where its report is."""
+    counts = ", ".join(f"{count:,} {state}" for state, count in view.counts.items())
+    lines = [
+        f"# Study {view.record.study_id}",
+        f"- **Designs**: {view.record.n_designs:,} ({counts})",
+        f"- **Report**: `{path.absolute()}`",
+    ]
+    if view.leaderboard:
+        best = view.leaderboard[0]
+        lines.insert(2, f"- **Best**: {best.design}, test accuracy {best.test_accuracy:.4f}. {view.noise}")
+    if dashboard:
+        lines.append(f"- **Dask dashboard**: <{dashboard}>")
+    return "\n".join(lines)
+
+
 class Watch:
     """Listen to one run of one pipeline: everything is logged, the state of the run stands in artifacts."""
 
@@ -74,6 +107,7 @@ class Watch:
         self.suffix = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"
         self.dashboard: str | None = None
         self._progress: Any = None
+        self._shown = 0
         self._shown_at = self._logged_at = float("-inf")
 
     def __call__(self, event: Event) -> None:
@@ -103,25 +137,26 @@ class Watch:
 
     def _show_progress(self, event: TrialsStored) -> None:
         done = event.completed + event.failed
-        if self._is_due_to_log() or done == event.total:
+        is_last = done == event.total and self._shown < done
+        if self._is_due_to_log() or is_last:
             run_logger().info(progress_in_words(event))
         now = time.monotonic()
-        if now - self._shown_at < PROGRESS_EVERY_S and done < event.total:
+        if now - self._shown_at < PROGRESS_EVERY_S and not is_last:
             return
-        self._shown_at = now
+        self._shown, self._shown_at = done, now
         percent = 100.0 * done / max(event.total, 1)
         if self._progress is None:
             self._progress = create_progress_artifact(percent, self.key("progress"), progress_in_words(event))
         else:
             update_progress_artifact(self._progress, percent, progress_in_words(event))
 
-    def show_leaderboard(self, rows: Sequence[dict[str, Any]], description: str) -> None:
+    def show_leaderboard(self, view: StudyView) -> None:
         """Show the best designs as a table."""
-        create_table_artifact(list(rows), self.key("leaderboard"), description)
+        create_table_artifact(leaderboard_rows(view), self.key("leaderboard"), str(view.noise or ""))
 
-    def show_report(self, markdown: str) -> None:
-        """Show where the report is and what it says first."""
-        create_markdown_artifact(markdown, self.key("report"), "Where to read on.")
+    def show_report(self, view: StudyView, path: Path) -> None:
+        """Show what came of the study and where to read on."""
+        create_markdown_artifact(in_markdown(view, path, self.dashboard), self.key("report"))
 
 
 def run_logger() -> "logging.Logger | logging.LoggerAdapter[Any]":

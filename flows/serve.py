@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
             console.print("Ctrl-C stops everything")
             services.watch()
     except DnnflowError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         console.print("stopped")

@@ -4,15 +4,18 @@ Tasks run in the flow's process; designs run as Dask futures inside the training
 """
 
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from distributed import Client
 from pipeline_form import PipelineForm
 from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
 from run_watch import Watch
 
 from dnnflow import stages
@@ -20,6 +23,7 @@ from dnnflow.data.dataset import Dataset
 from dnnflow.errors import ClusterError
 from dnnflow.execute.executor import Executor
 from dnnflow.pipeline import Pipeline
+from dnnflow.results.aggregate import StudyView
 from dnnflow.settings import Settings
 from dnnflow.study import Study
 
@@ -27,10 +31,19 @@ DESIGNS_PER_SHARD = 50
 MAX_SHARDS = 10
 
 
-def shards(study: Study) -> list[tuple[int, int]]:
-    """Return the slices of a study's designs that are a task run each: (i, n), the i-th of n."""
+@dataclass(frozen=True)
+class Shard:
+    """A slice of a study's designs that is one task run."""
+
+    number: int
+    """1 for the first."""
+    of: int
+
+
+def shards(study: Study) -> list[Shard]:
+    """Return the slices of a study's designs, in order."""
     count = min(MAX_SHARDS, math.ceil(len(study.designs) / DESIGNS_PER_SHARD))
-    return [(index, count) for index in range(count)]
+    return [Shard(number, count) for number in range(1, count + 1)]
 
 
 def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> Study:
@@ -47,16 +60,20 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> Study:
 
 
 def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:
-    """Tell whether a failed task is worth another try: bad input stays bad, networks and clusters recover."""
+    """Tell whether a failed task is worth another try: networks and clusters recover, bad input stays bad."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, OSError | ClusterError) or isinstance(getattr(error, "__cause__", None), OSError)
+    cause = getattr(error, "__cause__", None) or error
+    if isinstance(cause, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+        return False
+    return isinstance(error, ClusterError) or isinstance(cause, OSError)
 
 
 def say_how_to_go_on(flow: Flow[..., object], run: FlowRun, state: State[object]) -> None:
     """Log what to do after a run that did not end well."""
-    Watch("study").say(
-        f"{run.name} did not finish: {state.message}. Finished designs are stored; "
-        "retry this run, or run the pipeline again, to train only what is missing."
+    flow_run_logger(run, flow).error(
+        "The run did not finish: %s Designs that were trained are stored: when the cause is removed, "
+        "retry this run (or run the pipeline again) to train only what is missing.",
+        state.message,
     )
 
 
@@ -68,29 +85,31 @@ def upload(pipeline: Pipeline, watch: Watch) -> stages.Upload:
 
 
 @task(task_run_name="preprocess {pipeline.dataset.label}", cache_policy=NO_CACHE)
-def preprocess(pipeline: Pipeline, settings: Settings, watch: Watch) -> Dataset:
+def preprocess(pipeline: Pipeline, settings: Settings, client: Client | None, watch: Watch) -> Dataset:
     """Make the dataset, or find it again."""
-    return stages.preprocess(pipeline, settings, listener=watch)
+    return stages.preprocess(pipeline, settings, client=client, listener=watch)
 
 
-@task(task_run_name="train {shard[0]} of {shard[1]}", retries=1, retry_delay_seconds=10,
+@task(task_run_name="train {shard.number} of {shard.of}", retries=1, retry_delay_seconds=10,
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
-def train(study: Study, executor: Executor, shard: tuple[int, int], watch: Watch) -> int:
+def train(study: Study, executor: Executor, shard: Shard, watch: Watch) -> int:
     """Train what is missing of one slice of the designs."""
-    return stages.train(study, executor, shard=shard, listener=watch)
+    return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=watch)
 
 
-@task(cache_policy=NO_CACHE)
-def aggregate(study: Study, watch: Watch) -> None:
+@task(task_run_name="aggregate", cache_policy=NO_CACHE)
+def aggregate(study: Study, watch: Watch) -> StudyView:
     """Rank the designs and save the best models."""
-    watch.show_leaderboard(stages.aggregate(study, listener=watch))
+    view = stages.aggregate(study, listener=watch)
+    watch.show_leaderboard(view)
+    return view
 
 
-@task(cache_policy=NO_CACHE)
-def report(study: Study, path: str | None, watch: Watch) -> Path:
+@task(task_run_name="report", cache_policy=NO_CACHE)
+def report(study: Study, view: StudyView, path: str | None, watch: Watch) -> Path:
     """Write the report."""
     written = stages.report(study, listener=watch, path=path)
-    watch.show_report(study, written)
+    watch.show_report(view, written)
     return written
 
 
@@ -99,12 +118,13 @@ def study(pipeline: PipelineForm) -> str:
     """Train many network designs on one table and report which work best; returns the study's id."""
     watch, settings = Watch(pipeline.name), Settings.from_environment()
     upload(pipeline, watch)
-    dataset = preprocess(pipeline, settings, watch)
-    run = begin(pipeline, dataset, settings)
-    if not run.is_finished:
-        with stages.open_executor(pipeline, settings, listener=watch) as executor:
-            for shard in shards(run):
-                train(run, executor, shard, watch)
-    aggregate(run, watch)
-    report(run, pipeline.outputs.report, watch)
+    with stages.open_named_client(pipeline, settings, listener=watch) as client:
+        dataset = preprocess(pipeline, settings, client, watch)
+        run = begin(pipeline, dataset, settings)
+        if not run.is_finished:
+            with stages.open_executor(pipeline, settings, client=client, listener=watch) as executor:
+                for shard in shards(run):
+                    train(run, executor, shard, watch)
+    view = aggregate(run, watch)
+    report(run, view, pipeline.outputs.report, watch)
     return run.id

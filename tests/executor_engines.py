@@ -1,7 +1,7 @@
 """Engines that behave as a test wants; workers import them by the name `executor_engines:Class`.
 
-What a design does is said by its seed. Each training leaves a line `seed pid` in the file named by LOG, so that
-tests see what ran, and how often.
+What a design does is said by its seed. Each training leaves a line `seed pid` in a file beside the dataset,
+so that tests see what ran, and how often.
 """
 
 import os

@@ -54,9 +54,13 @@ def test_packs_shrink_towards_the_end_so_that_workers_finish_together() -> None:
     assert size.choose(waiting=1, slots=4) == 1
 
 
-@given(st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1e4)), max_size=20), st.integers(1, 10**6),
-       st.integers(0, 1000))  # fmt: skip
-def test_a_pack_is_never_empty_nor_past_its_limit(seen: list[tuple[int, float]], waiting: int, slots: int) -> None:
+FINISHED_PACKS = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1e4)), max_size=20)
+
+
+@given(FINISHED_PACKS, st.integers(1, 10**6), st.integers(0, 1000))
+def test_a_pack_is_neither_empty_nor_past_its_limit(
+    seen: list[tuple[int, float]], waiting: int, slots: int
+) -> None:
     size = PackSize(LIMITS)
     for count, seconds in seen:
         size.observe(count, seconds)

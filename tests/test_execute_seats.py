@@ -14,7 +14,7 @@ SUSPECT = Load((Design(seed=2),), suspect=True)
 
 
 def facts(address: str = "tcp://a:1", **changes: Any) -> WorkerFacts:
-    plain: dict[str, Any] = {"local_directory": "/w/1", "nanny": "tcp://a:2", "nthreads": 1, "memory_limit": 10**9}
+    plain = {"local_directory": "/w/1", "nanny": "tcp://a:2", "nthreads": 1, "memory_limit": 10**9}
     return WorkerFacts.from_identity(address, plain | changes)
 
 

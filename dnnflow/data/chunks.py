@@ -10,14 +10,14 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnflow.data.inference import read_block
+from dnnflow.data.arrow import codes, numbers, read_block, whole
 from dnnflow.data.preprocess import NumberColumn, Preprocessing
-from dnnflow.data.statistics import KeptBlock, Layout, classes_of, numbers_of, whole
+from dnnflow.data.statistics import KeptBlock, Layout, classes_of
 from dnnflow.errors import DataError
 
 Split = Literal["train", "test"]
@@ -113,19 +113,19 @@ def _encode(
     part: Part, split: Split, layout: Layout, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     table = read_block(part.block.path)
-    codes = classes_of(table, layout.label, layout.classes)
-    test = layout.rule.is_test(part.block.first_row, codes)
-    mine = np.flatnonzero(test if split == "test" else (codes >= 0) & ~test)
+    classes = classes_of(table, layout.label, layout.classes)
+    test = layout.rule.is_test(part.block.first_row, classes)
+    mine = np.flatnonzero(test if split == "test" else (classes >= 0) & ~test)
     rows = mine[part.skip : part.skip + part.rows]
-    columns = []
+    columns: list[NDArray[Any]] = []
     for column in preprocessing.columns:
         if isinstance(column, NumberColumn):
-            columns.append(numbers_of(table, column.name)[rows])
+            columns.append(numbers(whole(table, column.name))[rows])
         else:
             texts = whole(table, column.name)
             known = column.codes([*texts.dictionary.to_pylist(), None])
-            columns.append(known[texts.indices.fill_null(len(known) - 1).to_numpy()[rows]])
-    return preprocessing.encode(columns), codes[rows]
+            columns.append(known[codes(texts)[rows]])
+    return preprocessing.encode(columns), classes[rows]
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> str:

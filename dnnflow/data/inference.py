@@ -1,8 +1,8 @@
 """Types of columns, inferred over all blocks of a table.
 
 A block is parsed by a plan (which columns are text). Its facts say how far the plan held; the facts of all
-blocks together decide. A column is a number when at least half of its values are; then the first value that is
-not is an error.
+blocks together decide. A column is a number when at least half of its values are; then the first value that
+is not is an error.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnnflow.data.arrow import TEXT, codes, numbers, whole, write_block
 from dnnflow.data.csv_reader import Block, Dialect, RowError, parse
 from dnnflow.data.schema import (
     MAX_CATEGORIES,
@@ -25,9 +26,6 @@ from dnnflow.data.schema import (
     to_number,
 )
 from dnnflow.errors import DataError
-
-TEXT = pa.dictionary(pa.int32(), pa.string())
-"""How text is parsed and kept: codes and the block's own distinct values."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def parse_block(block: Block, plan: Plan, spill: Path) -> BlockFacts:
         return BlockFacts(0, len(data), error=(error.row, error.reason))
     facts = {}
     for name in table.column_names:
-        column = table.column(name)
+        column = whole(table, name)
         if name in corrected:
             facts[name] = corrected[name]
         elif pa.types.is_dictionary(column.type):
@@ -120,18 +118,6 @@ def parse_block(block: Block, plan: Plan, spill: Path) -> BlockFacts:
             facts[name] = _number_facts(column, block.index)
     write_block(table, spill)
     return BlockFacts(table.num_rows, len(data), {n: _capped(f, _limit(n, plan)) for n, f in facts.items()})
-
-
-def write_block(table: pa.Table, path: Path) -> None:
-    """Keep a block's columns uncompressed, so that ranges of rows can be read."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def read_block(path: Path) -> pa.Table:
-    """Return a kept block."""
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
 
 
 def _limit(name: str, plan: Plan) -> int:
@@ -155,50 +141,42 @@ def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[pa.Table, dict[
     table = parse(data, plan.dialect, dict.fromkeys(types, TEXT), markers)
     corrected = {}
     for name in plan.numbers:
-        facts, tidy = _text_facts(table.column(name), plan.missing_values, index)
-        numbers = _as_numbers(tidy)
+        facts, tidy = _text_facts(whole(table, name), plan.missing_values, index)
         if facts.first_text is not None:
             corrected[name] = replace(facts, texts=frozenset())
-        table = table.set_column(table.column_names.index(name), name, numbers)
+        table = table.set_column(table.column_names.index(name), name, _as_numbers(tidy))
     return table, corrected
 
 
-def _one(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    whole = column.combine_chunks()
-    return whole.unify_dictionaries().chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
-
-
 def _as_numbers(column: pa.DictionaryArray) -> pa.Array:
-    numbers = [to_number(text) for text in column.dictionary.to_pylist()]
-    values = pa.array(numbers, pa.float64())
+    values = pa.array([to_number(text) for text in column.dictionary.to_pylist()], pa.float64())
     return values.take(column.indices)
 
 
 def _text_facts(
-    column: pa.ChunkedArray, own: Sequence[str], index: int
+    column: pa.DictionaryArray, own: Sequence[str], index: int
 ) -> tuple[ColumnFacts, pa.DictionaryArray]:
     """Return the facts of a text column, and the column without blanks around values."""
-    whole = _one(column)
-    texts = [text.strip() for text in whole.dictionary.to_pylist()]
+    texts = [text.strip() for text in column.dictionary.to_pylist()]
     gone = [is_missing(text, own) for text in texts]
-    tidy = pa.DictionaryArray.from_arrays(whole.indices, pa.array(texts, pa.string()))
+    tidy = pa.DictionaryArray.from_arrays(column.indices, pa.array(texts, pa.string()))
     if any(gone):
-        hidden = pa.array(gone, pa.bool_()).take(whole.indices)
+        hidden = pa.array(gone, pa.bool_()).take(column.indices)
         tidy = pa.DictionaryArray.from_arrays(
-            pc.if_else(hidden, pa.scalar(None, pa.int32()), whole.indices), tidy.dictionary
+            pc.if_else(hidden, pa.scalar(None, pa.int32()), column.indices), tidy.dictionary
         )
-    codes = tidy.indices.fill_null(len(texts)).to_numpy()
-    counts = np.bincount(codes, minlength=len(texts) + 1)[: len(texts)]
+    row_codes = codes(tidy)
+    counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
     present = [text for text, count in zip(texts, counts, strict=True) if count]
-    numbers = np.array([to_number(text) is not None for text in texts], dtype=bool)
+    numeric = np.array([to_number(text) is not None for text in texts], dtype=bool)
     infinite = np.array([_is_infinite(text) for text in texts], dtype=bool)
     facts = ColumnFacts(
         int(counts.sum()),
-        int(counts[numbers].sum()),
+        int(counts[numeric].sum()),
         all(is_boolean(text) for text in present),
         frozenset(present),
-        _first(~numbers & (counts > 0), codes, texts, index),
-        _first(infinite & (counts > 0), codes, texts, index),
+        _first(~numeric & (counts > 0), row_codes, texts, index),
+        _first(infinite & (counts > 0), row_codes, texts, index),
     )
     return facts, tidy
 
@@ -208,16 +186,16 @@ def _is_infinite(text: str) -> bool:
     return number is not None and bool(np.isinf(number))
 
 
-def _first(wanted: np.ndarray, codes: np.ndarray, texts: list[str], index: int) -> Place | None:
+def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> Place | None:
     """Return the place of the first row whose code is wanted."""
     if not wanted.any():
         return None
-    row = int(np.argmax(np.append(wanted, False)[codes]))
-    return Place(index, row + 1, texts[codes[row]])
+    row = int(np.argmax(np.append(wanted, False)[row_codes]))
+    return Place(index, row + 1, texts[row_codes[row]])
 
 
-def _number_facts(column: pa.ChunkedArray, index: int) -> ColumnFacts:
-    values = column.to_numpy()
+def _number_facts(column: pa.Array, index: int) -> ColumnFacts:
+    values = numbers(column)
     infinite = np.isinf(values)
     place = None
     if infinite.any():

@@ -273,8 +273,8 @@ def _check_counts(classes: Classes, counts: NDArray[np.integer], label: str) -> 
     if (counts < 2).any():
         name = shown(classes.names[int(np.argmin(counts))])
         raise DataError(
-            f"a class needs at least 2 rows (one to train, one to test), got 1 of {name} in column {label!r}; "
-            "add rows of it, or remove that row"
+            f"a class needs at least 2 rows (one to train, one to test), got 1 of {name} in column "
+            f"{label!r}; add rows of it, or remove that row"
         )
 
 

@@ -137,7 +137,8 @@ class Classes:
         if fractions and n > CONTINUOUS_CLASSES:
             raise DataError(
                 f"a label must be classes, but column {label!r} looks continuous (numbers that are not "
-                f"whole, more than {CONTINUOUS_CLASSES} different); choose another label or group its values first"
+                f"whole, more than {CONTINUOUS_CLASSES} different); choose another label or group its "
+                "values first"
             )
         if n > MAX_CLASSES:
             raise DataError(

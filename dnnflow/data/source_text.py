@@ -103,8 +103,9 @@ class Cutter:
         return tuple(self.cuts)
 
     def _count(self, piece: bytes, start: int, end: int) -> int:
-        if self._quote and piece.count(self._quote, start, end) % 2:
-            self._quoted = not self._quoted
+        # To look for a quote is several times as fast as to count them, and most tables have none.
+        if self._quote and piece.find(self._quote, start, end) >= 0:
+            self._quoted ^= piece.count(self._quote, start, end) % 2 == 1
         return end
 
     def _unclosed(self) -> DataError:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dnnflow.data.inference import read_block
+from dnnflow.data.arrow import codes, numbers, read_block, whole
 from dnnflow.data.schema import Classes
 from dnnflow.data.split import SplitRule, class_counts
 
@@ -18,6 +18,8 @@ MAX_FREQUENT_VALUES = 100_000
 
 _ROUNDS = ((53, 11), (42, 11), (31, 11), (20, 11), (9, 11), (0, 9))
 """Shift and width of the bits by which the median is narrowed down, most significant first."""
+_DIGITS = 1 << 11
+_TOP = np.uint64(1 << 63)
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,9 @@ class BlockStatistics:
 def classes_of(table: pa.Table, label: str, classes: Classes) -> NDArray[np.int16]:
     """Return the class of each row of a block, -1 where the label is missing."""
     column = whole(table, label)
-    codes = np.array([*classes.codes(column.dictionary.to_pylist()), -1], dtype=np.int16)
-    rows: NDArray[np.int16] = codes[column.indices.fill_null(len(codes) - 1).to_numpy()]
+    code = np.array([*classes.codes(column.dictionary.to_pylist()), -1], dtype=np.int16)
+    rows: NDArray[np.int16] = code[codes(column)]
     return rows
-
-
-def whole(table: pa.Table, name: str) -> Any:
-    """Return a column of a kept block as one array."""
-    chunks = table.column(name).chunks
-    return chunks[0] if len(chunks) == 1 else table.column(name).combine_chunks()
 
 
 def label_block(block: KeptBlock, label: str, classes: Classes) -> NDArray[np.int16]:
@@ -118,29 +114,23 @@ def label_block(block: KeptBlock, label: str, classes: Classes) -> NDArray[np.in
     return classes_of(read_block(block.path), label, classes)
 
 
-def numbers_of(table: pa.Table, name: str) -> NDArray[np.float64]:
-    """Return a column of numbers, NaN where missing."""
-    values: NDArray[np.float64] = whole(table, name).to_numpy(zero_copy_only=False)
-    return values
-
-
 def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
     """Return the statistics of one block."""
-    table, codes, train = _training_rows(block, layout)
+    table, mine, train = _training_rows(block, layout)
     n_classes = len(layout.classes.names)
-    counts = class_counts(codes[train], n_classes)
+    counts = class_counts(mine[train], n_classes)
     return BlockStatistics(
         counts,
-        class_counts(codes, n_classes) - counts,
-        _moments([_present(numbers_of(table, name)[train]) for name in layout.numbers]),
+        class_counts(mine, n_classes) - counts,
+        moments([_present(numbers(whole(table, name))[train]) for name in layout.numbers]),
         tuple(_categories(whole(table, name), train, name in layout.booleans) for name in layout.texts),
     )
 
 
 def _training_rows(block: KeptBlock, layout: Layout) -> tuple[pa.Table, NDArray[np.int16], NDArray[np.int64]]:
     table = read_block(block.path)
-    codes = classes_of(table, layout.label, layout.classes)
-    return table, codes, np.flatnonzero((codes >= 0) & ~layout.rule.is_test(block.first_row, codes))
+    mine = classes_of(table, layout.label, layout.classes)
+    return table, mine, np.flatnonzero((mine >= 0) & ~layout.rule.is_test(block.first_row, mine))
 
 
 def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,7 +138,8 @@ def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values[~missing] if missing.any() else values
 
 
-def _moments(columns: Sequence[NDArray[np.float64]]) -> Moments:
+def moments(columns: Sequence[NDArray[np.float64]]) -> Moments:
+    """Return the moments of columns that have no missing values."""
     size, found = len(columns), [(i, values) for i, values in enumerate(columns) if len(values)]
     count = np.array([len(values) for values in columns], dtype=np.int64)
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
@@ -163,9 +154,9 @@ def _moments(columns: Sequence[NDArray[np.float64]]) -> Moments:
 
 def _categories(column: Any, train: NDArray[np.int64], boolean: bool) -> dict[str, int]:
     texts = column.dictionary.to_pylist()
-    codes = column.indices.fill_null(len(texts)).to_numpy()[train]
+    found = np.bincount(codes(column)[train], minlength=len(texts) + 1).tolist()
     counts: dict[str, int] = {}
-    for text, count in zip(texts, np.bincount(codes, minlength=len(texts) + 1).tolist(), strict=False):
+    for text, count in zip(texts, found, strict=False):
         name = text.lower() if boolean else text
         if count:
             counts[name] = counts.get(name, 0) + count
@@ -181,7 +172,7 @@ def frequency_block(block: KeptBlock, layout: Layout) -> list[Frequencies]:
     table, _, train = _training_rows(block, layout)
     found: list[Frequencies] = []
     for name in layout.numbers:
-        values, counts = np.unique(_present(numbers_of(table, name)[train]) + 0.0, return_counts=True)
+        values, counts = np.unique(_present(numbers(whole(table, name))[train]) + 0.0, return_counts=True)
         found.append((values, counts.astype(np.int64)))
     return found
 
@@ -238,8 +229,7 @@ class MedianSearch:
 
     def medians(self) -> NDArray[np.float64]:
         """Return the mean of both middle values, shape (columns,)."""
-        top = np.uint64(1 << 63)
-        bits = np.where(self.prefixes & top, self.prefixes ^ top, ~self.prefixes)
+        bits = np.where(self.prefixes & _TOP, self.prefixes ^ _TOP, ~self.prefixes)
         middle = bits.view(np.float64)
         return middle[:, 0] + (middle[:, 1] - middle[:, 0]) / 2
 
@@ -247,19 +237,19 @@ class MedianSearch:
 def median_block(block: KeptBlock, layout: Layout, search: MedianSearch) -> NDArray[np.int64]:
     """Count a block's training values by their next bits, shape (columns, 2, 2048)."""
     table, _, train = _training_rows(block, layout)
-    counts = np.zeros((len(layout.numbers), 2, 1 << 11), dtype=np.int64)
+    columns = (_present(numbers(whole(table, name))[train]) for name in layout.numbers)
+    counts = [count_bits(values, search, i) for i, values in enumerate(columns)]
+    return np.array(counts, dtype=np.int64).reshape(len(counts), 2, _DIGITS)
+
+
+def count_bits(values: NDArray[np.float64], search: MedianSearch, column: int) -> NDArray[np.int64]:
+    """Count one column's values by their next bits, for both prefixes; shape (2, 2048)."""
     shift, width = _ROUNDS[search.round]
-    mask = np.uint64((1 << width) - 1)
-    for i, name in enumerate(layout.numbers):
-        bits = (_present(numbers_of(table, name)[train]) + 0.0).view(np.uint64)  # + 0.0: one zero, not two
-        top = np.uint64(1 << 63)
-        keys = np.where(bits & top, ~bits, bits | top)
-        for j in range(2):
-            if search.round:
-                known = keys >> np.uint64(shift + width) == search.prefixes[i, j]
-                chosen = keys[known]
-            else:
-                chosen = keys
-            digits = ((chosen >> np.uint64(shift)) & mask).astype(np.int64)
-            counts[i, j] = np.bincount(digits, minlength=1 << 11)
+    bits = (values + 0.0).view(np.uint64)  # + 0.0 makes one zero of the two
+    keys = np.where(bits & _TOP, ~bits, bits | _TOP)
+    counts = np.empty((2, _DIGITS), dtype=np.int64)
+    for i, prefix in enumerate(search.prefixes[column]):
+        chosen = keys[keys >> np.uint64(shift + width) == prefix] if search.round else keys
+        digits = (chosen >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+        counts[i] = np.bincount(digits.astype(np.int64), minlength=_DIGITS)
     return counts

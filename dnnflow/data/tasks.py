@@ -5,7 +5,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 _WINDOW = 4
 """Tasks in flight for each thread: enough to keep it busy, few enough to keep memory flat."""
+_GIVE_UP_S = 30.0
 
 
 class Future(Protocol):
@@ -30,8 +31,10 @@ class Future(Protocol):
 class Tasks:
     """Submits module-level functions, and yields their values in order."""
 
-    def __init__(self, submit: Callable[..., Future], threads: int) -> None:
-        self._submit, self._window = submit, _WINDOW * threads
+    def __init__(
+        self, submit: Callable[..., Future], give_up: Callable[[Iterable[Future]], None], threads: int
+    ) -> None:
+        self._submit, self._give_up, self._window = submit, give_up, _WINDOW * threads
 
     def run(self, name: str, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         """Call `function` with each of `calls` and yield the values in their order."""
@@ -44,8 +47,7 @@ class Tasks:
             while flying:
                 yield flying.popleft().result()
         finally:
-            for future in flying:
-                future.cancel()
+            self._give_up(flying)
 
 
 @contextmanager
@@ -55,12 +57,12 @@ def open_tasks(client: "distributed.Client | None", workers: int | None) -> Iter
     Threads do on one machine: parsing and arithmetic run outside the interpreter lock.
     """
     if client is not None:
-        yield Tasks(_on_cluster(client), max(1, sum(client.nthreads().values())))
+        yield Tasks(_on_cluster(client), _wait, max(1, sum(client.nthreads().values())))
         return
     threads = workers or _cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="dnnflow-ingest")
     try:
-        yield Tasks(lambda name, function, *arguments: pool.submit(function, *arguments), threads)
+        yield Tasks(lambda name, function, *arguments: pool.submit(function, *arguments), _cancel, threads)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -69,6 +71,20 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _cancel(futures: Iterable[Future]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _wait(futures: Iterable[Future]) -> None:
+    """Wait for tasks on a cluster: a running one cannot be stopped, and writes where all will be removed."""
+    if flying := list(futures):
+        import distributed
+
+        with suppress(TimeoutError):
+            distributed.wait(flying, timeout=_GIVE_UP_S)
 
 
 def _on_cluster(client: "distributed.Client") -> Callable[..., Future]:

@@ -86,8 +86,14 @@ def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras
 def _hidden(flow: Any, layer: Layer, index: int, seed: int, dtype: str) -> Any:
     regularizer = keras.regularizers.L2(layer.l2) if layer.l2 else None
     activation = None if layer.batch_norm else layer.activation
-    flow = keras.layers.Dense(layer.units, activation=activation, kernel_initializer=layer.initializer,
-                              kernel_regularizer=regularizer, name=f"layer_{index}", dtype=dtype)(flow)  # fmt: skip
+    flow = keras.layers.Dense(
+        layer.units,
+        activation=activation,
+        kernel_initializer=layer.initializer,
+        kernel_regularizer=regularizer,
+        name=f"layer_{index}",
+        dtype=dtype,
+    )(flow)
     if layer.batch_norm:
         flow = keras.layers.BatchNormalization(name=f"batch_norm_{index}", dtype=dtype)(flow)
         flow = keras.layers.Activation(layer.activation, name=f"activation_{index}", dtype=dtype)(flow)
@@ -104,8 +110,10 @@ def _call(reference: Reference, seed: int, n_features: int, n_classes: int) -> k
         raise DesignError(f"{reference.function} must return a Keras model, got {type(model).__name__}")
     shape = tuple(model(np.zeros((1, n_features), np.float32), training=False).shape)
     if shape != (1, n_classes):
-        raise DesignError(f"{reference.function} must map (rows, {n_features}) to (rows, {n_classes}), "
-                          f"got {shape} for one row; end it with Dense(n_classes, 'softmax')")  # fmt: skip
+        raise DesignError(
+            f"{reference.function} must map (rows, {n_features}) to (rows, {n_classes}), "
+            f"got {shape} for one row; end it with Dense(n_classes, 'softmax')"
+        )
     return model
 
 
@@ -114,6 +122,8 @@ def _find(function: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise DesignError(f"a design's function must be importable on the worker, got {function!r}: {error}; "
-                          "install its package there") from error  # fmt: skip
+        raise DesignError(
+            f"a design's function must be importable on the worker, got {function!r}: {error}; "
+            "install its package there"
+        ) from error
     return found

@@ -154,8 +154,10 @@ def _read_kind(kind: str, given: Any, convert: Convert) -> Draw:
 
 def _int_range(given: Any, convert: Convert) -> IntRange:
     whole = all(isinstance(value, int) and not isinstance(value, bool) for value in given)
-    if not whole or len(given) not in (2, 3) or given[0] > given[1] or given[-1] < 1 and len(given) == 3:
-        raise DesignError(f"int takes whole numbers [low, high] or [low, high, step] with low <= high, got {given}")
+    if not whole or len(given) not in (2, 3) or given[0] > given[1] or (len(given) == 3 and given[2] < 1):
+        raise DesignError(
+            f"int takes whole numbers [low, high] or [low, high, step] with low <= high, got {given}"
+        )
     found = IntRange(*given)
     convert(found.low)
     convert(found.at(found.length - 1))
@@ -176,7 +178,7 @@ def _uniform(kind: str, given: Any, convert: Convert) -> Uniform:
 
 def _distinct(values: list[Any]) -> tuple[Any, ...]:
     """Drop repeated values, so that a grid has no design twice."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for value in values:
         plain = value.to_dict() if hasattr(value, "to_dict") else value
         kept.setdefault(json.dumps(plain, sort_keys=True), value)

@@ -30,8 +30,9 @@ def weight_shapes(design: Design, n_features: int, n_classes: int) -> tuple[Shap
     return tuple(shape for _, shape in _weights(design, n_features, n_classes))
 
 
-def initial_weights(design: Design, n_features: int, n_classes: int,
-                    dtype: DTypeLike = np.float32) -> tuple[np.ndarray, ...]:  # fmt: skip
+def initial_weights(
+    design: Design, n_features: int, n_classes: int, dtype: DTypeLike = np.float32
+) -> tuple[np.ndarray, ...]:
     """Draw a design's initial weights.
 
     Each layer's kernel has a generator of its own, Philox keyed by (design seed, index of the layer), so that
@@ -108,7 +109,9 @@ def _orthogonal(rng: np.random.Generator, shape: Shape) -> np.ndarray:
 def _layers(design: Design, n_features: int) -> Iterator[tuple[Layer, int]]:
     """Yield each hidden layer with the width of its input."""
     if design.reference is not None:
-        raise DesignError("weights are drawn for designs given by layers, got one by reference; build its model")
+        raise DesignError(
+            "weights are drawn for designs given by layers, got one by reference; build its model"
+        )
     width = n_features
     for layer in design.layers:
         yield layer, width

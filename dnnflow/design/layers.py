@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+from dnnflow.design.checks import number, optimizer_value, require, schedule_value, whole
 from dnnflow.errors import DesignError
 from dnnflow.paths import content_id
 
@@ -55,21 +56,10 @@ MAX_UNITS = 10**12
 MAX_LAYERS = 100_000
 Scalar = bool | int | float | str
 
-_FLAGS = frozenset({"nesterov", "amsgrad", "centered"})
-_BELOW_ONE = frozenset({"beta_1", "beta_2", "rho"})
 _ACTIVATION_RULE = f"activation must be one of {', '.join(ACTIVATIONS)}"
 _INITIALIZER_RULE = f"initializer must be one of {', '.join(INITIALIZERS)}"
 _OPTIMIZER_RULE = f"optimizer must be one of {', '.join(OPTIMIZERS)}"
 _SCHEDULE_RULE = f"schedule must be one of {', '.join(SCHEDULES)}"
-
-
-def _require(condition: bool, rule: str, got: object) -> None:
-    if not condition:
-        raise DesignError(f"{rule}, got {got!r}")
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -92,11 +82,8 @@ def _json(value: Any) -> Any:
 
 
 def _as_float(record: Any, *names: str) -> None:
-    """Make 1 and 1.0 the same value, so that they give the same id."""
     for name in names:
-        value = getattr(record, name)
-        _require(isinstance(value, int | float) and not isinstance(value, bool), f"{name} must be a number", value)
-        object.__setattr__(record, name, float(value))
+        object.__setattr__(record, name, number(name, getattr(record, name)))
 
 
 def _build(kind: type, data: Mapping[str, Any], what: str) -> Any:
@@ -114,34 +101,7 @@ def _check_parameters(what: str, given: Mapping[str, Any], known: frozenset[str]
     if not given:
         return
     unknown = sorted(set(given) - known)
-    _require(not unknown, f"{what} takes {', '.join(sorted(known)) or 'no parameter'}", ", ".join(unknown))
-
-
-def _optimizer_value(name: str, value: object) -> Scalar:
-    """Return a parameter of an optimizer as the one type it has, or refuse it."""
-    if name in _FLAGS:
-        _require(isinstance(value, bool), f"{name} must be true or false", value)
-        return bool(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DesignError(f"{name} must be a number, got {value!r}")
-    low = float(value) > 0 if name == "epsilon" else float(value) >= 0
-    high = float(value) < 1 if name in _BELOW_ONE else float(value) <= 1
-    _require(low and high, f"{name} must be {'above' if name == 'epsilon' else 'at least'} 0 and "
-             f"{'below' if name in _BELOW_ONE else 'at most'} 1", value)  # fmt: skip
-    return float(value)
-
-
-def _schedule_value(kind: str, name: str, value: object) -> float:
-    """Return a parameter of a schedule as the one type it has, or refuse it."""
-    if name in ("every", "patience"):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise DesignError(f"schedule {kind}: {name} must be a whole number >= 1, got {value!r}")
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DesignError(f"schedule {kind}: {name} must be a number, got {value!r}")
-    top = float("inf") if name == "min_delta" else 1.0
-    _require(0.0 <= value <= top, f"schedule {kind}: {name} must be in [0, {top}]", value)
-    return float(value)
+    require(not unknown, f"{what} takes {', '.join(sorted(known)) or 'no parameter'}", ", ".join(unknown))
 
 
 @dataclass(frozen=True)
@@ -163,12 +123,13 @@ class Layer:
 
     def __post_init__(self) -> None:
         _as_float(self, "dropout", "l2")
-        _require(_whole(self.units) and 1 <= self.units <= MAX_UNITS, "units must be a whole number >= 1", self.units)
-        _require(self.activation in ACTIVATIONS, _ACTIVATION_RULE, self.activation)
-        _require(0.0 <= self.dropout < 1.0, "dropout must be in [0, 1)", self.dropout)
-        _require(isinstance(self.batch_norm, bool), "batch_norm must be true or false", self.batch_norm)
-        _require(self.initializer in INITIALIZERS, _INITIALIZER_RULE, self.initializer)
-        _require(0.0 <= self.l2 < float("inf"), "l2 must be >= 0", self.l2)
+        possible = whole(self.units) and 1 <= self.units <= MAX_UNITS
+        require(possible, f"units must be a whole number in [1, {MAX_UNITS:,}]", self.units)
+        require(self.activation in ACTIVATIONS, _ACTIVATION_RULE, self.activation)
+        require(0.0 <= self.dropout < 1.0, "dropout must be in [0, 1)", self.dropout)
+        require(isinstance(self.batch_norm, bool), "batch_norm must be true or false", self.batch_norm)
+        require(self.initializer in INITIALIZERS, _INITIALIZER_RULE, self.initializer)
+        require(0.0 <= self.l2 < float("inf"), "l2 must be >= 0", self.l2)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not at their default."""
@@ -188,10 +149,10 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         _as_float(self, "learning_rate")
-        _require(self.name in OPTIMIZERS, _OPTIMIZER_RULE, self.name)
-        _require(0.0 < self.learning_rate < float("inf"), "learning_rate must be > 0", self.learning_rate)
+        require(self.name in OPTIMIZERS, _OPTIMIZER_RULE, self.name)
+        require(0.0 < self.learning_rate < float("inf"), "learning_rate must be > 0", self.learning_rate)
         _check_parameters(f"optimizer {self.name}", self.parameters, OPTIMIZERS[self.name])
-        values = {name: _optimizer_value(name, value) for name, value in self.parameters.items()}
+        values = {name: optimizer_value(name, value) for name, value in self.parameters.items()}
         object.__setattr__(self, "parameters", values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -212,9 +173,9 @@ class Schedule:
     parameters: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _require(self.kind in SCHEDULES, _SCHEDULE_RULE, self.kind)
+        require(self.kind in SCHEDULES, _SCHEDULE_RULE, self.kind)
         _check_parameters(f"schedule {self.kind}", self.parameters, SCHEDULES[self.kind])
-        values = {name: _schedule_value(self.kind, name, value) for name, value in self.parameters.items()}
+        values = {name: schedule_value(self.kind, name, value) for name, value in self.parameters.items()}
         object.__setattr__(self, "parameters", values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,8 +194,8 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         _as_float(self, "min_delta")
-        _require(_whole(self.patience) and self.patience >= 1, "patience must be >= 1", self.patience)
-        _require(0.0 <= self.min_delta < float("inf"), "min_delta must be >= 0", self.min_delta)
+        require(whole(self.patience) and self.patience >= 1, "patience must be >= 1", self.patience)
+        require(0.0 <= self.min_delta < float("inf"), "min_delta must be >= 0", self.min_delta)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not at their default."""
@@ -256,9 +217,10 @@ class Reference:
     def __post_init__(self) -> None:
         module, colon, name = self.function.partition(":")
         valid = bool(colon) and all(part.isidentifier() for part in [*module.split("."), name])
-        _require(valid, "a design's function must be written module:function", self.function)
+        require(valid, "a design's function must be written module:function", self.function)
         for name, value in self.parameters.items():
-            _require(isinstance(value, bool | int | float | str), f"parameter {name} must be a plain value", value)
+            plain = isinstance(value, bool | int | float | str)
+            require(plain, f"parameter {name} must be a number, text, true or false", value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not at their default."""
@@ -287,11 +249,12 @@ class Design:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple(self.layers))
-        _require(len(self.layers) <= MAX_LAYERS, f"a design has at most {MAX_LAYERS:,} layers", len(self.layers))
-        _require(_whole(self.residual) and self.residual >= 0, "residual must be >= 0", self.residual)
-        _require(_whole(self.batch_size) and self.batch_size >= 1, "batch_size must be >= 1", self.batch_size)
-        _require(_whole(self.epochs) and self.epochs >= 1, "epochs must be >= 1", self.epochs)
-        _require(_whole(self.seed) and 0 <= self.seed < 2**63, "seed must be in [0, 2^63)", self.seed)
+        count = len(self.layers)
+        require(count <= MAX_LAYERS, f"a design has at most {MAX_LAYERS:,} layers", count)
+        require(whole(self.residual) and self.residual >= 0, "residual must be >= 0", self.residual)
+        require(whole(self.batch_size) and self.batch_size >= 1, "batch_size must be >= 1", self.batch_size)
+        require(whole(self.epochs) and self.epochs >= 1, "epochs must be >= 1", self.epochs)
+        require(whole(self.seed) and 0 <= self.seed < 2**63, "seed must be in [0, 2^63)", self.seed)
         if self.reference is not None and (self.layers or self.residual):
             raise DesignError("a design has either layers or a reference, got both; drop one")
 
@@ -320,8 +283,7 @@ class Design:
         """
         plain = dict(data)
         plain["layers"] = tuple(_build(Layer, item, "a layer") for item in plain.get("layers", ()))
-        parts = {"optimizer": Optimizer, "schedule": Schedule, "early_stopping": EarlyStopping, "reference": Reference}
-        for name, kind in parts.items():
+        for name, kind in _PARTS.items():
             if plain.get(name) is not None:
                 plain[name] = _build(kind, plain[name], name)
         design: Design = _build(cls, plain, "a design")
@@ -332,8 +294,16 @@ class Design:
         if self.reference is not None:
             given = ", ".join(f"{key}={value}" for key, value in self.reference.parameters.items())
             return f"{self.reference.function}({given})"
-        return f"{_describe_layers(self.layers)}, {self.optimizer.name} {self.optimizer.learning_rate:.3g}, " \
-               f"batch {self.batch_size}"  # fmt: skip
+        step = f"{self.optimizer.name} {self.optimizer.learning_rate:.3g}"
+        return f"{_describe_layers(self.layers)}, {step}, batch {self.batch_size}"
+
+
+_PARTS: Mapping[str, type] = {
+    "optimizer": Optimizer,
+    "schedule": Schedule,
+    "early_stopping": EarlyStopping,
+    "reference": Reference,
+}
 
 
 def _describe_layers(layers: tuple[Layer, ...]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnflow.design.draws import Choice, Draw, read_draw
+from dnnflow.design.draws import Convert, Draw, read_draw
 from dnnflow.design.layers import (
     MAX_LAYERS,
     OPTIMIZERS,
@@ -49,22 +49,30 @@ def _early_stopping(value: Any) -> EarlyStopping | None:
     return Design.from_dict({"early_stopping": value}).early_stopping
 
 
+def _of_layer(name: str) -> Convert:
+    return lambda value: getattr(Layer(**{"units": 1, name: value}), name)
+
+
+def _of_design(name: str) -> Convert:
+    return lambda value: getattr(Design(**{name: value}), name)
+
+
+def _of_optimizer(optimizer: str, name: str) -> Convert:
+    return lambda value: Optimizer(optimizer, parameters={name: value}).parameters[name]
+
+
 def _parameter(value: Any) -> Any:
     return Reference("a:b", {"value": value}).parameters["value"]
 
 
-_CONVERT = {
+_CONVERT: dict[str, Convert] = {
     "depth": _depth,
-    "units": lambda value: Layer(value).units,
-    **{name: (lambda value, name=name: getattr(Layer(1, **{name: value}), name)) for name in LAYER_FIELDS[1:]},
-    "residual": lambda value: Design(residual=value).residual,
+    **{name: _of_layer(name) for name in LAYER_FIELDS},
+    **{name: _of_design(name) for name in ("residual", "batch_size", "epochs", "seed")},
     "optimizer": lambda value: Optimizer(value).name,
     "learning_rate": lambda value: Optimizer(learning_rate=value).learning_rate,
     "schedule": _schedule,
-    "batch_size": lambda value: Design(batch_size=value).batch_size,
-    "epochs": lambda value: Design(epochs=value).epochs,
     "early_stopping": _early_stopping,
-    "seed": lambda value: Design(seed=value).seed,
 }
 _NETWORK_FIELDS = ("depth", *LAYER_FIELDS, "residual")
 _TRAINING_FIELDS = ("learning_rate", "schedule", "batch_size", "epochs", "early_stopping", "seed")
@@ -162,7 +170,7 @@ class Space:
         return plain
 
     def length(self) -> int | None:
-        """Return how many different designs there are, or None when a continuous range makes them uncountable."""
+        """Return how many different designs there are, or None with a continuous range among the fields."""
         if self.designs:
             return len(self._listed)
         total = 0
@@ -186,8 +194,10 @@ class Space:
         for branch in self._branches():
             for (name, key), draw in branch.dimensions:
                 if draw.length is None:
-                    raise DesignError(f"a grid needs values that can be counted, got {draw.spec()} for "
-                                      f"{key or name}; write a choice or take strategy random")  # fmt: skip
+                    raise DesignError(
+                        f"a grid needs values that can be counted, got {draw.spec()} for "
+                        f"{key or name}; write a choice or take strategy random"
+                    )
         return (branch.at(index) for branch in self._branches() for index in _count(branch.length or 0))
 
     def sample(self, n: int, seed: int = 0) -> Iterator[Design]:
@@ -240,11 +250,18 @@ class Space:
             found += [(("reference", name), draw) for name, draw in self.reference["parameters"].items()]
         for name in LAYER_FIELDS if depth else ():
             draw = getattr(self, name)
-            found += [((name, i), draw) for i in range(depth)] if name in self.per_layer else [((name, None), draw)]
+            found += (
+                [((name, i), draw) for i in range(depth)]
+                if name in self.per_layer
+                else [((name, None), draw)]
+            )
         if depth:
             found.append((("residual", None), self.residual))
-        found += [(("parameter", name), draw) for name, draw in self.optimizer_parameters.items()
-                  if name in OPTIMIZERS[optimizer]]  # fmt: skip
+        found += [
+            (("parameter", name), draw)
+            for name, draw in self.optimizer_parameters.items()
+            if name in OPTIMIZERS[optimizer]
+        ]
         found += [((name, None), getattr(self, name)) for name in _TRAINING_FIELDS]
         return _Branch(depth, optimizer, reference, tuple(found))
 
@@ -258,10 +275,11 @@ class Space:
         for name, spec in self.optimizer_parameters.items():
             takers = [optimizer for optimizer in _values(self.optimizer) if name in OPTIMIZERS[optimizer]]
             if not takers:
-                known = sorted({key for optimizer in _values(self.optimizer) for key in OPTIMIZERS[optimizer]})
+                known = sorted(
+                    {key for optimizer in _values(self.optimizer) for key in OPTIMIZERS[optimizer]}
+                )
                 raise DesignError(f"optimizer_parameters takes {', '.join(known)}, got {name}")
-            found[name] = read_draw(name, spec, lambda value, taker=takers[0], name=name: Optimizer(
-                taker, parameters={name: value}).parameters[name])  # fmt: skip
+            found[name] = read_draw(name, spec, _of_optimizer(takers[0], name))
         return found
 
     def _check_kind(self) -> None:
@@ -322,7 +340,12 @@ class _Branch:
         if (LAYER_FIELDS[0], 0) not in given and all((name, None) in given for name in LAYER_FIELDS):
             return (_layer(*(given[name, None] for name in LAYER_FIELDS)),) * self.depth
         return tuple(
-            _layer(*(given[name, index] if (name, index) in given else given[name, None] for name in LAYER_FIELDS))
+            _layer(
+                *(
+                    given[name, index] if (name, index) in given else given[name, None]
+                    for name in LAYER_FIELDS
+                )
+            )
             for index in range(self.depth)
         )
 
@@ -352,7 +375,9 @@ def _read_reference(data: Mapping[str, Any]) -> dict[str, Any]:
     if unknown or "function" not in data:
         raise DesignError(f"reference takes function and parameters, got {', '.join(sorted(data))}")
     function = Reference(data["function"]).function
-    parameters = {name: read_draw(name, spec, _parameter) for name, spec in data.get("parameters", {}).items()}
+    parameters = {
+        name: read_draw(name, spec, _parameter) for name, spec in data.get("parameters", {}).items()
+    }
     return {"function": function, "parameters": parameters}
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 from distributed.security import Security
 
 from dnnflow.errors import ClusterError, InputError
@@ -22,10 +23,15 @@ CONNECT_S = 20.0
 DASHBOARD_PORT = 8787
 """Dask's usual port, taken where it is free."""
 LOOPBACK = "127.0.0.1"
+GONE = (Status.closed, Status.failed)
+"""States of a nanny that restarts no worker any more."""
 
 OWN_CLUSTER_CONFIG = {
     # Dask waits for ever for a worker by default.
     "distributed.scheduler.no-workers-timeout": "300s",
+    # Dask would close a nanny whose worker is away so long after it last went, even if it is just restarting:
+    # `respawn` does it better.
+    "distributed.deploy.lost-worker-timeout": "365 days",
     # The scheduler lives in this process: of the outcomes that passed it, only the last events are kept.
     "distributed.admin.low-level-log-length": 100,
     # Workers are restarted between packs when they have grown; pausing one would only keep its packs waiting.
@@ -142,7 +148,8 @@ def _ready(client: Client) -> ClusterReady:
 
 def _warn_if_open(address: str, listener: Listener) -> None:
     url = urlsplit(address)
-    if url.scheme == "tcp" and not (url.hostname or "").startswith(("127.", "localhost", "::1")):
+    host = url.hostname or ""
+    if url.scheme == "tcp" and not (host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host)):
         listener(Notice(
             f"{address} is not encrypted: whoever reaches this port can run code on the cluster; "
             "use tls:// with certificates of `dnnflow cluster certs`"
@@ -174,3 +181,26 @@ def _dashboard_port() -> int:
     """Return 8787 where nobody listens, else 0 for any free port."""
     with socket.socket() as probe:
         return 0 if probe.connect_ex((LOOPBACK, DASHBOARD_PORT)) == 0 else DASHBOARD_PORT
+
+
+def own_cluster(client: Client) -> LocalCluster | None:
+    """Return the cluster of this process that a client belongs to, None for any other."""
+    return client.cluster if isinstance(client.cluster, LocalCluster) else None
+
+
+def respawn(client: Client) -> None:
+    """Replace workers of our own cluster that nobody restarts any more.
+
+    A nanny closes itself when the process it has just started dies (distributed/nanny.py, `instantiate`); the
+    cluster makes a new one when that one is forgotten and it is told its size again.
+    """
+    cluster = own_cluster(client)
+    if cluster is not None:
+        cluster.loop.add_callback(_replace_closed, cluster)
+
+
+def _replace_closed(cluster: LocalCluster) -> None:
+    for name in [name for name, nanny in cluster.workers.items() if nanny.status in GONE]:
+        del cluster.workers[name]
+    if cluster.status is Status.running and set(cluster.worker_spec) - set(cluster.workers):
+        cluster.scale(len(cluster.worker_spec))

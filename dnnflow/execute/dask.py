@@ -10,7 +10,7 @@ import pickle
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, wait
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +18,13 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed import Client, Future, KilledWorker
 from distributed.scheduler import NoValidWorkerError
 
 from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
+from dnnflow.execute.cluster import own_cluster, respawn
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
@@ -35,8 +36,8 @@ POLL_S = 0.5
 """How often the scheduler is asked who works."""
 SCHEDULER_SILENCE_S = 20.0
 """How long the scheduler may not answer before the run ends."""
-RESTART_S = 90.0
-"""How long the restart of a worker may take."""
+RESTART_S = 30.0
+"""How long a worker process may take to end."""
 GO_ON = "run the same command: what has been stored is not trained again"
 
 
@@ -105,7 +106,7 @@ class _Run:
         self._inbox: SimpleQueue[Handler] = SimpleQueue()
         self._futures: dict[int, Future[bytes]] = {}
         self._submitted = 0
-        self._restarts = ThreadPoolExecutor(4, thread_name_prefix="dnnflow-restart")
+        self._restarts: list[ThreadFuture[None]] = []
         self._watch: ThreadFuture[None] | None = None
         self._answered_s = self._worked_s = time.monotonic()
         self._last_error: BaseException | None = None
@@ -136,7 +137,8 @@ class _Run:
                 self._client.cancel(futures, force=True)
             if busy:
                 self._client.run(stop_run, self._name, workers=busy, on_error="ignore", callback_timeout=5)
-        self._restarts.shutdown(wait=False, cancel_futures=True)
+        # A worker that hangs must not go on after the run.
+        wait(self._restarts, timeout=RESTART_S)
 
     # What Dask's event loop does: put handlers into the inbox.
 
@@ -165,6 +167,16 @@ class _Run:
             self._inbox.put(partial(self._handle_error, number, error))
         else:
             self._inbox.put(partial(self._handle_delivery, number, delivery))
+
+    async def _replace(self, seat: Seat) -> None:
+        """Kill a worker process, whose nanny starts another one."""
+        try:
+            await self._client.scheduler.restart_workers(
+                workers=[seat.worker.address], timeout=RESTART_S, wait_for_workers=False,
+                stimulus_id=f"dnnflow-restart-{self._name}",
+            )  # fmt: skip
+        except Exception as error:  # the worker or the scheduler went meanwhile: the census will tell
+            self._inbox.put(partial(self._handle_failed_restart, seat, error))
 
     # What the iterating thread does.
 
@@ -260,7 +272,7 @@ class _Run:
             if seat.hangs(self._answered_s, self._job.settings.time_limit_s):
                 lost += self._interrupt(seat)
             self._advise(seat)
-        _respawn(self._client)
+        respawn(self._client)
         return lost + self._require_seats()
 
     def _require_seats(self) -> list[Outcome]:
@@ -273,7 +285,7 @@ class _Run:
         elif self._table.seats:
             reasons = "; ".join(sorted({seat.unusable for seat in self._table.seats.values()}))
             raise ClusterError(f"a run needs a worker that can do it, got: {reasons}") from self._last_error
-        wait_s = self._options.wait_for_workers_s or (120.0 if _own_cluster(self._client) else 300.0)
+        wait_s = self._options.wait_for_workers_s or (120.0 if own_cluster(self._client) else 300.0)
         if now - self._worked_s > wait_s:
             kind = "worker with a GPU" if self._job.device == "gpu" else "worker"
             address = self._client.scheduler.address
@@ -350,13 +362,8 @@ class _Run:
     def _restart(self, seat: Seat) -> None:
         """Have a worker process replaced; the census sees the new one."""
         seat.draining = True
-        self._restarts.submit(self._restart_blocking, seat)
-
-    def _restart_blocking(self, seat: Seat) -> None:
-        try:
-            self._client.restart_workers([seat.worker.address], timeout=RESTART_S, raise_for_error=False)
-        except Exception as error:  # the worker or the scheduler went meanwhile: the census will tell
-            self._inbox.put(partial(self._handle_failed_restart, seat, error))
+        self._restarts = [restart for restart in self._restarts if not restart.done()]
+        self._restarts.append(self._on_loop(self._replace(seat)))
 
     def _handle_failed_restart(self, seat: Seat, error: Exception) -> list[Outcome]:
         seat.unusable = f"it could not be restarted ({error})"
@@ -372,19 +379,3 @@ class _Run:
         if message not in self._noticed:
             self._noticed.add(message)
             self._listener(Notice(message))
-
-
-def _own_cluster(client: Client) -> LocalCluster | None:
-    return client.cluster if isinstance(client.cluster, LocalCluster) else None
-
-
-def _respawn(client: Client) -> None:
-    """Replace workers of our own cluster that it has given up.
-
-    A worker process that dies while it starts is not restarted by its nanny (distributed/nanny.py,
-    `_on_worker_exit`); the cluster drops it after `distributed.deploy.lost-worker-timeout`, and makes a new
-    one when it is told its size again.
-    """
-    cluster = _own_cluster(client)
-    if cluster is not None and set(cluster.worker_spec) - set(cluster.workers):
-        cluster.scale(len(cluster.worker_spec))

@@ -1,5 +1,6 @@
 """A study's leaderboard as text for a terminal."""
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -9,11 +10,18 @@ from dnnflow.results.aggregate import StudyView
 def leaderboard_table(view: StudyView, top: int = 10) -> Table:
     """Return the best designs as a table; the caption says how far its order can be trusted."""
     title = f"{escape(view.record.name)}: the best designs"
-    table = Table(title=title, caption=_caption(view), title_justify="left", caption_justify="left")
+    table = Table(
+        title=title,
+        caption=_caption(view),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("rank", "accuracy", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("design", overflow="fold")
-    for name in ("weights", "epochs", "training s"):
+    for name in ("weights", "epochs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for place in view.leaderboard[:top]:
         table.add_row(

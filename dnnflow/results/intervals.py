@@ -58,7 +58,10 @@ def student_t(degrees: int) -> float:
     if degrees <= len(T_95):
         return T_95[degrees - 1]
     z, d = Z_95, degrees
-    return z + (z**3 + z) / (4 * d) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
+    first = (z**3 + z) / (4 * d)
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
+    return z + first + second + third
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:

@@ -70,7 +70,7 @@ class Noise:
                 f"equally good, chance alone would put the first about {100 * self.luck:.1f} points too high."
             )
         return (
-            f"{near} The best of {self.designs:,} is optimistic, for it was chosen on the rows it is measured on: "
+            f"{near} The best of {self.designs:,} is optimistic, being chosen on the rows it is measured on: "
             "measure it on rows that no design has seen."
         )
 

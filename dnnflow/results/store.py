@@ -57,8 +57,12 @@ class Store:
             self._engine.dispose()
             raise
         dialect = self._engine.dialect.name
-        insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-        self._insert_trials = insert(trials).on_conflict_do_nothing()
+        self._insert_trials: sa.Executable = (
+            # psycopg does not tell how many rows of many were new
+            postgresql.insert(trials).on_conflict_do_nothing().returning(trials.c.design_id)
+            if dialect == "postgresql"
+            else sqlite.insert(trials).on_conflict_do_nothing()
+        )
         self._clock: sa.ColumnElement[float] = (
             sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
             if dialect == "postgresql"
@@ -269,7 +273,8 @@ class Store:
         with self._write() as connection:
             if not connection.execute(touched).rowcount:
                 raise _not_found(study_id)
-            return connection.execute(self._insert_trials, rows).rowcount
+            done = connection.execute(self._insert_trials, rows)
+            return len(done.all()) if done.returns_rows else done.rowcount
 
     def finished(self, study_id: str) -> set[str]:
         """Return the ids of all designs that have a trial, whatever its state."""
@@ -333,7 +338,7 @@ class Store:
         with self._read() as connection:
             for first in range(0, len(design_ids), IDS_A_STATEMENT):
                 some = trials.c.design_id.in_(design_ids[first : first + IDS_A_STATEMENT])
-                found.update(connection.execute(query.where(some)).tuples())
+                found |= {row[0]: row[1] for row in connection.execute(query.where(some))}
         return {design_id: found[design_id] for design_id in design_ids if design_id in found}
 
     # ---- connections

@@ -1,6 +1,5 @@
 """The seam between a study and whatever trains its designs."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,7 +47,10 @@ class Engine(Protocol):
         ...
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        """Yield one `Fitted` a design, in order; what goes wrong with a design is a failed trial, not raised."""
+        """Yield one `Fitted` a design, in order.
+
+        What goes wrong with a design is a failed trial; what goes wrong with all of them may be raised.
+        """
         ...
 
 
@@ -83,18 +85,3 @@ def failed_trial(design: Design, error: BaseException, context: TrainingContext,
         total_s=total_s,
         error=TrialError.from_exception(error),
     )
-
-
-FitOne = Callable[[Design, TrainingContext], Fitted]
-
-
-def train_each(fit: FitOne, designs: Sequence[Design], context: TrainingContext, *, engine: str) -> Iterator[Fitted]:
-    """Train designs one after the other with a function that may raise; an exception fails its design alone."""
-    for design in designs:
-        started_at, start = now(), time.monotonic()
-        try:
-            yield fit(design, context)
-        except Exception as error:  # user code and libraries may raise anything: the study goes on
-            total_s = time.monotonic() - start
-            trial = failed_trial(design, error, context, engine=engine, started_at=started_at, total_s=total_s)
-            yield Fitted(trial)

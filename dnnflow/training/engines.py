@@ -38,7 +38,9 @@ def find_engine(name: str) -> Engine:
     try:
         return _load(name)
     except (ImportError, AttributeError) as error:
-        raise NotFoundError(f"an engine must be importable, got {name!r}: {error}; install what it needs") from error
+        raise NotFoundError(
+            f"an engine must be importable, got {name!r}: {error}; install what it needs"
+        ) from error
 
 
 def _load(name: str) -> Engine:
@@ -48,6 +50,8 @@ def _load(name: str) -> Engine:
     if ":" not in target:
         near = difflib.get_close_matches(name, engine_names(), n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise NotFoundError(f"engine must be one of {', '.join(engine_names())} or module:Class, got {name!r}{hint}")
+        raise NotFoundError(
+            f"engine must be one of {', '.join(engine_names())} or module:Class, got {name!r}{hint}"
+        )
     loaded = EntryPoint(name, target, ENTRY_POINTS).load()
     return cast(Engine, loaded())

@@ -1,6 +1,6 @@
 """What all designs of a study share, small enough to go along with every task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dnnflow.errors import InputError
@@ -13,7 +13,7 @@ class Job:
 
     dataset: str
     """Path of the dataset's directory, valid on the worker."""
-    settings: TrainingSettings = TrainingSettings()
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU where the process has one."""
 

@@ -52,7 +52,7 @@ class KerasEngine:
         return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        """Yield one `Fitted` a design, in order. Its weights are to be taken before the next one is asked for."""
+        """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""
         limit_threads(1)
         return train_designs(self._fit, designs, context, engine=self.name)
 
@@ -71,7 +71,9 @@ class KerasEngine:
             course=course,
             test_loss=test.loss,
             confusion=confusion,
-            parameters=count_parameters(design, n_features, n_classes) if known else program.model.count_params(),
+            parameters=count_parameters(design, n_features, n_classes)
+            if known
+            else program.model.count_params(),
             flops=count_flops(design, n_features, n_classes) if known else None,
             weights=network.weights,
         )
@@ -99,8 +101,14 @@ class KerasEngine:
 class KerasNetwork:
     """A design's program on its way through the epochs."""
 
-    def __init__(self, program: "KerasProgram", design: Design, rows: TrainingRows, tensors: "_Tensors",
-                 call_steps: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        program: "KerasProgram",
+        design: Design,
+        rows: TrainingRows,
+        tensors: "_Tensors",
+        call_steps: int,
+    ) -> None:
         self._program = program
         self._rows = rows
         self._tensors = tensors
@@ -132,7 +140,7 @@ class KerasNetwork:
         for block in blocks:
             loss, found = self._program.evaluate(self._tensors.of(block))
             loss_sum, counts = loss_sum + loss, counts + found
-        total = counts.sum()
+        total = int(counts.sum())
         return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
 
     def weights(self) -> Weights:
@@ -141,7 +149,7 @@ class KerasNetwork:
 
     def set_weights(self, weights: Weights) -> None:
         """Go back to weights that `weights` gave."""
-        self._program.model.set_weights(list(weights))
+        self._program.set_weights(weights)
 
 
 class _Tensors:
@@ -202,8 +210,10 @@ def _on(device: str) -> AbstractContextManager[None]:
         scope: Callable[[str], AbstractContextManager[None]] = tf.device
         return scope("/CPU:0")
     if not tf.config.list_physical_devices("GPU"):
-        raise ClusterError("device gpu needs a GPU that TensorFlow sees, got none; set device: cpu, or install "
-                           "tensorflow with CUDA on this worker")  # fmt: skip
+        raise ClusterError(
+            "device gpu needs a GPU that TensorFlow sees, got none; set device: cpu, or install "
+            "tensorflow with CUDA on this worker"
+        )
     tf.config.experimental.enable_op_determinism()
     scope = tf.device
     return scope("/GPU:0")

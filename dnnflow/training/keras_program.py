@@ -4,6 +4,7 @@
 batch size, learning rate and initial weights as inputs, so that designs which differ only in those share one.
 """
 
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -33,30 +34,46 @@ class KerasProgram:
         Of the features that will be given.
     """
 
-    def __init__(self, model: keras.Model, optimizer: Any, n_features: int, n_classes: int, *,
-                 dtype: str = "float32") -> None:  # fmt: skip
+    def __init__(
+        self, model: keras.Model, optimizer: Any, n_features: int, n_classes: int, *, dtype: str = "float32"
+    ) -> None:
         self.model = model
         self.n_classes = n_classes
         self._optimizer = optimizer
         self._loss = _loss_of(model, n_classes)
         optimizer.build(model.trainable_variables)
+        self._weights = model.weights
         self._first = [variable.numpy() for variable in optimizer.variables]
-        features = tf.TensorSpec((None, n_features), dtype)
-        inputs = (features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT)
-        self._train = tf.function(self._train_steps, input_signature=inputs, autograph=False)
-        self._evaluate = tf.function(self._confusion, input_signature=(features, _LABELS, _ORDER), autograph=False)
+        self._features = tf.TensorSpec((None, n_features), dtype)
+
+    @cached_property
+    def _train(self) -> Any:
+        """The traced steps. A concrete function: calls find no signature again, and tracing is not warned of."""
+        inputs = (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT)
+        return tf.function(self._train_steps, input_signature=inputs, autograph=False).get_concrete_function()
+
+    @cached_property
+    def _evaluate(self) -> Any:
+        inputs = (self._features, _LABELS, _ORDER)
+        return tf.function(self._measure, input_signature=inputs, autograph=False).get_concrete_function()
 
     def restart(self, weights: Weights, dropout_seeds: dict[str, int]) -> None:
         """Go back to the start of a training with other initial weights and other seeds of dropout layers."""
-        self.model.set_weights(list(weights))
+        self.set_weights(weights)
         for variable, value in zip(self._optimizer.variables, self._first, strict=True):
-            variable.assign(value)
+            variable.value.assign(value)
         for name, seed in dropout_seeds.items():
             self.model.get_layer(name).seed_generator.state.assign([seed, 0])
 
-    def train(self, block: tuple[Any, Any, Any], batch_size: int, first: int, last: int,
-              learning_rate: float) -> tuple[float, int]:  # fmt: skip
-        """Take the steps over `order[first:last]`, rows that `order` numbers in a block (features, labels, order).
+    def set_weights(self, weights: Weights) -> None:
+        """Set the model's weights; quicker than its own method, which checks and names each."""
+        for variable, value in zip(self._weights, weights, strict=True):
+            variable.value.assign(value)
+
+    def train(
+        self, block: tuple[Any, Any, Any], batch_size: int, first: int, last: int, learning_rate: float
+    ) -> tuple[float, int]:
+        """Take the steps over `order[first:last]` of a block (features, labels, order).
 
         Returns
         -------
@@ -70,16 +87,27 @@ class KerasProgram:
 
     def evaluate(self, block: tuple[Any, Any, Any]) -> tuple[float, np.ndarray]:
         """Return the summed loss over a block's rows and the counts [true class][predicted class]."""
-        loss, confusion = self._evaluate(*block)
-        return float(loss), confusion.numpy()
+        features, labels, order = block
+        loss_sum, counts = 0.0, np.zeros((self.n_classes, self.n_classes), np.int64)
+        for first in range(0, len(order), _EVALUATE_ROWS):
+            rows = order[first : first + _EVALUATE_ROWS]
+            loss, found = self._evaluate(features, labels, rows)
+            loss_sum, counts = loss_sum + float(loss) * len(rows), counts + found.numpy()
+        return loss_sum, counts
 
-    def _train_steps(self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any) -> Any:
+    def _train_steps(
+        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any
+    ) -> Any:
         def step(start: Any, loss_sum: Any, right: Any) -> Any:
             rows = order[start : tf.minimum(start + batch_size, last)]  # (batch,)
             targets = tf.gather(labels, rows)  # (batch,)
             loss, predicted = self._step(tf.gather(features, rows), targets)
             count = tf.cast(tf.size(rows), tf.float64)
-            return start + batch_size, loss_sum + tf.cast(loss, tf.float64) * count, right + _right(predicted, targets)
+            return (
+                start + batch_size,
+                loss_sum + tf.cast(loss, tf.float64) * count,
+                right + _right(predicted, targets),
+            )
 
         def unfinished(start: Any, loss_sum: Any, right: Any) -> Any:
             return (start < last) & tf.math.is_finite(loss_sum)
@@ -97,22 +125,12 @@ class KerasProgram:
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         return loss, predicted
 
-    def _confusion(self, features: Any, labels: Any, order: Any) -> Any:
-        def batch(start: Any, loss_sum: Any, counts: Any) -> Any:
-            rows = order[start : start + _EVALUATE_ROWS]  # (batch,)
-            targets = tf.gather(labels, rows)
-            predicted = self.model(tf.gather(features, rows), training=False)  # (batch, classes)
-            loss = tf.cast(self._loss(targets, predicted), tf.float64) * tf.cast(tf.size(rows), tf.float64)
-            classes = tf.argmax(predicted, axis=1, output_type=tf.int32)
-            found = tf.math.confusion_matrix(targets, classes, self.n_classes, dtype=tf.int64)
-            return start + _EVALUATE_ROWS, loss_sum + loss, counts + found
-
-        begin = (tf.constant(0), tf.zeros((), tf.float64), tf.zeros((self.n_classes, self.n_classes), tf.int64))
-        shapes = tuple(value.shape for value in begin)
-        _, loss_sum, counts = tf.while_loop(
-            lambda start, *_: start < tf.size(order), batch, begin, shape_invariants=shapes, parallel_iterations=1
-        )
-        return loss_sum, counts
+    def _measure(self, features: Any, labels: Any, rows: Any) -> Any:
+        targets = tf.gather(labels, rows)  # (rows,)
+        predicted = self.model(tf.gather(features, rows), training=False)  # (rows, classes)
+        classes = tf.argmax(predicted, axis=1, output_type=tf.int32)
+        counts = tf.math.confusion_matrix(targets, classes, self.n_classes, dtype=tf.int64)
+        return self._loss(targets, predicted), counts
 
 
 def _right(predicted: Any, targets: Any) -> Any:
@@ -121,7 +139,10 @@ def _right(predicted: Any, targets: Any) -> Any:
 
 
 def _loss_of(model: keras.Model, n_classes: int) -> Any:
-    """Return loss(targets (batch,), predicted (batch, classes)) with penalties: the model's own if it is compiled."""
+    """Return a model's loss(targets (batch,), predicted (batch, classes)), with penalties.
+
+    It is the model's own if it is compiled.
+    """
     if not model.compiled:
         entropy = keras.losses.SparseCategoricalCrossentropy()
         return lambda targets, predicted: entropy(targets, predicted) + sum(model.losses)

@@ -1,4 +1,4 @@
-"""The training loop: epochs, schedule, early stopping, limits. The same for all engines that train epoch by epoch."""
+"""The training loop: epochs, schedule, early stopping, limits; for all engines that go epoch by epoch."""
 
 import math
 import time
@@ -25,8 +25,10 @@ class Deadline:
         """Raise `TimeLimitError` when the limit is passed."""
         spent_s = time.monotonic() - self.started_s
         if self.limit_s is not None and spent_s > self.limit_s:
-            raise TimeLimitError(f"training must end within time_limit_s={self.limit_s:g}, got {spent_s:.3g} s "
-                                 f"{progress}; raise the limit or leave it out")  # fmt: skip
+            raise TimeLimitError(
+                f"training must end within time_limit_s={self.limit_s:g}, got {spent_s:.3g} s "
+                f"{progress}; raise the limit or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class Course:
 
     def history(self) -> dict[str, tuple[float, ...]]:
         """Return the measures as a trial keeps them."""
-        history = {"loss": tuple(x.loss for x in self.fitted), "accuracy": tuple(x.accuracy for x in self.fitted)}
+        history = {
+            "loss": tuple(x.loss for x in self.fitted),
+            "accuracy": tuple(x.accuracy for x in self.fitted),
+        }
         if self.watched:
             history["val_loss"] = tuple(x.loss for x in self.watched)
             history["val_accuracy"] = tuple(x.accuracy for x in self.watched)

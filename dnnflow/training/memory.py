@@ -26,7 +26,8 @@ def check_memory(design: Design, context: TrainingContext) -> None:
     Raises
     ------
     OutOfMemoryError
-        When its weights and activations need more than `context.memory_bytes` (without one: what is available).
+        When its weights and activations need more than `context.memory_bytes`, or, without one, than what
+        the machine has left.
     """
     dataset = context.dataset
     need = training_bytes(design, dataset.n_features, dataset.n_classes)
@@ -35,5 +36,7 @@ def check_memory(design: Design, context: TrainingContext) -> None:
         limit = psutil.virtual_memory().available
     if need > limit:
         parameters = count_parameters(design, dataset.n_features, dataset.n_classes)
-        raise OutOfMemoryError(f"a design must fit the worker's memory of {limit / 1e9:.3g} GB, got {need / 1e9:.3g} "
-                               f"GB for {parameters:,} parameters; take fewer units or layers")  # fmt: skip
+        raise OutOfMemoryError(
+            f"a design must fit the worker's memory of {limit / 1e9:.3g} GB, got {need / 1e9:.3g} "
+            f"GB for {parameters:,} parameters; take fewer units or layers"
+        )

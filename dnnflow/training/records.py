@@ -99,7 +99,9 @@ class Trial:
 
     def __post_init__(self) -> None:
         if (self.state is TrialState.COMPLETED) != (self.error is None):
-            raise InputError(f"a trial has an error exactly when it is not completed, got {self.state}, {self.error}")
+            raise InputError(
+                f"a trial has an error exactly when it is not completed, got {self.state}, {self.error}"
+            )
         if self.state is TrialState.COMPLETED and self.test_accuracy is None:
             raise InputError("a completed trial has a test accuracy, got None")
 

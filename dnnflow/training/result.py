@@ -30,9 +30,10 @@ class Result:
 FitDesign = Callable[[Design, TrainingContext], Result]
 
 
-def train_designs(fit: FitDesign, designs: Sequence[Design], context: TrainingContext, *,
-                  engine: str) -> Iterator[Fitted]:  # fmt: skip
-    """Train designs one after the other with a function that may raise; an exception fails its design alone."""
+def train_designs(
+    fit: FitDesign, designs: Sequence[Design], context: TrainingContext, *, engine: str
+) -> Iterator[Fitted]:
+    """Train designs one after the other; an exception of `fit` fails its design alone."""
     for design in designs:
         started_at, start = now(), time.monotonic()
         weights: Callable[[], Weights] | None = None
@@ -41,16 +42,21 @@ def train_designs(fit: FitDesign, designs: Sequence[Design], context: TrainingCo
             result = fit(design, context)
             check_finite(result.test_loss, "the test rows")
             total_s = time.monotonic() - start
-            trial = completed_trial(design, result, context, engine=engine, started_at=started_at, total_s=total_s)
+            trial = completed_trial(
+                design, result, context, engine=engine, started_at=started_at, total_s=total_s
+            )
             weights = result.weights
         except Exception as error:  # user code and libraries may raise anything: the study goes on
             total_s = time.monotonic() - start
-            trial = failed_trial(design, error, context, engine=engine, started_at=started_at, total_s=total_s)
+            trial = failed_trial(
+                design, error, context, engine=engine, started_at=started_at, total_s=total_s
+            )
         yield Fitted(trial, weights)
 
 
-def completed_trial(design: Design, result: Result, context: TrainingContext, *, engine: str, started_at: str,
-                    total_s: float) -> Trial:  # fmt: skip
+def completed_trial(
+    design: Design, result: Result, context: TrainingContext, *, engine: str, started_at: str, total_s: float
+) -> Trial:
     """Return the record of a design that was trained and tested."""
     course, confusion = result.course, result.confusion
     fitted = course.fitted[-1]

@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 Report = Callable[[list[Outcome]], None]
 
 
-def run_pack(pack: Pack, job: Job, *, report: Report | None = None, flush_s: float = 1.0,
-             context: TrainingContext | None = None) -> list[Outcome]:  # fmt: skip
+def run_pack(
+    pack: Pack,
+    job: Job,
+    *,
+    report: Report | None = None,
+    flush_s: float = 1.0,
+    context: TrainingContext | None = None,
+) -> list[Outcome]:
     """Train the designs of a pack, one outcome each, and return those that were not yet reported.
 
     Parameters
@@ -39,7 +45,7 @@ def run_pack(pack: Pack, job: Job, *, report: Report | None = None, flush_s: flo
     Raises
     ------
     DnnflowError
-        For what is wrong with the job (no such dataset, no such engine), never for what is wrong with a design.
+        For what is wrong with the job (no such dataset, no such engine), never with a design.
     """
     engine = _engine(job.settings.engine)
     context = context or job_context(job)
@@ -53,8 +59,13 @@ def run_pack(pack: Pack, job: Job, *, report: Report | None = None, flush_s: flo
     return waiting
 
 
-def job_context(job: Job, *, worker: str = "", device: Literal["cpu", "gpu"] | None = None,
-                memory_bytes: int | None = None) -> TrainingContext:  # fmt: skip
+def job_context(
+    job: Job,
+    *,
+    worker: str = "",
+    device: Literal["cpu", "gpu"] | None = None,
+    memory_bytes: int | None = None,
+) -> TrainingContext:
     """Open the job's dataset (once a process) and say where this process trains.
 
     Parameters
@@ -104,12 +115,16 @@ def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) 
         for fitted in engine.train(designs, context):
             yield fitted
             done += 1
-        error: Exception = RuntimeError(f"engine {engine.name} must yield a trial a design, got {done}; report it")
+        error: Exception = RuntimeError(
+            f"engine {engine.name} must yield a trial a design, got {done}; report it"
+        )
     except Exception as raised:  # an engine is somebody else's code
         error = raised
     for design in designs[done:]:
         total_s = time.monotonic() - start
-        yield Fitted(failed_trial(design, error, context, engine=engine.name, started_at=started_at, total_s=total_s))
+        yield Fitted(
+            failed_trial(design, error, context, engine=engine.name, started_at=started_at, total_s=total_s)
+        )
 
 
 def _outcome(fitted: Fitted, keep_above: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""Learning rate from epoch to epoch, and when to stop: the same for every engine that trains epoch by epoch."""
+"""Learning rate from epoch to epoch, and when to stop; for all engines that go epoch by epoch."""
 
 import math
 
@@ -6,7 +6,7 @@ from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping
 
 
 class LearningRate:
-    """The learning rate of each epoch of a training, by its design's schedule (see `Schedule` for formulas)."""
+    """The learning rate of each epoch, by the design's schedule (formulas: `Schedule`)."""
 
     def __init__(self, design: Design) -> None:
         self._kind = design.schedule.kind
@@ -43,7 +43,7 @@ class LearningRate:
 
 
 class Patience:
-    """Early stopping: which epoch was the best, and whether it is long enough ago (Keras' `EarlyStopping`)."""
+    """Early stopping: which epoch was the best, and is it long ago? (Keras' `EarlyStopping`)"""
 
     def __init__(self, rule: EarlyStopping) -> None:
         self._rule = rule

@@ -1,0 +1,205 @@
+"""How fast a CSV becomes a dataset, and in how much memory: beside pandas + scikit-learn, polars and bare reads.
+
+Each contender runs in a process of its own, all of them in turn, several rounds; the memory is that of the
+process and its children, sampled. The table is made from a seed in a temporary directory and removed.
+
+    python benchmarks/ingest.py                  # 2,000,000 rows x 28 features + label, 1.1 GB
+    python benchmarks/ingest.py --rows 100000    # a small one
+    python benchmarks/ingest.py --large          # also dnnflow on five times the rows: its memory stays
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+FEATURES = 28
+NAMES = [f"feature_{i}" for i in range(FEATURES)]
+
+
+def write_table(path: Path, rows: int) -> None:
+    """Write the table: normal features, and a label that depends on the first."""
+    import polars as pl
+
+    rng = np.random.default_rng(0)
+    with path.open("wb") as file:
+        for start in range(0, rows, 100_000):
+            features = rng.standard_normal((min(100_000, rows - start), FEATURES))
+            label = (features[:, 0] + rng.standard_normal(len(features)) > 0).astype(int)
+            frame = pl.DataFrame(dict(zip(NAMES, features.T, strict=True)) | {"label": label})
+            frame.write_csv(file, include_header=start == 0)
+
+
+def run_dnnflow(path: Path) -> None:
+    """Preprocess out of core, to a dataset on disk."""
+    from dnnflow.data.ingest import ingest
+    from dnnflow.data.recipe import Recipe, Source
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as datasets:
+        dataset = ingest(Source(url=str(path)), Recipe(label="label"), Path(datasets))
+        check(dataset.rows["train"], dataset.rows["test"])
+
+
+def run_pandas(path: Path) -> None:
+    """Preprocess in memory with pandas and scikit-learn."""
+    import pandas as pd
+    from sklearn.model_selection import train_test_split
+    from sklearn.preprocessing import LabelEncoder, MinMaxScaler
+
+    frame = pd.read_csv(path)
+    label = LabelEncoder().fit_transform(frame.pop("label")).astype(np.int32)
+    train, test, _, _ = train_test_split(
+        frame.fillna(0), label, test_size=0.2, stratify=label, random_state=0
+    )
+    scaler = MinMaxScaler().fit(train)
+    arrays = [np.ascontiguousarray(scaler.transform(part), dtype=np.float32) for part in (train, test)]
+    check(*map(len, arrays))
+
+
+def run_polars(path: Path) -> None:
+    """Preprocess in memory with polars."""
+    import polars as pl
+
+    frame = pl.read_csv(path).fill_null(0)
+    test = np.random.default_rng(0).random(frame.height) < 0.2
+    classes = frame["label"].unique().sort()
+    frame.select(
+        pl.col("label").replace_strict(classes, range(len(classes)), return_dtype=pl.Int32)
+    ).to_numpy()
+    train = frame.filter(pl.Series(~test)).select(NAMES)
+    low, high = train.min().row(0), train.max().row(0)
+    scaled = [((pl.col(n) - a) / (b - a)).cast(pl.Float32) for n, a, b in zip(NAMES, low, high, strict=True)]
+    parts = [train, frame.filter(pl.Series(test)).select(NAMES)]
+    check(*(len(np.ascontiguousarray(part.select(scaled).to_numpy())) for part in parts))
+
+
+def read_pandas(path: Path) -> None:
+    """Read only, pandas."""
+    import pandas as pd
+
+    check(len(pd.read_csv(path)), 1)
+
+
+def read_polars(path: Path) -> None:
+    """Read only, polars."""
+    import polars as pl
+
+    check(pl.read_csv(path).height, 1)
+
+
+def read_pyarrow(path: Path) -> None:
+    """Read only, pyarrow's stream of 1 MB blocks."""
+    import pyarrow.csv
+
+    options = pyarrow.csv.ReadOptions(block_size=1 << 20)
+    check(sum(batch.num_rows for batch in pyarrow.csv.open_csv(path, read_options=options)), 1)
+
+
+def check(train: int, test: int) -> None:
+    """Fail if rows were lost on the way."""
+    if not train or not test:
+        raise SystemExit(f"a contender must use all rows, got {train} and {test}")
+
+
+CONTENDERS = {
+    "dnnflow (to disk)": run_dnnflow,
+    "pandas + scikit-learn": run_pandas,
+    "polars": run_polars,
+    "read: pandas": read_pandas,
+    "read: polars": read_polars,
+    "read: pyarrow 1 MB": read_pyarrow,
+}
+
+
+def measure(contender: str, path: Path) -> tuple[float, float]:
+    """Return the seconds that a contender says it took (without its start), and the peak in GB of all its processes."""
+    command = [sys.executable, __file__, "--contender", contender, "--table", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        peak = 0
+        tree = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak = max(peak, resident(tree))
+            time.sleep(0.02)
+        said = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise SystemExit(f"{contender} failed with exit code {process.returncode}")
+    return float(said), peak / 1e9
+
+
+def resident(process: psutil.Process) -> int:
+    """Return the resident memory of a process and its children, in bytes."""
+    total = 0
+    for one in [process, *children(process)]:
+        try:
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process's descendants, none if it has ended."""
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def show(title: str, rows: int, runs: list[tuple[float, float]], ours: float) -> None:
+    """Print a contender's line: medians over its runs."""
+    seconds = statistics.median(s for s, _ in runs)
+    spread = f"{min(s for s, _ in runs):.1f}-{max(s for s, _ in runs):.1f}"
+    peak = max(p for _, p in runs)
+    print(
+        f"{title:24}{seconds:8.2f} s {spread:>11}{rows / seconds / 1e3:10.0f} k rows/s"
+        f"{peak:8.2f} GB{seconds / ours:8.2f} x"
+    )
+
+
+def compare(path: Path, rows: int, rounds: int) -> None:
+    """Run all contenders in turn and print them beside each other."""
+    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name in CONTENDERS:
+            runs[name].append(measure(name, path))
+    ours = statistics.median(s for s, _ in runs["dnnflow (to disk)"])
+    print(f"{'':24}{'median':>8}   {'range':>11}{'speed':>17}{'peak':>11}{'time / ours':>13}")
+    for name, found in runs.items():
+        show(name, rows, found, ours)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", action="store_true", help="also dnnflow on five times the rows")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.contender:
+        start = time.monotonic()
+        CONTENDERS[arguments.contender](arguments.table)
+        print(time.monotonic() - start)
+        return
+    with tempfile.TemporaryDirectory(prefix="dnnflow-ingest-") as directory:
+        path = Path(directory) / "table.csv"
+        write_table(path, arguments.rows)
+        size = path.stat().st_size / 1e9
+        print(f"{arguments.rows:,} rows x {FEATURES} + label, {size:.2f} GB, {psutil.cpu_count()} cores")
+        compare(path, arguments.rows, arguments.rounds)
+        if arguments.large:
+            write_table(path, 5 * arguments.rows)
+            show("dnnflow, 5 x the rows", 5 * arguments.rows, [measure("dnnflow (to disk)", path)], 1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Run one pipeline file as a flow in this process: `PREFECT_API_URL=… python flows/run_pipeline.py FILE`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from dnnflow.errors import DnnflowError
+from dnnflow.serving.processes import POLL_S, ServiceError, answers
+
+SERVER_TIMEOUT_S = 120.0
+TOP = 10
+
+
+def wait_for_server(url: str) -> None:
+    """Wait until a Prefect server answers at its API's URL.
+
+    Raises
+    ------
+    ServiceError
+        If none does in time.
+    """
+    deadline = time.monotonic() + SERVER_TIMEOUT_S
+    while not answers(f"{url}/health"):
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"a Prefect server must answer at PREFECT_API_URL, got none at {url or 'an empty URL'}; "
+                "start one, or use `dnnflow run` to do without"
+            )
+        time.sleep(POLL_S)
+
+
+def run(path: Path) -> str:
+    """Run the flow as soon as the server answers; return the study's id."""
+    # Slow imports, made while the server may still be starting.
+    from study import study
+
+    from dnnflow.pipeline_file import load_pipeline
+
+    pipeline = load_pipeline(path)
+    wait_for_server(os.environ.get("PREFECT_API_URL", ""))
+    return study(pipeline)
+
+
+def show(study_id: str, console: Console) -> None:
+    """Print the leaderboard, the study's id and the path of its report."""
+    from dnnflow.api import open_study
+    from dnnflow.report.terminal import leaderboard_table
+
+    study = open_study(study_id)
+    console.print(leaderboard_table(study.view(), top=TOP))
+    console.print(f"study   {study.id}")
+    console.print(f"report  {study.settings.workspace.report(study.id).absolute()}", soft_wrap=True)
+
+
+def main(path: Path) -> int:
+    """Run a pipeline file and print what came of it; return the exit code."""
+    console = Console(highlight=False)
+    try:
+        show(run(path), console)
+    except DnnflowError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on with what is missing")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,346 @@
+"""The contract of executors, in this process and on a Dask cluster, and what only a cluster can do."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
+
+from dnnflow.data.ingest import ingest
+from dnnflow.data.recipe import Recipe, Source
+from dnnflow.design.layers import Design
+from dnnflow.errors import ClusterError, DnnflowError
+from dnnflow.events import Event, WorkerLost, WorkerRecycled
+from dnnflow.execute import dask as dask_executor
+from dnnflow.execute import seats
+from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
+from dnnflow.execute.dask import DaskExecutor, DaskOptions
+from dnnflow.execute.executor import Executor
+from dnnflow.execute.local import LocalExecutor
+from dnnflow.execute.task import resident_bytes
+from dnnflow.training.job import Job
+from dnnflow.training.records import Outcome, TrainingSettings, TrialState
+
+MakeJob = Callable[..., Job]
+WORKER = ("dask", "worker", "--preload", "dnnflow.execute.worker", "--nthreads", "1", "--no-dashboard")
+QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> MakeJob:
+    """Make jobs of one of the engines in executor_engines.py, on a table of two rows a class."""
+    table = tmp_path / "table.csv"
+    table.write_text("x,y\n1,a\n2,b\n3,a\n4,b\n5,a\n6,b\n")
+    dataset = ingest(Source(url=str(table)), Recipe(label="y"), tmp_path / "datasets")
+
+    def make(engine: str, device: str = "auto", time_limit_s: float | None = None) -> Job:
+        training = TrainingSettings(engine=f"executor_engines:{engine}", time_limit_s=time_limit_s)
+        return Job(str(dataset.path), training, device)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def cluster(client: Client) -> Client:
+    """The session's cluster with all its workers."""
+    deadline = time.monotonic() + 60
+    while len(client.scheduler_info()["workers"]) < 2 and time.monotonic() < deadline:
+        respawn(client)
+        time.sleep(0.2)
+    client.wait_for_workers(2, timeout=1)
+    return client
+
+
+@pytest.fixture(params=["in-process", "dask"])
+def executor(request: pytest.FixtureRequest) -> Executor:
+    if request.param == "in-process":
+        return LocalExecutor()
+    return DaskExecutor(request.getfixturevalue("cluster"))
+
+
+def designs(count: int) -> list[Design]:
+    return [Design(seed=seed) for seed in range(count)]
+
+
+def trained(job: Job) -> Counter[str]:
+    """Return how often each seed was trained, as workers wrote it down."""
+    log = Path(job.dataset).parent / "trained.log"
+    return Counter(line.split()[0] for line in log.read_text().splitlines())
+
+
+def flat(batches: Iterator[list[Outcome]]) -> list[Outcome]:
+    return [outcome for batch in batches for outcome in batch]
+
+
+def ids(outcomes: list[Outcome]) -> list[str]:
+    return sorted(outcome.trial.design_id for outcome in outcomes)
+
+
+def expected(count: int) -> list[str]:
+    return sorted(design.design_id for design in designs(count))
+
+
+# The contract
+
+
+def test_every_design_has_exactly_one_outcome(executor: Executor, job: MakeJob) -> None:
+    outcomes = flat(executor.train(designs(300), job("Instant")))
+    assert ids(outcomes) == expected(300)
+    assert all(outcome.trial.state is TrialState.COMPLETED for outcome in outcomes)
+    assert set(trained(job("Instant")).values()) == {1}
+
+
+def test_no_design_is_no_outcome(executor: Executor, job: MakeJob) -> None:
+    assert flat(executor.train([], job("Instant"))) == []
+
+
+def test_outcomes_say_where_and_when_they_were_made(executor: Executor, job: MakeJob) -> None:
+    for outcome in flat(executor.train(designs(4), job("Instant"))):
+        assert outcome.trial.worker
+        assert outcome.trial.device == "cpu"
+        assert 0 <= outcome.trial.queue_s < 60
+
+
+def test_weights_come_along_from_the_asked_accuracy_on(executor: Executor, job: MakeJob) -> None:
+    kept = flat(executor.train(designs(3), job("Instant"), keep_above=lambda: 0.5))
+    dropped = flat(executor.train(designs(3), job("Instant"), keep_above=lambda: 0.51))
+    assert [outcome.weights for outcome in kept] == [()] * 3
+    assert [outcome.weights for outcome in dropped] == [None] * 3
+
+
+def test_an_impossible_job_raises_what_is_wrong_with_it(executor: Executor, tmp_path: Path) -> None:
+    with pytest.raises(DnnflowError, match="nowhere"):
+        flat(executor.train(designs(5), Job(str(tmp_path / "nowhere"), TrainingSettings())))
+
+
+def test_gpu_without_gpu_is_refused_at_once(executor: Executor, job: MakeJob) -> None:
+    start = time.monotonic()
+    with pytest.raises(ClusterError, match="set device: auto"):
+        flat(executor.train(designs(5), job("Instant", device="gpu")))
+    assert time.monotonic() - start < 20
+
+
+def test_closing_leaves_nothing_running(executor: Executor, job: MakeJob) -> None:
+    endless = job("Endless")
+    batches = executor.train(designs(4 if executor.slots == 1 else 20), endless)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    before = wait_until_still(endless)
+    time.sleep(0.5)
+    assert trained(endless) == before
+
+
+def wait_until_still(job: Job, timeout_s: float = 20.0) -> Counter[str]:
+    """Return what was trained once that has stopped growing."""
+    deadline, last = time.monotonic() + timeout_s, trained(job)
+    while time.monotonic() < deadline:
+        time.sleep(0.3)
+        now = trained(job)
+        if now == last:
+            return now
+        last = now
+    raise TimeoutError("training went on after the run was closed")
+
+
+# Lost workers
+
+
+def test_a_killed_worker_costs_no_design(cluster: Client, job: MakeJob) -> None:
+    events: list[Event] = []
+    batches = DaskExecutor(cluster).train(designs(400), job("Short"), listener=events.append)
+    outcomes: list[Outcome] = []
+    victim = next(iter(cluster.run(os.getpid).values()))
+    for batch in batches:
+        outcomes += batch
+        if victim and len(outcomes) > 40:
+            os.kill(victim, signal.SIGKILL)
+            victim = 0
+    assert ids(outcomes) == expected(400)
+    assert {outcome.trial.state for outcome in outcomes} == {TrialState.COMPLETED}
+    assert [event for event in events if isinstance(event, WorkerLost)]
+
+
+def test_a_design_that_kills_its_worker_takes_nobody_along(cluster: Client, job: MakeJob) -> None:
+    outcomes = flat(DaskExecutor(cluster).train(designs(21), job("Crashing")))
+    assert ids(outcomes) == expected(21)
+    (lost,) = [outcome.trial for outcome in outcomes if outcome.trial.state is not TrialState.COMPLETED]
+    assert lost.state is TrialState.LOST
+    assert lost.design_id == Design(seed=13).design_id
+    assert lost.error is not None
+    assert lost.error.type == "WorkerLost"
+    assert "give workers more" in lost.error.message
+
+
+def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: MakeJob) -> None:
+    """All designs are one pack: those finished before its worker died must not be trained again."""
+    one_pack = dask_executor.PackLimits(growth=1000, shortest_s=5.0)
+    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(designs(200), job("Short"))
+    outcomes: list[Outcome] = []
+    victims = list(cluster.run(os.getpid).values())
+    for batch in batches:
+        outcomes += batch
+        if len(outcomes) > 100:
+            while victims:
+                os.kill(victims.pop(), signal.SIGKILL)
+    assert ids(outcomes) == expected(200)
+    again = sum(times - 1 for times in trained(job("Short")).values())
+    assert again < 100, f"{again} designs were trained again"
+
+
+@pytest.mark.slow
+def test_designs_that_do_not_end_are_given_up_and_the_rest_goes_on(
+    cluster: Client, job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "GRACE_S", 1.0)
+    outcomes = flat(DaskExecutor(cluster).train(designs(5), job("Endless", time_limit_s=0.2)))
+    states = {outcome.trial.design_id: outcome.trial.state for outcome in outcomes}
+    assert states.pop(Design(seed=4).design_id) is TrialState.LOST
+    assert list(states.values()) == [TrialState.COMPLETED] * 4
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_while_it_starts_is_replaced(job: MakeJob) -> None:
+    """Its nanny does not restart it: without care the cluster stays empty, and the run waits for ever."""
+    with open_cluster(ClusterSpec(workers=1, memory_limit="0", dashboard_port=0)) as client:
+        (nanny,) = client.cluster.workers.values()
+        batches = DaskExecutor(client).train(designs(60), job("Short"))
+        outcomes = list(next(batches))
+        first = nanny.process.pid
+        os.kill(first, signal.SIGKILL)
+        while nanny.process is None or nanny.process.pid in (None, first):
+            time.sleep(0.001)
+        os.kill(nanny.process.pid, signal.SIGKILL)
+        outcomes += flat(batches)
+        assert nanny not in client.cluster.workers.values(), "the process was restarted after all"
+    assert ids(outcomes) == expected(60)
+
+
+# Workers that come, grow, or are missing
+
+
+def test_a_grown_worker_is_restarted_between_packs(cluster: Client, job: MakeJob) -> None:
+    events: list[Event] = []
+    limit = max(cluster.run(resident_bytes).values()) + 60_000_000
+    executor = DaskExecutor(cluster, DaskOptions(resident_limit_bytes=limit))
+    outcomes = flat(executor.train(designs(24), job("Growing"), listener=events.append))
+    assert ids(outcomes) == expected(24)
+    assert set(trained(job("Growing")).values()) == {1}, f"a restart interrupted a training: {events}"
+    recycled = [event for event in events if isinstance(event, WorkerRecycled)]
+    assert recycled
+    assert all(event.resident_bytes > limit for event in recycled)
+    assert not [event for event in events if isinstance(event, WorkerLost)]
+
+
+@pytest.fixture
+def added_worker(cluster: Client) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start workers with the documented command."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", *WORKER, *options, cluster.scheduler.address]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        process = subprocess.Popen(command, env=environment, **QUIET)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while len(cluster.scheduler_info()["workers"]) > 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_a_worker_that_joins_late_gets_designs(
+    cluster: Client, job: MakeJob, added_worker: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    before = set(cluster.scheduler_info()["workers"])
+    seen: set[str] = set()
+    outcomes: list[Outcome] = []
+    batches = DaskExecutor(cluster).train(designs(3000), job("Short"))
+    added_worker("--local-directory", str(Path(job("Short").dataset).parent))
+    for batch in batches:
+        outcomes += batch
+        seen |= {outcome.trial.worker for outcome in batch}
+        if seen - before:
+            break
+    batches.close()  # type: ignore[attr-defined]
+    assert seen - before, "the new worker trained nothing"
+
+
+def test_a_worker_started_by_hand_has_one_thread_and_its_resources(
+    cluster: Client, added_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    added_worker("--resources", "GPU=1", "--name", "by-hand", "--local-directory", str(tmp_path))
+    cluster.wait_for_workers(3, timeout=60)
+    workers = cluster.scheduler_info()["workers"]
+    (address,) = [address for address, item in workers.items() if item["name"] == "by-hand"]
+    identity = workers[address]
+    assert identity["resources"] == {"GPU": 1}
+    environment = cluster.run(lambda: dict(os.environ), workers=[address])[address]
+    assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "1"
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Iterator[Client]:
+    """A cluster with one worker that declares a GPU and one that does not."""
+    plain = {"nthreads": 1, "host": "127.0.0.1", "silence_logs": 50, "preload": ["dnnflow.execute.worker"]}
+    cluster = SpecCluster(
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": None}},
+        workers={
+            "gpu": {"cls": Nanny, "options": plain | {"resources": {"GPU": 1}}},
+            "plain": {"cls": Nanny, "options": plain},
+        },
+        silence_logs=50,
+    )
+    with cluster, Client(cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("device", "used"),
+    [("gpu", {("gpu", "gpu")}), ("auto", {("gpu", "gpu"), ("plain", "cpu")}),
+     ("cpu", {("gpu", "cpu"), ("plain", "cpu")})],
+)  # fmt: skip
+def test_devices_on_a_mixed_cluster(
+    mixed: Client, job: MakeJob, device: str, used: set[tuple[str, str]]
+) -> None:
+    names = {address: item["name"] for address, item in mixed.scheduler_info()["workers"].items()}
+    outcomes = flat(DaskExecutor(mixed).train(designs(60), job("Short", device=device)))
+    assert ids(outcomes) == expected(60)
+    assert {(names[outcome.trial.worker], outcome.trial.device) for outcome in outcomes} == used
+
+
+def test_a_cluster_without_workers_is_an_error_with_a_remedy(job: MakeJob) -> None:
+    empty = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0")
+    with empty, Client(empty, set_as_default=False) as client:
+        executor = DaskExecutor(client, DaskOptions(wait_for_workers_s=1.0))
+        with pytest.raises(ClusterError, match=r"got none for 1 s; start one \(dask worker tcp://"):
+            flat(executor.train(designs(5), job("Instant")))
+
+
+def test_a_lost_scheduler_ends_the_run(job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(dask_executor, "SCHEDULER_SILENCE_S", 2.0)
+    file = tmp_path / "scheduler.json"
+    options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    process = subprocess.Popen([sys.executable, "-m", "dask", "scheduler", *options], **QUIET)
+    try:
+        while not file.exists():
+            time.sleep(0.05)
+        with Client(scheduler_file=str(file), set_as_default=False, timeout=2) as client:
+            threading.Timer(1.0, process.kill).start()
+            with pytest.raises(ClusterError, match=r"scheduler.*run the same command"):
+                flat(DaskExecutor(client).train(designs(5), job("Instant")))
+    finally:
+        process.kill()
+        process.wait(timeout=10)

@@ -1,0 +1,255 @@
+"""A study from data to report, whatever happens on the way: nothing is trained twice, nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from conftest import PIPELINES, ROOT
+
+from dnnflow.api import open_study, run_study
+from dnnflow.errors import DataError, DesignError, NotFoundError, StudyError
+from dnnflow.events import Event, StageStarted, TrialsStored
+from dnnflow.execute.local import LocalExecutor
+from dnnflow.models import load_model
+from dnnflow.pipeline import Pipeline
+from dnnflow.pipeline_file import load_pipeline
+from dnnflow.results.records import StudyState
+from dnnflow.settings import Settings
+
+IRIS = PIPELINES / "iris.yaml"
+TINY = ("executor.kind=in-process", "space.epochs=2", "space.seed=0", "designs=4", "strategy=random")
+
+
+def iris(*overrides: str) -> Pipeline:
+    return load_pipeline(IRIS, [*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An installation that the tests of this module share, so that iris is trained once."""
+    return Settings.from_environment({"DNNFLOW_HOME": str(tmp_path_factory.mktemp("home"))})
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def study(home: Settings, events: list[Event]):
+    return run_study(iris(), settings=home, listener=events.append)
+
+
+def test_every_design_has_one_trial(study) -> None:
+    trials = study.trials()
+    assert sorted(trials["design_id"]) == sorted(design.design_id for design in study.designs)
+    assert set(trials["state"]) == {"completed"}
+    assert study.is_finished
+
+
+def test_stages_are_told_in_order_and_progress_ends_complete(study, events: list[Event]) -> None:
+    stages = [event.stage.value for event in events if isinstance(event, StageStarted)]
+    assert stages == ["upload", "preprocess", "train", "aggregate", "report"]
+    last = [event for event in events if isinstance(event, TrialsStored)][-1]
+    assert (last.total, last.completed, last.failed) == (4, 4, 0)
+    assert last.best_accuracy == study.best["test_accuracy"]
+
+
+def test_the_same_command_shows_the_finished_study(study, home: Settings) -> None:
+    assert run_study(iris(), settings=home).id == study.id
+
+
+def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
+    other = run_study(iris(), settings=home, new=True)
+    assert other.id != study.id
+    assert other.key == study.key
+    accuracies = ["design_id", "test_accuracy"]
+    first, second = (s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other))
+    pd.testing.assert_frame_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "override", ["space.epochs=3", "designs=5", "training.time_limit_s=100", "preprocess.scale=standard"]
+)
+def test_what_changes_the_result_changes_the_key(study, home: Settings, override: str) -> None:
+    from dnnflow import stages
+
+    pipeline = iris(override)
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, home), home)
+    assert begun.key != study.key
+
+
+def test_a_saved_model_reproduces_the_recorded_accuracy_to_the_row(study) -> None:
+    """The file alone, on raw rows, gives the accuracy that the leaderboard shows."""
+    best = study.best
+    saved = load_model(study.settings.workspace.model(study.id, 1))
+    assert saved.about["design_id"] == best["design_id"]
+    raw = pd.read_csv(PIPELINES / "data" / "iris.csv", dtype=str)
+    right = saved.predict(raw)["prediction"] == raw["species"]
+    features, labels = study.dataset.arrays("test")
+    predicted = saved.model.predict(features, verbose=0).argmax(axis=1)
+    assert (predicted == labels).sum() == round(best["test_accuracy"] * len(labels))
+    assert right.mean() == pytest.approx(best["test_accuracy"], abs=0.15)
+
+
+def test_the_models_of_the_best_are_kept_and_no_others(study) -> None:
+    kept = {path.stem for path in study.settings.workspace.weights_directory(study.id).glob("*.npz")}
+    accuracies = study.trials().set_index("design_id")["test_accuracy"]
+    third = accuracies.nlargest(3).iloc[-1]
+    assert kept == set(accuracies[accuracies >= third].index)
+
+
+def test_the_report_is_one_file_and_names_the_study(study) -> None:
+    page = study.settings.workspace.report(study.id).read_text()
+    assert study.id in page
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=.?http", page)
+
+
+def test_a_study_is_found_by_the_beginning_of_its_id(study, home: Settings) -> None:
+    assert open_study(study.id[:10], settings=home).id == study.id
+    with pytest.raises(NotFoundError):
+        open_study("nosuchstudy", settings=home)
+
+
+def test_a_table_that_is_not_there_is_named(home: Settings) -> None:
+    with pytest.raises(DataError, match=r"dataset.source must be a file that can be read, got .*none\.csv"):
+        run_study(iris("dataset.source=none.csv"), settings=home)
+
+
+def test_a_design_that_the_engine_cannot_train_is_refused_before_any_is_trained(home: Settings) -> None:
+    data = {**iris().plain(), "training": {"engine": "sklearn"}}
+    pipeline = Pipeline.model_validate({**data, "space": {**data["space"], "dropout": 0.5}})
+    with pytest.raises(DesignError, match="engine sklearn must be able to train every design"):
+        run_study(pipeline, settings=home)
+
+
+def test_failures_are_recorded_and_the_study_goes_on(home: Settings) -> None:
+    """One design of 10^9 units and one whose loss diverges; the third is trained."""
+    layers = ["[{units: 1000000000}]", "[{units: 4, activation: exponential}]", "[{units: 4}]"]
+    rates = ["0.01", "1.0e+30", "0.01"]
+    designs = [
+        f"{{layers: {layer}, epochs: 2, optimizer: {{name: sgd, learning_rate: {rate}}}}}"
+        for layer, rate in zip(layers, rates, strict=True)
+    ]
+    space = yaml.safe_load(f"{{explicit: [{', '.join(designs)}]}}")
+    data = {**iris().plain(), "space": space}
+    study = run_study(Pipeline.model_validate(data), settings=home)
+    trials = study.trials().set_index("design_id").loc[[design.design_id for design in study.designs]]
+    assert list(trials["state"]) == ["failed", "failed", "completed"]
+    assert list(trials["error_type"])[:2] == ["MemoryError", "DivergedError"]
+    assert study.is_finished
+    assert {kind.type for kind in study.view().failures} == {"MemoryError", "DivergedError"}
+
+
+class Stopping(LocalExecutor):
+    """Is interrupted by Ctrl-C after a few designs."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def train(self, designs, job, **options):
+        for done, batch in enumerate(super().train(designs, job, **options)):
+            yield batch
+            if done + 1 >= self.after:
+                raise KeyboardInterrupt
+
+
+def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> None:
+    from dnnflow import stages
+
+    pipeline = iris("designs=8")
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    with pytest.raises(KeyboardInterrupt):
+        begun.train(Stopping(after=2))
+    assert begun.record.state is StudyState.STOPPED
+    before = len(begun.trials())
+    assert 2 <= before < 8
+    finished = run_study(pipeline, settings=settings)
+    assert finished.id == begun.id
+    assert finished.trials()["design_id"].nunique() == len(finished.trials()) == 8
+
+
+def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
+    from dnnflow import stages
+    from dnnflow.results.driver import Driver
+
+    pipeline = iris()
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    other = psutil.Process(os.getppid())
+    mine = Driver.this_process()
+    begun.store.claim(begun.id, Driver(mine.host, other.pid, other.create_time()))
+    with pytest.raises(StudyError, match="a study is driven by one process at a time"):
+        begun.train(LocalExecutor())
+
+
+def test_shards_cover_every_design_once(study) -> None:
+    slices = [study._slice((index, 3)) for index in range(3)]
+    assert [design.design_id for part in slices for design in part] == [d.design_id for d in study.designs]
+
+
+# ---- a driver that is killed
+
+
+def trained(home: Path) -> list[str]:
+    log = home / "datasets" / "trained.log"
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+@pytest.fixture
+def killed_home(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "home"
+
+
+def start_run(home: Path) -> subprocess.Popen[bytes]:
+    sets = ["training.engine=executor_engines:Short", "strategy=grid", "space.seed={int: [0, 299]}",
+            "space.depth=1", "space.units=4", "space.activation=relu", "designs=300", "executor.workers=2"]  # fmt: skip
+    options = [part for item in sets for part in ("--set", item)]
+    env = os.environ | {"DNNFLOW_HOME": str(home), "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "dnnflow", "run", str(IRIS), *options]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def wait_for_trainings(home: Path, more_than: int, run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90
+    while len(trained(home)) <= more_than and time.monotonic() < deadline:
+        assert run.poll() is None, run.stdout.read().decode() if run.stdout else ""
+        time.sleep(0.05)
+    assert len(trained(home)) > more_than, "no design was trained in time"
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twice_loses_no_stored_trial(killed_home: Path) -> None:
+    """kill -9, twice: the same command ends with every design once, and repeats hardly any training."""
+    seen = 0
+    for _ in range(2):
+        run = start_run(killed_home)
+        wait_for_trainings(killed_home, seen + 60, run)
+        time.sleep(1.2)  # what is finished reaches the store within a second
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        psutil.wait_procs(children, timeout=60)
+        assert not [child for child in children if child.is_running() and child.status() != "zombie"]
+        seen = len(trained(killed_home))
+    last = start_run(killed_home)
+    output = last.communicate(timeout=200)[0].decode()
+    assert last.returncode == 0, output
+    home = Settings.from_environment({"DNNFLOW_HOME": str(killed_home)})
+    from dnnflow.results.store import Store
+
+    records = Store(home.store_url).studies()
+    assert len(records) == 1
+    study = open_study(records[0].study_id, settings=home)
+    assert len(study.trials()) == study.trials()["design_id"].nunique() == 300
+    assert study.is_finished
+    assert len(trained(killed_home)) - 300 < 240, "stored trials were trained again"
