@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 
@@ -130,12 +130,20 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
             dataset_id=dataset.id,
             dataset_path=str(dataset.path.absolute()),
             n_designs=len(designs),
-            pipeline=pipeline.plain(),
+            pipeline=_without_secrets(pipeline.plain()),
             dataset=dataset.describe(),
             dashboard=None,
         )
         store.add_study(known, designs)
     return Study(store, settings, known.study_id)
+
+
+def _without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline for the store: how to log in to a file system is nothing that results need."""
+    options = plain.get("dataset", {}).get("storage_options")
+    if not options:
+        return plain
+    return {**plain, "dataset": {**plain["dataset"], "storage_options": dict.fromkeys(options, "…")}}
 
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:

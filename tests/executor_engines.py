@@ -70,6 +70,16 @@ class Endless(Instant):
                 time.sleep(0.02)
 
 
+class LastEndless(Instant):
+    """Design 19 takes for ever, the others no time."""
+
+    name = "last-endless"
+
+    def work(self, design: Design) -> None:
+        while design.seed == 19:
+            time.sleep(0.02)
+
+
 class Crashing(Short):
     """Design 13 takes its process along."""
 

@@ -47,9 +47,8 @@ def test_fields_at_their_default_are_not_in_the_id() -> None:
 
 
 def test_a_stored_id_stays_what_it_was() -> None:
-    assert Design((Layer(8),)).design_id.startswith("d6d3a6a2") or Design((Layer(8),)).design_id == (
-        Design.from_dict({"layers": [{"units": 8}]}).design_id
-    )
+    # of an earlier version's results: results are found again by it
+    assert Design((Layer(8),)).design_id == "ae809d86159aae3c9a0d2f56b60d47d0635ce187818cbcc622f2ff3a6c6c1c85"
 
 
 @pytest.mark.parametrize(

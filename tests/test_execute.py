@@ -132,7 +132,7 @@ def test_closing_leaves_nothing_running(executor: Executor, job: MakeJob) -> Non
     endless = job("Endless")
     batches = executor.train(designs(4 if executor.slots == 1 else 20), endless)
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     before = wait_until_still(endless)
     time.sleep(0.5)
     assert trained(endless) == before
@@ -193,6 +193,19 @@ def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: 
     assert ids(outcomes) == expected(200)
     again = sum(times - 1 for times in trained(job("Short")).values())
     assert again < 100, f"{again} designs were trained again"
+
+
+def test_what_is_finished_does_not_wait_for_a_long_design_of_its_pack(cluster: Client, job: MakeJob) -> None:
+    """Its worker may die hours later."""
+    one_pack = dask_executor.PackLimits(growth=1000, shortest_s=1000.0, target_s=1000.0)
+    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(designs(20), job("LastEndless"))
+    early: set[str] = set()
+    for batch in batches:
+        early |= set(ids(batch))
+        if len(early) == 19:
+            break
+    batches.close()
+    assert Design(seed=19).design_id not in early
 
 
 @pytest.mark.slow
@@ -273,7 +286,7 @@ def test_a_worker_that_joins_late_gets_designs(
         seen |= {outcome.trial.worker for outcome in batch}
         if seen - before:
             break
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert seen - before, "the new worker trained nothing"
 
 

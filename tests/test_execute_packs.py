@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnnflow.design.layers import Design
-from dnnflow.execute.packs import Backlog, Load, PackLimits, PackSize, halves
+from dnnflow.design.layers import Design, Layer, Optimizer
+from dnnflow.execute.packs import Backlog, Load, PackLimits, PackSize, alike_together, halves
 
 LIMITS = PackLimits()
 
@@ -76,6 +76,19 @@ def test_halves_keep_every_design_in_order() -> None:
 def test_equal_designs_are_trained_once() -> None:
     backlog = Backlog([Design(), Design(), Design(seed=1)], LIMITS)
     assert backlog.unfinished == 2
+
+
+def test_designs_of_one_network_follow_one_another() -> None:
+    """A worker prepares a network once for all of them."""
+    mixed = [
+        Design(layers=(Layer(units),), optimizer=Optimizer(name, rate))
+        for rate in (0.1, 0.2) for units in (8, 4) for name in ("sgd", "adam")
+    ]  # fmt: skip
+    ordered = alike_together(mixed)
+    assert [(x.layers[0].units, x.optimizer.name, x.optimizer.learning_rate) for x in ordered] == [
+        (8, "sgd", 0.1), (8, "sgd", 0.2), (8, "adam", 0.1), (8, "adam", 0.2),
+        (4, "sgd", 0.1), (4, "sgd", 0.2), (4, "adam", 0.1), (4, "adam", 0.2),
+    ]  # fmt: skip
 
 
 def test_an_outcome_counts_once() -> None:

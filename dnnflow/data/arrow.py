@@ -1,6 +1,7 @@
 """Columns between pyarrow and numpy, and blocks of them on disk.
 
-pyarrow's own `to_numpy` imports pandas (0.5 to 2 s and 60 MB, which a worker that only ingests need not pay).
+pyarrow's `to_numpy` and `pyarrow.array` import pandas: 0.5 to 2 s and 60 MB that a worker that only ingests
+need not pay.
 """
 
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -29,24 +29,45 @@ def read_block(path: Path) -> pa.Table:
 
 def whole(table: pa.Table, name: str) -> Any:
     """Return a column of a block as one array."""
-    chunks = table.column(name).unify_dictionaries().chunks
-    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks) if chunks else _empty(table, name)
-
-
-def _empty(table: pa.Table, name: str) -> Any:
-    return pa.array([], table.column(name).type)
+    column = table.column(name)
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    chunks = column.unify_dictionaries().chunks
+    return pa.concat_arrays(chunks) if chunks else pa.array([], column.type)
 
 
 def numbers(array: Any) -> NDArray[np.float64]:
     """Return numbers, shape (rows,), NaN where missing."""
-    return _values(pc.fill_null(array, np.nan) if array.null_count else array, np.dtype(np.float64))
+    values = _values(array, np.dtype(np.float64))
+    return np.where(_present(array), values, np.nan) if array.null_count else values
 
 
 def codes(array: Any) -> NDArray[np.int32]:
     """Return the codes of text, shape (rows,), the number of distinct values where missing."""
     indices = array.indices
-    missing = pa.scalar(len(array.dictionary), pa.int32())
-    return _values(pc.fill_null(indices, missing) if indices.null_count else indices, np.dtype(np.int32))
+    values = _values(indices, np.dtype(np.int32))
+    if not indices.null_count:
+        return values
+    return np.where(_present(indices), values, np.int32(len(array.dictionary)))
+
+
+def number_column(values: NDArray[np.float64]) -> Any:
+    """Return a column of numbers; a missing one is NaN."""
+    return pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
+
+
+def text_column(row_codes: NDArray[np.int32], missing: NDArray[np.bool_], dictionary: Any) -> Any:
+    """Return a column of text of the rows' codes in a dictionary."""
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    indices = pa.Array.from_buffers(pa.int32(), len(row_codes), [valid, pa.py_buffer(row_codes)])
+    return pa.DictionaryArray.from_arrays(indices, dictionary)
+
+
+def _present(array: Any) -> NDArray[np.bool_]:
+    bits = np.frombuffer(array.buffers()[0], np.uint8)
+    return np.unpackbits(bits, count=array.offset + len(array), bitorder="little")[array.offset :].view(
+        np.bool_
+    )
 
 
 def _values(array: Any, kind: np.dtype[Any]) -> NDArray[Any]:

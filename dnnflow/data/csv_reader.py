@@ -155,6 +155,8 @@ def parse(
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=True,
             ),
+            # For columns that are kept: 3.6 s of processor time for 1.1 GB, 4.0 to 4.8 s with the default.
+            memory_pool=pa.system_memory_pool(),
         )
     except pa.ArrowInvalid:
         if not data.strip():

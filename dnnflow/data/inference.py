@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dnnflow.data.arrow import TEXT, codes, numbers, whole, write_block
+from dnnflow.data.arrow import TEXT, codes, number_column, numbers, text_column, whole, write_block
 from dnnflow.data.csv_reader import Block, Dialect, RowError, parse
 from dnnflow.data.schema import (
     MAX_CATEGORIES,
@@ -95,12 +95,14 @@ class BlockFacts:
     read_bytes: int
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     """Of the features and the label."""
+    table: pa.Table | None = None
+    """The columns, unless they were written to a file."""
     error: tuple[int, str] | None = None
     """Row (from 1 in the block) and reason, if a row cannot be read."""
 
 
-def parse_block(block: Block, plan: Plan, spill: Path) -> BlockFacts:
-    """Parse one block, keep its columns in the file `spill`, and return what they are like."""
+def parse_block(block: Block, plan: Plan, spill: Path | None) -> BlockFacts:
+    """Parse one block, keep its columns in the file `spill` if there is one, and return what they are like."""
     data = block.read()
     try:
         table, corrected = _parse_columns(data, plan, block.index)
@@ -116,8 +118,10 @@ def parse_block(block: Block, plan: Plan, spill: Path) -> BlockFacts:
             table = table.set_column(table.column_names.index(name), name, tidy)
         else:
             facts[name] = _number_facts(column, block.index)
-    write_block(table, spill)
-    return BlockFacts(table.num_rows, len(data), {n: _capped(f, _limit(n, plan)) for n, f in facts.items()})
+    if spill is not None:
+        write_block(table, spill)
+    capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
+    return BlockFacts(table.num_rows, len(data), capped, table if spill is None else None)
 
 
 def _limit(name: str, plan: Plan) -> int:
@@ -149,23 +153,21 @@ def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[pa.Table, dict[
 
 
 def _as_numbers(column: pa.DictionaryArray) -> pa.Array:
-    values = pa.array([to_number(text) for text in column.dictionary.to_pylist()], pa.float64())
-    return values.take(column.indices)
+    values = [to_number(text) for text in column.dictionary.to_pylist()]
+    known = np.array([*(np.nan if value is None else value for value in values), np.nan])
+    return number_column(known[codes(column)])
 
 
 def _text_facts(
     column: pa.DictionaryArray, own: Sequence[str], index: int
 ) -> tuple[ColumnFacts, pa.DictionaryArray]:
     """Return the facts of a text column, and the column without blanks around values."""
-    texts = [text.strip() for text in column.dictionary.to_pylist()]
-    gone = [is_missing(text, own) for text in texts]
-    tidy = pa.DictionaryArray.from_arrays(column.indices, pa.array(texts, pa.string()))
-    if any(gone):
-        hidden = pa.array(gone, pa.bool_()).take(column.indices)
-        tidy = pa.DictionaryArray.from_arrays(
-            pc.if_else(hidden, pa.scalar(None, pa.int32()), column.indices), tidy.dictionary
-        )
-    row_codes = codes(tidy)
+    dictionary = pc.utf8_trim_whitespace(column.dictionary)
+    texts: list[str] = dictionary.to_pylist()
+    gone = np.array([*(is_missing(text, own) for text in texts), True])
+    row_codes = codes(column)
+    tidy = text_column(row_codes, gone[row_codes], dictionary)
+    row_codes = np.where(gone[row_codes], len(texts), row_codes)
     counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
     present = [text for text, count in zip(texts, counts, strict=True) if count]
     numeric = np.array([to_number(text) is not None for text in texts], dtype=bool)
@@ -236,7 +238,7 @@ def fault(name: str, kind: Kind, facts: ColumnFacts) -> tuple[Place | None, str]
     return None, ""
 
 
-def first_plan(sample: Block, draft: Plan, spill: Path) -> Plan:
+def first_plan(sample: Block, draft: Plan) -> Plan:
     """Return a plan by the types of the first block; later blocks may still prove it wrong.
 
     Raises
@@ -245,7 +247,7 @@ def first_plan(sample: Block, draft: Plan, spill: Path) -> Plan:
         If a row of the block cannot be read.
     """
     everything = replace(draft, text=frozenset(draft.features))
-    facts = parse_block(sample, everything, spill)
+    facts = parse_block(sample, everything, None)
     if facts.error:
         raise RowError(*facts.error)
     text = {n for n in draft.features if 2 * facts.columns[n].numbers < facts.columns[n].values}

@@ -54,6 +54,9 @@ from dnnflow.paths import directory_aside, write_file
 if TYPE_CHECKING:
     import distributed
 
+HELD_BYTES = 512 << 20
+"""Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
+
 _SAMPLE_BYTES = 1 << 16
 
 
@@ -212,7 +215,7 @@ def _plan(table: _Table) -> Plan:
     cutter.feed(head.read())
     sample = replace(head, end=min([*cutter.cuts, head.end]))
     try:
-        return first_plan(sample, draft, table.scratch / "sample.arrow")
+        return first_plan(sample, draft)
     except RowError as error:
         raise located(error, 0, table.text, table.dialect, head) from None
 
@@ -222,14 +225,20 @@ def _parse_by(table: _Table, plan: Plan) -> tuple[list[KeptBlock], dict[str, Col
     total = {name: ColumnFacts() for name in (*plan.features, plan.label)}
     rows = read = 0
     paths = [table.scratch / f"{block.index}.arrow" for block in table.blocks]
-    calls = ((block, plan, path) for block, path in zip(table.blocks, paths, strict=True))
+    held = 0
+    limit = HELD_BYTES if table.tasks.in_process else 0
+    calls = (
+        (block, plan, path if held >= limit else None)
+        for block, path in zip(table.blocks, paths, strict=True)
+    )
     for block, path, facts in zip(
         table.blocks, paths, table.tasks.run("parse", parse_block, calls), strict=True
     ):
         if facts.error:
             raise located(RowError(*facts.error), rows, table.text, table.dialect, block)
         merge_facts(total, facts, plan)
-        kept.append(KeptBlock(path, rows, facts.rows))
+        kept.append(KeptBlock(path, rows, facts.rows, facts.table))
+        held += facts.table.nbytes if facts.table is not None else 0
         rows, read = rows + facts.rows, read + facts.read_bytes
         table.listener(RowsRead(rows, read, table.text.end - table.blocks[0].start))
     return kept, total

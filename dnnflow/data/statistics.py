@@ -37,12 +37,19 @@ class Layout:
 
 @dataclass(frozen=True)
 class KeptBlock:
-    """A parsed block on disk."""
+    """A parsed block, in memory or on disk."""
 
     path: Path
+    """Its file, if it is on disk."""
     first_row: int
     """Number of its first row in the table, from 0."""
     rows: int
+    held: pa.Table | None = None
+    """Its columns, if they are in memory."""
+
+    def read(self) -> pa.Table:
+        """Return its columns."""
+        return read_block(self.path) if self.held is None else self.held
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def classes_of(table: pa.Table, label: str, classes: Classes) -> NDArray[np.int1
 
 def label_block(block: KeptBlock, label: str, classes: Classes) -> NDArray[np.int16]:
     """Return the classes of a kept block's rows."""
-    return classes_of(read_block(block.path), label, classes)
+    return classes_of(block.read(), label, classes)
 
 
 def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
@@ -128,7 +135,7 @@ def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
 
 
 def _training_rows(block: KeptBlock, layout: Layout) -> tuple[pa.Table, NDArray[np.int16], NDArray[np.int64]]:
-    table = read_block(block.path)
+    table = block.read()
     mine = classes_of(table, layout.label, layout.classes)
     return table, mine, np.flatnonzero((mine >= 0) & ~layout.rule.is_test(block.first_row, mine))
 

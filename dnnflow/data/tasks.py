@@ -32,9 +32,16 @@ class Tasks:
     """Submits module-level functions, and yields their values in order."""
 
     def __init__(
-        self, submit: Callable[..., Future], give_up: Callable[[Iterable[Future]], None], threads: int
+        self,
+        submit: Callable[..., Future],
+        give_up: Callable[[Iterable[Future]], None],
+        threads: int,
+        *,
+        in_process: bool,
     ) -> None:
         self._submit, self._give_up, self._window = submit, give_up, _WINDOW * threads
+        self.in_process = in_process
+        """Whether tasks share this process's memory."""
 
     def run(self, name: str, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         """Call `function` with each of `calls` and yield the values in their order."""
@@ -57,12 +64,13 @@ def open_tasks(client: "distributed.Client | None", workers: int | None) -> Iter
     Threads do on one machine: parsing and arithmetic run outside the interpreter lock.
     """
     if client is not None:
-        yield Tasks(_on_cluster(client), _wait, max(1, sum(client.nthreads().values())))
+        threads = max(1, sum(client.nthreads().values()))
+        yield Tasks(_on_cluster(client), _wait, threads, in_process=False)
         return
     threads = workers or _cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="dnnflow-ingest")
     try:
-        yield Tasks(lambda name, function, *arguments: pool.submit(function, *arguments), _cancel, threads)
+        yield Tasks(lambda name, *call: pool.submit(*call), _cancel, threads, in_process=True)
     finally:
         pool.shutdown(cancel_futures=True)
 

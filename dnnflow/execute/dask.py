@@ -9,7 +9,7 @@ import asyncio
 import pickle
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, wait
 from concurrent.futures import Future as ThreadFuture
 from contextlib import suppress
@@ -67,7 +67,7 @@ class DaskExecutor:
         return len(self._client.scheduler_info()["workers"])
 
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
-              listener: Listener = ignore) -> Iterator[list[Outcome]]:  # fmt: skip
+              listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
         Raises

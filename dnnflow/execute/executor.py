@@ -1,6 +1,6 @@
 """The seam between a study and where its trials run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 from dnnflow.design.layers import Design
@@ -23,10 +23,10 @@ class Executor(Protocol):
         ...
 
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
-              listener: Listener = ignore) -> Iterator[list[Outcome]]:  # fmt: skip
+              listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once, in lists, as they finish.
 
-        Closing the iterator, or an exception in it, stops what is in flight.
+        Closing the generator (`contextlib.closing`), or an exception in it, stops what is in flight.
 
         Parameters
         ----------

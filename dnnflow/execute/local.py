@@ -1,7 +1,7 @@
 """Trials in this process, one after the other: for a notebook, a debugger, and the tests of the seam."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError
@@ -23,7 +23,7 @@ class LocalExecutor:
     slots = 1
 
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
-              listener: Listener = ignore) -> Iterator[list[Outcome]]:  # fmt: skip
+              listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
         Raises

@@ -7,17 +7,14 @@ import ctypes
 import pickle
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from dnnflow.execute.queueing import with_queue_s
 from dnnflow.training.job import Job
 from dnnflow.training.records import Outcome, Pack
-
-if TYPE_CHECKING:
-    from distributed import Worker
 
 TOPIC = "dnnflow-outcomes"
 """Dask event topic of outcomes that must not wait for the end of their pack.
@@ -27,6 +24,9 @@ One name for all runs: a scheduler keeps the last 1,000 events of every topic fo
 
 MAX_EVENT_BYTES = 1_000_000
 """Outcomes with more weights than this wait for the end of their pack: events pass through the scheduler."""
+
+SEND_S = 1.0
+"""How long a finished outcome waits at most while its pack goes on."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +73,51 @@ def run_order(order_bytes: bytes) -> bytes:
 
     order: Order = pickle.loads(order_bytes)
     worker = get_worker()
-    ahead: list[Outcome] = []
-
-    def report(outcomes: Sequence[Outcome]) -> None:
-        dated = [with_queue_s(outcome, order.submitted_at) for outcome in outcomes]
-        ahead.extend(dated)
-        _send_ahead(worker, order.run, dated)
-
     with _one_at_a_time:
         start = monotonic()
         _enter(order.run)
         try:
-            context = job_context(order.job, worker=worker.address, device=order.device,
-                                  memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
-            rest = run_pack(order.pack, order.job, report=report, context=context)
+            with Outbox(order, worker.log_event) as outbox:
+                context = job_context(order.job, worker=worker.address, device=order.device,
+                                      memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
+                outbox.add(run_pack(order.pack, order.job, report=outbox.add, flush_s=0.0, context=context))
         finally:
             _leave()
-    ahead += [with_queue_s(outcome, order.submitted_at) for outcome in rest]
-    delivery = Delivery(tuple(ahead), monotonic() - start, resident_bytes())
+    delivery = Delivery(tuple(outbox.outcomes), monotonic() - start, resident_bytes())
     return pickle.dumps(delivery, pickle.HIGHEST_PROTOCOL)
+
+
+class Outbox:
+    """Sends finished outcomes ahead once a second while their pack goes on.
+
+    A design may take hours and its worker may die: those before it in its pack are then safe.
+    """
+
+    def __init__(self, order: Order, log_event: Callable[[str, bytes], None]) -> None:
+        self._order = order
+        self._log_event = log_event
+        self._ended = threading.Event()
+        self._sent = 0
+        self.outcomes: list[Outcome] = []
+
+    def __enter__(self) -> "Outbox":
+        threading.Thread(target=self._send_now_and_then, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Take finished outcomes."""
+        self.outcomes += [with_queue_s(outcome, self._order.submitted_at) for outcome in outcomes]
+
+    def _send_now_and_then(self) -> None:
+        while not self._ended.wait(SEND_S):
+            fresh = self.outcomes[self._sent :]
+            self._sent += len(fresh)
+            light = [outcome for outcome in fresh if _weights_bytes(outcome) <= MAX_EVENT_BYTES]
+            if light:
+                self._log_event(TOPIC, pack_outcomes(self._order.run, light))
 
 
 def stop_run(run: str) -> None:
@@ -118,12 +144,6 @@ def resident_bytes() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _send_ahead(worker: "Worker", run: str, outcomes: Sequence[Outcome]) -> None:
-    light = [outcome for outcome in outcomes if _weights_bytes(outcome) <= MAX_EVENT_BYTES]
-    if light:
-        worker.log_event(TOPIC, pack_outcomes(run, light))
 
 
 def _weights_bytes(outcome: Outcome) -> int:

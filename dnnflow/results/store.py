@@ -57,11 +57,10 @@ class Store:
             self._engine.dispose()
             raise
         dialect = self._engine.dialect.name
-        self._insert_trials: sa.Executable = (
-            # psycopg does not tell how many rows of many were new
-            postgresql.insert(trials).on_conflict_do_nothing().returning(trials.c.design_id)
-            if dialect == "postgresql"
-            else sqlite.insert(trials).on_conflict_do_nothing()
+        insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+        # With many rows, SQLAlchemy asks the driver how many were new only if told so
+        self._insert_trials = (
+            insert(trials).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         )
         self._clock: sa.ColumnElement[float] = (
             sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
@@ -273,8 +272,7 @@ class Store:
         with self._write() as connection:
             if not connection.execute(touched).rowcount:
                 raise _not_found(study_id)
-            done = connection.execute(self._insert_trials, rows)
-            return len(done.all()) if done.returns_rows else done.rowcount
+            return connection.execute(self._insert_trials, rows).rowcount
 
     def finished(self, study_id: str) -> set[str]:
         """Return the ids of all designs that have a trial, whatever its state."""
