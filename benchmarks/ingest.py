@@ -1,8 +1,9 @@
 """How fast a CSV becomes a dataset, and in how much memory.
 
-Beside it run pandas + scikit-learn, polars, and bare reads. Each contender has a process of its own, all of them
-take turns, several rounds. The memory is that of the process and its children, sampled; the processor time is
-the whole process's, and tells more than the time on the clock where other work shares the machine. The table is made from a seed in a temporary directory and removed.
+Beside it run pandas + scikit-learn, polars, and bare reads. Each contender has a process of its own, and all
+take turns, several rounds. The memory is that of the process and its children, sampled. The processor time is
+the whole process's: it tells more than the clock where other work shares the machine. The table is made from
+a seed in a temporary directory and removed.
 
     python benchmarks/ingest.py                  # 2,000,000 rows x 28 features + label, 1.1 GB
     python benchmarks/ingest.py --rows 100000    # a small one

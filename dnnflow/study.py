@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design
-from dnnflow.events import ClusterReady, Event, Listener, Notice, TrialsStored, ignore
+from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.models import BestWeights, read_weights, save_model
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.results.aggregate import StudyView, load_view
@@ -107,22 +108,13 @@ class Study:
             try:
                 if missing:
                     self.store.set_state(self.study_id, StudyState.RUNNING)
+                    self.store.set_dashboard(self.study_id, executor.dashboard)
                     Drive(self, listener).run(executor, missing)
             except BaseException:
                 self.store.set_state(self.study_id, StudyState.STOPPED)
                 raise
             if not self.missing():
                 self.store.set_state(self.study_id, StudyState.FINISHED)
-
-    def note_dashboard(self, listener: Listener) -> Listener:
-        """Return `listener`, which also keeps the address of the Dask dashboard for the report."""
-
-        def listen(event: Event) -> None:
-            if isinstance(event, ClusterReady):
-                self.store.set_dashboard(self.study_id, event.dashboard)
-            listener(event)
-
-        return listen
 
     def save_models(self, listener: Listener = ignore) -> list[Path]:
         """Write the best designs' models as `.keras` files and return their paths, best first."""
@@ -151,7 +143,7 @@ class Study:
     def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
         """Train what is missing, save the best models and write the report; does nothing twice."""
         section = self.record.pipeline.get("executor", {})
-        with open_client(section, self.settings, client=client, listener=self.note_dashboard(listener)) as opened:
+        with open_client(section, self.settings, client=client, listener=listener) as opened:
             self.train(executor_on(opened), listener=listener)
         self.save_models(listener)
         self.report()
@@ -199,8 +191,9 @@ class Drive:
         batches = executor.train(
             designs, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
         )
-        for outcomes in batches:
-            self._store(outcomes)
+        with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
+            for outcomes in batches:
+                self._store(outcomes)
         self._tell(force=True)
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:

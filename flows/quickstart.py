@@ -4,8 +4,10 @@ A Prefect server of its own runs while the flow does; datasets, results and repo
 """
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +18,7 @@ from dnnflow.serving.services import prefect_environment, prefect_server
 from dnnflow.settings import Settings
 
 HERE = Path(__file__).parent
+STOP_S = 30.0
 DEFAULT = HERE.parent / "pipelines" / "quickstart.yaml"
 
 # Levels and names of runs say nothing here: there is one run.
@@ -29,13 +32,19 @@ PLAIN_LOG = {
 def run_flow(path: Path, environment: dict[str, str]) -> int:
     """Run the flow in a process of its own, which hands its last log lines to the server before it ends."""
     command = (sys.executable, str(HERE / "run_pipeline.py"), str(path))
-    flow = subprocess.Popen(command, env={**os.environ, **environment})
+    # Leading a group of its own, it is interrupted once, by us, and not a second time by the terminal.
+    flow = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
     try:
         return flow.wait()
     except KeyboardInterrupt:
-        # A terminal sends Ctrl-C to the flow as well, a process manager does not.
-        flow.terminate()
-        return flow.wait()
+        flow.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            return flow.wait(STOP_S)
+        return 130
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(flow.pid, signal.SIGKILL)
+        flow.wait()
 
 
 def main(arguments: list[str]) -> int:

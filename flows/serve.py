@@ -65,6 +65,17 @@ def start_flows(services: Services, environment: dict[str, str]) -> None:
     services.start(prefect_command("prefect-worker", worker, environment, ROOT))
 
 
+def how_to_use(options: argparse.Namespace, scheduler: str) -> str:
+    """Return where the pages are and what to type."""
+    return (
+        f"Prefect         http://{LOOPBACK}:{options.prefect_port}\n"
+        f"Dask dashboard  http://{LOOPBACK}:{options.dashboard_port}/status\n"
+        "run a study     .venv/bin/prefect deployment run 'study/quickstart'\n"
+        f"more workers    .venv/bin/dask worker {scheduler} --nthreads 1 --preload {WORKER_PRELOAD}\n"
+        "Ctrl-C stops everything"
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Serve until Ctrl-C."""
     console = Console(highlight=False)
@@ -77,11 +88,7 @@ def main(arguments: list[str]) -> int:
             address = start_servers(services, options, home)
             environment = prefect_environment(home / "prefect", options.prefect_port)
             start_flows(services, environment | {"DNNFLOW_CLUSTER": address, "DNNFLOW_HOME": str(home)})
-            console.print(f"Prefect         http://{LOOPBACK}:{options.prefect_port}", soft_wrap=True)
-            console.print(f"Dask dashboard  http://{LOOPBACK}:{options.dashboard_port}/status", soft_wrap=True)
-            console.print(f"more workers    dask worker {address} --nthreads 1 --preload {WORKER_PRELOAD}", soft_wrap=True)
-            console.print("run a study     prefect deployment run 'study/quickstart'")
-            console.print("Ctrl-C stops everything")
+            console.print(how_to_use(options, address), soft_wrap=True)
             services.watch()
     except DnnflowError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)

@@ -48,15 +48,16 @@ def shards(study: Study) -> list[Shard]:
 
 def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> Study:
     """Return the run's study: a scheduled run's own, also in a retry; else the one of the same key."""
-    study = stages.begin(pipeline, dataset, settings)
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or not run.auto_scheduled:
-        return study
-    made_at = datetime.fromisoformat(study.record.created_at)
-    # Studies are dated to the second. A run that starts for the first time has no start time yet.
-    is_own = run.start_time is not None and made_at > run.start_time - timedelta(seconds=1)
-    return study if is_own else stages.begin(pipeline, dataset, settings, new=True)
+        return stages.begin(pipeline, dataset, settings)
+    if run.run_count > 1 and run.start_time is not None:
+        study = stages.begin(pipeline, dataset, settings)
+        # Studies are dated to the second; an older one is another run's.
+        if datetime.fromisoformat(study.record.created_at) > run.start_time - timedelta(seconds=1):
+            return study
+    return stages.begin(pipeline, dataset, settings, new=True)
 
 
 def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,9 +39,17 @@ class PrefectServer:
         )
         if self.auth:
             request.add_header("Authorization", f"Basic {base64.b64encode(self.auth.encode()).decode()}")
-        with urllib.request.urlopen(request, timeout=30) as response:
-            text = response.read()
-        return json.loads(text) if text else None
+        for wait_s in (1.0, 2.0, 4.0, 0.0):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    text = response.read()
+                    return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                # Its database is busy: Prefect's own client tries again, too.
+                if error.code != 503 or not wait_s:
+                    raise
+                time.sleep(wait_s)
+        return None
 
     def prefect(self, *arguments: str, timeout_s: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run a command of Prefect's command line, as a user of this server would."""

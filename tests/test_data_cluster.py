@@ -21,7 +21,7 @@ def client(tmp_path_factory: pytest.TempPathFactory):
             n_workers=2,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             local_directory=str(tmp_path_factory.mktemp("workers")),
         ) as cluster,
         Client(cluster) as client,

@@ -1,18 +1,24 @@
 """A dataset on disk is whole or refused, and gives its rows in every form alike."""
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+import dnnflow.data.ingest as ingest_module
 from dnnflow.data import chunks
 from dnnflow.data.dataset import Dataset, epoch_order, open_cached
 from dnnflow.data.ingest import ingest
 from dnnflow.data.recipe import Recipe, Source
+from dnnflow.data.split import row_keys
+from dnnflow.data.tasks import scratch_prefix
 from dnnflow.errors import DataError
 
 
@@ -160,6 +166,59 @@ def test_a_damaged_chunk_is_noticed(copy: Path):
         dataset.arrays("train")
     with pytest.raises(DataError, match="checksum differs"):
         dataset.verify()
+
+
+@pytest.mark.parametrize("exact_rows", [10**6, 100])
+def test_blocks_on_disk_give_what_blocks_in_memory_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_rows: int
+):
+    """A table may be larger than what is held in memory: the first blocks are held, the others are not."""
+    monkeypatch.setattr(ingest_module, "EXACT_SPLIT_ROWS", exact_rows)
+    rows = "".join(f"{i},{'' if i % 11 == 0 else i % 13},{'rgb'[i % 3]},{i % 2}\n" for i in range(2000))
+    (tmp_path / "a.csv").write_text(f"row,n,color,label\n{rows}")
+    made = []
+    for held in (1 << 30, 4000, 0):
+        monkeypatch.setattr(ingest_module, "HELD_BYTES", held)
+        for missing in ("zero", "median", "most_frequent"):
+            recipe = Recipe(label="label", missing=missing)
+            source = Source(url=str(tmp_path / "a.csv"))
+            made.append(ingest(source, recipe, tmp_path / str(held), block_bytes=1000).manifest)
+    assert made[:3] == made[3:6] == made[6:]
+    assert made[0]["class_counts"]["test"] == (
+        [200, 200] if exact_rows > 2000 else [sum_below(0), sum_below(1)]
+    )
+
+
+def sum_below(code: int) -> int:
+    """Return how many of 2,000 rows, whose class is row mod 2, have a key below a fifth of the range."""
+    keys = row_keys(0, 0, 2000)
+    return int((keys[code::2] < int(0.2 * 2.0**64)).sum())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / scratch_prefix(dead.pid).removesuffix("-")
+    other = tmp_path / scratch_prefix(os.getpid()).removesuffix("-")
+    for directory in (left, other):
+        directory.mkdir()
+        (directory / "0.arrow").write_text("rows")
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n2,1\n3,0\n4,1\n")
+    dataset = ingest(Source(url=str(tmp_path / "a.csv")), Recipe(label="y"), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([other.name, "a.csv", dataset.id])
+
+
+def test_to_ingest_loads_neither_pandas_nor_zarr(tmp_path: Path):
+    """Their imports take longer than most tables."""
+    (tmp_path / "a.csv").write_text("x,y\n1,0\n2,1\n3,0\n4,1\n")
+    code = (
+        "import sys; from pathlib import Path; from dnnflow.data.ingest import ingest; "
+        "from dnnflow.data.recipe import Recipe, Source; "
+        f"ingest(Source(url={str(tmp_path / 'a.csv')!r}), Recipe(label='y'), Path({str(tmp_path)!r})); "
+        "sys.exit(' '.join({'pandas', 'zarr', 'dask', 'tensorflow'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_dataset_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

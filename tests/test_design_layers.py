@@ -1,4 +1,4 @@
-"""Designs are plain data: their ids are what resuming a study rests on, their counts what plots and limits use."""
+"""Designs are plain data: resuming a study rests on their ids, plots and limits on their counts."""
 
 import json
 
@@ -75,12 +75,18 @@ def test_one_and_one_point_zero_give_one_id(one: object, other: object) -> None:
         ({"layers": [{"units": 8, "batch_norm": "yes"}]}, "batch_norm must be true or false, got 'yes'"),
         ({"layers": [{"units": 8, "l2": -1}]}, "l2 must be >= 0, got -1.0"),
         ({"layers": [{"unit": 8}]}, "a layer takes .*units, got unit"),
-        ({"optimizer": {"name": "sgd", "parameters": {"beta_1": 0.9}}}, "takes momentum, nesterov, got 'beta_1'"),
+        (
+            {"optimizer": {"name": "sgd", "parameters": {"beta_1": 0.9}}},
+            "takes momentum, nesterov, got 'beta_1'",
+        ),
         ({"optimizer": {"parameters": {"beta_1": 1.0}}}, r"beta_1 must be in \[0, 1\), got 1.0"),
         ({"optimizer": {"parameters": {"amsgrad": 1}}}, "amsgrad must be true or false, got 1"),
         ({"optimizer": {"learning_rate": 0}}, "learning_rate must be > 0, got 0.0"),
         ({"schedule": {"kind": "warm"}}, "schedule must be one of constant, .*, got 'warm'"),
-        ({"schedule": {"kind": "step", "parameters": {"every": 0}}}, "every must be a whole number >= 1, got 0"),
+        (
+            {"schedule": {"kind": "step", "parameters": {"every": 0}}},
+            "every must be a whole number >= 1, got 0",
+        ),
         ({"schedule": {"kind": "step", "parameters": {"rate": "x"}}}, "rate must be a number, got 'x'"),
         ({"early_stopping": {"patience": 0}}, "patience must be >= 1, got 0"),
         ({"batch_size": 0}, "batch_size must be >= 1, got 0"),

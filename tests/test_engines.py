@@ -1,6 +1,7 @@
 """The contract of engines, for each of those that come with dnnflow; and what finds them by name."""
 
 import dataclasses
+import gc
 import importlib.util
 from collections.abc import Sequence
 
@@ -30,7 +31,9 @@ def lstm(n_features: int, n_classes: int, units: int = 4) -> keras.Model:
 
 
 def one_hot(n_features: int, n_classes: int) -> keras.Model:
-    model = keras.Sequential([keras.Input((n_features,)), keras.layers.Dense(n_classes, activation="softmax")])
+    model = keras.Sequential(
+        [keras.Input((n_features,)), keras.layers.Dense(n_classes, activation="softmax")]
+    )
     model.compile(keras.optimizers.Adam(0.1), loss="categorical_crossentropy")
     return model
 
@@ -136,7 +139,9 @@ def test_a_design_over_its_time_limit_fails(engine: Engine, iris: Dataset) -> No
 
 
 def test_early_stopping_ends_with_the_best_weights(engine: Engine, iris: Dataset) -> None:
-    design = Design((Layer(16),), optimizer=Optimizer("adam", 0.3), epochs=60, early_stopping=EarlyStopping(3))
+    design = Design(
+        (Layer(16),), optimizer=Optimizer("adam", 0.3), epochs=60, early_stopping=EarlyStopping(3)
+    )
     context = TrainingContext(iris, TrainingSettings(validation_fraction=0.25))
     fitted = train_one(engine, design, context)
     losses = fitted.trial.history["val_loss"]
@@ -197,7 +202,9 @@ def test_the_keras_engine_does_what_model_fit_does(name: str, iris: Dataset) -> 
 
 
 def test_models_by_reference_train(iris: Dataset) -> None:
-    designs = [Design(reference=Reference(f"{__name__}:{name}"), epochs=3) for name in ("lstm", "one_hot", "broken")]
+    designs = [
+        Design(reference=Reference(f"{__name__}:{name}"), epochs=3) for name in ("lstm", "one_hot", "broken")
+    ]
     recurrent, compiled, failed, again = train(KerasEngine(), [*designs, designs[0]], iris)
     assert recurrent.parameters == 4 * 4 * (1 + 4 + 1) + 5 * 3
     assert recurrent.flops is None
@@ -206,6 +213,18 @@ def test_models_by_reference_train(iris: Dataset) -> None:
     assert failed.error is not None
     assert (failed.error.type, failed.error.message) == ("KeyError", "'no such table'")
     assert "in broken" in failed.error.traceback
+
+
+def test_a_dropped_engine_leaves_no_traced_graph_behind(iris: Dataset) -> None:
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
+
+    # silu has a gradient of its own, as every optimizer has: TensorFlow keeps their graphs for ever
+    designs = [Design((Layer(units, "silu"),), epochs=1) for units in (3, 4, 5)]
+    before = graphs()
+    assert [trial.state for trial in train(KerasEngine(), designs, iris)] == [TrialState.COMPLETED] * 3
+    assert graphs() <= before
 
 
 def test_a_split_too_large_to_keep_is_read_in_blocks(digits: Dataset) -> None:
@@ -220,7 +239,9 @@ def test_a_split_too_large_to_keep_is_read_in_blocks(digits: Dataset) -> None:
 
 def test_sklearn_refuses_a_split_too_large_to_keep(digits: Dataset) -> None:
     context = TrainingContext(digits, TrainingSettings(), memory_bytes=900_000)
-    with pytest.raises(DataError, match="at most a third of 900,000 bytes, got 373,880 and 93,340; take engine keras"):
+    with pytest.raises(
+        DataError, match="at most a third of 900,000 bytes, got 373,880 and 93,340; take engine keras"
+    ):
         SklearnEngine().train([SMALL], context)
 
 

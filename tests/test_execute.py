@@ -18,7 +18,7 @@ from dnnflow.data.ingest import ingest
 from dnnflow.data.recipe import Recipe, Source
 from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError, DnnflowError
-from dnnflow.events import Event, WorkerLost, WorkerRecycled
+from dnnflow.events import Event, Notice, WorkerLost, WorkerRecycled
 from dnnflow.execute import dask as dask_executor
 from dnnflow.execute import seats
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
@@ -219,21 +219,16 @@ def test_designs_that_do_not_end_are_given_up_and_the_rest_goes_on(
     assert list(states.values()) == [TrialState.COMPLETED] * 4
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_while_it_starts_is_replaced(job: MakeJob) -> None:
-    """Its nanny does not restart it: without care the cluster stays empty, and the run waits for ever."""
+def test_a_worker_that_nobody_restarts_any_more_is_replaced(job: MakeJob) -> None:
+    """A nanny closes itself when the process it has just started dies: the cluster would stay empty."""
     with open_cluster(ClusterSpec(workers=1, memory_limit="0", dashboard_port=0)) as client:
         (nanny,) = client.cluster.workers.values()
-        batches = DaskExecutor(client).train(designs(60), job("Short"))
+        batches = DaskExecutor(client).train(designs(200), job("Short"))
         outcomes = list(next(batches))
-        first = nanny.process.pid
-        os.kill(first, signal.SIGKILL)
-        while nanny.process is None or nanny.process.pid in (None, first):
-            time.sleep(0.001)
-        os.kill(nanny.process.pid, signal.SIGKILL)
+        client.cluster.loop.add_callback(nanny.close)
         outcomes += flat(batches)
-        assert nanny not in client.cluster.workers.values(), "the process was restarted after all"
-    assert ids(outcomes) == expected(60)
+        assert nanny not in client.cluster.workers.values()
+    assert ids(outcomes) == expected(200)
 
 
 # Workers that come, grow, or are missing
@@ -301,6 +296,28 @@ def test_a_worker_started_by_hand_has_one_thread_and_its_resources(
     assert identity["resources"] == {"GPU": 1}
     environment = cluster.run(lambda: dict(os.environ), workers=[address])[address]
     assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> None:
+    """One without a nanny cannot be restarted; of several threads one trains."""
+    events: list[Event] = []
+    empty = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0")
+    with empty, Client(empty, set_as_default=False) as client:
+        options = ("--no-nanny", "--nthreads", "2", "--local-directory", str(tmp_path), "--memory-limit", "0")
+        command = [sys.executable, "-m", *WORKER, *options, empty.scheduler_address]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        worker = subprocess.Popen(command, env=environment, **QUIET)
+        try:
+            executor = DaskExecutor(client, DaskOptions(resident_limit_bytes=1))
+            outcomes = flat(executor.train(designs(40), job("Instant"), listener=events.append))
+        finally:
+            worker.terminate()
+            worker.wait(timeout=30)
+    assert ids(outcomes) == expected(40)
+    messages = [event.message for event in events if isinstance(event, Notice)]
+    assert len(messages) == len(events) == 2
+    assert any("2 threads" in message and "--nworkers 2" in message for message in messages)
+    assert any("without --no-nanny" in message for message in messages)
 
 
 @pytest.fixture(scope="module")

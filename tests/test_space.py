@@ -40,7 +40,9 @@ def test_a_grid_has_every_design_once_and_knows_how_many(data: dict[str, Any]) -
 
 @REPEATABLE
 @given(small_spaces, st.integers(1, 2000), st.integers(0, 3))
-def test_a_sample_has_no_repeats_and_ends_when_the_space_does(data: dict[str, Any], n: int, seed: int) -> None:
+def test_a_sample_has_no_repeats_and_ends_when_the_space_does(
+    data: dict[str, Any], n: int, seed: int
+) -> None:
     space = Space.from_dict(data)
     everything = {design.design_id for design in space.grid()}
     ids = [design.design_id for design in space.sample(n, seed)]
@@ -66,7 +68,10 @@ def test_drawn_designs_do_not_change_with_versions() -> None:
     # The key of a study is made of its designs: another drawing would end the resuming of old studies.
     space = Space.from_dict({"depth": {"int": [1, 5]}, "learning_rate": {"loguniform": [1e-3, 1e-2]}})
     design = next(space.sample(5, 0))
-    assert (len(design.layers), design.optimizer.learning_rate) == (5, pytest.approx(0.00383161654121774, rel=1e-12))
+    assert (len(design.layers), design.optimizer.learning_rate) == (
+        5,
+        pytest.approx(0.00383161654121774, rel=1e-12),
+    )
 
 
 def test_a_huge_grid_starts_at_once() -> None:
@@ -82,7 +87,11 @@ def test_a_range_includes_both_ends_and_keeps_its_step() -> None:
 
 def test_draws_fill_their_ranges() -> None:
     space = Space.from_dict(
-        {"depth": {"int": [0, 4]}, "dropout": {"uniform": [0.1, 0.5]}, "learning_rate": {"loguniform": [1e-4, 1]}}
+        {
+            "depth": {"int": [0, 4]},
+            "dropout": {"uniform": [0.1, 0.5]},
+            "learning_rate": {"loguniform": [1e-4, 1]},
+        }
     )
     designs = list(space.sample(2000, 1))
     depths = [len(design.layers) for design in designs]
@@ -137,7 +146,10 @@ def test_a_list_of_designs_is_a_space() -> None:
 def test_parameters_of_a_reference_are_drawn() -> None:
     space = Space.from_dict(
         {
-            "reference": {"function": "shop.models:conv", "parameters": {"width": {"choice": [3, 5]}, "deep": True}},
+            "reference": {
+                "function": "shop.models:conv",
+                "parameters": {"width": {"choice": [3, 5]}, "deep": True},
+            },
             "learning_rate": {"choice": [0.01, 0.1]},
         }
     )

@@ -83,14 +83,19 @@ def test_nothing_is_reported_before_its_time(iris: Dataset) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "trained", "kind", "message"),
-    [(Breaks, 3, "IndexError", "off by one"), (Stops, 5, "RuntimeError", "must yield a trial a design, got 5")],
+    [
+        (Breaks, 3, "IndexError", "off by one"),
+        (Stops, 5, "RuntimeError", "must yield a trial a design, got 5"),
+    ],
 )
 def test_an_engine_with_a_bug_fails_what_it_did_not_train(
     iris: Dataset, engine: type[Quick], trained: int, kind: str, message: str
 ) -> None:
     trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS), job(iris, engine))]
     assert [trial.design_id for trial in trials] == [design.design_id for design in DESIGNS]
-    assert [trial.state is TrialState.COMPLETED for trial in trials] == [True] * trained + [False] * (6 - trained)
+    assert [trial.state is TrialState.COMPLETED for trial in trials] == [True] * trained + [False] * (
+        6 - trained
+    )
     errors = [trial.error for trial in trials if trial.error]
     assert {error.type for error in errors} == {kind}
     assert all(message in error.message for error in errors)
@@ -106,6 +111,9 @@ def test_what_is_wrong_with_the_job_is_raised(iris: Dataset, tmp_path) -> None:
 
 
 def test_a_dataset_is_opened_once_a_process(iris: Dataset) -> None:
-    one, other = job_context(job(iris)), job_context(job(iris), worker="tcp://w", device="gpu", memory_bytes=5)
+    one, other = (
+        job_context(job(iris)),
+        job_context(job(iris), worker="tcp://w", device="gpu", memory_bytes=5),
+    )
     assert one.dataset is other.dataset
     assert (one.device, other.device, other.worker, other.memory_bytes) == ("cpu", "gpu", "tcp://w", 5)

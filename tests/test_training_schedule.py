@@ -21,7 +21,10 @@ def rates(schedule: Schedule, epochs: int) -> list[float]:
         (Schedule(), [0.8, 0.8, 0.8, 0.8]),
         (Schedule("exponential", {"rate": 0.5}), [0.8, 0.4, 0.2, 0.1]),
         (Schedule("step", {"rate": 0.5, "every": 2}), [0.8, 0.8, 0.4, 0.4]),
-        (Schedule("cosine", {"floor": 0.5}), [0.8, 0.4 + 0.2 * (1 + 2**-0.5), 0.6, 0.4 + 0.2 * (1 - 2**-0.5)]),
+        (
+            Schedule("cosine", {"floor": 0.5}),
+            [0.8, 0.4 + 0.2 * (1 + 2**-0.5), 0.6, 0.4 + 0.2 * (1 - 2**-0.5)],
+        ),
     ],
 )
 def test_a_schedule_follows_its_formula(schedule: Schedule, expected: list[float]) -> None:
@@ -44,7 +47,9 @@ def model() -> keras.Model:
 @pytest.mark.parametrize("patience", [1, 3])
 def test_plateau_is_that_of_keras(losses: list[float], patience: int, min_delta: float) -> None:
     parameters = {"rate": 0.5, "patience": patience, "min_delta": min_delta, "floor": 0.1}
-    rate = LearningRate(Design(optimizer=Optimizer(learning_rate=0.8), schedule=Schedule("plateau", parameters)))
+    rate = LearningRate(
+        Design(optimizer=Optimizer(learning_rate=0.8), schedule=Schedule("plateau", parameters))
+    )
     callback = keras.callbacks.ReduceLROnPlateau(
         factor=0.5, patience=patience, min_delta=min_delta, min_lr=0.08, verbose=0
     )

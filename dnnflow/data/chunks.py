@@ -67,9 +67,8 @@ def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], siz
     return [*found, Chunk(split, len(found), tuple(parts))] if parts else found
 
 
-def create_arrays(root: Path, split: Split, rows: int, n_features: int) -> None:
-    """Write zarr's metadata of a split's arrays `X` and `y`."""
-    size = chunk_rows(rows, n_features)
+def create_arrays(root: Path, split: Split, rows: int, n_features: int, size: int) -> None:
+    """Write zarr's metadata of a split's arrays `X` and `y`, in chunks of `size` rows."""
     _create(root / split / "X", [rows, n_features], [size, n_features], "float32")
     _create(root / split / "y", [rows], [size], "int32")
 
@@ -139,14 +138,25 @@ def _write(path: Path, array: NDArray[np.generic]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_chunks(
-    root: Path,
-    split: Split,
-    rows: int,
-    n_features: int,
-    checksums: Sequence[tuple[str, str]],
-    wanted: Sequence[int],
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+@dataclass(frozen=True)
+class Stored:
+    """A split's arrays on disk."""
+
+    root: Path
+    split: Split
+    rows: int
+    n_features: int
+    size: int
+    """Rows of a chunk."""
+    checksums: Sequence[tuple[str, str]]
+    """sha256 of the files of `X` and `y`, chunk by chunk."""
+
+    def lengths(self, wanted: Sequence[int]) -> list[int]:
+        """Return how many rows of chunks are rows of the split; the last chunk is padded."""
+        return [min(self.size, self.rows - index * self.size) for index in wanted]
+
+
+def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Read chunks of a split, in the order wanted, and verify them.
 
     Returns
@@ -159,16 +169,14 @@ def read_chunks(
     DataError
         If a chunk is not there or is not what was written.
     """
-    size = chunk_rows(rows, n_features)
-    lengths = [min(size, rows - index * size) for index in wanted]
+    lengths, n_features = stored.lengths(wanted), stored.n_features
     features = np.empty((sum(lengths), n_features), dtype="<f4")
     labels = np.empty(sum(lengths), dtype="<i4")
     at = 0
     for index, length in zip(wanted, lengths, strict=True):
-        for path, checksum, out in zip(
-            chunk_paths(root, split, index), checksums[index], (features, labels), strict=True
-        ):
-            _read(path, checksum, out[at : at + length], size)
+        paths = chunk_paths(stored.root, stored.split, index)
+        for path, checksum, out in zip(paths, stored.checksums[index], (features, labels), strict=True):
+            _read(path, checksum, out[at : at + length], stored.size)
         at += length
     return features, labels
 

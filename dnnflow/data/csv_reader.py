@@ -148,13 +148,7 @@ def parse(
                 use_threads=False, column_names=list(dialect.columns), block_size=len(data) + 1
             ),
             parse_options=_parse_options(data, dialect, refuse),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types),
-                null_values=list(missing),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
+            convert_options=_convert_options(types, missing),
             # For columns that are kept: 3.6 s of processor time for 1.1 GB, 4.0 to 4.8 s with the default.
             memory_pool=pa.system_memory_pool(),
         )
@@ -162,10 +156,20 @@ def parse(
         if not data.strip():
             return pa.table({name: pa.array([], kind) for name, kind in types.items()})
         if not ragged:
-            raise
+            raise  # a value that is not of its column's type
         row = ragged[0]
     reason = f"has {row.actual_columns} values, but the table has {row.expected_columns} columns"
     raise RowError(row.number, f"{reason}; fix the row, or check delimiter and quote")
+
+
+def _convert_options(types: dict[str, pa.DataType], missing: Sequence[str]) -> Any:
+    return pa.csv.ConvertOptions(
+        column_types=types,
+        include_columns=list(types),
+        null_values=list(missing),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+    )
 
 
 def _parse_options(data: bytes, dialect: Dialect, refuse: Any) -> Any:

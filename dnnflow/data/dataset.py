@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnflow.data.chunks import SPLITS, Split, chunk_paths, chunk_rows, read_chunks
+from dnnflow.data.chunks import SPLITS, Split, Stored, chunk_paths, read_chunks
 from dnnflow.data.preprocess import Preprocessing
 from dnnflow.data.recipe import Recipe
 from dnnflow.data.schema import Column, Kind
@@ -73,8 +73,8 @@ class Dataset:
 
     def _check_sizes(self) -> None:
         for split in SPLITS:
-            size = chunk_rows(self.rows[split], self.n_features)
-            for index in range(len(self._checksums(split))):
+            size = self._stored(split).size
+            for index in range(len(self._stored(split).checksums)):
                 lengths = (4 * size * self.n_features, 4 * size)
                 for path, wanted in zip(chunk_paths(self.path, split, index), lengths, strict=True):
                     if not path.is_file() or path.stat().st_size != wanted:
@@ -184,7 +184,8 @@ class Dataset:
             "_arrays", {}
         )
         if split not in kept:
-            features, labels = self._read(split, range(len(self._checksums(split))))
+            stored = self._stored(split)
+            features, labels = read_chunks(stored, range(len(stored.checksums)))
             features.flags.writeable = labels.flags.writeable = False
             kept[split] = features, labels
         return kept[split]
@@ -225,20 +226,16 @@ class Dataset:
         rows : ndarray, shape (n,), int64, ascending, optional
             Rows of the split to use; all by default.
         """
-        size = chunk_rows(self.rows[split], self.n_features)
-        order = epoch_order(len(self._checksums(split)), self.seed, _BLOCK_EPOCH + epoch)
+        stored = self._stored(split)
+        order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)
         for number, at in enumerate(range(0, len(order), _BUFFER_CHUNKS)):
             wanted = order[at : at + _BUFFER_CHUNKS].tolist()
-            features, labels = self._read(split, wanted)
-            mine = self._row_numbers(split, wanted, size)
+            features, labels = read_chunks(stored, wanted)
+            mine = _row_numbers(stored, wanted)
             kept = np.arange(len(mine)) if rows is None else np.flatnonzero(np.isin(mine, rows))
             shuffled = kept[epoch_order(len(kept), self.seed, ((number + 1) << 33) + epoch)]
             if len(shuffled):
                 yield features[shuffled], labels[shuffled]
-
-    def _row_numbers(self, split: Split, wanted: Sequence[int], size: int) -> NDArray[np.int64]:
-        total = self.rows[split]
-        return np.concatenate([np.arange(i * size, min((i + 1) * size, total)) for i in wanted])
 
     def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
         """Encode raw rows as the training rows were; see `Preprocessing.transform`."""
@@ -265,17 +262,19 @@ class Dataset:
             If a chunk is missing or damaged.
         """
         for split in SPLITS:
-            for index in range(len(self._checksums(split))):
-                self._read(split, [index])
+            stored = self._stored(split)
+            for index in range(len(stored.checksums)):
+                read_chunks(stored, [index])
 
-    def _checksums(self, split: Split) -> list[tuple[str, str]]:
-        checksums: list[tuple[str, str]] = self.manifest["checksums"][split]
-        return checksums
+    def _stored(self, split: Split) -> Stored:
+        size, checksums = self.manifest["chunk_rows"][split], self.manifest["checksums"][split]
+        return Stored(self.path, split, self.rows[split], self.n_features, size, checksums)
 
-    def _read(self, split: Split, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        return read_chunks(
-            self.path, split, self.rows[split], self.n_features, self._checksums(split), wanted
-        )
+
+def _row_numbers(stored: Stored, wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Return which rows of the split the rows of chunks are."""
+    starts = [index * stored.size for index in wanted]
+    return np.concatenate([np.arange(a, a + n) for a, n in zip(starts, stored.lengths(wanted), strict=True)])
 
 
 def sealed(manifest: Mapping[str, Any]) -> str:

@@ -102,7 +102,7 @@ class BlockFacts:
 
 
 def parse_block(block: Block, plan: Plan, spill: Path | None) -> BlockFacts:
-    """Parse one block, keep its columns in the file `spill` if there is one, and return what they are like."""
+    """Parse one block, keep its columns in the file `spill` if there is one, and say what they are like."""
     data = block.read()
     try:
         table, corrected = _parse_columns(data, plan, block.index)

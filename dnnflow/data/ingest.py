@@ -5,7 +5,6 @@ statistics and the chunks are made of those. Every step is a task on one block o
 threads or on a cluster, with memory for a few blocks only.
 """
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -40,13 +39,14 @@ from dnnflow.data.statistics import (
     KeptBlock,
     Layout,
     MedianSearch,
+    Moments,
     fit_block,
     frequency_block,
     label_block,
     median_block,
     merge_all_frequencies,
 )
-from dnnflow.data.tasks import Tasks, open_tasks
+from dnnflow.data.tasks import Tasks, open_scratch, open_tasks
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead, ignore
 from dnnflow.paths import directory_aside, write_file
@@ -96,18 +96,15 @@ def ingest(
     """
     datasets = Path(datasets).absolute()
     datasets.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ingest-", dir=datasets) as scratch:
-        text = open_text(source, Path(scratch), copy=_is_remote(source, client), block_bytes=block_bytes)
+    with open_scratch(datasets) as scratch:
+        text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
         dialect, start = read_dialect(text, source)
         reading = _reading(dialect)
         path = datasets / dataset_id(text.digest, reading, recipe)
-        if (path / MANIFEST).is_file():
-            return Dataset.open(path)
-        with open_tasks(client, workers) as tasks:
-            table = _Table(
-                text, dialect, blocks(text, dialect, start), recipe, Path(scratch), tasks, listener
-            )
-            build(table, path, {"bytes": text.end - text.start, "sha256": text.digest}, reading)
+        if not (path / MANIFEST).is_file():
+            with open_tasks(client, workers) as tasks:
+                parts = blocks(text, dialect, start)
+                build(_Table(text, dialect, parts, recipe, scratch, tasks, listener), path, reading)
         return Dataset.open(path)
 
 
@@ -141,22 +138,19 @@ class _Table:
     listener: Listener
 
 
-def build(table: _Table, path: Path, source: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+def build(table: _Table, path: Path, reading: Mapping[str, Any]) -> None:
     """Parse, split, fit and write."""
     parsed = _parse(table)
     classes, rule = _split(table, parsed)
     layout = _layout(table.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
-    preprocessing = fitting.fit(
-        table.recipe, parsed.columns, layout, fitted.statistics, _fill(table, parsed, layout, fitted)
-    )
     with directory_aside(path) as aside:
-        checksums = _write(table, parsed, layout, fitted, preprocessing, aside)
+        checksums = _write(table, parsed, fitted, aside)
         table.text.check_unchanged()
         manifest = {
             "format": FORMAT,
             "id": path.name,
-            "source": dict(source),
+            "source": {"bytes": table.text.end - table.text.start, "sha256": table.text.digest},
             "reading": dict(reading),
             "recipe": table.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
@@ -165,7 +159,8 @@ def build(table: _Table, path: Path, source: Mapping[str, Any], reading: Mapping
                 "test": fitted.statistics.test.tolist(),
             },
             "dropped_rows": parsed.rows - parsed.labels.values,
-            "preprocessing": preprocessing.to_dict(),
+            "preprocessing": fitted.preprocessing.to_dict(),
+            "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
         }
         write_file(aside / MANIFEST, sealed(manifest))
@@ -300,10 +295,15 @@ def _layout(recipe: Recipe, columns: list[Column], classes: Classes, rule: Split
 
 @dataclass(frozen=True)
 class _Fitted:
-    """Statistics of all training rows, and how many rows of each split a block has."""
+    """What is known of all training rows, and how many rows of each split a block has."""
 
+    layout: Layout
     statistics: BlockStatistics
+    preprocessing: Preprocessing
     block_rows: dict[str, list[int]]
+
+    def chunk_rows(self, split: str) -> int:
+        return chunk_rows(sum(self.block_rows[split]), self.preprocessing.n_features)
 
 
 def _fit(table: _Table, parsed: _Parsed, layout: Layout) -> _Fitted:
@@ -317,12 +317,13 @@ def _fit(table: _Table, parsed: _Parsed, layout: Layout) -> _Fitted:
 
     statistics = reduce(BlockStatistics.merge, counted())
     _check_counts(layout.classes, statistics.train + statistics.test, layout.label)
-    return _Fitted(statistics, block_rows)
+    fill = _fill(table, parsed, layout, statistics.moments)
+    preprocessing = fitting.fit(table.recipe, parsed.columns, layout, statistics, fill)
+    return _Fitted(layout, statistics, preprocessing, block_rows)
 
 
-def _fill(table: _Table, parsed: _Parsed, layout: Layout, fitted: _Fitted) -> NDArray[np.float64]:
+def _fill(table: _Table, parsed: _Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:
     """Return what takes the place of missing numbers, shape (number columns,)."""
-    moments = fitted.statistics.moments
     if table.recipe.missing == "mean":
         return moments.mean
     if table.recipe.missing == "median":
@@ -340,17 +341,14 @@ def _fill(table: _Table, parsed: _Parsed, layout: Layout, fitted: _Fitted) -> ND
     return np.zeros(len(layout.numbers))
 
 
-def _write(
-    table: _Table, parsed: _Parsed, layout: Layout, fitted: _Fitted, preprocessing: Preprocessing, aside: Path
-) -> dict[str, list[tuple[str, str]]]:
+def _write(table: _Table, parsed: _Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:
     """Write both splits' arrays; return the checksums of their chunks."""
     checksums: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
-        counts = fitted.block_rows[split]
-        create_arrays(aside, split, sum(counts), preprocessing.n_features)
-        size = chunk_rows(sum(counts), preprocessing.n_features)
+        counts, size = fitted.block_rows[split], fitted.chunk_rows(split)
+        create_arrays(aside, split, sum(counts), fitted.preprocessing.n_features, size)
         calls = (
-            (chunk, layout, preprocessing, size, aside)
+            (chunk, fitted.layout, fitted.preprocessing, size, aside)
             for chunk in chunks(split, parsed.blocks, counts, size)
         )
         checksums[split] = list(table.tasks.run("write", write_chunk, calls))

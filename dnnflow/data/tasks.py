@@ -1,11 +1,18 @@
-"""Runs a stage's tasks, a bounded number at a time: in threads of this process or on a Dask cluster."""
+"""Runs a stage's tasks, a bounded number at a time: in threads of this process or on a Dask cluster.
+
+Also the directory in which they put what they hand over.
+"""
 
 import os
+import shutil
+import socket
+import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -79,6 +86,33 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def scratch_prefix(pid: int) -> str:
+    """Return how the names of a process's scratch directories begin."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum())
+    return f".ingest-{host}-{pid}-"
+
+
+@contextmanager
+def open_scratch(parent: Path) -> Iterator[Path]:
+    """Yield an empty directory in `parent`, removed at the end; also remove what killed processes left."""
+    for left in parent.glob(scratch_prefix(0).replace("-0-", "-*")):
+        pid = left.name.removeprefix(scratch_prefix(0).removesuffix("0-")).split("-")[0]
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix(os.getpid()), dir=parent) as scratch:
+        yield Path(scratch)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _cancel(futures: Iterable[Future]) -> None:

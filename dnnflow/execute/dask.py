@@ -66,6 +66,11 @@ class DaskExecutor:
         """Workers of the cluster now."""
         return len(self._client.scheduler_info()["workers"])
 
+    @property
+    def dashboard(self) -> str | None:
+        """URL of the Dask dashboard."""
+        return self._client.dashboard_link or None
+
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.

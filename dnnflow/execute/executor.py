@@ -22,6 +22,11 @@ class Executor(Protocol):
         """How many designs train at the same time, as far as is known now."""
         ...
 
+    @property
+    def dashboard(self) -> str | None:
+        """URL of a page that shows the workers, where there is one."""
+        ...
+
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once, in lists, as they finish.

@@ -21,6 +21,7 @@ class LocalExecutor:
     """Trains designs in this process."""
 
     slots = 1
+    dashboard = None
 
     def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip

@@ -130,7 +130,7 @@ class RunningService:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
-    def stop(self, grace_s: float = 15.0) -> None:
+    def stop(self, grace_s: float = 10.0) -> None:
         """Ask the process to end; after `grace_s`, end it and what is left of its group."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from dnnflow.training.loop import Weights
+from dnnflow.training.tracing import trace
 
 _EVALUATE_ROWS = 1024
 """Rows of a forward pass when nothing is learned; bounds the memory that activations take."""
@@ -48,14 +49,11 @@ class KerasProgram:
 
     @cached_property
     def _train(self) -> Any:
-        """The traced steps. A concrete function: calls find no signature again, and tracing is not warned of."""
-        inputs = (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT)
-        return tf.function(self._train_steps, input_signature=inputs, autograph=False).get_concrete_function()
+        return trace(self._train_steps, (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT))
 
     @cached_property
     def _evaluate(self) -> Any:
-        inputs = (self._features, _LABELS, _ORDER)
-        return tf.function(self._measure, input_signature=inputs, autograph=False).get_concrete_function()
+        return trace(self._measure, (self._features, _LABELS, _ORDER))
 
     def restart(self, weights: Weights, dropout_seeds: dict[str, int]) -> None:
         """Go back to the start of a training with other initial weights and other seeds of dropout layers."""
