@@ -1,15 +1,16 @@
 # Needs python3 (3.11 or newer) and make; everything else comes from the package index into .venv
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .PHONY: quickstart serve test lint types unit lock clean
 
 quickstart: .venv/installed
-	$(BIN)/python flows/quickstart.py
+	@$(BIN)/python flows/quickstart.py
 
 serve: .venv/installed
-	$(BIN)/python flows/serve.py
+	@$(BIN)/python flows/serve.py
 
 test: lint types unit
 
@@ -24,15 +25,16 @@ unit: .venv/test-installed
 	$(BIN)/python -m pytest
 
 .venv/installed: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("dnnflow needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=...") if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dnnflow needs Python 3.11 or newer, got " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing the locked packages into .venv (a minute or two)"
+	@$(PIP) --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 .venv/test-installed: .venv/installed requirements-test.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-test.lock
-	touch $@
+	@$(PIP) --requirement requirements-test.lock
+	@touch $@
 
 clean:
 	rm -rf .venv dnnflow-home

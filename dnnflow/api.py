@@ -77,4 +77,6 @@ def ingest(source: str, label: str, *, out: str | Path | None = None, client: "C
     reading = {name: options.pop(name) for name in _SOURCE_OPTIONS if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets
     recipe = Recipe(label=label, **options)
-    return ingest_source(Source(url=str(source), **reading), recipe, datasets, client=client, listener=listener)
+    return ingest_source(
+        Source(url=str(source), **reading), recipe, datasets, client=client, listener=listener
+    )

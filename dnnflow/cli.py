@@ -51,7 +51,9 @@ def run(
     file: File,
     overrides: Overrides = None,
     cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="A new study, even if there is one of the same key.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="A new study, even if there is one of the same key.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline from data to report; an unfinished study of the same kind is continued."""
@@ -100,7 +102,9 @@ def ingest(
     label: Annotated[str, typer.Option(help="Name of the column to predict.")],
     out: Annotated[Path | None, typer.Option(help="Directory that holds the datasets.")] = None,
     drop: Annotated[list[str] | None, typer.Option(help="Column to leave out. Repeatable.")] = None,
-    missing_value: Annotated[list[str] | None, typer.Option(help="What stands for missing. Repeatable.")] = None,
+    missing_value: Annotated[
+        list[str] | None, typer.Option(help="What stands for missing. Repeatable.")
+    ] = None,
     no_header: Annotated[bool, typer.Option("--no-header", help="The first line is data.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -161,7 +165,9 @@ def resume(study_id: StudyId, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def export(study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet, .csv or .json file.")]) -> None:
+def export(
+    study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet, .csv or .json file.")]
+) -> None:
     """Write every trial of a study to a file."""
     from dnnflow.api import open_study
     from dnnflow.results.export import export_trials
@@ -172,7 +178,9 @@ def export(study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet
 
 
 @app.command()
-def report(study_id: StudyId, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None) -> None:
+def report(
+    study_id: StudyId, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
+) -> None:
     """Write a study's HTML report anew."""
     from dnnflow.api import open_study
 

@@ -103,7 +103,14 @@ class Notice:
 
 
 Event = (
-    StageStarted | StageFinished | RowsRead | ClusterReady | WorkerLost | WorkerRecycled | TrialsStored | Notice
+    StageStarted
+    | StageFinished
+    | RowsRead
+    | ClusterReady
+    | WorkerLost
+    | WorkerRecycled
+    | TrialsStored
+    | Notice
 )
 Listener = Callable[[Event], None]
 

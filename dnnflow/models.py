@@ -20,6 +20,7 @@ from dnnflow.data.preprocess import Preprocessing
 from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
+from dnnflow.training.quiet import import_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -96,6 +97,7 @@ def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], datase
     record
         What else to say of the model, e.g. its study and accuracy; JSON types.
     """
+    import_tensorflow()
     from dnnflow.design.build import build_model
 
     model = build_model(design, dataset.n_features, dataset.n_classes)
@@ -140,7 +142,9 @@ class SavedModel:
         import pandas as pd
 
         features = self.preprocessing.transform(rows)  # (rows, features) float32
-        probabilities = np.asarray(self.model.predict(features, batch_size=4096, verbose=0))  # (rows, classes)
+        probabilities = np.asarray(
+            self.model.predict(features, batch_size=4096, verbose=0)
+        )  # (rows, classes)
         names = np.asarray(self.class_names, dtype=object)
         table = pd.DataFrame({"prediction": names[probabilities.argmax(axis=1)]}, index=rows.index)
         for code, name in enumerate(self.class_names):
@@ -167,6 +171,7 @@ def load_model(path: Path) -> SavedModel:
         raise DataError(
             f"a model must be a .keras file that a study saved (it carries its preprocessing), got {path}"
         ) from error
+    import_tensorflow()
     import keras
 
     return SavedModel(

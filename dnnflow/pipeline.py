@@ -20,7 +20,11 @@ class Section(BaseModel):
     """Base of all parts: frozen, unknown keys refused, field docstrings are the schema's descriptions."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+        serialize_by_alias=True,
     )
 
 
@@ -149,7 +153,15 @@ class EarlyStoppingChoice(Section):
 def _choice_or_one(value: Any) -> str:
     """Say whether one thing is written or a choice of some."""
     is_choice = "choice" in value if isinstance(value, Mapping) else hasattr(value, "choice")
-    return "choice" if is_choice else "name" if isinstance(value, str) else "none" if value is None else "constant"
+    return (
+        "choice"
+        if is_choice
+        else "name"
+        if isinstance(value, str)
+        else "none"
+        if value is None
+        else "constant"
+    )
 
 
 ScheduleParameter = Annotated[
@@ -347,4 +359,3 @@ def _absolute(source: str, folder: Path) -> str:
     if "://" in source or source.startswith("~") or Path(source).is_absolute():
         return source
     return str((folder / source).resolve())
-

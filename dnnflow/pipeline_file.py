@@ -29,7 +29,11 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.where}: {self.message}" if self.where else f"line {self.line}: {self.message}"
+        return (
+            f"line {self.line}: {self.where}: {self.message}"
+            if self.where
+            else f"line {self.line}: {self.message}"
+        )
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,7 +44,9 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} stands twice", key.start_mark
+                )
             seen.add(name)
         return super().construct_mapping(node, deep)
 
@@ -93,7 +99,9 @@ def check_text(
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        return None, [Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {getattr(error, 'problem', error)}")]
+        return None, [
+            Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {getattr(error, 'problem', error)}")
+        ]
     if not isinstance(data, dict):
         return None, [Problem(1, "", f"a pipeline is a mapping of sections, got {type(data).__name__}")]
     for override in overrides:
@@ -102,7 +110,10 @@ def check_text(
         pipeline = Pipeline.model_validate(data).resolved(folder)
     except ValidationError as error:
         return None, _from_validation(error, root)
-    problems = [Problem(_line_of(root, where), ".".join(map(str, where)), message) for where, message in _doubts(pipeline)]
+    problems = [
+        Problem(_line_of(root, where), ".".join(map(str, where)), message)
+        for where, message in _doubts(pipeline)
+    ]
     return (None if problems else pipeline), problems
 
 

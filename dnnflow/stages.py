@@ -76,7 +76,9 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
         For everything wrong with the table, with row, column and value.
     """
     with _stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as told:
-        dataset = ingest(pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener)
+        dataset = ingest(
+            pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
+        )
         told.append(
             f"{dataset.rows['train']:,} rows to train, {dataset.rows['test']:,} to test, "
             f"{dataset.n_features} features, {dataset.n_classes} classes"
@@ -149,7 +151,9 @@ def _without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
     """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
     training = asdict(pipeline.training_settings)
-    return content_id({"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training})
+    return content_id(
+        {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
+    )
 
 
 @contextmanager
@@ -182,7 +186,9 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
     """Train the missing designs of a study, or of its i-th of n slices; return how many were trained."""
     missing = len(study.missing(shard))
     part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
-    with _stage(Stage.TRAIN, f"study {study.id}: {missing:,} of {len(study.designs):,} designs{part}", listener) as told:
+    with _stage(
+        Stage.TRAIN, f"study {study.id}: {missing:,} of {len(study.designs):,} designs{part}", listener
+    ) as told:
         study.train(executor, shard=shard, listener=listener)
         told.append(f"{missing:,} designs trained")
     return missing

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MODELS = 3
 """How many of the best designs' models are kept where the pipeline does not say."""
+FIRST_ETA = 5
+"""Trials after which the time left is told: before, it would be mostly start-up."""
 PROGRESS_S = 0.2
 """Progress is told at most this often."""
 
@@ -90,7 +92,9 @@ class Study:
         frame = frame[frame["state"] == TrialState.COMPLETED.value]
         if frame.empty:
             return None
-        return frame.sort_values(["test_accuracy", "parameters", "design_id"], ascending=[False, True, True]).iloc[0]
+        return frame.sort_values(
+            ["test_accuracy", "parameters", "design_id"], ascending=[False, True, True]
+        ).iloc[0]
 
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
               listener: Listener = ignore) -> None:  # fmt: skip
@@ -127,7 +131,11 @@ class Study:
                 listener(Notice(f"the model of the design at rank {rank} was not kept, its weights are gone"))
                 continue
             path = self.settings.workspace.model(self.study_id, rank)
-            record = {"study_id": self.study_id, "design_id": row.design_id, "test_accuracy": row.test_accuracy}
+            record = {
+                "study_id": self.study_id,
+                "design_id": row.design_id,
+                "test_accuracy": row.test_accuracy,
+            }
             save_model(path, designs[row.design_id], weights, self.dataset, record)
             paths.append(path)
         return paths
@@ -232,7 +240,7 @@ class Drive:
                 failed=self._failed,
                 elapsed_s=elapsed_s,
                 rate=rate,
-                eta_s=left / rate if rate > 0 else None,
+                eta_s=left / rate if self._stored >= FIRST_ETA else None,
                 best_accuracy=self._best_accuracy,
                 best_design=best,
             )

@@ -72,7 +72,9 @@ class Progress:
                 board = f", dashboard {event.dashboard}" if event.dashboard else ""
                 self._console.print(f"  {event.workers} workers at {event.address}{board}")
             case WorkerLost():
-                self._console.print(f"  worker {event.worker} was lost; its {event.designs} designs run again")
+                self._console.print(
+                    f"  worker {event.worker} was lost; its {event.designs} designs run again"
+                )
             case WorkerRecycled():
                 size = event.resident_bytes / 1e9
                 self._console.print(f"  worker {event.worker} had grown to {size:.1f} GB and was restarted")

@@ -19,6 +19,7 @@ from dnnflow.settings import Settings
 
 HERE = Path(__file__).parent
 STOP_S = 30.0
+INTERRUPTED = 130
 DEFAULT = HERE.parent / "pipelines" / "quickstart.yaml"
 
 # Levels and names of runs say nothing here: there is one run.
@@ -29,18 +30,24 @@ PLAIN_LOG = {
 }
 
 
-def run_flow(path: Path, environment: dict[str, str]) -> int:
-    """Run the flow in a process of its own, which hands its last log lines to the server before it ends."""
+def run_flow(path: Path, environment: dict[str, str], log: Path) -> int:
+    """Run the flow in a process of its own, which hands its last log lines to the server before it ends.
+
+    `log` takes what libraries in the flow and its workers write to standard error: TensorFlow writes a lot.
+    """
     command = (sys.executable, str(HERE / "run_pipeline.py"), str(path))
     # Leading a group of its own, it is interrupted once, by us, and not a second time by the terminal.
-    flow = subprocess.Popen(command, env={**os.environ, **environment}, start_new_session=True)
+    with log.open("wb") as errors:
+        flow = subprocess.Popen(
+            command, env={**os.environ, **environment}, stderr=errors, start_new_session=True
+        )
     try:
         return flow.wait()
     except KeyboardInterrupt:
         flow.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             return flow.wait(STOP_S)
-        return 130
+        return INTERRUPTED
     finally:
         with suppress(ProcessLookupError):
             os.killpg(flow.pid, signal.SIGKILL)
@@ -60,12 +67,16 @@ def main(arguments: list[str]) -> int:
                 f"starting a Prefect server on port {port} (log in {home / 'logs'})", soft_wrap=True
             )
             services.start(prefect_server(home / "prefect", port, with_page=False))
-            return run_flow(path, prefect_environment(home / "prefect", port) | PLAIN_LOG)
+            environment = prefect_environment(home / "prefect", port) | PLAIN_LOG
+            code = run_flow(path, environment, home / "logs" / "flow.log")
+        if code not in (0, INTERRUPTED):
+            console.print(f"more in {home / 'logs' / 'flow.log'}", soft_wrap=True)
+        return code
     except DnnflowError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -42,7 +42,18 @@ def study_id(call) -> str:
 
 def test_help_names_every_command_and_the_exit_codes() -> None:
     shown = CliRunner().invoke(cli.app, ["--help"]).output
-    for word in ("run", "validate", "schema", "ingest", "studies", "show", "export", "report", "predict", "130"):
+    for word in (
+        "run",
+        "validate",
+        "schema",
+        "ingest",
+        "studies",
+        "show",
+        "export",
+        "report",
+        "predict",
+        "130",
+    ):
         assert word in shown
 
 
@@ -169,4 +180,7 @@ def test_ingest_prints_what_the_dataset_holds(call, tmp_path: Path) -> None:
     told = json.loads(out)
     assert Path(told["path"]).parent == tmp_path / "sets"
     assert told["rows"] == {"train": 120, "test": 30}
-    assert "120 to train, 30 to test" in call("ingest", source, "--label", "species", "--out", str(tmp_path / "sets"))[1]
+    assert (
+        "120 to train, 30 to test"
+        in call("ingest", source, "--label", "species", "--out", str(tmp_path / "sets"))[1]
+    )

@@ -30,7 +30,9 @@ def modules() -> list[Path]:
 
 def name_of(path: Path) -> str:
     relative = path.relative_to(ROOT)
-    return str(relative if relative.parts[0] == "flows" else relative.relative_to("dnnflow")).removesuffix(".py")
+    return str(relative if relative.parts[0] == "flows" else relative.relative_to("dnnflow")).removesuffix(
+        ".py"
+    )
 
 
 def layer_of(name: str, table: dict[str, int]) -> int | None:
@@ -67,7 +69,9 @@ def test_every_layer_entry_is_a_module() -> None:
 
 def test_lower_layers_never_import_higher_ones() -> None:
     table = layer_table()
-    layers = {name_of(path): layer_of(name_of(path), table) or 0 for path in modules() if not is_package(path)}
+    layers = {
+        name_of(path): layer_of(name_of(path), table) or 0 for path in modules() if not is_package(path)
+    }
     wrong = []
     for path in modules():
         for target in imports(path) if not is_package(path) else ():

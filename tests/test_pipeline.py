@@ -100,7 +100,9 @@ def test_all_problems_are_told_at_once(file: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:
-    with pytest.raises(PipelineError, match=r"a pipeline must be a readable YAML file, got .*pipeline\.yaml: No such"):
+    with pytest.raises(
+        PipelineError, match=r"a pipeline must be a readable YAML file, got .*pipeline\.yaml: No such"
+    ):
         load_pipeline(file)
 
 

@@ -73,7 +73,9 @@ def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
     assert other.id != study.id
     assert other.key == study.key
     accuracies = ["design_id", "test_accuracy"]
-    first, second = (s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other))
+    first, second = (
+        s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other)
+    )
     pd.testing.assert_frame_equal(first, second)
 
 
@@ -134,7 +136,11 @@ def test_a_design_that_the_engine_cannot_train_is_refused_before_any_is_trained(
 
 def test_failures_are_recorded_and_the_study_goes_on(home: Settings) -> None:
     """One design of 10^9 units and one whose loss diverges; the third is trained."""
-    layers = ["[{units: 1000000000}]", "[{units: 4, activation: linear}, {units: 4, activation: linear}]", "[{units: 4}]"]
+    layers = [
+        "[{units: 1000000000}]",
+        "[{units: 4, activation: linear}, {units: 4, activation: linear}]",
+        "[{units: 4}]",
+    ]
     rates = ["0.01", "1.0e+30", "0.01"]
     designs = [
         f"{{layers: {layer}, epochs: 2, optimizer: {{name: sgd, learning_rate: {rate}}}}}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def cluster_spec(executor: Mapping[str, Any], settings: Settings) -> "ClusterSpec":
-    """Return the cluster that a pipeline's executor section names, else the installation's, else an embedded one."""
+    """Return the cluster that an executor section names, else the installation's, else an embedded one."""
     from dnnflow.execute.cluster import ClusterSpec
 
     named = executor.get("address") or executor.get("scheduler_file")

@@ -15,6 +15,7 @@ from dnnflow.errors import ClusterError
 from dnnflow.training.engine import Fitted, TrainingContext
 from dnnflow.training.loop import Deadline, Measure, Weights, check_finite, fit
 from dnnflow.training.memory import check_memory
+from dnnflow.training.quiet import import_tensorflow
 from dnnflow.training.result import Result, train_designs
 from dnnflow.training.rows import Block, TrainingRows, in_memory
 from dnnflow.training.threads import limit_threads
@@ -54,6 +55,7 @@ class KerasEngine:
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""
         limit_threads(1)
+        import_tensorflow()
         return train_designs(self._fit, designs, context, engine=self.name)
 
     def _fit(self, design: Design, context: TrainingContext) -> Result:
