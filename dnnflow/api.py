@@ -54,8 +54,16 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> Study:
     return Study(store, settings, store.study(study_id).study_id)
 
 
-def ingest(source: str, label: str, *, out: str | Path | None = None, client: "Client | None" = None,
-           settings: Settings | None = None, listener: Listener = ignore, **options: Any) -> Dataset:  # fmt: skip
+def ingest(
+    source: str,
+    label: str,
+    *,
+    out: str | Path | None = None,
+    client: "Client | None" = None,
+    settings: Settings | None = None,
+    listener: Listener = ignore,
+    **options: Any,
+) -> Dataset:
     """Make a dataset of a CSV, or find it again.
 
     Parameters

@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 an unexpected failure; 2 a wrong argument, pipeline or design; 3 a table that cannot
 be used; 4 something that does not exist; 5 a cluster that cannot do what was asked; 6 a study that cannot go
-on; 130 stopped by Ctrl-C (the same command goes on with what is missing).
+on; 7 a results store that cannot be used; 130 stopped by Ctrl-C (the same
+command goes on with what is missing).
 """
 
 import json
@@ -23,8 +24,8 @@ app = typer.Typer(
     name="dnnflow",
     help="Find out which network design works best on your table.",
     epilog=(
-        "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, 4 not found, "
-        "5 cluster, 6 study cannot go on, 130 stopped by Ctrl-C."
+        "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, "
+        "4 not found, 5 cluster, 6 study cannot go on, 7 results store, 130 stopped by Ctrl-C."
     ),
     no_args_is_help=True,
     add_completion=False,

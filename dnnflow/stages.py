@@ -56,8 +56,8 @@ def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
             info = file_system.info(path)
         except (OSError, ValueError, ImportError) as error:
             raise DataError(
-                f"dataset.source must be a file that can be read, got {url}: {error or type(error).__name__}; "
-                "check the path, the address or dataset.storage_options"
+                f"dataset.source must be a file that can be read, got {url}: "
+                f"{error or type(error).__name__}; check the path, the address or dataset.storage_options"
             ) from error
         if info.get("type") == "directory":
             raise DataError(f"dataset.source must be a file, got the directory {url}; name a CSV in it")
@@ -109,14 +109,14 @@ def draw_designs(pipeline: Pipeline) -> list[Design]:
         refusal = engine.refuse(design)
         if refusal:
             raise DesignError(
-                f"engine {engine.name} must be able to train every design, got {design.describe()}: {refusal}; "
-                "narrow the space or name another training.engine"
+                f"engine {engine.name} must be able to train every design, got {design.describe()}: "
+                f"{refusal}; narrow the space or name another training.engine"
             )
     return designs
 
 
 def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False) -> Study:
-    """Return the study of a pipeline: the one of the same key where there is one, else (or with `new`) a new one."""
+    """Return the study of a pipeline: the one of the same key, else (or with `new`) a new one."""
     store = Store(settings.store_url)
     designs = draw_designs(pipeline)
     key = study_key(pipeline, dataset, designs)
@@ -159,7 +159,7 @@ def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> st
 @contextmanager
 def open_named_client(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,
                       listener: Listener = ignore) -> Iterator["Client | None"]:  # fmt: skip
-    """Yield a client of the cluster that is given or named, for every stage; None where one is yet to be started.
+    """Yield a client of the cluster that is given or named; None where one is yet to be started.
 
     A table is then preprocessed by threads of this process, so that what is wrong with it is told at once.
     """

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
-from dnnflow.models import BestWeights, read_weights, save_model
 from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.models import BestWeights, read_weights, save_model
 from dnnflow.results.aggregate import StudyView, load_view
 from dnnflow.results.records import StudyRecord, StudyState
 from dnnflow.results.store import Store

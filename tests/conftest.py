@@ -54,7 +54,7 @@ def breast_cancer(datasets: Path):
 
 @pytest.fixture(scope="session")
 def client():
-    """A client of the session's Dask cluster: two worker processes that tests may kill, since they come back."""
+    """A client of the session's Dask cluster: two workers that tests may kill, since they come back."""
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
 
     with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:

@@ -116,7 +116,7 @@ def test_an_override_is_laid_over_the_file(file: Path) -> None:
 
 def test_an_override_without_a_value_is_refused(file: Path) -> None:
     file.write_text(GOOD)
-    with pytest.raises(PipelineError, match="an override must be written section.key=value, got 'designs'"):
+    with pytest.raises(PipelineError, match=r"an override must be written section\.key=value, got 'designs'"):
         load_pipeline(file, ["designs"])
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -212,13 +211,14 @@ def trained(home: Path) -> list[str]:
 
 
 @pytest.fixture
-def killed_home(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "home"
+def killed_home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
 
 
 def start_run(home: Path) -> subprocess.Popen[bytes]:
     sets = ["training.engine=executor_engines:Short", "strategy=grid", "space.seed={int: [0, 299]}",
-            "space.depth=1", "space.units=4", "space.activation=relu", "designs=300", "executor.workers=2"]  # fmt: skip
+            "space.depth=1", "space.units=4", "space.activation=relu", "designs=300",
+            "executor.workers=2"]  # fmt: skip
     options = [part for item in sets for part in ("--set", item)]
     env = os.environ | {"DNNFLOW_HOME": str(home), "PYTHONPATH": str(ROOT / "tests")}
     command = [sys.executable, "-m", "dnnflow", "run", str(IRIS), *options]

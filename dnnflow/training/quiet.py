@@ -15,8 +15,8 @@ _NOTES = re.compile(
 def import_tensorflow() -> None:
     """Import TensorFlow and Keras, which write notes to stderr that no log level holds back.
 
-    Notes about a missing GPU and compiled instructions are dropped; whatever else is written meanwhile appears
-    once the import is done.
+    Notes about a missing GPU and compiled instructions are dropped; whatever else is written meanwhile
+    appears once the import is done.
     """
     if "keras" in sys.modules:
         return
