@@ -7,22 +7,14 @@ from typing import TYPE_CHECKING, Self
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dnnflow.events import (
-    ClusterReady,
-    Event,
-    Notice,
-    RowsRead,
-    StageFinished,
-    StageStarted,
-    TrialsStored,
-    WorkerLost,
-    WorkerRecycled,
-)
+from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrialsStored
 from dnnflow.report.terminal import leaderboard_table
+from dnnflow.wording import in_words, pace_in_words
 
 if TYPE_CHECKING:
     from dnnflow.data.dataset import Dataset
@@ -64,38 +56,27 @@ class Progress:
         """Show one event."""
         match event:
             case StageStarted():
-                self._console.print(f"[bold]{event.stage.value}[/bold] {_escape(event.detail)}")
+                self._console.print(f"[bold]{event.stage.value}[/bold] {escape(event.detail)}")
             case StageFinished():
                 self._end_bar()
-                self._console.print(f"  done in {event.seconds_s:.1f} s: {_escape(event.detail)}")
-            case ClusterReady():
-                board = f", dashboard {event.dashboard}" if event.dashboard else ""
-                self._console.print(f"  {event.workers} workers at {event.address}{board}")
-            case WorkerLost():
-                self._console.print(
-                    f"  worker {event.worker} was lost; its {event.designs} designs run again"
-                )
-            case WorkerRecycled():
-                size = event.resident_bytes / 1e9
-                self._console.print(f"  worker {event.worker} had grown to {size:.1f} GB and was restarted")
-            case Notice():
-                self._console.print(f"  {_escape(event.message)}")
+                self._console.print(f"  done in {event.seconds_s:.1f} s: {escape(event.detail)}")
             case TrialsStored():
                 self._trials(event)
             case RowsRead():
                 self._rows(event)
+            case _:
+                self._console.print(f"  {escape(in_words(event))}")
 
     def _trials(self, event: TrialsStored) -> None:
         done = event.completed + event.failed
-        text = _trials_text(event)
         if self._live:
             if self._task is None:
                 self._bar.start()
                 self._task = self._bar.add_task("designs", total=event.total, rate="")
-            self._bar.update(self._task, completed=done, rate=text)
+            self._bar.update(self._task, completed=done, rate=escape(pace_in_words(event)))
         elif self._first or done == event.total or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
-            self._console.print(f"  {done:,} of {event.total:,} designs, {text}")
+            self._console.print(f"  {escape(in_words(event))}")
 
     def _rows(self, event: RowsRead) -> None:
         if not self._live or event.total_bytes is None:
@@ -110,28 +91,6 @@ class Progress:
             self._bar.stop()
             self._bar.remove_task(self._task)
             self._task = None
-
-
-def _trials_text(event: TrialsStored) -> str:
-    rate = f"{event.rate:.1f}/s" if event.rate >= 1 else f"{event.rate * 60:.1f}/min"
-    parts = [rate]
-    if event.eta_s:
-        parts.append(f"{_duration(event.eta_s)} left")
-    if event.failed:
-        parts.append(f"{event.failed:,} failed")
-    if event.best_accuracy is not None:
-        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
-    return ", ".join(parts)
-
-
-def _duration(seconds_s: float) -> str:
-    minutes, seconds = divmod(round(seconds_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def show_study(study: "Study", top: int = 10) -> None:
@@ -158,7 +117,7 @@ def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]
         failed = trials - by_name.get("completed", 0)
         made_at = record.created_at[:16].replace("T", " ")
         table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
-                      f"{failed:,}", _escape(record.name))  # fmt: skip
+                      f"{failed:,}", escape(record.name))  # fmt: skip
     Console(highlight=False).print(table)
 
 

@@ -11,7 +11,6 @@ from dnnflow.errors import DnnflowError
 from dnnflow.serving.processes import POLL_S, ServiceError, answers
 
 SERVER_TIMEOUT_S = 120.0
-TOP = 10
 
 
 def wait_for_server(url: str) -> None:
@@ -44,22 +43,15 @@ def run(path: Path) -> str:
     return study(pipeline)
 
 
-def show(study_id: str, console: Console) -> None:
-    """Print the leaderboard, the study's id and the path of its report."""
-    from dnnflow.api import open_study
-    from dnnflow.report.terminal import leaderboard_table
-
-    study = open_study(study_id)
-    console.print(leaderboard_table(study.view(), top=TOP))
-    console.print(f"study   {study.id}")
-    console.print(f"report  {study.settings.workspace.report(study.id).absolute()}", soft_wrap=True)
-
-
 def main(path: Path) -> int:
     """Run a pipeline file and print what came of it; return the exit code."""
     console = Console(highlight=False)
     try:
-        show(run(path), console)
+        study_id = run(path)
+        from dnnflow.api import open_study
+        from dnnflow.terminal import show_study
+
+        show_study(open_study(study_id))
     except DnnflowError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code

@@ -16,57 +16,13 @@ from prefect.artifacts import (
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from dnnflow.events import (
-    ClusterReady,
-    Event,
-    Notice,
-    RowsRead,
-    StageFinished,
-    StageStarted,
-    TrialsStored,
-    WorkerLost,
-    WorkerRecycled,
-)
+from dnnflow.events import ClusterReady, Event, RowsRead, TrialsStored, WorkerLost
 from dnnflow.results.aggregate import StudyView
+from dnnflow.wording import in_words
 
 LEADERBOARD_ROWS = 20
 PROGRESS_EVERY_S = 3.0
 LOG_EVERY_S = 10.0
-
-
-def in_words(event: Event) -> str:
-    """Return a line for a log."""
-    match event:
-        case StageStarted():
-            return f"{event.stage}: {event.detail}"
-        case StageFinished():
-            return f"{event.stage}: {event.detail} ({event.seconds_s:.1f} s)"
-        case RowsRead():
-            return f"{event.rows:,} rows read"
-        case ClusterReady():
-            dashboard = f", dashboard {event.dashboard}" if event.dashboard else ""
-            return f"cluster {event.address}: {event.workers} workers{dashboard}"
-        case WorkerLost():
-            return f"worker {event.worker} was lost; {event.designs} designs will be run again"
-        case WorkerRecycled():
-            return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
-        case TrialsStored():
-            return progress_in_words(event)
-        case Notice():
-            return event.message
-
-
-def progress_in_words(event: TrialsStored) -> str:
-    """Return counts, rate, time left and the best so far, on one line."""
-    parts = [f"{event.completed + event.failed:,} of {event.total:,} designs"]
-    if event.failed:
-        parts.append(f"{event.failed:,} failed")
-    parts.append(f"{event.rate:.1f}/s")
-    if event.eta_s is not None:
-        parts.append(f"{event.eta_s:.0f} s left")
-    if event.best_accuracy is not None:
-        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
-    return ", ".join(parts)
 
 
 def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
@@ -139,16 +95,16 @@ class Watch:
         done = event.completed + event.failed
         is_last = done == event.total and self._shown < done
         if self._is_due_to_log() or is_last:
-            run_logger().info(progress_in_words(event))
+            run_logger().info(in_words(event))
         now = time.monotonic()
         if now - self._shown_at < PROGRESS_EVERY_S and not is_last:
             return
         self._shown, self._shown_at = done, now
         percent = 100.0 * done / max(event.total, 1)
         if self._progress is None:
-            self._progress = create_progress_artifact(percent, self.key("progress"), progress_in_words(event))
+            self._progress = create_progress_artifact(percent, self.key("progress"), in_words(event))
         else:
-            update_progress_artifact(self._progress, percent, progress_in_words(event))
+            update_progress_artifact(self._progress, percent, in_words(event))
 
     def show_leaderboard(self, view: StudyView) -> None:
         """Show the best designs as a table."""

@@ -106,7 +106,10 @@ def test_an_error_is_one_line_with_its_exit_code(call) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", [["show", "x"], ["report", "x"], ["export", "x", "--out", "a.csv"]])
+@pytest.mark.parametrize(
+    "command",
+    [["show", "no-such-study"], ["report", "no-such-study"], ["export", "no-such-study", "--out", "a.csv"]],
+)
 def test_an_unknown_study_exits_with_4(call, command: list[str]) -> None:
     assert call(*command)[0] == 4
 

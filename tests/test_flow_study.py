@@ -200,7 +200,7 @@ def test_only_what_may_pass_is_tried_again(error: Exception, cause: Exception | 
         (WorkerLost("tcp://a:1", 3), "worker tcp://a:1 was lost; 3 designs will be run again"),
         (WorkerRecycled("tcp://a:1", 2_500_000_000), "worker tcp://a:1 was restarted at 2.5 GB"),
         (Notice("take care"), "take care"),
-        (STORED, "22 of 100 designs, 2 failed, 5.5/s, 14 s left, best 0.9500 (2 x 64 relu)"),
+        (STORED, "22 of 100 designs, 5.5/s, 14s left, 2 failed, best 0.9500 (2 x 64 relu)"),
     ],
 )
 def test_every_event_is_a_line(event: Any, words: str) -> None:

@@ -1,0 +1,56 @@
+"""Events as lines for people: the same words in a terminal, a log and an artifact."""
+
+from dnnflow.events import (
+    ClusterReady,
+    Event,
+    Notice,
+    RowsRead,
+    StageFinished,
+    StageStarted,
+    TrialsStored,
+    WorkerLost,
+    WorkerRecycled,
+)
+
+
+def in_words(event: Event) -> str:
+    """Return an event as one line."""
+    match event:
+        case StageStarted():
+            return f"{event.stage}: {event.detail}"
+        case StageFinished():
+            return f"{event.stage}: {event.detail} ({event.seconds_s:.1f} s)"
+        case RowsRead():
+            return f"{event.rows:,} rows read"
+        case ClusterReady():
+            dashboard = f", dashboard {event.dashboard}" if event.dashboard else ""
+            return f"cluster {event.address}: {event.workers} workers{dashboard}"
+        case WorkerLost():
+            return f"worker {event.worker} was lost; {event.designs} designs will be run again"
+        case WorkerRecycled():
+            return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
+        case TrialsStored():
+            return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
+        case Notice():
+            return event.message
+
+
+def pace_in_words(event: TrialsStored) -> str:
+    """Return rate, time left, failures and the best so far."""
+    parts = [f"{event.rate:.1f}/s" if event.rate >= 1 else f"{event.rate * 60:.1f}/min"]
+    if event.eta_s:
+        parts.append(f"{duration(event.eta_s)} left")
+    if event.failed:
+        parts.append(f"{event.failed:,} failed")
+    if event.best_accuracy is not None:
+        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
+    return ", ".join(parts)
+
+
+def duration(seconds_s: float) -> str:
+    """Return a duration, e.g. `45s`, `3m05s`, `2h10m`."""
+    minutes, seconds = divmod(round(seconds_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
