@@ -59,7 +59,7 @@ def run(
 ) -> None:
     """Run a pipeline from data to report; an unfinished study of the same kind is continued."""
     from dnnflow.pipeline_file import load_pipeline
-    from dnnflow.stages import run_pipeline
+    from dnnflow.stages import require_success, run_pipeline
     from dnnflow.terminal import Progress, show_study
 
     address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
@@ -70,6 +70,7 @@ def run(
         _print_json(_summary(study))
     else:
         show_study(study)
+    require_success(study)
 
 
 @app.command()
@@ -151,18 +152,26 @@ def show(study_id: StudyId, top: Annotated[int, typer.Option(help="Rows of the l
 
 
 @app.command()
-def resume(study_id: StudyId, as_json: AsJson = False) -> None:
+def resume(
+    study_id: StudyId,
+    failed: Annotated[bool, typer.Option("--failed", help="Train failed designs once more.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Train what is missing of a study, as its pipeline says."""
     from dnnflow.api import open_study
+    from dnnflow.stages import require_success
     from dnnflow.terminal import Progress, show_study
 
     study = open_study(study_id)
+    if failed:
+        study.forget_failed()
     with Progress(quiet=as_json) as progress:
         study.finish(listener=progress)
     if as_json:
         _print_json(_summary(study))
     else:
         show_study(study)
+    require_success(study)
 
 
 @app.command()
@@ -220,7 +229,10 @@ def certs(
     from dnnflow.execute.certificates import make_certificates
 
     make_certificates(directory, tuple(host or ("localhost", "127.0.0.1")))
-    _print(f"wrote {directory}/ca.pem, cert.pem and key.pem; set DNNFLOW_TLS={directory} on every machine")
+    ca, cert, key = (directory / f"{name}.pem" for name in ("ca", "cert", "key"))
+    _print(f"wrote {ca}, {cert} and {key}; copy {directory} to every machine, for no other eyes")
+    _print(f"dask scheduler and dask worker take --tls-ca-file {ca} --tls-cert {cert} --tls-key {key}")
+    _print(f"dnnflow takes DNNFLOW_TLS={directory} in its environment, and --cluster tls://HOST:8786")
 
 
 def main() -> None:

@@ -4,15 +4,15 @@ A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: 
 and the preprocessing fitted on the training rows, so that the file alone turns raw rows into classes.
 """
 
-import heapq
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,44 +32,52 @@ MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
 
 
+class Place(NamedTuple):
+    """What orders trials on the leaderboard; the smallest is the best."""
+
+    minus_accuracy: float
+    parameters: float
+    """Of equal accuracies the smaller network is first."""
+    design_id: str
+
+    @classmethod
+    def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "Place":
+        """Return a completed trial's place."""
+        unknown = parameters is None or parameters != parameters
+        return cls(-float(accuracy), float("inf") if unknown else float(parameters or 0), str(design_id))
+
+
 class BestWeights:
     """The weights of the best designs so far, one `.npz` a design in a directory.
 
-    Not safe for several threads. `accuracies` are those of the trials already stored.
+    Not safe for several threads. `places` are those of the trials already stored.
     """
 
-    def __init__(self, directory: Path, keep: int, accuracies: Sequence[float]) -> None:
+    def __init__(self, directory: Path, keep: int, places: Iterable[Place]) -> None:
         self._directory = directory
         self._keep = keep
-        self._best = heapq.nlargest(keep, accuracies)
-        heapq.heapify(self._best)
-        self._on_disk: dict[str, float] = {}
+        self._best = sorted(places)[:keep]
 
     def threshold(self) -> float:
-        """Return the test accuracy from which on a trial is among the best; infinite if none are kept."""
+        """Return the test accuracy from which on a trial may be among the best; infinite if none are kept."""
         if self._keep == 0:
             return float("inf")
-        return self._best[0] if len(self._best) == self._keep else 0.0
+        return -self._best[-1].minus_accuracy if len(self._best) == self._keep else 0.0
 
-    def offer(self, design_id: str, accuracy: float, weights: Sequence[np.ndarray] | None) -> None:
+    def offer(self, place: Place, weights: Sequence[np.ndarray] | None) -> None:
         """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""
-        if accuracy < self.threshold():
+        insort(self._best, place)
+        dropped = self._best[self._keep :]
+        del self._best[self._keep :]
+        if place in dropped:
             return
-        if len(self._best) < self._keep:
-            heapq.heappush(self._best, accuracy)
-        else:
-            heapq.heappushpop(self._best, accuracy)
-        if weights is None:
-            return
-        write_file(self._file(design_id), _pack(weights))
-        self._on_disk[design_id] = accuracy
-        for other, reached in list(self._on_disk.items()):
-            if reached < self.threshold():
-                self._file(other).unlink(missing_ok=True)
-                del self._on_disk[other]
+        if weights:
+            write_file(self._file(place), _pack(weights))
+        for other in dropped:
+            self._file(other).unlink(missing_ok=True)
 
-    def _file(self, design_id: str) -> Path:
-        return self._directory / f"{design_id}.npz"
+    def _file(self, place: Place) -> Path:
+        return self._directory / f"{place.design_id}.npz"
 
 
 def _pack(weights: Sequence[np.ndarray]) -> bytes:

@@ -13,8 +13,8 @@ import fsspec
 from dnnflow.data.dataset import Dataset
 from dnnflow.data.ingest import ingest
 from dnnflow.design.layers import Design
-from dnnflow.errors import DataError, DesignError
-from dnnflow.events import Listener, Stage, StageFinished, StageStarted, ignore
+from dnnflow.errors import DataError, DesignError, StudyError
+from dnnflow.events import Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
@@ -115,13 +115,23 @@ def draw_designs(pipeline: Pipeline) -> list[Design]:
     return designs
 
 
-def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False) -> Study:
-    """Return the study of a pipeline: the one of the same key, else (or with `new`) a new one."""
+def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False,
+          listener: Listener = ignore) -> Study:  # fmt: skip
+    """Return the study of a pipeline: the one of the same key, else (or with `new`) a new one.
+
+    A study that goes on takes device, executor and outputs from this pipeline: they are no part of its key.
+    """
     store = Store(settings.store_url)
     designs = draw_designs(pipeline)
+    if pipeline.designs is not None and len(designs) < pipeline.designs:
+        listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
     key = study_key(pipeline, dataset, designs)
-    known = None if new else store.newest_study(key)
-    if known is None:
+    known = None if new else store.study_of(key)
+    path = str(dataset.path.absolute())
+    plain = _without_secrets(pipeline.plain())
+    if known is not None:
+        store.renew(known.study_id, pipeline=plain, dataset_path=path)
+    else:
         known = StudyRecord(
             study_id=new_study_id(),
             key=key,
@@ -130,9 +140,9 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
             created_at=now(),
             updated_at=now(),
             dataset_id=dataset.id,
-            dataset_path=str(dataset.path.absolute()),
+            dataset_path=path,
             n_designs=len(designs),
-            pipeline=_without_secrets(pipeline.plain()),
+            pipeline=plain,
             dataset=dataset.describe(),
             dashboard=None,
         )
@@ -222,14 +232,34 @@ def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | No
     upload(pipeline, listener)
     with open_named_client(pipeline, settings, client=client, listener=listener) as named:
         dataset = preprocess(pipeline, settings, client=named, listener=listener)
-        study = begin(pipeline, dataset, settings, new=new)
+        study = begin(pipeline, dataset, settings, new=new, listener=listener)
         if study.is_finished and settings.workspace.report(study.id).is_file():
+            listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
+            if pipeline.outputs.report:
+                study.report(pipeline.outputs.report)
             return study
         with open_executor(pipeline, settings, client=named, listener=listener) as executor:
             train(study, executor, listener=listener)
     aggregate(study, listener)
     report(study, listener, pipeline.outputs.report)
     return study
+
+
+def require_success(study: Study) -> None:
+    """Say why, if no design of a finished study completed.
+
+    Raises
+    ------
+    StudyError
+        With the most frequent failure.
+    """
+    view = study.view()
+    if view.noise is None and view.failures:
+        worst = view.failures[0]
+        raise StudyError(
+            f"a study needs a design that completes, got {worst.count:,} failures of {worst.type}: "
+            f"{worst.message}; mend what it says, then dnnflow resume {study.id} --failed"
+        )
 
 
 @contextmanager

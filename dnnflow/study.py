@@ -12,7 +12,7 @@ from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.opening import executor_on, open_client
-from dnnflow.models import BestWeights, read_weights, save_model
+from dnnflow.models import BestWeights, Place, read_weights, save_model
 from dnnflow.results.aggregate import StudyView, load_view
 from dnnflow.results.records import StudyRecord, StudyState
 from dnnflow.results.store import Store
@@ -148,6 +148,14 @@ class Study:
         write_report(self.view(), target)
         return target
 
+    def forget_failed(self) -> int:
+        """Forget the trials that did not complete, so that they are trained again; return how many."""
+        with self.store.driving(self.study_id):
+            forgotten = self.store.forget_failed(self.study_id)
+            if forgotten:
+                self.store.set_state(self.study_id, StudyState.STOPPED)
+        return forgotten
+
     def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
         """Train what is missing, save the best models and write the report; does nothing twice."""
         section = self.record.pipeline.get("executor", {})
@@ -180,15 +188,17 @@ class Drive:
         self._study = study
         self._listener = listener
         self._designs = {design.design_id: design for design in study.designs}
-        frame = study.store.frame(study.id, columns=["design_id", "state", "test_accuracy"])
-        completed = frame[frame["state"] == TrialState.COMPLETED.value].sort_values("test_accuracy")
+        frame = study.store.frame(study.id, columns=["design_id", "state", "test_accuracy", "parameters"])
+        completed = frame[frame["state"] == TrialState.COMPLETED.value]
+        places = [
+            Place.of(*row) for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
+        ]
         self._completed, self._failed = len(completed), len(frame) - len(completed)
-        self._best_accuracy = float(completed["test_accuracy"].iloc[-1]) if len(completed) else None
-        self._best_design = str(completed["design_id"].iloc[-1]) if len(completed) else None
+        self._best = min(places, default=None)
         self._keeper = BestWeights(
             study.settings.workspace.weights_directory(study.id),
             keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
-            accuracies=completed["test_accuracy"].tolist(),
+            places=places,
         )
         self._start = time.monotonic()
         self._told = 0.0
@@ -206,9 +216,9 @@ class Drive:
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            trial = outcome.trial
-            if trial.test_accuracy is not None:
-                self._keeper.offer(trial.design_id, trial.test_accuracy, outcome.weights or None)
+            place = _place(outcome.trial)
+            if place is not None:
+                self._keeper.offer(place, outcome.weights)
         # The weights of the best are on disk before their trial counts as done
         trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
         self._study.store.add_trials(self._study.id, trials)
@@ -218,12 +228,12 @@ class Drive:
 
     def _count(self, trial: Trial) -> None:
         self._stored += 1
-        if trial.test_accuracy is None:
+        place = _place(trial)
+        if place is None:
             self._failed += 1
-            return
-        self._completed += 1
-        if self._best_accuracy is None or trial.test_accuracy > self._best_accuracy:
-            self._best_accuracy, self._best_design = trial.test_accuracy, trial.design_id
+        else:
+            self._completed += 1
+            self._best = min(place, self._best or place)
 
     def _tell(self, force: bool = False) -> None:
         elapsed_s = time.monotonic() - self._start
@@ -232,7 +242,7 @@ class Drive:
         self._told = elapsed_s
         rate = self._stored / elapsed_s if elapsed_s > 0 else 0.0
         left = len(self._designs) - self._completed - self._failed
-        best = self._designs[self._best_design].describe() if self._best_design else None
+        best = self._best
         self._listener(
             TrialsStored(
                 total=len(self._designs),
@@ -241,7 +251,14 @@ class Drive:
                 elapsed_s=elapsed_s,
                 rate=rate,
                 eta_s=left / rate if self._stored >= FIRST_ETA else None,
-                best_accuracy=self._best_accuracy,
-                best_design=best,
+                best_accuracy=-best.minus_accuracy if best else None,
+                best_design=self._designs[best.design_id].describe() if best else None,
             )
         )
+
+
+def _place(trial: Trial) -> Place | None:
+    """Return a completed trial's place on the leaderboard, None for the others."""
+    if trial.test_accuracy is None:
+        return None
+    return Place.of(trial.design_id, trial.test_accuracy, trial.parameters)

@@ -97,6 +97,8 @@ def show_study(study: "Study", top: int = 10) -> None:
     """Print a study's leaderboard, its id and where its files are."""
     console, view, record = Console(highlight=False), study.view(), study.record
     console.print(leaderboard_table(view, top=top))
+    for kind in view.failures:
+        console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
     report, models = study.settings.workspace.report(study.id), study.settings.workspace.model(study.id, 1)
     if models.is_file():

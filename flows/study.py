@@ -128,4 +128,5 @@ def study(pipeline: PipelineForm) -> str:
                     train(run, executor, shard, watch)
     view = aggregate(run, watch)
     report(run, view, pipeline.outputs.report, watch)
+    stages.require_success(run)
     return run.id

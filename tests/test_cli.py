@@ -108,7 +108,11 @@ def test_an_error_is_one_line_with_its_exit_code(call) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["show", "no-such-study"], ["report", "no-such-study"], ["export", "no-such-study", "--out", "a.csv"]],
+    [
+        ["show", "no-such-study"],
+        ["report", "no-such-study"],
+        ["export", "no-such-study", "--out", "/nowhere/a.csv"],
+    ],
 )
 def test_an_unknown_study_exits_with_4(call, command: list[str]) -> None:
     assert call(*command)[0] == 4
@@ -144,6 +148,14 @@ def test_report_is_written_anew(call, study_id: str, tmp_path: Path) -> None:
     out = tmp_path / "r.html"
     assert call("report", study_id, "--out", str(out))[0] == 0
     assert study_id in out.read_text()
+
+
+def test_a_study_without_any_completed_design_exits_with_6_and_says_why(call) -> None:
+    code, out, err = call("run", IRIS, *QUICK, "--set", "training.time_limit_s=0.000001")
+    assert code == 6
+    assert "failed  2 x TimeLimitError" in out
+    assert "a study needs a design that completes, got 2 failures of TimeLimitError" in err
+    assert "--failed" in err
 
 
 def test_predict_gives_a_class_for_each_raw_row(call, study_id: str, home: Path, tmp_path: Path) -> None:

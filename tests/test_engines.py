@@ -11,7 +11,16 @@ import pytest
 
 from dnnflow.data.dataset import Dataset
 from dnnflow.design.build import build_model, compile_model
-from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
+from dnnflow.design.layers import (
+    ACTIVATIONS,
+    OPTIMIZERS,
+    Design,
+    EarlyStopping,
+    Layer,
+    Optimizer,
+    Reference,
+    Schedule,
+)
 from dnnflow.errors import DataError, DesignError, NotFoundError
 from dnnflow.training.engine import Engine, Fitted, TrainingContext, check_training
 from dnnflow.training.engines import find_engine
@@ -91,8 +100,12 @@ def test_the_confusion_counts_every_test_row(engine: Engine, iris: Dataset) -> N
 def test_a_design_has_the_same_numbers_again_and_in_any_company(engine: Engine, iris: Dataset) -> None:
     other = dataclasses.replace(SMALL, optimizer=Optimizer("adam", 0.1), batch_size=7, seed=5)
     alone = train(type(engine)(), [SMALL], iris)[0]
-    company = train(engine, [other, SMALL, DIVERGES, dataclasses.replace(DIVERGES, epochs=3), SMALL], iris)
-    assert numbers(company[1]) == numbers(company[4]) == numbers(alone)
+    wider = dataclasses.replace(SMALL, layers=(Layer(24),))
+    company = train(
+        engine, [other, SMALL, DIVERGES, wider, dataclasses.replace(DIVERGES, epochs=3), SMALL], iris
+    )
+    assert numbers(company[1]) == numbers(company[5]) == numbers(alone)
+    assert numbers(company[3]) == numbers(train(type(engine)(), [wider], iris)[0])
     assert company[0].test_loss != company[1].test_loss
 
 
@@ -150,6 +163,11 @@ def test_early_stopping_ends_with_the_best_weights(engine: Engine, iris: Dataset
     # training just to that epoch gives the same network
     shorter = train_one(engine, dataclasses.replace(design, epochs=best + 1, early_stopping=None), context)
     assert fitted.trial.test_loss == shorter.trial.test_loss
+    trial = fitted.trial
+    # What is recorded belongs to the weights that were kept, not to the last epoch
+    assert trial.validation_loss == trial.history["val_loss"][best]
+    assert trial.validation_accuracy == trial.history["val_accuracy"][best]
+    assert trial.train_accuracy == trial.history["accuracy"][best]
 
 
 def test_watching_without_a_validation_part_is_refused(engine: Engine, iris: Dataset) -> None:
@@ -177,6 +195,27 @@ REAL_KERAS = {
         residual=1, optimizer=Optimizer("nadam", 0.01), epochs=2, batch_size=50, seed=4,
     ),
     "momentum": Design((Layer(8, "sigmoid"),), optimizer=Optimizer("sgd", 0.2, {"momentum": 0.9}), epochs=2),
+    "nesterov": Design(
+        (Layer(8),), optimizer=Optimizer("sgd", 0.1, {"momentum": 0.5, "nesterov": True}), epochs=2
+    ),
+    "decay": Design(
+        (Layer(6, l2=0.1), Layer(6)), residual=1,
+        optimizer=Optimizer("adamw", 0.02, {"weight_decay": 0.5}), epochs=2,
+    ),
+    "bare": Design(
+        (Layer(8, "tanh", dropout=0.4),), optimizer=Optimizer("sgd", 0.05), batch_size=9, epochs=2, seed=2
+    ),
+    "other betas": Design(
+        (Layer(8, "silu"),), optimizer=Optimizer("adam", 0.01, {"beta_1": 0.5, "epsilon": 0.001}), epochs=2
+    ),
+    "amsgrad": Design((Layer(8),), optimizer=Optimizer("adam", 0.01, {"amsgrad": True}), epochs=2),
+    "all activations": Design(
+        tuple(Layer(6, activation) for activation in ACTIVATIONS), optimizer=Optimizer("sgd", 0.01), epochs=1
+    ),
+    **{
+        name: Design((Layer(8, "tanh"),), optimizer=Optimizer(name, 0.01), epochs=2)
+        for name in sorted(OPTIMIZERS)
+    },
 }  # fmt: skip
 
 
@@ -201,6 +240,24 @@ def test_the_keras_engine_does_what_model_fit_does(name: str, iris: Dataset) -> 
     assert fitted.trial.test_accuracy == pytest.approx(accuracy, abs=1e-6)
 
 
+def test_widths_share_a_trace_where_the_optimizer_allows(iris: Dataset) -> None:
+    engine = KerasEngine()
+    depths = [Design((Layer(units), Layer(7)), epochs=1) for units in (3, 7, 12)]
+    train(engine, depths, iris)
+    assert len(engine._programs) == 1
+    residual = [dataclasses.replace(design, residual=2) for design in depths]  # 4 features: nothing to add
+    train(engine, [*residual, Design((Layer(7), Layer(4)), residual=2, epochs=1)], iris)
+    assert len(engine._programs) == 2  # but the last one adds its input
+
+
+def test_blocks_of_an_evaluation_add_up(iris: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(KerasEngine(), [SMALL], iris, validation_fraction=0.3)[0]
+    monkeypatch.setattr("dnnflow.training.keras_program._EVALUATE_ROWS", 7)
+    blocks = train(KerasEngine(), [SMALL], iris, validation_fraction=0.3)[0]
+    assert blocks.confusion == whole.confusion
+    np.testing.assert_allclose(blocks.history["val_loss"], whole.history["val_loss"], rtol=1e-5)
+
+
 def test_models_by_reference_train(iris: Dataset) -> None:
     designs = [
         Design(reference=Reference(f"{__name__}:{name}"), epochs=3) for name in ("lstm", "one_hot", "broken")
@@ -221,7 +278,7 @@ def test_a_dropped_engine_leaves_no_traced_graph_behind(iris: Dataset) -> None:
         return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
 
     # silu has a gradient of its own, as every optimizer has: TensorFlow keeps their graphs for ever
-    designs = [Design((Layer(units, "silu"),), epochs=1) for units in (3, 4, 5)]
+    designs = [Design((Layer(3, "silu"),) * depth, epochs=1) for depth in (1, 2, 3)]
     before = graphs()
     assert [trial.state for trial in train(KerasEngine(), designs, iris)] == [TrialState.COMPLETED] * 3
     assert graphs() <= before

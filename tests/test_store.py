@@ -166,10 +166,10 @@ def test_studies_are_listed_newest_first_and_found_by_key(store: Store) -> None:
     old = add_study(store, [], created_at="2026-01-01T00:00:00.000+00:00")
     new = add_study(store, [], created_at="2026-01-02T00:00:00.000+00:00")
     assert [study.study_id for study in store.studies()] == [new, old]
-    newest = store.newest_study("k")
+    newest = store.study_of("k")
     assert newest is not None
     assert newest.study_id == new
-    assert store.newest_study("another key") is None
+    assert store.study_of("another key") is None
 
 
 def test_a_study_is_found_by_a_unique_beginning_of_its_id(store: Store) -> None:

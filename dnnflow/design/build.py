@@ -11,7 +11,7 @@ from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Layer, Optimizer, Reference, residual_sources
 from dnnflow.errors import DesignError
 
-_OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": keras.optimizers.SGD,
     "adam": keras.optimizers.Adam,
     "adamw": keras.optimizers.AdamW,
@@ -22,6 +22,7 @@ _OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "adadelta": keras.optimizers.Adadelta,
     "lion": keras.optimizers.Lion,
 }
+"""The classes behind the names that a design may give."""
 
 
 def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str = "float32") -> keras.Model:
@@ -62,7 +63,7 @@ def compile_model(model: keras.Model, design: Design) -> keras.Model:
 
 def build_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
     """Make the Keras optimizer that a design names, at the learning rate of the first epoch."""
-    return _OPTIMIZERS[optimizer.name](learning_rate=optimizer.learning_rate, **optimizer.parameters)
+    return OPTIMIZERS[optimizer.name](learning_rate=optimizer.learning_rate, **optimizer.parameters)
 
 
 def dropout_seed(design: Design, index: int) -> int:

@@ -17,6 +17,7 @@ from distributed.security import Security
 
 from dnnflow.errors import ClusterError, InputError
 from dnnflow.events import ClusterReady, Listener, Notice, ignore
+from dnnflow.execute.spawning import plain_workers
 
 CONNECT_S = 20.0
 """How long a scheduler has to answer."""
@@ -95,7 +96,7 @@ def open_cluster(spec: ClusterSpec, listener: Listener = ignore) -> Iterator[Cli
 
 @contextmanager
 def _start(spec: ClusterSpec) -> Iterator[Client]:
-    with dask.config.set(OWN_CLUSTER_CONFIG):
+    with dask.config.set(OWN_CLUSTER_CONFIG), plain_workers():
         try:
             cluster = LocalCluster(**_local_options(spec))
         except Exception as error:  # a worker that fails to start raises whatever stopped it

@@ -296,7 +296,7 @@ class _Run:
             address = self._client.scheduler.address
             raise ClusterError(
                 f"a run needs at least one {kind}, got none for {wait_s:.0f} s; start one "
-                f"(dask worker {address} --preload dnnflow.execute.worker) and {GO_ON}"
+                f"(dask worker {address} --nthreads 1 --preload dnnflow.execute.worker) and {GO_ON}"
             )
         return []
 

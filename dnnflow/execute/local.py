@@ -1,5 +1,6 @@
 """Trials in this process, one after the other: for a notebook, a debugger, and the tests of the seam."""
 
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 
@@ -10,7 +11,7 @@ from dnnflow.execute.executor import never
 from dnnflow.execute.gpus import visible_gpus
 from dnnflow.execute.packs import Backlog, PackLimits
 from dnnflow.execute.queueing import with_queue_s
-from dnnflow.training.job import Job
+from dnnflow.training.job import Job, make_importable
 from dnnflow.training.records import Outcome, Pack
 
 PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
@@ -34,8 +35,13 @@ class LocalExecutor:
         """
         from dnnflow.training.run import run_pack
 
-        if job.device == "gpu" and not visible_gpus():
+        has_gpu = bool(visible_gpus())
+        if job.device == "gpu" and not has_gpu:
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
+        if not has_gpu:
+            # Otherwise TensorFlow looks for one, and complains that there is none.
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+        make_importable([os.getcwd()])
         submitted_at, backlog = time.time(), Backlog(designs, PACKS)
         while load := backlog.take(self.slots):
             start = time.monotonic()

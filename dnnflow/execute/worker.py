@@ -1,4 +1,7 @@
-"""Dask preload that makes a worker fit: `dask worker ADDRESS --preload dnnflow.execute.worker`."""
+"""Dask preload that makes a worker fit.
+
+`dask worker ADDRESS --nworkers=-1 --nthreads 1 --preload dnnflow.execute.worker` starts one a core.
+"""
 
 import os
 from typing import TYPE_CHECKING
@@ -9,7 +12,7 @@ if TYPE_CHECKING:
     from distributed import Worker
 
 ENVIRONMENT = {
-    # One thread a worker process: as many processes as cores train at the same time.
+    # One thread of arithmetic a worker process: as many processes as cores train at the same time.
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -23,9 +26,10 @@ ENVIRONMENT = {
 
 
 def dask_setup(worker: "Worker") -> None:
-    """Set threads, and declare a GPU where this process has one; called by Dask before the worker registers.
+    """Keep TensorFlow and BLAS to one thread, and declare a GPU where this process has one.
 
-    Resources given by hand (`--resources GPU=1`) stand as they are.
+    Called by Dask before the worker registers. Resources given by hand (`--resources GPU=1`) stand as they
+    are.
     """
     os.environ.update(ENVIRONMENT)
     if "GPU" in worker.state.total_resources:

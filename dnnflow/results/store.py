@@ -134,11 +134,25 @@ class Store:
         with self._read() as connection:
             return [_record(row) for row in connection.execute(_select_studies())]
 
-    def newest_study(self, key: str) -> StudyRecord | None:
-        """Return the study of this key that was made last, or None."""
+    def study_of(self, key: str) -> StudyRecord | None:
+        """Return the newest unfinished study of this key, else the newest finished one, or None."""
+        is_finished = sa.case((studies.c.state == StudyState.FINISHED.value, 1), else_=0)
+        query = _select_studies().where(studies.c.key == key).order_by(None)
         with self._read() as connection:
-            row = connection.execute(_select_studies().where(studies.c.key == key).limit(1)).first()
+            row = connection.execute(
+                query.order_by(is_finished, studies.c.created_at.desc()).limit(1)
+            ).first()
         return _record(row) if row else None
+
+    def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
+        """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
+        self._update(study_id, pipeline=_dump(pipeline), dataset_path=dataset_path)
+
+    def forget_failed(self, study_id: str) -> int:
+        """Delete the trials that did not complete, so that they are trained again; return how many."""
+        failed = (trials.c.study_id == study_id) & (trials.c.state != TrialState.COMPLETED.value)
+        with self._write() as connection:
+            return int(connection.execute(trials.delete().where(failed)).rowcount)
 
     def designs(self, study_id: str) -> list[Design]:
         """Return all designs of a study, in the order they were added."""

@@ -1,5 +1,7 @@
 """What all designs of a study share, small enough to go along with every task."""
 
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,7 +18,14 @@ class Job:
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU where the process has one."""
+    import_paths: tuple[str, ...] = ()
+    """Folders in which modules of `module:name` (engines, designs by reference) are also looked for."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "gpu"):
             raise InputError(f"device must be auto, cpu or gpu, got {self.device!r}")
+
+
+def make_importable(folders: Iterable[str]) -> None:
+    """Append folders to this process's module search path, each once: what is installed comes first."""
+    sys.path.extend(folder for folder in dict.fromkeys(folders) if folder not in sys.path)

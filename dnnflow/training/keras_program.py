@@ -1,16 +1,17 @@
-"""A Keras model with its optimizer, traced once: the loop over batches runs inside TensorFlow.
+"""A network with its optimizer, traced once: the loop over batches runs inside TensorFlow.
 
 `model.fit` spends most of a small network's time in Python, and a new model in tracing. A program takes rows,
 batch size, learning rate and initial weights as inputs, so that designs which differ only in those share one.
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from dnnflow.training.keras_updates import Update
 from dnnflow.training.loop import Weights
 from dnnflow.training.tracing import trace
 
@@ -20,53 +21,85 @@ _EVALUATE_ROWS = 1024
 _COUNT = tf.TensorSpec((), tf.int64)
 _ORDER = tf.TensorSpec((None,), tf.int64)
 _LABELS = tf.TensorSpec((None,), tf.int32)
+_RATE = tf.TensorSpec((), tf.float32)
+
+
+class Network(Protocol):
+    """What a program trains."""
+
+    variables: list[Any]
+    """Weights in the order of the Keras model."""
+    trainable: list[Any]
+    """Those of them that are learned."""
+
+    def forward(self, features: Any, *, training: bool) -> Any:
+        """Return what `loss` and `probabilities` need, (rows, classes), for features (rows, n_features)."""
+        ...
+
+    def loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the mean loss over rows plus penalties."""
+        ...
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Return class probabilities (rows, classes)."""
+        ...
+
+
+class ModelNetwork:
+    """A Keras model that code has made."""
+
+    def __init__(self, model: keras.Model, n_classes: int) -> None:
+        self._model = model
+        self._loss = _loss_of(model, n_classes)
+        self.variables = model.weights
+        self.trainable = model.trainable_variables
+
+    def forward(self, features: Any, *, training: bool) -> Any:
+        """Return class probabilities (rows, classes)."""
+        return self._model(features, training=training)
+
+    def loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the loss the model was compiled with, or else cross-entropy, plus penalties."""
+        return self._loss(targets, outputs)
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Return the model's outputs, which are probabilities."""
+        return outputs
 
 
 class KerasProgram:
-    """Trains and evaluates one Keras model.
+    """Trains and evaluates one network.
 
     Parameters
     ----------
-    model : keras.Model
-        Maps (rows, n_features) to probabilities (rows, n_classes). With a loss of its own if it is compiled.
-    optimizer : keras.optimizers.Optimizer
+    network : Network
+    update : Update
+        Of the network's trainable variables.
     n_features, n_classes : int
-    dtype : str
-        Of the features that will be given.
     """
 
-    def __init__(
-        self, model: keras.Model, optimizer: Any, n_features: int, n_classes: int, *, dtype: str = "float32"
-    ) -> None:
-        self.model = model
+    def __init__(self, network: Network, update: Update, n_features: int, n_classes: int) -> None:
+        self.network = network
+        self.update = update
         self.n_classes = n_classes
-        self._optimizer = optimizer
-        self._loss = _loss_of(model, n_classes)
-        optimizer.build(model.trainable_variables)
-        self._weights = model.weights
-        self._first = [variable.numpy() for variable in optimizer.variables]
-        self._features = tf.TensorSpec((None, n_features), dtype)
+        self._features = tf.TensorSpec((None, n_features), tf.float32)
 
     @cached_property
     def _train(self) -> Any:
-        return trace(self._train_steps, (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT))
+        return trace(self._train_steps, (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT, _RATE))
 
     @cached_property
-    def _evaluate(self) -> Any:
+    def _traced_measure(self) -> Any:
         return trace(self._measure, (self._features, _LABELS, _ORDER))
 
-    def restart(self, weights: Weights, dropout_seeds: dict[str, int]) -> None:
-        """Go back to the start of a training with other initial weights and other seeds of dropout layers."""
-        self.set_weights(weights)
-        for variable, value in zip(self._optimizer.variables, self._first, strict=True):
-            variable.value.assign(value)
-        for name, seed in dropout_seeds.items():
-            self.model.get_layer(name).seed_generator.state.assign([seed, 0])
+    def weights(self) -> Weights:
+        """Copy the weights."""
+        return tuple(variable.numpy() for variable in self.network.variables)
 
     def set_weights(self, weights: Weights) -> None:
-        """Set the model's weights; quicker than its own method, which checks and names each."""
-        for variable, value in zip(self._weights, weights, strict=True):
-            variable.value.assign(value)
+        """Go back to weights that `weights` gave."""
+        for variable, value in zip(self.network.variables, weights, strict=True):
+            variable.assign(value)
 
     def train(
         self, block: tuple[Any, Any, Any], batch_size: int, first: int, last: int, learning_rate: float
@@ -79,23 +112,29 @@ class KerasProgram:
             Sum over rows of each batch's loss, and number of right predictions made while learning. Stops at
             the first batch whose loss is not finite, and returns that loss.
         """
-        self._optimizer.learning_rate.assign(learning_rate)
-        loss, right = self._train(*block, *(tf.constant(n, tf.int64) for n in (batch_size, first, last)))
+        counts = [tf.constant(n, tf.int64) for n in (batch_size, first, last)]
+        loss, right = self._train(*block, *counts, tf.constant(learning_rate, tf.float32))
         return float(loss), int(right)
 
-    def evaluate(self, block: tuple[Any, Any, Any]) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows and the counts [true class][predicted class]."""
+    def evaluate(self, block: tuple[Any, Any, Any], *, traced: bool) -> tuple[float, np.ndarray]:
+        """Return the summed loss over a block's rows and the counts [true class][predicted class].
+
+        With `traced` the first evaluation costs as much as some twenty without, the later ones half as much.
+        """
         features, labels, order = block
-        loss_sum, counts = 0.0, np.zeros((self.n_classes, self.n_classes), np.int64)
-        for first in range(0, len(order), _EVALUATE_ROWS):
-            rows = order[first : first + _EVALUATE_ROWS]
-            loss, found = self._evaluate(features, labels, rows)
-            loss_sum, counts = loss_sum + float(loss) * len(rows), counts + found.numpy()
-        return loss_sum, counts
+        measure = self._traced_measure if traced else self._measure
+        loss_sum, counts = 0.0, np.zeros(self.n_classes**2, np.int64)
+        for rows in _blocks(order):
+            loss, targets, classes = (found.numpy() for found in measure(features, labels, rows))
+            loss_sum += float(loss) * len(targets)
+            counts += np.bincount(targets * self.n_classes + classes, minlength=counts.size)
+        return loss_sum, counts.reshape(self.n_classes, self.n_classes)
 
     def _train_steps(
-        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any
+        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any, rate: Any
     ) -> Any:
+        self.update.begin(rate)
+
         def step(start: Any, loss_sum: Any, right: Any) -> Any:
             rows = order[start : tf.minimum(start + batch_size, last)]  # (batch,)
             targets = tf.gather(labels, rows)  # (batch,)
@@ -115,20 +154,27 @@ class KerasProgram:
         return loss_sum, right
 
     def _step(self, features: Any, targets: Any) -> tuple[Any, Any]:
-        """Learn from one batch; return its loss and predictions (batch, classes)."""
-        variables = self.model.trainable_variables
+        """Learn from one batch; return its loss and outputs (batch, classes)."""
         with tf.GradientTape() as tape:
-            predicted = self.model(features, training=True)
-            loss = self._loss(targets, predicted)
-        self._optimizer.apply(tape.gradient(loss, variables), variables)
-        return loss, predicted
+            outputs = self.network.forward(features, training=True)
+            loss = self.network.loss(targets, outputs)
+        self.update.step(tape.gradient(loss, self.network.trainable))
+        return loss, outputs
 
     def _measure(self, features: Any, labels: Any, rows: Any) -> Any:
+        """Return the mean loss over rows, their labels and their predicted classes."""
         targets = tf.gather(labels, rows)  # (rows,)
-        predicted = self.model(tf.gather(features, rows), training=False)  # (rows, classes)
-        classes = tf.argmax(predicted, axis=1, output_type=tf.int32)
-        counts = tf.math.confusion_matrix(targets, classes, self.n_classes, dtype=tf.int64)
-        return self._loss(targets, predicted), counts
+        outputs = self.network.forward(tf.gather(features, rows), training=False)  # (rows, classes)
+        classes = tf.argmax(self.network.probabilities(outputs), axis=1, output_type=tf.int32)
+        return self.network.loss(targets, outputs), targets, classes
+
+
+def _blocks(order: Any) -> list[Any]:
+    """Divide rows into blocks of at most `_EVALUATE_ROWS`; slicing costs a tenth of a small evaluation."""
+    count = len(order)
+    if 0 < count <= _EVALUATE_ROWS:
+        return [order]
+    return [order[first : first + _EVALUATE_ROWS] for first in range(0, count, _EVALUATE_ROWS)]
 
 
 def _right(predicted: Any, targets: Any) -> Any:

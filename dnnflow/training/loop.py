@@ -68,6 +68,8 @@ class Course:
     fitted: list[Measure] = field(default_factory=list)
     watched: list[Measure] = field(default_factory=list)
     training_s: float = 0.0
+    kept: int = -1
+    """Index of the epoch whose weights the network ends with: the last, or the best with early stopping."""
 
     def history(self) -> dict[str, tuple[float, ...]]:
         """Return the measures as a trial keeps them."""
@@ -101,7 +103,7 @@ def fit(network: Network, design: Design, time_limit_s: float | None) -> Course:
             loss = course.watched[-1].loss
             rate.observe(loss)
             if patience is not None and patience.improves(loss):
-                best = network.weights()
+                best, course.kept = network.weights(), epoch
             if patience is not None and patience.is_exhausted:
                 break
     if best is not None:

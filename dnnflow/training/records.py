@@ -87,7 +87,7 @@ class Trial:
     """argmax of the prediction against argmax of the label, 0 to 1."""
     test_loss: float | None = None
     train_accuracy: float | None = None
-    """Running mean over the last epoch, as Keras reports it."""
+    """Running mean over the epoch whose weights were kept (the last; with early stopping the best)."""
     train_loss: float | None = None
     validation_accuracy: float | None = None
     validation_loss: float | None = None

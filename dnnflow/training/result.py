@@ -59,8 +59,8 @@ def completed_trial(
 ) -> Trial:
     """Return the record of a design that was trained and tested."""
     course, confusion = result.course, result.confusion
-    fitted = course.fitted[-1]
-    watched = course.watched[-1] if course.watched else None
+    fitted = course.fitted[course.kept]
+    watched = course.watched[course.kept] if course.watched else None
     return Trial(
         design_id=design.design_id,
         state=TrialState.COMPLETED,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from dnnflow.design.layers import Design
 from dnnflow.training.engine import Engine, Fitted, TrainingContext, failed_trial, now
 from dnnflow.training.engines import find_engine
-from dnnflow.training.job import Job
+from dnnflow.training.job import Job, make_importable
 from dnnflow.training.records import Outcome, Pack, TrialState
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run_pack(
     pack
         The designs, and from which test accuracy on a trial's weights are sent along.
     job
-        Dataset, settings and device.
+        Dataset, settings, device, and where else modules are looked for.
     report
         Called with the outcomes finished since its last call, at most once each `flush_s` seconds, so that
         little is lost when the process dies.
@@ -47,6 +47,7 @@ def run_pack(
     DnnflowError
         For what is wrong with the job (no such dataset, no such engine), never with a design.
     """
+    make_importable(job.import_paths)
     engine = _engine(job.settings.engine)
     context = context or job_context(job)
     waiting: list[Outcome] = []
