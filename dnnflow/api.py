@@ -84,7 +84,7 @@ def ingest(
     settings = settings or Settings.from_environment()
     reading = {name: options.pop(name) for name in _SOURCE_OPTIONS if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets
-    recipe = Recipe(label=label, **options)
+    recipe = Recipe.from_dict({"label": label, **options})
     return ingest_source(
         Source(url=str(source), **reading), recipe, datasets, client=client, listener=listener
     )

@@ -46,12 +46,15 @@ def shards(study: Study) -> list[Shard]:
     return [Shard(number, count) for number in range(1, count + 1)]
 
 
-def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> Study:
+def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, watch: Watch) -> Study:
     """Return the run's study: a scheduled run's own, also in a retry; else the one of the same key."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or not run.auto_scheduled:
-        return stages.begin(pipeline, dataset, settings)
+        study = stages.begin(pipeline, dataset, settings, listener=watch)
+        # A scheduled run of the same pipeline may be at it now: that study is not this run's.
+        is_taken = study.store.driver(study.id) is not None
+        return stages.begin(pipeline, dataset, settings, new=True) if is_taken else study
     if run.run_count > 1 and run.start_time is not None:
         study = stages.begin(pipeline, dataset, settings)
         # Studies are dated to the second; an older one is another run's.
@@ -121,7 +124,7 @@ def study(pipeline: PipelineForm) -> str:
     upload(pipeline, watch)
     with stages.open_named_client(pipeline, settings, listener=watch) as client:
         dataset = preprocess(pipeline, settings, client, watch)
-        run = begin(pipeline, dataset, settings)
+        run = begin(pipeline, dataset, settings, watch)
         if not run.is_finished:
             with stages.open_executor(pipeline, settings, client=client, listener=watch) as executor:
                 for shard in shards(run):

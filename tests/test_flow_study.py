@@ -1,6 +1,7 @@
 """What the study flow decides by itself, without a server: parameters, shards, whose study, what is shown."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
@@ -28,6 +30,7 @@ from dnnflow.events import (
 )
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import load_pipeline
+from dnnflow.results.driver import Driver
 from dnnflow.results.store import Store
 from dnnflow.serving.defaults import every_part_optional, read_pipeline
 from dnnflow.settings import Settings
@@ -148,11 +151,12 @@ def flow_run(*, scheduled: bool, attempt: int = 1, started_s_ago: float = 0.0) -
 def test_a_scheduled_run_makes_a_new_study_and_its_retry_goes_on_with_it(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, iris: Dataset, iris_pipeline: Pipeline
 ) -> None:
+    import run_watch
     import study
 
     def begin(context: Any) -> str:
         monkeypatch.setattr(study.FlowRunContext, "get", lambda: context)
-        return study.begin(iris_pipeline, iris, settings).id
+        return study.begin(iris_pipeline, iris, settings, run_watch.Watch("iris")).id
 
     nightly = begin(flow_run(scheduled=True))
     by_hand = begin(None)
@@ -166,6 +170,20 @@ def test_a_scheduled_run_makes_a_new_study_and_its_retry_goes_on_with_it(
     assert third_night not in {nightly, second_night}
     with Store(settings.store_url) as store:
         assert len(store.studies()) == 3, "no study is made and left empty"
+
+
+def test_a_run_by_hand_leaves_a_study_alone_that_another_run_is_at(
+    settings: Settings, iris: Dataset, iris_pipeline: Pipeline
+) -> None:
+    """`study/quickstart` must not fail because the nightly run of the same pipeline is at work."""
+    import run_watch
+    import study
+
+    watch = run_watch.Watch("iris")
+    nightly = study.begin(iris_pipeline, iris, settings, watch)
+    mine, parent = Driver.this_process(), psutil.Process(os.getppid())
+    nightly.store.claim(nightly.id, Driver(mine.host, parent.pid, parent.create_time()))
+    assert study.begin(iris_pipeline, iris, settings, watch).id != nightly.id
 
 
 @pytest.mark.parametrize(
