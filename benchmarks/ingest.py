@@ -68,19 +68,33 @@ def run_pandas(path: Path) -> None:
 
 def run_polars(path: Path) -> None:
     """Preprocess in memory with polars."""
+    preprocess_by_polars(path)
+
+
+def run_polars_to_disk(path: Path) -> None:
+    """Preprocess in memory with polars, and write the result to disk as dnnflow does."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        for name, array in preprocess_by_polars(path).items():
+            np.save(Path(directory) / f"{name}.npy", array)
+
+
+def preprocess_by_polars(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of both splits."""
     import polars as pl
 
     frame = pl.read_csv(path).fill_null(0)
     test = np.random.default_rng(0).random(frame.height) < 0.2
     classes = frame["label"].unique().sort()
-    frame.select(
+    label = frame.select(
         pl.col("label").replace_strict(classes, range(len(classes)), return_dtype=pl.Int32)
     ).to_numpy()
     train = frame.filter(pl.Series(~test)).select(NAMES)
     low, high = train.min().row(0), train.max().row(0)
     scaled = [((pl.col(n) - a) / (b - a)).cast(pl.Float32) for n, a, b in zip(NAMES, low, high, strict=True)]
-    parts = [train, frame.filter(pl.Series(test)).select(NAMES)]
-    check(*(len(np.ascontiguousarray(part.select(scaled).to_numpy())) for part in parts))
+    parts = {"train": train, "test": frame.filter(pl.Series(test)).select(NAMES)}
+    arrays = {name: np.ascontiguousarray(part.select(scaled).to_numpy()) for name, part in parts.items()}
+    check(*map(len, arrays.values()))
+    return arrays | {"labels": label}
 
 
 def read_pandas(path: Path) -> None:
@@ -115,6 +129,7 @@ CONTENDERS = {
     "dnnflow (to disk)": run_dnnflow,
     "pandas + scikit-learn": run_pandas,
     "polars": run_polars,
+    "polars (to disk)": run_polars_to_disk,
     "read: pandas": read_pandas,
     "read: polars": read_polars,
     "read: pyarrow 1 MB": read_pyarrow,

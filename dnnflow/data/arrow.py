@@ -4,6 +4,9 @@ pyarrow's `to_numpy` and `pyarrow.array` import pandas: 0.5 to 2 s and 60 MB tha
 need not pay.
 """
 
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,69 @@ TEXT = pa.dictionary(pa.int32(), pa.string())
 """How text is parsed and kept: codes and the block's own distinct values."""
 
 
-def write_block(table: pa.Table, path: Path) -> None:
-    """Keep a block's columns uncompressed, so that they can be mapped."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a block of rows, in memory."""
+
+    places: dict[str, int]
+    """Which row of `values` is whose."""
+    values: NDArray[np.float64]
+    """Columns of numbers, shape (columns, rows), NaN where missing.
+
+    One array of several megabytes: numpy asks for huge pages then, and 450 MB cost 0.04 s of page faults
+    instead of 0.2 s.
+    """
+    texts: pa.Table
+    """Columns of text."""
+
+    @classmethod
+    def of(cls, names: Sequence[str], values: Sequence[NDArray[np.float64]], texts: pa.Table) -> "Columns":
+        """Make it of separate columns."""
+        stacked = np.array(values, dtype=np.float64).reshape(len(names), texts.num_rows)
+        return cls({name: i for i, name in enumerate(names)}, stacked, texts)
+
+    def with_text(self, name: str, column: Any) -> "Columns":
+        """Return the same with another column of text in place of one."""
+        place = self.texts.column_names.index(name)
+        return replace(self, texts=self.texts.set_column(place, name, column))
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return int(self.values.shape[1])
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.values.nbytes + int(self.texts.nbytes)
+
+    def number(self, name: str) -> NDArray[np.float64]:
+        """Return a column of numbers, shape (rows,), NaN where missing."""
+        values: NDArray[np.float64] = self.values[self.places[name]]
+        return values
+
+    def text(self, name: str) -> Any:
+        """Return a column of text, as codes and distinct values."""
+        return whole(self.texts, name)
+
+    def write(self, path: Path) -> None:
+        """Keep it on disk: numbers in one file, text in another one beside it."""
+        np.save(path, self.values)
+        schema = self.texts.schema.with_metadata({"places": json.dumps(self.places)})
+        with pa.OSFile(str(_beside(path)), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(self.texts.combine_chunks())
+
+    @classmethod
+    def read(cls, path: Path) -> "Columns":
+        """Return what was kept on disk."""
+        with pa.OSFile(str(_beside(path)), "rb") as file:
+            texts = pa.ipc.open_file(file).read_all()
+        places = json.loads(texts.schema.metadata[b"places"])
+        return cls(places, np.load(path), texts)
 
 
-def read_block(path: Path) -> pa.Table:
-    """Return a kept block."""
-    with pa.memory_map(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".arrow")
 
 
 def whole(table: pa.Table, name: str) -> Any:
@@ -49,11 +105,6 @@ def codes(array: Any) -> NDArray[np.int32]:
     if not indices.null_count:
         return values
     return np.where(_present(indices), values, np.int32(len(array.dictionary)))
-
-
-def number_column(values: NDArray[np.float64]) -> Any:
-    """Return a column of numbers; a missing one is NaN."""
-    return pa.Array.from_buffers(pa.float64(), len(values), [None, pa.py_buffer(values)])
 
 
 def text_column(row_codes: NDArray[np.int32], missing: NDArray[np.bool_], dictionary: Any) -> Any:

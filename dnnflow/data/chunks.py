@@ -4,7 +4,6 @@ Chunks are written and read here, as plain bytes: a chunk is then one sequential
 damage that zarr would return as zeros. Any library for zarr v3 reads the arrays too.
 """
 
-import hashlib
 import json
 import os
 import uuid
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
-from dnnflow.data.arrow import codes, numbers, whole
-from dnnflow.data.preprocess import NumberColumn, Preprocessing
+from dnnflow.data.arrow import codes
+from dnnflow.data.preprocess import FittedColumn, NumberColumn, Preprocessing
 from dnnflow.data.statistics import KeptBlock, Layout, classes_of
 from dnnflow.errors import DataError
 
@@ -98,35 +98,37 @@ def chunk_paths(root: Path, split: Split, index: int) -> tuple[Path, Path]:
 def write_chunk(
     chunk: Chunk, layout: Layout, preprocessing: Preprocessing, size: int, root: Path
 ) -> tuple[str, str]:
-    """Encode and write one chunk of `size` rows; return the sha256 of its two files."""
+    """Encode and write one chunk of `size` rows; return the BLAKE3 hashes of its two files."""
     features = np.zeros((size, preprocessing.n_features), dtype="<f4")  # the last chunk is padded
     labels = np.zeros(size, dtype="<i4")
     at = 0
     for part in chunk.parts:
         end = at + part.rows
-        features[at:end], labels[at:end] = _encode(part, chunk.split, layout, preprocessing)
+        labels[at:end] = _encode(part, chunk.split, layout, preprocessing, features[at:end])
         at = end
     paths = chunk_paths(root, chunk.split, chunk.index)
     return _write(paths[0], features), _write(paths[1], labels)
 
 
 def _encode(
-    part: Part, split: Split, layout: Layout, preprocessing: Preprocessing
-) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    table = part.block.read()
-    classes = classes_of(table, layout.label, layout.classes)
+    part: Part, split: Split, layout: Layout, preprocessing: Preprocessing, out: NDArray[np.float32]
+) -> NDArray[np.int16]:
+    """Write a part's rows into zeros, and return their classes."""
+    kept = part.block.read()
+    classes = classes_of(kept, layout.label, layout.classes)
     test = layout.rule.is_test(part.block.first_row, classes)
     mine = np.flatnonzero(test if split == "test" else (classes >= 0) & ~test)
     rows = mine[part.skip : part.skip + part.rows]
-    columns: list[NDArray[Any]] = []
-    for column in preprocessing.columns:
-        if isinstance(column, NumberColumn):
-            columns.append(numbers(whole(table, column.name))[rows])
-        else:
-            texts = whole(table, column.name)
-            known = column.codes([*texts.dictionary.to_pylist(), None])
-            columns.append(known[codes(texts)[rows]])
-    return preprocessing.encode(columns), classes[rows]
+
+    def column(fitted: FittedColumn) -> NDArray[Any]:
+        if isinstance(fitted, NumberColumn):
+            return kept.number(fitted.name)[rows]
+        texts = kept.text(fitted.name)
+        known = fitted.codes([*texts.dictionary.to_pylist(), None])
+        return known[codes(texts)[rows]]
+
+    preprocessing.encode_into(map(column, preprocessing.columns), out)
+    return classes[rows]
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> str:
@@ -135,7 +137,7 @@ def _write(path: Path, array: NDArray[np.generic]) -> str:
     data = array.data.cast("B")
     aside.write_bytes(data)
     os.replace(aside, path)  # a task that ran twice leaves one whole file
-    return hashlib.sha256(data).hexdigest()
+    return blake3(data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Stored:
     size: int
     """Rows of a chunk."""
     checksums: Sequence[tuple[str, str]]
-    """sha256 of the files of `X` and `y`, chunk by chunk."""
+    """BLAKE3 of the files of `X` and `y`, chunk by chunk."""
 
     def lengths(self, wanted: Sequence[int]) -> list[int]:
         """Return how many rows of chunks are rows of the split; the last chunk is padded."""
@@ -186,7 +188,7 @@ def _read(path: Path, checksum: str, out: NDArray[np.generic], size: int) -> Non
         data = path.read_bytes()
     except OSError as error:
         raise _damaged(path, str(error)) from error
-    if hashlib.sha256(data).hexdigest() != checksum:
+    if blake3(data).hexdigest() != checksum:
         raise _damaged(path, "its checksum differs")
     out[...] = np.frombuffer(data, dtype=out.dtype).reshape(size, *out.shape[1:])[: len(out)]
 

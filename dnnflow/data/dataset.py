@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "epoch_order", "open_cached", "validation_rows"]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
@@ -84,7 +84,7 @@ class Dataset:
 
     @property
     def id(self) -> str:
-        """sha256 of the source's text, the way it was read, the recipe and the format's version."""
+        """sha256 of the hash of the source's text, how it was read, the recipe and the format's version."""
         return str(self.manifest["id"])
 
     @cached_property

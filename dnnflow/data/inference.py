@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from dnnflow.data.arrow import TEXT, codes, number_column, numbers, text_column, whole, write_block
-from dnnflow.data.csv_reader import Block, Dialect, RowError, parse
+from dnnflow.data.arrow import TEXT, Columns, codes, numbers, text_column, whole
+from dnnflow.data.csv_reader import Block, Dialect, RowError, parse, unreadable
+from dnnflow.data.quick_reader import read_quickly
 from dnnflow.data.schema import (
     MAX_CATEGORIES,
     MAX_CLASSES,
@@ -38,11 +40,18 @@ class Plan:
     text: frozenset[str]
     """Features to parse as text; the others are numbers."""
     missing_values: tuple[str, ...]
+    quick: bool = False
+    """Whether to try the quick reader first."""
 
     @property
     def numbers(self) -> tuple[str, ...]:
         """Features to parse as numbers."""
         return tuple(name for name in self.features if name not in self.text)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns to parse as text, the label among them."""
+        return (*(name for name in self.features if name in self.text), self.label)
 
     def types(self) -> dict[str, pa.DataType]:
         """Return the type of each wanted column."""
@@ -92,10 +101,9 @@ class BlockFacts:
     """What one parsed block is like."""
 
     rows: int
-    read_bytes: int
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     """Of the features and the label."""
-    table: pa.Table | None = None
+    kept: Columns | None = None
     """The columns, unless they were written to a file."""
     error: tuple[int, str] | None = None
     """Row (from 1 in the block) and reason, if a row cannot be read."""
@@ -105,23 +113,17 @@ def parse_block(block: Block, plan: Plan, spill: Path | None) -> BlockFacts:
     """Parse one block, keep its columns in the file `spill` if there is one, and say what they are like."""
     data = block.read()
     try:
-        table, corrected = _parse_columns(data, plan, block.index)
+        columns, facts = _parse_columns(data, plan, block.index)
     except RowError as error:
-        return BlockFacts(0, len(data), error=(error.row, error.reason))
-    facts = {}
-    for name in table.column_names:
-        column = whole(table, name)
-        if name in corrected:
-            facts[name] = corrected[name]
-        elif pa.types.is_dictionary(column.type):
-            facts[name], tidy = _text_facts(column, plan.missing_values, block.index)
-            table = table.set_column(table.column_names.index(name), name, tidy)
-        else:
-            facts[name] = _number_facts(column, block.index)
+        return BlockFacts(0, error=(error.row, error.reason))
+    for name in columns.texts.column_names:
+        facts[name], tidy = _text_facts(columns.text(name), plan.missing_values, block.index)
+        columns = columns.with_text(name, tidy)
+    facts = {**_number_facts(columns, block.index), **facts}
     if spill is not None:
-        write_block(table, spill)
+        columns.write(spill)
     capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
-    return BlockFacts(table.num_rows, len(data), capped, table if spill is None else None)
+    return BlockFacts(columns.rows, capped, columns if spill is None else None)
 
 
 def _limit(name: str, plan: Plan) -> int:
@@ -134,28 +136,36 @@ def _capped(facts: ColumnFacts, limit: int) -> ColumnFacts:
     return replace(facts, texts=frozenset(sorted(facts.texts)[: limit + 1]))
 
 
-def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[pa.Table, dict[str, ColumnFacts]]:
+def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[Columns, dict[str, ColumnFacts]]:
     """Parse by plan; where text stands in a column of numbers, also return that column's facts."""
+    if plan.quick and (columns := read_quickly(data, plan.dialect, plan.numbers, plan.texts)) is not None:
+        return columns, {}
     markers = missing_spellings(plan.missing_values)
     types = plan.types()
     try:
-        return parse(data, plan.dialect, types, markers), {}
+        table = parse(data, plan.dialect, types, markers)
+        values = [numbers(whole(table, name)) for name in plan.numbers]
+        return Columns.of(plan.numbers, values, table.select(plan.texts)), {}
     except pa.ArrowInvalid:
         pass  # some number is none: find out where, at the price of a second parse of this block
-    table = parse(data, plan.dialect, dict.fromkeys(types, TEXT), markers)
-    corrected = {}
+    try:
+        table = parse(data, plan.dialect, dict.fromkeys(types, TEXT), markers)
+    except pa.ArrowInvalid as error:
+        raise unreadable(error) from None
+    corrected, values = {}, []
     for name in plan.numbers:
         facts, tidy = _text_facts(whole(table, name), plan.missing_values, index)
         if facts.first_text is not None:
             corrected[name] = replace(facts, texts=frozenset())
-        table = table.set_column(table.column_names.index(name), name, _as_numbers(tidy))
-    return table, corrected
+        values.append(_as_numbers(tidy))
+    return Columns.of(plan.numbers, values, table.select(plan.texts)), corrected
 
 
-def _as_numbers(column: pa.DictionaryArray) -> pa.Array:
+def _as_numbers(column: pa.DictionaryArray) -> NDArray[np.float64]:
     values = [to_number(text) for text in column.dictionary.to_pylist()]
     known = np.array([*(np.nan if value is None else value for value in values), np.nan])
-    return number_column(known[codes(column)])
+    rows: NDArray[np.float64] = known[codes(column)]
+    return rows
 
 
 def _text_facts(
@@ -196,8 +206,17 @@ def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: i
     return Place(index, row + 1, texts[row_codes[row]])
 
 
-def _number_facts(column: pa.Array, index: int) -> ColumnFacts:
-    values = numbers(column)
+def _number_facts(columns: Columns, index: int) -> dict[str, ColumnFacts]:
+    rows = columns.rows
+    with np.errstate(over="ignore", invalid="ignore"):
+        # One sum tells that nothing is missing or infinite, which is so in most blocks.
+        finite = np.isfinite(columns.values.sum())
+    if finite:
+        return dict.fromkeys(columns.places, ColumnFacts(rows, rows, boolean=rows == 0))
+    return {name: _facts_of_numbers(columns.number(name), index) for name in columns.places}
+
+
+def _facts_of_numbers(values: NDArray[np.float64], index: int) -> ColumnFacts:
     infinite = np.isinf(values)
     place = None
     if infinite.any():
@@ -239,19 +258,27 @@ def fault(name: str, kind: Kind, facts: ColumnFacts) -> tuple[Place | None, str]
 
 
 def first_plan(sample: Block, draft: Plan) -> Plan:
-    """Return a plan by the types of the first block; later blocks may still prove it wrong.
+    """Return a plan by the types of the first records; later blocks may still prove it wrong.
 
     Raises
     ------
     RowError
-        If a row of the block cannot be read.
+        If a row of the sample cannot be read.
     """
-    everything = replace(draft, text=frozenset(draft.features))
+    everything = replace(draft, text=frozenset(draft.features), quick=False)
     facts = parse_block(sample, everything, None)
     if facts.error:
         raise RowError(*facts.error)
     text = {n for n in draft.features if 2 * facts.columns[n].numbers < facts.columns[n].values}
-    return replace(draft, text=frozenset(text | draft.text))
+    plan = replace(draft, text=frozenset(text | draft.text))
+    return replace(plan, quick=plan.quick and _is_quick(sample, plan))
+
+
+def _is_quick(sample: Block, plan: Plan) -> bool:
+    """Say whether the quick reader understands the sample, and no number means missing."""
+    if any(to_number(marker) is not None for marker in plan.missing_values):
+        return False
+    return read_quickly(sample.read(), plan.dialect, plan.numbers, plan.texts) is not None
 
 
 def check_label(label: str, facts: ColumnFacts) -> None:

@@ -5,8 +5,10 @@ statistics and the chunks are made of those. Every step is a task on one block o
 threads or on a cluster, with memory for a few blocks only.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,27 +18,15 @@ from numpy.typing import NDArray
 
 from dnnflow.data import fitting
 from dnnflow.data.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk
-from dnnflow.data.csv_reader import Block, Dialect, RowError, blocks, line_of, located, read_dialect
+from dnnflow.data.csv_reader import Dialect, blocks, read_dialect
 from dnnflow.data.dataset import FORMAT, MANIFEST, Dataset, dataset_id, sealed
-from dnnflow.data.inference import (
-    ColumnFacts,
-    Place,
-    Plan,
-    check_label,
-    decide,
-    fault,
-    first_plan,
-    merge_facts,
-    parse_block,
-)
 from dnnflow.data.preprocess import Preprocessing
 from dnnflow.data.recipe import Recipe, Source
-from dnnflow.data.schema import Classes, Column, Kind, check_columns, shown
-from dnnflow.data.source_text import BLOCK_BYTES, Cutter, Text, open_text
+from dnnflow.data.schema import Classes, Column, Kind, shown
+from dnnflow.data.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.data.split import EXACT_SPLIT_ROWS, SplitRule, exact_rule, threshold_rule
 from dnnflow.data.statistics import (
     BlockStatistics,
-    KeptBlock,
     Layout,
     MedianSearch,
     Moments,
@@ -46,18 +36,15 @@ from dnnflow.data.statistics import (
     median_block,
     merge_all_frequencies,
 )
-from dnnflow.data.tasks import Tasks, open_scratch, open_tasks
+from dnnflow.data.stream import open_stream
+from dnnflow.data.table import Job, Parsed, Table, parse_table
+from dnnflow.data.tasks import open_scratch, open_tasks
 from dnnflow.errors import DataError
-from dnnflow.events import Listener, RowsRead, ignore
+from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
 
 if TYPE_CHECKING:
     import distributed
-
-HELD_BYTES = 512 << 20
-"""Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
-
-_SAMPLE_BYTES = 1 << 16
 
 
 def ingest(
@@ -96,16 +83,41 @@ def ingest(
     """
     datasets = Path(datasets).absolute()
     datasets.mkdir(parents=True, exist_ok=True)
-    with open_scratch(datasets) as scratch:
+    with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
+        job = Job(recipe, datasets, scratch, tasks, listener)
+        plain = plain_text(source) if client is None else None
+        if plain is not None and not _may_exist(datasets, plain[0], recipe):
+            try:
+                return _streamed(job, source, *plain, block_bytes)
+            except UnicodeDecodeError:
+                pass  # far behind the beginning: start again, as another encoding or with the error
         text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
         dialect, start = read_dialect(text, source)
-        reading = _reading(dialect)
-        path = datasets / dataset_id(text.digest, reading, recipe)
+        path = datasets / dataset_id(text.digest, _reading(dialect), recipe)
         if not (path / MANIFEST).is_file():
-            with open_tasks(client, workers) as tasks:
-                parts = blocks(text, dialect, start)
-                build(_Table(text, dialect, parts, recipe, scratch, tasks, listener), path, reading)
+            table = Table(job, text, dialect)
+            build(table, parse_table(table, iter(blocks(text, start))))
         return Dataset.open(path)
+
+
+def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
+    """Say whether there is a dataset by that recipe of a text of the same length."""
+    for path in datasets.glob(f"*/{MANIFEST}"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            manifest = json.loads(path.read_bytes())
+            same = manifest["source"]["bytes"] == text.end - text.start
+            if same and manifest["recipe"] == recipe.to_dict():
+                return True
+    return False
+
+
+def _streamed(job: Job, source: Source, text: Text, encoding: str, block_bytes: int) -> Dataset:
+    """Make a dataset of a text that is hashed while it is parsed."""
+    dialect, start = read_dialect(text, source)
+    with open_stream(text, encoding, source, block_bytes) as stream:
+        parsed = parse_table(Table(job, text, dialect), stream.blocks(start))
+        table = Table(job, stream.finish(), dialect)
+    return build(table, parsed)
 
 
 def _reading(dialect: Dialect) -> dict[str, Any]:
@@ -125,22 +137,10 @@ def _size(path: str) -> int:
     return file.stat().st_size if file.is_file() else -1
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A table on its way to a dataset."""
-
-    text: Text
-    dialect: Dialect
-    blocks: list[Block]
-    recipe: Recipe
-    scratch: Path
-    tasks: Tasks
-    listener: Listener
-
-
-def build(table: _Table, path: Path, reading: Mapping[str, Any]) -> None:
-    """Parse, split, fit and write."""
-    parsed = _parse(table)
+def build(table: Table, parsed: Parsed) -> Dataset:
+    """Split, fit and write."""
+    reading = _reading(table.dialect)
+    path = table.job.datasets / dataset_id(table.text.digest, reading, table.recipe)
     classes, rule = _split(table, parsed)
     layout = _layout(table.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
@@ -150,7 +150,7 @@ def build(table: _Table, path: Path, reading: Mapping[str, Any]) -> None:
         manifest = {
             "format": FORMAT,
             "id": path.name,
-            "source": {"bytes": table.text.end - table.text.start, "sha256": table.text.digest},
+            "source": {"bytes": table.text.end - table.text.start, "blake3": table.text.digest},
             "reading": dict(reading),
             "recipe": table.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
@@ -164,104 +164,10 @@ def build(table: _Table, path: Path, reading: Mapping[str, Any]) -> None:
             "checksums": checksums,
         }
         write_file(aside / MANIFEST, sealed(manifest))
+    return Dataset.open(path)
 
 
-@dataclass(frozen=True)
-class _Parsed:
-    """A table's blocks on disk, and what its columns are."""
-
-    blocks: list[KeptBlock]
-    rows: int
-    columns: list[Column]
-    """The features."""
-    labels: ColumnFacts
-
-
-def _parse(table: _Table) -> _Parsed:
-    """Parse the text; a second time in the rare case that later blocks change the type of a column."""
-    plan = _plan(table)
-    kept, facts = _parse_by(table, plan)
-    kinds = _kinds(table, plan, kept, facts)
-    text = frozenset(n for n, kind in kinds.items() if kind in (Kind.TEXT, Kind.BOOLEAN))
-    undecided = frozenset(n for n, kind in kinds.items() if kind is Kind.EMPTY)
-    if text - undecided != plan.text - undecided:
-        plan = replace(plan, text=text)
-        kept, facts = _parse_by(table, plan)
-        kinds = _kinds(table, plan, kept, facts)
-    rows = sum(block.rows for block in kept)
-    check_label(plan.label, facts[plan.label])
-    if not text and Kind.NUMBER not in kinds.values():
-        raise DataError(
-            f"a table needs a feature column with values, got none besides the label {plan.label!r}; "
-            "check delimiter and drop"
-        )
-    columns = [Column(name, kind, 1 - facts[name].values / rows) for name, kind in kinds.items()]
-    return _Parsed(kept, rows, columns, facts[plan.label])
-
-
-def _plan(table: _Table) -> Plan:
-    recipe, names = table.recipe, table.dialect.columns
-    check_columns(names, recipe.label, {"drop": recipe.drop, "text_columns": recipe.text_columns})
-    features = tuple(n for n in names if n != recipe.label and n not in recipe.drop)
-    forced = frozenset(recipe.text_columns) & frozenset(features)
-    draft = Plan(table.dialect, recipe.label, features, forced, recipe.missing_values)
-    head = table.blocks[0]
-    cutter = Cutter(table.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
-    cutter.feed(head.read())
-    sample = replace(head, end=min([*cutter.cuts, head.end]))
-    try:
-        return first_plan(sample, draft)
-    except RowError as error:
-        raise located(error, 0, table.text, table.dialect, head) from None
-
-
-def _parse_by(table: _Table, plan: Plan) -> tuple[list[KeptBlock], dict[str, ColumnFacts]]:
-    kept: list[KeptBlock] = []
-    total = {name: ColumnFacts() for name in (*plan.features, plan.label)}
-    rows = read = 0
-    paths = [table.scratch / f"{block.index}.arrow" for block in table.blocks]
-    held = 0
-    limit = HELD_BYTES if table.tasks.in_process else 0
-    calls = (
-        (block, plan, path if held >= limit else None)
-        for block, path in zip(table.blocks, paths, strict=True)
-    )
-    for block, path, facts in zip(
-        table.blocks, paths, table.tasks.run("parse", parse_block, calls), strict=True
-    ):
-        if facts.error:
-            raise located(RowError(*facts.error), rows, table.text, table.dialect, block)
-        merge_facts(total, facts, plan)
-        kept.append(KeptBlock(path, rows, facts.rows, facts.table))
-        held += facts.table.nbytes if facts.table is not None else 0
-        rows, read = rows + facts.rows, read + facts.read_bytes
-        table.listener(RowsRead(rows, read, table.text.end - table.blocks[0].start))
-    return kept, total
-
-
-def _kinds(
-    table: _Table, plan: Plan, kept: list[KeptBlock], facts: dict[str, ColumnFacts]
-) -> dict[str, Kind]:
-    """Decide what the features are, and refuse the first value that does not fit."""
-    kinds = {n: decide(facts[n], forced_text=n in table.recipe.text_columns) for n in plan.features}
-    faults = [fault(name, kind, facts[name]) for name, kind in kinds.items()]
-    placed = [(place, reason) for place, reason in faults if place is not None]
-    if placed:
-        place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))
-        raise DataError(f"{_where(table, kept, place)}, {reason}")
-    for _, reason in faults:
-        if reason:
-            raise DataError(reason)
-    return kinds
-
-
-def _where(table: _Table, kept: list[KeptBlock], place: Place) -> str:
-    row = kept[place.block].first_row + place.row
-    line = line_of(table.text, table.dialect, table.blocks[place.block], place.row)
-    return f"row {row} (line {line})"
-
-
-def _split(table: _Table, parsed: _Parsed) -> tuple[Classes, SplitRule]:
+def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
     recipe = table.recipe
     classes = Classes.of(parsed.labels.texts)
     classes.check(recipe.label)
@@ -306,7 +212,7 @@ class _Fitted:
         return chunk_rows(sum(self.block_rows[split]), self.preprocessing.n_features)
 
 
-def _fit(table: _Table, parsed: _Parsed, layout: Layout) -> _Fitted:
+def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
     block_rows: dict[str, list[int]] = {split: [] for split in SPLITS}
 
     def counted() -> Iterator[BlockStatistics]:
@@ -322,7 +228,7 @@ def _fit(table: _Table, parsed: _Parsed, layout: Layout) -> _Fitted:
     return _Fitted(layout, statistics, preprocessing, block_rows)
 
 
-def _fill(table: _Table, parsed: _Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:
+def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:
     """Return what takes the place of missing numbers, shape (number columns,)."""
     if table.recipe.missing == "mean":
         return moments.mean
@@ -341,7 +247,7 @@ def _fill(table: _Table, parsed: _Parsed, layout: Layout, moments: Moments) -> N
     return np.zeros(len(layout.numbers))
 
 
-def _write(table: _Table, parsed: _Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:
+def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:
     """Write both splits' arrays; return the checksums of their chunks."""
     checksums: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
