@@ -142,6 +142,16 @@ def test_an_infinite_value(tmp_path: Path, value: str, block_bytes: int):
     assert message.endswith("; name it in missing_values, or drop the column")
 
 
+def test_numbers_with_a_decimal_comma(tmp_path: Path):
+    """One-hot encoding 1,5 and 2,5 as text would train on nonsense without a word."""
+    rows = "".join(f"{n},5;{n};{'ab'[n % 2]}\n" for n in range(20))
+    message = refusal(tmp_path, f"x;y;label\n{rows}")
+    assert message == (
+        "row 1 (line 2), column 'x': '0,5' has a comma, which is no part of a number; "
+        "write numbers with a point and without separators, or list the column in text_columns"
+    )
+
+
 @pytest.mark.parametrize("block_bytes", [64, 1 << 22])
 def test_text_in_a_column_of_numbers(tmp_path: Path, block_bytes: int):
     message = refusal(tmp_path, f"a,b,label\n{GOOD}7,n.a.,a\n8,oops,b\n{GOOD}", block_bytes=block_bytes)

@@ -5,6 +5,7 @@ blocks together decide. A column is a number when at least half of its values ar
 is not is an error.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,9 @@ from dnnflow.data.schema import (
     to_number,
 )
 from dnnflow.errors import DataError
+
+_COMMA_NUMBER = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?")
+"""1,5 or 1,234.5: one-hot encoding such numbers would be silently wrong."""
 
 
 @dataclass(frozen=True)
@@ -241,8 +245,14 @@ def decide(facts: ColumnFacts, *, forced_text: bool) -> Kind:
     return Kind.BOOLEAN if facts.boolean else Kind.TEXT
 
 
-def fault(name: str, kind: Kind, facts: ColumnFacts) -> tuple[Place | None, str]:
+def fault(name: str, kind: Kind, facts: ColumnFacts, *, forced_text: bool) -> tuple[Place | None, str]:
     """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is)."""
+    commas = bool(facts.texts) and all(map(_COMMA_NUMBER.fullmatch, facts.texts))
+    if kind is Kind.TEXT and commas and not forced_text:
+        remedy = "write numbers with a point and without separators, or list the column in text_columns"
+        place = facts.first_text
+        value = shown(place.value) if place else shown(min(facts.texts))
+        return place, f"column {name!r}: {value} has a comma, which is no part of a number; {remedy}"
     if kind is Kind.NUMBER and (place := facts.first_text):
         remedy = "name it in missing_values, list the column in text_columns, or drop the column"
         return place, f"column {name!r}: {shown(place.value)} is not a number; {remedy}"

@@ -151,8 +151,9 @@ def _path(table: Table, block: Block) -> Path:
 
 def _kinds(table: Table, plan: Plan, read: _Read) -> dict[str, Kind]:
     """Decide what the features are, and refuse the first value that does not fit."""
-    kinds = {n: decide(read.facts[n], forced_text=n in table.recipe.text_columns) for n in plan.features}
-    faults = [fault(name, kind, read.facts[name]) for name, kind in kinds.items()]
+    forced = set(table.recipe.text_columns)
+    kinds = {n: decide(read.facts[n], forced_text=n in forced) for n in plan.features}
+    faults = [fault(n, kind, read.facts[n], forced_text=n in forced) for n, kind in kinds.items()]
     placed = [(place, reason) for place, reason in faults if place is not None]
     if placed:
         place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))

@@ -150,7 +150,7 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 
 def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """Switch a file to WAL; while others open the same new file, SQLite refuses at once instead of waiting."""
+    """Switch a file to WAL; SQLite refuses at once, and does not wait, while others open a new file."""
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
