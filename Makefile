@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
-.PHONY: quickstart serve test lint types unit lock clean
+.PHONY: quickstart serve test lint types unit clean
 
 quickstart: .venv/installed
 	@$(BIN)/python flows/quickstart.py

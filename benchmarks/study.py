@@ -153,13 +153,12 @@ def states(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
 
 
 def import_keras() -> None:
-    """Import what every first design on a worker waits for."""
+    """Do on a worker, before the clock runs, what its first training would do: import Keras."""
+    from dnnflow.training.quiet import import_tensorflow
     from dnnflow.training.threads import limit_threads
 
     limit_threads(1)
-    import keras
-
-    keras.backend.backend()
+    import_tensorflow()
 
 
 def main() -> None:

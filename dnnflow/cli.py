@@ -9,6 +9,7 @@ command goes on with what is missing).
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -202,15 +203,26 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A .keras file that a study saved.")],
     rows: Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")],
     out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line names the columns; default: as in the table trained on. Without, "
+            "the columns are those of that table, in its order.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.data.csv_reader import read_rows
-    from dnnflow.data.recipe import Source
     from dnnflow.models import load_model
     from dnnflow.paths import write_file
 
-    table = load_model(model).predict(read_rows(Source(url=rows)))
+    saved = load_model(model)
+    table = saved.predict(read_rows(saved.source(rows, delimiter=delimiter, header=header)))
     if as_json:
         _print_json(table.to_dict(orient="records"))
     elif out is None:
@@ -236,9 +248,10 @@ def certs(
 
 
 def main() -> None:
-    """Run the command line: an error is one line, unless --debug asks for its traceback."""
-    debug = "--debug" in sys.argv[1:]
-    sys.exit(guarded(app, debug=debug))
+    """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(guarded(partial(app, arguments), debug=debug))
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:

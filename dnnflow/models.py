@@ -1,7 +1,8 @@
 """Models of the best designs: kept while a study runs, saved as `.keras`, applied to raw rows.
 
-A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: the design, the class names
-and the preprocessing fitted on the training rows, so that the file alone turns raw rows into classes.
+A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: the design, the class names,
+how the table was written and the preprocessing fitted on the training rows, so that the file alone turns raw
+rows into classes.
 """
 
 import io
@@ -9,7 +10,7 @@ import json
 import zipfile
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dnnflow.data.preprocess import Preprocessing
+from dnnflow.data.recipe import Source
 from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
+_OWN_FIELDS = ("preprocessing", "class_names", "reading")
+"""What of that member is a field of a saved model of its own."""
 
 
 class Place(NamedTuple):
@@ -43,8 +47,9 @@ class Place(NamedTuple):
     @classmethod
     def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "Place":
         """Return a completed trial's place."""
-        unknown = parameters is None or parameters != parameters
-        return cls(-float(accuracy), float("inf") if unknown else float(parameters or 0), str(design_id))
+        # A frame's missing number is pandas' NA, of which nothing can be asked
+        size = float(parameters) if isinstance(parameters, int | float | np.number) else float("nan")
+        return cls(-float(accuracy), float("inf") if np.isnan(size) else size, str(design_id))
 
 
 class BestWeights:
@@ -114,6 +119,7 @@ def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], datase
         "design": design.to_dict(),
         "class_names": list(dataset.class_names),
         "preprocessing": dataset.preprocessing(),
+        "reading": dict(dataset.manifest["reading"]),
         **record,
     }
     with TemporaryDirectory() as folder:
@@ -133,6 +139,26 @@ class SavedModel:
     class_names: tuple[str, ...]
     about: Mapping[str, Any]
     """Design, study, recorded accuracy."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
+
+    def source(self, url: str, **given: Any) -> Source:
+        """Return how a CSV of raw rows is read: as the table of the training, besides what is given.
+
+        Parameters
+        ----------
+        url
+            Path or URL of the CSV.
+        given
+            Fields of `Source`; those that are None are as in the training.
+
+        Raises
+        ------
+        InputError
+            If a field breaks its rule.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        return Source(url=url, **{**self.reading, **known})
 
     def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
         """Return the class of each raw row and the probability of every class.
@@ -186,5 +212,6 @@ def load_model(path: Path) -> SavedModel:
         model=keras.saving.load_model(path, compile=False, safe_mode=True),
         preprocessing=Preprocessing.from_dict(about["preprocessing"]),
         class_names=tuple(about["class_names"]),
-        about={key: value for key, value in about.items() if key not in ("preprocessing", "class_names")},
+        about={key: value for key, value in about.items() if key not in _OWN_FIELDS},
+        reading=about.get("reading", {}),
     )

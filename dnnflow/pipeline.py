@@ -2,7 +2,7 @@
 
 The command line, Python, Prefect parameters, the web form and REST all read this one model; its JSON schema
 (`dnnflow schema`) is made from it. Unknown keys are refused. Relative paths in a pipeline file are relative
-to that file.
+to that file, those laid over it (`--set`) to the current directory.
 """
 
 from collections.abc import Mapping
@@ -229,6 +229,14 @@ class SpaceSection(Section):
     explicit: tuple[dict[str, Any], ...] = ()
     """Designs written out one by one; everything else in the space is then unused."""
 
+    code_folder: str | None = None
+    """Folder of the modules that designs by reference name; default: the pipeline file's."""
+
+    @property
+    def has_code(self) -> bool:
+        """Whether some design is given by code."""
+        return self.reference is not None or any("reference" in design for design in self.explicit)
+
     def to_space(self) -> Space:
         """Return the space that this section describes.
 
@@ -238,6 +246,7 @@ class SpaceSection(Section):
             If it describes none.
         """
         data = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        data.pop("code_folder", None)
         if "explicit" in data:
             data["designs"] = data.pop("explicit")
         return Space.from_dict(data)
@@ -351,11 +360,32 @@ class Pipeline(Section):
 
     def resolved(self, folder: Path) -> "Pipeline":
         """Return the pipeline with its relative paths taken from `folder`."""
-        dataset = self.dataset.model_copy(update={"source": _absolute(self.dataset.source, folder)})
-        return self.model_copy(update={"dataset": dataset})
+        changed: dict[str, Section] = {}
+        for name, field in PATHS:
+            section: Section = getattr(self, name)
+            if path := getattr(section, field):
+                changed[name] = section.model_copy(update={field: _absolute(path, folder)})
+        if self.space.has_code:
+            code_folder = _absolute(self.space.code_folder or ".", folder)
+            changed["space"] = self.space.model_copy(update={"code_folder": code_folder})
+        return self.model_copy(update=changed)
 
 
-def _absolute(source: str, folder: Path) -> str:
-    if "://" in source or source.startswith("~") or Path(source).is_absolute():
-        return source
-    return str((folder / source).resolve())
+PATHS = (("dataset", "source"), ("executor", "scheduler_file"), ("outputs", "report"))
+"""Section and name of the fields that hold a path."""
+
+
+def with_absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return plain data of a pipeline, or a part of it, with its relative paths taken from `folder`."""
+    changed = dict(data)
+    for name, field in PATHS:
+        section = changed.get(name)
+        if isinstance(section, Mapping) and isinstance(path := section.get(field), str) and path:
+            changed[name] = {**section, field: _absolute(path, folder)}
+    return changed
+
+
+def _absolute(path: str, folder: Path) -> str:
+    if path.startswith("~/"):
+        return str(Path(path).expanduser())
+    return path if "://" in path or Path(path).is_absolute() else str((folder / path).resolve())

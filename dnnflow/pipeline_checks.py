@@ -7,6 +7,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from dnnflow.data.recipe import Recipe, Source
+from dnnflow.design.layers import Reference
 from dnnflow.design.space import Space
-from dnnflow.errors import DesignError, DnnflowError
+from dnnflow.errors import DesignError, DnnflowError, InputError
 from dnnflow.pipeline import Pipeline
 
 Location = tuple[str | int, ...]
@@ -25,8 +27,9 @@ Doubt = tuple[Location, str]
 _ROUNDS = 3
 """Fields refused, then the rule about the number of designs, then nothing."""
 _SOURCE = {"source": "url", "delimiter": "delimiter", "quote": "quote", "encoding": "encoding"}
-_RECIPE = {"label": "label", "drop": "drop", "missing_values": "missing_values",
-           "text_columns": "text_columns"}  # fmt: skip
+"""Fields of the dataset section that `Source` checks, and what it calls them."""
+_RECIPE = ("label", "drop", "missing_values", "text_columns")
+"""Fields of the dataset section that `Recipe` checks; of preprocessing, their types say all."""
 
 
 def validate_leniently(data: Mapping[str, Any]) -> tuple[Pipeline | None, list[Any]]:
@@ -76,62 +79,171 @@ def find_doubts(pipeline: Pipeline, refused: set[Location], folder: Path) -> lis
     folder
         Where code that the pipeline names is looked for besides what is installed.
     """
-    wrong = {where[0] if where else "designs" for where in refused}
+    fields = {where[:2] for where in refused}
     found: list[Doubt] = []
     with _importable(folder):
-        for check in (_dataset, _space, _reference, _training, _executor):
+        for check in (_dataset, _space, _reference, _engine, _executor):
             found += check(pipeline)
-        wrong |= {where[0] for where, _ in found}
-        for sections, where, build in _TOGETHER:
+        if ("space", "optimizer") not in fields | {where for where, _ in found}:
+            found += _optimizer_parameters(pipeline)
+        for sections, check_together in _TOGETHER:
+            wrong = {where[0] for where in [*fields, *(place for place, _ in found)] if where}
             if not wrong & sections:
-                found += _refusal(where, lambda build=build: build(pipeline))  # type: ignore[misc]
-                wrong |= {part[0] for part, _ in found}
+                found += check_together(pipeline)
     return found
 
 
-def _draw(pipeline: Pipeline) -> None:
-    from dnnflow.stages import draw_designs
-
-    draw_designs(pipeline)
-
-
-_TOGETHER: tuple[tuple[set[str], Location, Callable[[Pipeline], object]], ...] = (
-    ({"dataset"}, ("dataset", "quote"), lambda pipeline: pipeline.source),
-    ({"dataset"}, ("dataset", "drop"), lambda pipeline: pipeline.recipe),
-    ({"space"}, ("space",), lambda pipeline: pipeline.space.to_space()),
-    ({"space", "training", "strategy"}, ("space",), _draw),
-)
-"""Sections that must be right, where what is wrong with them together is told, and what finds it."""
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let modules beside the pipeline be imported, after what is installed."""
+    path = str(folder.absolute())
+    sys.path.append(path)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(path)
 
 
-def _refusal(where: Location, build: Callable[[], object], *, name: str | None = None) -> Iterator[Doubt]:
+def _refusal(where: Location, build: Callable[[], object]) -> Iterator[Doubt]:
+    """Yield why something cannot be built, if so."""
     try:
         build()
     except DnnflowError as error:
-        yield where, str(error).removeprefix(f"{name or where[-1]}: ")
+        yield where, str(error).removeprefix(f"{where[-1]}: ")
 
 
 def _dataset(pipeline: Pipeline) -> Iterator[Doubt]:
-    given = pipeline.dataset.model_dump(exclude_unset=True)
-    for name, value in given.items():
-        if field := _SOURCE.get(name):
-            yield from _refusal(("dataset", name), lambda: Source(**{"url": "-", field: value}))
-        if field := _RECIPE.get(name):
-            yield from _refusal(("dataset", name), lambda: Recipe(**{"label": "-", field: value}))
+    for name, value in pipeline.dataset.model_dump(exclude_unset=True).items():
+        if name in _SOURCE:
+            yield from _refusal(("dataset", name), partial(Source, **{"url": "-", _SOURCE[name]: value}))
+        elif name in _RECIPE:
+            yield from _refusal(("dataset", name), partial(Recipe, **{"label": "-", name: value}))
 
 
 def _space(pipeline: Pipeline) -> Iterator[Doubt]:
     given = pipeline.space.model_dump(mode="json", exclude_unset=True, by_alias=True)
-    explicit = given.pop("explicit", ())
-    named = given.pop("optimizer_parameters", {})
-    given.pop("reference", None)
     for name, value in given.items():
-        yield from _refusal(("space", name), lambda: Space(**{name: value}))
-    for index, design in enumerate(explicit):
-        yield from _refusal(("space", "explicit", index), lambda: Space(designs=[design]))
-    if named and not list(_refusal((), lambda: Space(optimizer=pipeline_optimizer(given)), name="optimizer")):
-        for name, value in named.items():
-            yield from _refusal(
-                ("space", "optimizer_parameters", name),
-                lambda: Space(optimizer=pipeline_optimizer(given), optimizer_parameters={name: value}),
-            )
+        if name not in ("explicit", "reference", "optimizer_parameters"):
+            yield from _refusal(("space", name), partial(Space, **{name: value}))
+    for index, design in enumerate(given.get("explicit", ())):
+        yield from _refusal(("space", "explicit", index), partial(Space, designs=[design]))
+
+
+def _optimizer_parameters(pipeline: Pipeline) -> Iterator[Doubt]:
+    """Check each against the optimizers that may take it; those are right."""
+    section = pipeline.space.model_dump(mode="json", by_alias=True)
+    for name, value in section["optimizer_parameters"].items():
+        build = partial(Space, optimizer=section["optimizer"], optimizer_parameters={name: value})
+        yield from _refusal(("space", "optimizer_parameters", name), build)
+
+
+def _reference(pipeline: Pipeline) -> Iterator[Doubt]:
+    if pipeline.space.reference is None:
+        return
+    section = pipeline.space.reference.model_dump(mode="json", by_alias=True)
+    function = section["function"]
+    yield from _refusal(("space", "reference", "function"), partial(_find, function))
+    for name, value in section["parameters"].items():
+        reference = {"function": "module:function", "parameters": {name: value}}
+        yield from _refusal(("space", "reference", "parameters", name), partial(Space, reference=reference))
+
+
+def _find(function: str) -> None:
+    """Import the code of designs by reference.
+
+    Raises
+    ------
+    DesignError
+        If it is not written so, cannot be imported, or is no function.
+    """
+    Reference(function)
+    module, _, name = function.partition(":")
+    rule = f"a design's function must be importable here and on every worker, got {function!r}"
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # a module may raise anything while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DesignError(f"{rule}: {reason}; install it, or put it beside the pipeline") from error
+    if not callable(found):
+        raise DesignError(f"{rule}, a {type(found).__name__}; name a function")
+
+
+def _engine(pipeline: Pipeline) -> Iterator[Doubt]:
+    from dnnflow.training.engines import find_engine
+
+    yield from _refusal(("training", "engine"), partial(find_engine, pipeline.training.engine))
+
+
+def _executor(pipeline: Pipeline) -> Iterator[Doubt]:
+    section = pipeline.executor
+    yield from _refusal(("executor", "address"), partial(_check_address, section.address))
+    yield from _refusal(("executor", "memory_limit"), partial(_check_memory, section.memory_limit))
+    if section.address and section.scheduler_file:
+        yield (
+            ("executor", "scheduler_file"),
+            f"a cluster has an address or a scheduler_file, got both; drop {section.address}",
+        )
+
+
+def _check_address(address: str | None) -> None:
+    if address is None:
+        return
+    try:
+        url = urlsplit(address)
+        right = url.scheme in ("tcp", "tls") and bool(url.hostname) and url.port != 0
+    except ValueError:  # of a port that is no number, or brackets that do not close
+        right = False
+    if not right:
+        raise InputError(f"an address must be tcp://host:port or tls://host:port, got {address!r}")
+
+
+def _check_memory(limit: str) -> None:
+    if limit in ("auto", "0"):
+        return
+    from dask.utils import parse_bytes
+
+    try:
+        right = parse_bytes(limit) > 0
+    except (ValueError, OverflowError):
+        right = False
+    if not right:
+        raise InputError(f"memory_limit must be a size, e.g. 2GB, or auto, or 0 for none, got {limit!r}")
+
+
+def _whole_dataset(pipeline: Pipeline) -> Iterator[Doubt]:
+    yield from _refusal(("dataset", "quote"), lambda: pipeline.source)
+    yield from _refusal(("dataset", "drop"), lambda: pipeline.recipe)
+
+
+def _whole_space(pipeline: Pipeline) -> Iterator[Doubt]:
+    yield from _refusal(("space",), pipeline.space.to_space)
+
+
+def _validation_part(pipeline: Pipeline) -> Iterator[Doubt]:
+    """Check that what watches a validation part has one."""
+    from dnnflow.training.engine import check_training
+
+    section = pipeline.space.model_dump(mode="json", by_alias=True)
+
+    def watch(name: str) -> None:
+        for design in Space(**{name: section[name]}).grid():
+            check_training(design, pipeline.training_settings)
+
+    for name in ("early_stopping", "schedule"):
+        yield from _refusal(("space", name), partial(watch, name))
+
+
+def _designs(pipeline: Pipeline) -> Iterator[Doubt]:
+    from dnnflow.stages import draw_designs
+
+    yield from _refusal(("space",), partial(draw_designs, pipeline))
+
+
+_TOGETHER: tuple[tuple[set[str], Callable[[Pipeline], Iterator[Doubt]]], ...] = (
+    ({"dataset"}, _whole_dataset),
+    ({"space"}, _whole_space),
+    ({"space", "training"}, _validation_part),
+    ({"space", "training", "strategy"}, _designs),
+)
+"""Sections whose fields must be right by themselves, and what checks them together."""

@@ -2,18 +2,17 @@
 
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from dnnflow.errors import DnnflowError, PipelineError
+from dnnflow.errors import PipelineError
 from dnnflow.paths import write_file
-from dnnflow.pipeline import Pipeline
+from dnnflow.pipeline import Pipeline, with_absolute_paths
+from dnnflow.pipeline_checks import Location, find_doubts, validate_leniently
 
-Location = tuple[str | int, ...]
 VARIANTS = ("constant", "choice", "int", "uniform", "loguniform", "name", "none")
 """Forms that a parameter of a space is written in; pydantic puts them into the place of an error."""
 
@@ -43,6 +42,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True)
+            if not isinstance(name, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key must be a text, got {name!r}", key.start_mark
+                )
             if name in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {name!r} stands twice", key.start_mark
@@ -70,7 +73,8 @@ def load_pipeline(path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
     path
         A YAML file. Relative paths in it are relative to its folder.
     overrides
-        `a.b=value` texts laid over the file; the value is YAML.
+        `a.b=value` texts laid over the file; the value is YAML. Relative paths in them are relative to the
+        current directory.
 
     Raises
     ------
@@ -97,24 +101,20 @@ def check_text(
     try:
         root = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        return None, [
-            Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {getattr(error, 'problem', error)}")
-        ]
+        return None, [Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {_reason(error)}")]
     if not isinstance(data, dict):
         return None, [Problem(1, "", f"a pipeline is a mapping of sections, got {type(data).__name__}")]
-    for override in overrides:
-        _apply(data, override)
-    try:
-        pipeline = Pipeline.model_validate(data).resolved(folder)
-    except ValidationError as error:
-        return None, _from_validation(error, root)
-    problems = [
-        Problem(_line_of(root, where), ".".join(map(str, where)), message)
-        for where, message in _doubts(pipeline)
-    ]
-    return (None if problems else pipeline), problems
+    overridden = {_apply(data, override) for override in overrides}
+    pipeline, errors = validate_leniently(data)
+    problems = _from_validation(errors, root)
+    if pipeline is not None:
+        refused = {item["loc"] for item in errors}
+        problems += [_problem(root, *doubt) for doubt in find_doubts(pipeline, refused, folder)]
+    problems = [_of_override(problem, overridden) for problem in dict.fromkeys(problems)]
+    ordered = sorted(problems, key=lambda problem: problem.line)
+    return (None if ordered or pipeline is None else pipeline.resolved(folder)), ordered
 
 
 def write_pipeline(pipeline: Pipeline, path: Path) -> None:
@@ -152,20 +152,45 @@ def _read(path: Path) -> str:
         raise PipelineError(f"a pipeline must be a readable YAML file, got {path}: {reason}") from error
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str) -> str:
+    """Lay an override over the data and return its dotted path."""
     where, equals, text = override.partition("=")
     keys = where.strip().split(".")
     if not equals or not all(keys):
         raise PipelineError(f"an override must be written section.key=value, got {override!r}")
-    patch: Any = yaml.load(text, Loader=_Loader)
+    try:
+        patch: Any = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise PipelineError(
+            f"the value of an override must be YAML, got {override!r}: {_reason(error)}; quote it"
+        ) from error
     for key in reversed(keys):
         patch = {key: patch}
-    data.update(merge(data, patch))
+    data.update(merge(data, with_absolute_paths(patch, Path.cwd())))
+    return ".".join(keys)
 
 
-def _from_validation(error: ValidationError, root: yaml.Node | None) -> list[Problem]:
+def _of_override(problem: Problem, overridden: set[str]) -> Problem:
+    """Say so where a problem's value is not in the file; its line is then the section's."""
+    whole_sections = Pipeline.model_fields.keys() - {"designs", "strategy", "seed", "name"}
+    paths = tuple(f"{path}." for path in overridden - whole_sections)
+    if not paths or not f"{problem.where}.".startswith(paths):
+        return problem
+    return replace(problem, message=f"{problem.message} (set by an override)")
+
+
+def _reason(error: Exception) -> str:
+    """Say on one line what YAML text breaks."""
+    return " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def _problem(root: yaml.Node | None, where: Location, message: str) -> Problem:
+    return Problem(_line_of(root, where), ".".join(map(str, where)), message)
+
+
+def _from_validation(errors: Sequence[Any], root: yaml.Node | None) -> list[Problem]:
     problems = []
-    for item in error.errors(include_url=False):
+    for item in errors:
         where = _in_file(item["loc"], root)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
@@ -174,9 +199,8 @@ def _from_validation(error: ValidationError, root: yaml.Node | None) -> list[Pro
             message = "this key is required"
         else:
             message = f"{message}, got {item['input']!r}" if item["loc"] else message
-        line = _line_of(root, where)
-        problems.append(Problem(line, ".".join(map(str, where)), message))
-    return sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+        problems.append(_problem(root, where, message))
+    return problems
 
 
 def _known_keys(where: Location) -> str:
@@ -219,34 +243,3 @@ def _line_of(root: yaml.Node | None, where: Sequence[str | int]) -> int:
             break
         line, node = child[0].start_mark.line + 1, child[1]
     return line
-
-
-def _doubts(pipeline: Pipeline) -> list[tuple[Location, str]]:
-    """Return what is wrong although every field alone is right."""
-    from dnnflow.stages import draw_designs
-
-    found: list[tuple[Location, str]] = []
-    for where, build in _PARTS.items():
-        try:
-            build(pipeline)
-        except DnnflowError as error:
-            found.append((where, str(error)))
-    if not found:
-        try:
-            draw_designs(pipeline)
-        except DnnflowError as error:
-            found.append((("space",), str(error)))
-    return found
-
-
-def _engine(pipeline: Pipeline) -> None:
-    from dnnflow.training.engines import find_engine
-
-    find_engine(pipeline.training.engine)
-
-
-_PARTS: dict[Location, Any] = {
-    ("dataset",): lambda pipeline: (pipeline.source, pipeline.recipe),
-    ("space",): lambda pipeline: pipeline.space.to_space(),
-    ("training", "engine"): _engine,
-}

@@ -17,7 +17,7 @@ from dnnflow.results.aggregate import StudyView, load_view
 from dnnflow.results.records import StudyRecord, StudyState
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
-from dnnflow.training.job import Job
+from dnnflow.training.job import Job, make_importable
 from dnnflow.training.records import Outcome, TrainingSettings, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class Study:
     def save_models(self, listener: Listener = ignore) -> list[Path]:
         """Write the best designs' models as `.keras` files and return their paths, best first."""
         keep = self.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS)
+        make_importable(self.job().import_paths)
         designs = {design.design_id: design for design in self.designs}
         paths = []
         for rank, row in enumerate(self.view().leaderboard[:keep], start=1):
@@ -171,7 +172,13 @@ class Study:
         """Return what every task of this study needs to know."""
         training = dict(self.record.pipeline.get("training", {}))
         device = training.pop("device", "auto")
-        return Job(dataset=self.record.dataset_path, settings=TrainingSettings(**training), device=device)
+        code_folder = self.record.pipeline.get("space", {}).get("code_folder")
+        return Job(
+            dataset=self.record.dataset_path,
+            settings=TrainingSettings(**training),
+            device=device,
+            import_paths=(code_folder,) if code_folder else (),
+        )
 
     def _slice(self, shard: tuple[int, int] | None) -> Sequence[Design]:
         if shard is None:

@@ -8,6 +8,7 @@ from conftest import PIPELINES
 from typer.testing import CliRunner
 
 from dnnflow import cli
+from dnnflow.errors import PipelineError
 
 IRIS = str(PIPELINES / "iris.yaml")
 QUICK = ["--set", "executor.kind=in-process", "--set", "designs=2", "--set", "space.epochs=1"]
@@ -106,6 +107,23 @@ def test_an_error_is_one_line_with_its_exit_code(call) -> None:
     assert "Traceback" not in err
 
 
+def test_a_broken_override_is_one_line(call) -> None:
+    for command in ("run", "validate"):
+        code, _, err = call(command, IRIS, "--set", "designs=[")
+        assert code == 2
+        assert err.startswith("dnnflow: error: the value of an override must be YAML, got 'designs=['")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    arguments = ["run", "no-such.yaml", "--json"]
+    arguments.insert(place, "--debug")
+    monkeypatch.setattr("sys.argv", ["dnnflow", *arguments])
+    with pytest.raises(PipelineError, match=r"no-such\.yaml"):
+        cli.main()
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -180,6 +198,38 @@ def test_predict_without_a_feature_column_names_it(call, study_id: str, home: Pa
     code, _, err = call("predict", str(model), str(rows))
     assert code == 3
     assert "column" in err
+
+
+@pytest.fixture
+def headerless(call, home: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A model of a table that has no header and odd delimiters, and lines of that table without labels."""
+    lines = (PIPELINES / "data" / "iris.csv").read_text().replace(",", "|").splitlines()
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines[1:]) + "\n")
+    over = [f"dataset.source={table}", "dataset.label=column_5", "dataset.header=false"]
+    options = [option for text in over for option in ("--set", text)]
+    code, out, err = call("run", IRIS, *QUICK, *options, "--json")
+    assert code == 0, err
+    models = home / "studies" / json.loads(out)["study_id"] / "models"
+    return models / "best-1.keras", [line.rpartition("|")[0] for line in lines[1:4]]
+
+
+def test_predict_reads_rows_as_the_table_of_the_training(call, headerless, tmp_path: Path) -> None:
+    model, lines = headerless
+    rows = tmp_path / "rows.csv"
+    rows.write_text(lines[0] + "\n")  # one row: no other tells what delimiter it has
+    code, out, err = call("predict", str(model), str(rows), "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == 1
+
+
+def test_predict_reads_rows_that_are_written_otherwise(call, headerless, tmp_path: Path) -> None:
+    model, lines = headerless
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(["column_1|column_2|column_3|column_4", *lines]).replace("|", ";") + "\n")
+    code, out, err = call("predict", str(model), str(rows), "--delimiter", ";", "--header", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == 3
 
 
 def test_predict_refuses_a_file_that_is_no_model(call, tmp_path: Path) -> None:

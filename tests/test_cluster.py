@@ -1,16 +1,21 @@
 """Opening a cluster: what listens where, who is let in, and what is said when it cannot be reached."""
 
+import json
 import os
 import socket
 import ssl
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+import readme
 from cryptography import x509
 from distributed import Client
 
@@ -90,6 +95,66 @@ def test_a_tls_cluster_works_and_lets_its_own_clients_in(
     with open_cluster(spec, events.append) as second:
         assert second.submit(sum, [1, 2, 3]).result(timeout=30) == 6
     assert [type(event) for event in events] == [ClusterReady]
+
+
+@contextmanager
+def process(words: list[str], folder: Path) -> Iterator[None]:
+    """Run one of the README's commands meanwhile."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, env=environment(), **quiet)  # type: ignore[call-overload]
+    try:
+        yield
+    finally:
+        started.terminate()
+        started.wait(timeout=30)
+
+
+def environment(**more: str) -> dict[str, str]:
+    tests = Path(__file__).parent
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])} | more
+
+
+def test_the_documented_commands_make_a_tls_cluster(tmp_path: Path) -> None:
+    """Certificates, scheduler, workers and client as the README has them, but for the addresses."""
+    block = readme.blocks("Add machines")[1]
+    (flags,) = [line.split('"')[1] for line in block.splitlines() if line.startswith("TLS=")]
+    address, file = "tls://127.0.0.1", tmp_path / "scheduler.json"
+
+    def here(beginning: str) -> list[str]:
+        line = " ".join(readme.command(block, beginning)).replace("$TLS", flags)
+        local = line.replace("tls://10.0.0.5:8786", address).replace("tls://10.0.0.5", "tls://127.0.0.1:0")
+        return local.replace("10.0.0.5", "127.0.0.1").replace(":8787", ":0").split()
+
+    (tmp_path / "table.csv").write_text("x,y\n1,a\n2,b\n3,a\n4,b\n5,a\n6,b\n")
+    (tmp_path / "FILE").write_text(
+        "{name: tiny, dataset: {source: table.csv, label: y}, designs: 2, outputs: {models: 0},"
+        " space: {depth: {int: [1, 2]}}, training: {engine: 'executor_engines:Instant'}}"
+    )
+    made = subprocess.run([sys.executable, "-m", *here("dnnflow cluster certs")], cwd=tmp_path,
+                          env=environment(), capture_output=True, text=True, check=True)  # fmt: skip
+    assert flags in made.stdout
+    assert "DNNFLOW_TLS=certs" in made.stdout
+    with ExitStack() as stack:
+        stack.enter_context(process([*here("dask scheduler"), "--scheduler-file", str(file)], tmp_path))
+        address = address_in(file)
+        assert address.startswith("tls://127.0.0.1:")
+        stack.enter_context(process([*here("dask worker"), "--local-directory", str(tmp_path)], tmp_path))
+        setting, *run = here("DNNFLOW_TLS=")
+        ran = subprocess.run([sys.executable, "-m", *run], cwd=tmp_path, capture_output=True, text=True,
+                             env=environment(DNNFLOW_TLS=setting.removeprefix("DNNFLOW_TLS=")))  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert f"cluster {address}" in ran.stderr
+    assert "2 designs trained" in ran.stderr
+
+
+def address_in(file: Path) -> str:
+    """Return the address in a scheduler's file once it has written one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(OSError, ValueError):
+            return str(json.loads(file.read_text())["address"])
+        time.sleep(0.1)
+    raise TimeoutError("the scheduler did not start")
 
 
 def test_a_plain_client_is_refused(

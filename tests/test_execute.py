@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import readme
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 
 from dnnflow.data.ingest import ingest
@@ -30,7 +32,8 @@ from dnnflow.training.job import Job
 from dnnflow.training.records import Outcome, TrainingSettings, TrialState
 
 MakeJob = Callable[..., Job]
-WORKER = ("dask", "worker", "--preload", "dnnflow.execute.worker", "--nthreads", "1", "--no-dashboard")
+WORKER = readme.command(readme.blocks("Add machines")[0], "dask worker")
+"""The documented command: a worker a core."""
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -122,10 +125,36 @@ def test_an_impossible_job_raises_what_is_wrong_with_it(executor: Executor, tmp_
 
 
 def test_gpu_without_gpu_is_refused_at_once(executor: Executor, job: MakeJob) -> None:
-    start = time.monotonic()
+    """Not after minutes of waiting for such a worker (that is another error), and not after a training."""
+    wanted = job("Instant", device="gpu")
     with pytest.raises(ClusterError, match="set device: auto"):
-        flat(executor.train(designs(5), job("Instant", device="gpu")))
-    assert time.monotonic() - start < 20
+        flat(executor.train(designs(5), wanted))
+    assert not (Path(wanted.dataset).parent / "trained.log").exists()
+
+
+def test_modules_are_also_looked_for_in_a_jobs_folders(
+    executor: Executor, job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline names code that lies beside its file."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = f"beside_pipeline_{executor.slots}"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / f"{name}.py").write_text("from executor_engines import Instant as Engine\n")
+    training = TrainingSettings(engine=f"{name}:Engine")
+    beside = Job(job("Instant").dataset, training, import_paths=(str(tmp_path / "code"),))
+    for _ in range(2):
+        assert ids(flat(executor.train(designs(3), beside))) == expected(3)
+    assert sys.path.count(str(tmp_path / "code")) == isinstance(executor, LocalExecutor)
+
+
+def test_modules_of_the_current_folder_are_found_in_this_process(
+    job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in_current_folder.py").write_text("from executor_engines import Instant as Engine\n")
+    here = Job(job("Instant").dataset, TrainingSettings(engine="in_current_folder:Engine"))
+    assert ids(flat(LocalExecutor().train(designs(3), here))) == expected(3)
 
 
 def test_closing_leaves_nothing_running(executor: Executor, job: MakeJob) -> None:
@@ -247,13 +276,20 @@ def test_a_grown_worker_is_restarted_between_packs(cluster: Client, job: MakeJob
     assert not [event for event in events if isinstance(event, WorkerLost)]
 
 
+def at(scheduler: str, *options: str) -> list[str]:
+    """Return the documented command for a scheduler; of an option given twice the last counts."""
+    assert "tcp://10.0.0.5:8786" in WORKER
+    words = [scheduler if word == "tcp://10.0.0.5:8786" else word for word in WORKER]
+    return [sys.executable, "-m", *words, *options]
+
+
 @pytest.fixture
 def added_worker(cluster: Client) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start workers with the documented command."""
+    """Start workers with the documented command, and options."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*options: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", *WORKER, *options, cluster.scheduler.address]
+        command = at(cluster.scheduler.address, *options)
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
         process = subprocess.Popen(command, env=environment, **QUIET)
         started.append(process)
@@ -285,17 +321,19 @@ def test_a_worker_that_joins_late_gets_designs(
     assert seen - before, "the new worker trained nothing"
 
 
-def test_a_worker_started_by_hand_has_one_thread_and_its_resources(
+def test_workers_started_by_hand_have_one_thread_and_their_resources(
     cluster: Client, added_worker: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    added_worker("--resources", "GPU=1", "--name", "by-hand", "--local-directory", str(tmp_path))
-    cluster.wait_for_workers(3, timeout=60)
-    workers = cluster.scheduler_info()["workers"]
-    (address,) = [address for address, item in workers.items() if item["name"] == "by-hand"]
-    identity = workers[address]
-    assert identity["resources"] == {"GPU": 1}
-    environment = cluster.run(lambda: dict(os.environ), workers=[address])[address]
-    assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "1"
+    before = set(cluster.scheduler_info()["workers"])
+    added_worker("--resources", "GPU=1", "--local-directory", str(tmp_path))
+    cluster.wait_for_workers(len(before) + CPU_COUNT, timeout=60)
+    workers = cluster.scheduler_info(n_workers=-1)["workers"]
+    added = [address for address in workers if address not in before]
+    assert len(added) == CPU_COUNT, "the README promises a worker a core"
+    assert {workers[address]["nthreads"] for address in added} == {1}
+    assert all(workers[address]["resources"] == {"GPU": 1} for address in added)
+    for environment in cluster.run(lambda: dict(os.environ), workers=added).values():
+        assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "1"
 
 
 def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> None:
@@ -303,8 +341,8 @@ def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> N
     events: list[Event] = []
     empty = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0")
     with empty, Client(empty, set_as_default=False) as client:
-        options = ("--no-nanny", "--nthreads", "2", "--local-directory", str(tmp_path), "--memory-limit", "0")
-        command = [sys.executable, "-m", *WORKER, *options, empty.scheduler_address]
+        options = ("--no-nanny", "--nworkers", "1", "--nthreads", "2", "--memory-limit", "0")
+        command = at(empty.scheduler_address, *options, "--local-directory", str(tmp_path))
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
         worker = subprocess.Popen(command, env=environment, **QUIET)
         try:

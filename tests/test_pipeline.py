@@ -48,6 +48,29 @@ def test_a_relative_source_is_relative_to_the_file(file: Path) -> None:
     assert load_pipeline(file).dataset.source == str(file.parent / "data.csv")
 
 
+def test_every_relative_path_is_relative_to_the_file(file: Path) -> None:
+    file.write_text(GOOD + "outputs: {report: out/report.html}\nexecutor: {scheduler_file: scheduler.json}\n")
+    pipeline = load_pipeline(file)
+    assert pipeline.outputs.report == str(file.parent / "out" / "report.html")
+    assert pipeline.executor.scheduler_file == str(file.parent / "scheduler.json")
+
+
+def test_a_path_that_is_not_given_stays_so(file: Path) -> None:
+    file.write_text(GOOD)
+    assert set(load_pipeline(file).plain()) == {"name", "dataset", "space", "designs"}
+
+
+def test_a_relative_path_of_an_override_is_relative_to_where_one_is(
+    file: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(here)
+    file.write_text(GOOD)
+    pipeline = load_pipeline(file, ["dataset.source=b.csv", "outputs={report: report.html}"])
+    assert pipeline.dataset.source == str(here / "b.csv")
+    assert pipeline.outputs.report == str(here / "report.html")
+
+
 @pytest.mark.parametrize("source", ["https://example.org/a.csv", "s3://bucket/a.csv", "/data/a.csv"])
 def test_an_absolute_source_stays_as_it_is(file: Path, source: str) -> None:
     file.write_text(GOOD.replace("data.csv", source))
@@ -73,10 +96,10 @@ def test_numbers_written_with_an_exponent_are_numbers(file: Path) -> None:
         (("  label: kind\n", ""), 2, "dataset.label: this key is required"),
         (("designs: 2", "designs: 0"), 7, "designs: Input should be greater than or equal to 1, got 0"),
         (("designs: 2", "designs: many"), 7, "designs: "),
-        (("{int: [1, 3]}", "{int: [3, 1]}"), 5, "space: "),
+        (("{int: [1, 3]}", "{int: [3, 1]}"), 6, "space.depth: int takes whole numbers"),
         (("{int: [1, 3]}", "{between: [1, 3]}"), 6, "space.depth"),
         (("{int: [1, 3]}", "{choice: []}"), 6, "space.depth"),
-        (("{int: [1, 3]}", "0.5"), 5, "space: "),
+        (("{int: [1, 3]}", "0.5"), 6, "space.depth: depth must be a whole number"),
         (("name: test", "name: test\ntraining:\n  engine: kerass"), 3, "training.engine: "),
         (("name: test", "name: test\ntraining: {device: tpu}"), 2, "training.device: "),
         (("name: test", "name: a\nname: b"), 2, "the key 'name' stands twice"),
@@ -84,8 +107,30 @@ def test_numbers_written_with_an_exponent_are_numbers(file: Path) -> None:
         (("designs: 2", "strategy: random"), 1, "random needs a number of designs"),
         (("depth: {int: [1, 3]}", "early_stopping: {patience: 0}"), 6, "space.early_stopping.patience: "),
         (("depth: {int: [1, 3]}", "schedule: {kind: linear}"), 6, "space.schedule.kind: "),
-        (("depth: {int: [1, 3]}", "activation: relux"), 5, "activation must be one of"),
-        (("depth: {int: [1, 3]}", "early_stopping: {patience: 3}"), 5, "validation_fraction"),
+        (("depth: {int: [1, 3]}", "activation: relux"), 6, "space.activation: activation must be one of"),
+        (("depth: {int: [1, 3]}", "early_stopping: {patience: 3}"), 6, "space.early_stopping: early"),
+        (("depth: {int: [1, 3]}", "optimizer_parameters:\n    rho: 0.5"), 7, "optimizer_parameters.rho: "),
+        (("depth: {int: [1, 3]}", "explicit:\n  - {}\n  - {depth: 3}"), 8, "space.explicit.1: "),
+        (("label: kind", "label: kind\n  delimiter: ab"), 5, "dataset.delimiter: delimiter must be one"),
+        (("label: kind", "label: kind\n  encoding: utf-9"), 5, "dataset.encoding: encoding must be one"),
+        (("label: kind", "label: kind\n  drop: [kind]"), 5, "dataset.drop: label must not be dropped"),
+        (("label: kind", "label: kind\n  delimiter: ;\n  quote: ;"), 6, "dataset.quote: quote and delimiter"),
+        (("name: test", "executor:\n  address: localhost:8786"), 2, "executor.address: an address must be"),
+        (("name: test", "executor:\n  address: tcp://host:none"), 2, "executor.address: an address must be"),
+        (("name: test", "executor:\n  memory_limit: lots"), 2, "executor.memory_limit: memory_limit must be"),
+        (("name: test", "name: 2026-13-45"), 1, "not valid YAML: month must be in 1..12"),
+        (("depth: {int: [1, 3]}", "explicit: [{layers: 5}]"), 6, "space.explicit.0: layers must be a list"),
+        (
+            ("depth: {int: [1, 3]}", "explicit: [{optimizer: 5}]"),
+            6,
+            "space.explicit.0: optimizer must be wri",
+        ),
+        (
+            ("{int: [1, 3]}", "2\n  learning_rate: 1" + "0" * 400),
+            7,
+            "space.learning_rate: learning_rate must",
+        ),
+        (("name: test", "? [name]\n: test"), 1, "a key must be a text, got ['name']"),
     ],
 )
 def test_a_problem_is_told_with_its_line(file: Path, change: tuple[str, str], line: int, said: str) -> None:
@@ -97,6 +142,63 @@ def test_a_problem_is_told_with_its_line(file: Path, change: tuple[str, str], li
 def test_all_problems_are_told_at_once(file: Path) -> None:
     found = problems_of(file, GOOD.replace("name", "nam").replace("designs: 2", "designs: -1"))
     assert [text.split(":")[0] for text in found] == ["line 1", "line 7"]
+
+
+EVERYTHING_WRONG = """\
+dataset:
+  source: data.csv
+  encoding: utf-9
+  test_fraction: 2
+preprocess:
+  scale: big
+space:
+  depth: {int: [1, 3]}
+  units: {choice: []}
+  activation: {choice: [relu, relux]}
+  dropout: {uniform: [0.5, 1.5]}
+  optimizer: {choice: [adam, lamb]}
+  per_layer: [width]
+  reference:
+    function: no_such_module:build
+    parameters:
+      width: {int: [2, 1]}
+training:
+  engine: kerass
+  device: tpu
+executor:
+  address: localhost:8786
+  memory_limit: lots
+colour: red
+"""
+
+
+def test_no_problem_hides_another(file: Path) -> None:
+    """Types, values, names of code and the missing number of designs, each on its line."""
+    found = problems_of(file, EVERYTHING_WRONG)
+    lines = [int(text.removeprefix("line ").split(":")[0]) for text in found]
+    assert sorted(lines) == lines
+    assert [line for line in lines if line != 1] == [
+        3, 4, 6, 9, 10, 11, 12, 13, 15, 17, 19, 20, 22, 23, 24,
+    ]  # fmt: skip
+    absent = {text.split(": ")[1] for text in found if text.startswith("line 1:")}
+    assert absent == {"dataset.label", "designs"}
+
+
+def test_a_field_is_not_blamed_for_another(file: Path) -> None:
+    """Momentum is right for the optimizer that could be meant: only its name is wrong."""
+    space = "optimizer: {choice: [sgd, 3, []]}\n  optimizer_parameters: {momentum: 0.9}"
+    found = problems_of(file, GOOD.replace("depth: {int: [1, 3]}", space))
+    assert {text.split(":")[0] for text in found} == {"line 6"}
+
+
+def test_code_beside_the_pipeline_is_found(file: Path) -> None:
+    (file.parent / "beside_the_pipeline.py").write_text("def build(**parameters): ...\nwidth = 3\n")
+    space = "reference:\n    function: beside_the_pipeline:{}"
+    assert not problems_of(file, GOOD.replace("depth: {int: [1, 3]}", space.format("build")))
+    for name, said in (("width", "got 'beside_the_pipeline:width', a int"), ("make", "AttributeError")):
+        [found] = problems_of(file, GOOD.replace("depth: {int: [1, 3]}", space.format(name)))
+        assert found.startswith("line 7: space.reference.function: ")
+        assert said in found
 
 
 def test_a_file_that_is_not_there_is_named(file: Path) -> None:
@@ -118,6 +220,23 @@ def test_an_override_without_a_value_is_refused(file: Path) -> None:
     file.write_text(GOOD)
     with pytest.raises(PipelineError, match=r"an override must be written section\.key=value, got 'designs'"):
         load_pipeline(file, ["designs"])
+
+
+@pytest.mark.parametrize("text", ["designs=[", "name=2026-13-45", "space.depth={int: [1, 2}"])
+def test_an_override_that_is_no_yaml_is_refused_on_one_line(file: Path, text: str) -> None:
+    file.write_text(GOOD)
+    with pytest.raises(PipelineError, match=r"the value of an override must be YAML, got ") as raised:
+        load_pipeline(file, [text])
+    assert "\n" not in str(raised.value)
+
+
+def test_what_an_override_breaks_is_not_blamed_on_the_file(file: Path) -> None:
+    file.write_text(GOOD)
+    [found] = find_problems(file, ["space.epochs=0", "space.units=3"])
+    assert found.where == "space.epochs"
+    assert found.message.endswith(", got 0 (set by an override)")
+    file.write_text(GOOD.replace("designs: 2", "designs: 0"))
+    assert not [p for p in find_problems(file, ["space.epochs=3"]) if "override" in p.message]
 
 
 def test_merging_goes_mapping_by_mapping() -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design, Layer, Optimizer
 from dnnflow.report import figures, tables
 from dnnflow.report.page import draw, render_report, write_report
@@ -66,7 +67,7 @@ def made_trials() -> list[tuple[Design, Trial]]:
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyView]:
+def view(tmp_path_factory: pytest.TempPathFactory, iris: Dataset) -> Iterator[StudyView]:
     """A finished study whose every text is hostile."""
     pairs = made_trials()
     record = StudyRecord(
@@ -79,12 +80,12 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StudyView]:
         n_designs=len(pairs),
         pipeline=PIPELINE,
         dataset={
+            **iris.describe(),
             "label": HOSTILE,
             "rows": {"train": 1200, "test": 300},
             "n_features": 64,
             "class_names": [HOSTILE, "$$x$$", "three"],
             "class_counts": {"train": [400, 400, 400], "test": [100, 100, 100]},
-            "source": {"url": "https://user:hunter2@example.org/d.csv"},
         },
         dashboard="http://127.0.0.1:8787/status",
     )
@@ -161,6 +162,10 @@ def test_the_page_keeps_secrets(page: str) -> None:
     assert "hunter" not in page
     assert "AKIA-SECRET" not in page
     assert "https://***@example.org/d.csv" in page
+
+
+def test_the_summary_says_where_the_table_was(view: StudyView) -> None:
+    assert dict(tables.summary(view))["Source"] == "https://***@example.org/d.csv"
 
 
 def test_every_part_is_there(page: str, view: StudyView) -> None:

@@ -216,6 +216,37 @@ def test_a_space_with_fewer_designs_than_asked_for_says_so(settings: Settings) -
     ]
 
 
+BY_CODE = """
+name: by-code
+dataset: {{source: {source}, label: species}}
+space: {{reference: {{function: "lone_model:build", parameters: {{units: {{choice: [3, 5]}}}}}}, epochs: 2}}
+designs: 2
+executor: {{workers: 1}}
+"""
+LONE_MODEL = """
+import keras
+
+def build(n_features, n_classes, units):
+    layers = [keras.layers.Dense(units, "relu"), keras.layers.Dense(n_classes, "softmax")]
+    return keras.Sequential([keras.Input((n_features,)), *layers])
+"""
+
+
+def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """A Keras model of one's own, in a file next to the YAML, must work without packaging it."""
+    (tmp_path / "lone_model.py").write_text(LONE_MODEL)
+    file = tmp_path / "by-code.yaml"
+    file.write_text(BY_CODE.format(source=PIPELINES / "data" / "iris.csv"))
+    study = run_study(load_pipeline(file), settings=settings)
+    assert list(study.trials()["state"]) == ["completed"] * 2
+    saved = load_model(settings.workspace.model(study.id, 1))
+    features, labels = study.dataset.arrays("test")
+    right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
+    assert right == round(study.best["test_accuracy"] * len(labels))
+
+
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
     from dnnflow import stages
     from dnnflow.results.driver import Driver

@@ -22,7 +22,10 @@ def number(name: str, value: object) -> float:
     """Return a number as a float, so that 1 and 1.0 are the same value, or refuse what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DesignError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        raise DesignError(f"{name} must be a number that a computer can hold, got one too large") from None
 
 
 def optimizer_value(name: str, value: object) -> bool | float:

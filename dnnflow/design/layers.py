@@ -87,6 +87,8 @@ def _as_float(record: Any, *names: str) -> None:
 
 
 def _build(kind: type, data: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise DesignError(f"{what} must be written {{field: value}}, got {data!r}")
     known = {item.name for item in fields(kind)}
     unknown = sorted(set(data) - known)
     if unknown:
@@ -215,7 +217,7 @@ class Reference:
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        module, colon, name = self.function.partition(":")
+        module, colon, name = str(self.function).partition(":")
         valid = bool(colon) and all(part.isidentifier() for part in [*module.split("."), name])
         require(valid, "a design's function must be written module:function", self.function)
         for name, value in self.parameters.items():
@@ -282,7 +284,9 @@ class Design:
             For an unknown field or a value out of range.
         """
         plain = dict(data)
-        plain["layers"] = tuple(_build(Layer, item, "a layer") for item in plain.get("layers", ()))
+        layers = plain.get("layers", ())
+        require(isinstance(layers, list | tuple), "layers must be a list", layers)
+        plain["layers"] = tuple(_build(Layer, item, "a layer") for item in layers)
         for name, kind in _PARTS.items():
             if plain.get(name) is not None:
                 plain[name] = _build(kind, plain[name], name)

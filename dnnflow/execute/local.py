@@ -35,12 +35,8 @@ class LocalExecutor:
         """
         from dnnflow.training.run import run_pack
 
-        has_gpu = bool(visible_gpus())
-        if job.device == "gpu" and not has_gpu:
+        if job.device == "gpu" and not visible_gpus():
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
-        if not has_gpu:
-            # Otherwise TensorFlow looks for one, and complains that there is none.
-            os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
         make_importable([os.getcwd()])
         submitted_at, backlog = time.time(), Backlog(designs, PACKS)
         while load := backlog.take(self.slots):

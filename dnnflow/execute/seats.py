@@ -170,5 +170,6 @@ def require_device(device: str, workers: Mapping[str, WorkerFacts]) -> None:
     if device == "gpu" and workers and not any(worker.gpu for worker in workers.values()):
         raise ClusterError(
             f"device gpu needs a worker with the GPU resource, got {len(workers)} without; start one where "
-            "there is one (dask worker ADDRESS --nthreads 1 --preload dnnflow.execute.worker) or set device: auto"
+            "there is a GPU (dask worker ADDRESS --nthreads 1 --preload dnnflow.execute.worker) "
+            "or set device: auto"
         )

@@ -97,7 +97,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("Begun", _moment(record.created_at)),
         ("Last change", _moment(record.updated_at)),
         ("Label", described.get("label")),
-        ("Source", _source(described.get("source"))),
+        ("Source", _source(record.pipeline)),
         ("Rows to train", rows.get("train")),
         ("Rows to test", rows.get("test")),
         ("Rows without a label, left out", described.get("dropped_rows") or None),
@@ -254,9 +254,10 @@ def _without_secrets(value: Any) -> Any:
     return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _source(source: Any) -> str | None:
-    url = source.get("url") if isinstance(source, Mapping) else source
-    return PASSWORD.sub("***@", str(url)) if url else None
+def _source(pipeline: Mapping[str, Any]) -> str | None:
+    """Return where the table was read from, without a password in it."""
+    source = (pipeline.get("dataset") or {}).get("source")
+    return PASSWORD.sub("***@", str(source)) if source else None
 
 
 def _largest_class(described: Mapping[str, Any]) -> str | None:

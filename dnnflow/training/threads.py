@@ -22,7 +22,7 @@ def limit_threads(n: int = 1) -> bool:
     """
     for name in _VARIABLES:
         os.environ[name] = str(n)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     return _limit_tensorflow(n) if "tensorflow" in sys.modules else True
 
