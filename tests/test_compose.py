@@ -70,9 +70,9 @@ class Loopback:
 
     def environment(self, name: str) -> dict[str, str]:
         """Return a container's environment: the image's, then the service's."""
-        image = image_environment() | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
         service = SERVICES[name].get("environment", {})
-        return {key: self.here(str(value)) for key, value in {**image, **service}.items()}
+        told = {key: self.here(str(value)) for key, value in {**image_environment(), **service}.items()}
+        return told | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
 
     def service(self, name: str) -> Service:
         """Return a service of the compose file as a process."""

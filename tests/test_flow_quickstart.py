@@ -52,7 +52,7 @@ def test_a_first_run_needs_one_command(tmp_path: Path) -> None:
     stages = ("upload:", "preprocess:", "train:", "aggregate:", "report:")
     assert [lines.index(stage) for stage in stages] == sorted(lines.index(stage) for stage in stages)
     assert "3 of 3 designs" in lines
-    study_id = re.search(r"^study +(\S+)$", lines, re.MULTILINE).group(1)
+    study_id = re.search(r"^study +(\S+) ", lines, re.MULTILINE).group(1)
     report = Path(re.search(r"^report +(\S+)$", lines, re.MULTILINE).group(1))
     assert report == tmp_path / "home" / "studies" / study_id / "report.html"
     assert report.is_file()
