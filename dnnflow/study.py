@@ -208,7 +208,7 @@ class Drive:
             places=places,
         )
         self._start = time.monotonic()
-        self._told = 0.0
+        self._told, self._told_trials = 0.0, -1
         self._stored = 0
 
     def run(self, executor: "Executor", designs: Sequence[Design]) -> None:
@@ -244,9 +244,10 @@ class Drive:
 
     def _tell(self, force: bool = False) -> None:
         elapsed_s = time.monotonic() - self._start
-        if not force and elapsed_s - self._told < PROGRESS_S:
+        is_soon = elapsed_s - self._told < PROGRESS_S
+        if self._told_trials == self._stored or (is_soon and not force):
             return
-        self._told = elapsed_s
+        self._told, self._told_trials = elapsed_s, self._stored
         rate = self._stored / elapsed_s if elapsed_s > 0 else 0.0
         left = len(self._designs) - self._completed - self._failed
         best = self._best
