@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,11 @@ def directory_aside(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        with suppress(OSError):
+        try:
             os.rename(aside, path)
-        if not path.is_dir():
-            raise FileExistsError(f"a dataset directory must be free to be made, but {path} is a file")
+        except OSError:
+            if not path.is_dir():  # what else stopped it is the caller's to hear
+                raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
