@@ -47,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        """Yield one `Fitted` a design, in order.
+        """Yield one `Fitted` a design, in any order; its weights are asked for before the next one.
 
         What goes wrong with a design is a failed trial; what goes wrong with all of them may be raised.
         """

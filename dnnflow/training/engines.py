@@ -11,8 +11,10 @@ ENTRY_POINTS = "dnnflow.engines"
 """Entry point group in which a package names its engine classes."""
 
 BUILT_IN = {
+    "auto": "dnnflow.training.auto_engine:AutoEngine",
     "keras": "dnnflow.training.keras_engine:KerasEngine",
     "sklearn": "dnnflow.training.sklearn_engine:SklearnEngine",
+    "stacked": "dnnflow.training.stacked_engine:StackedEngine",
 }
 """Engines of dnnflow itself, imported when asked for."""
 

@@ -2,22 +2,22 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
-from dnnflow.errors import ClusterError
 from dnnflow.training.engine import Fitted, TrainingContext
 from dnnflow.training.loop import Deadline, Measure, Weights, check_finite, fit
 from dnnflow.training.memory import check_memory
 from dnnflow.training.quiet import import_tensorflow
 from dnnflow.training.result import Result, train_designs
 from dnnflow.training.rows import Block, TrainingRows, in_memory
+from dnnflow.training.tensors import Tensors, graphs_as_written, on_device
 from dnnflow.training.threads import limit_threads
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class KerasEngine:
 
     def __init__(self) -> None:
         self._programs: OrderedDict[tuple[object, ...], KerasProgram] = OrderedDict()
-        self._tensors = _Tensors()
+        self._tensors = Tensors()
 
     def refuse(self, design: Design) -> str | None:
         """Refuse nothing: every design has a Keras model."""
@@ -62,7 +62,7 @@ class KerasEngine:
     def _fit(self, design: Design, context: TrainingContext) -> Result:
         if design.reference is None:
             check_memory(design, context)
-        with _on(context.device), _graphs_as_written() if _is_plain(design) else nullcontext():
+        with on_device(context.device), graphs_as_written() if _is_plain(design) else nullcontext():
             program = self._program(design, context)
             rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
             network = KerasNetwork(program, design, rows, self._tensors, _call_steps(design, context))
@@ -112,7 +112,7 @@ class KerasNetwork:
         program: "KerasProgram",
         design: Design,
         rows: TrainingRows,
-        tensors: "_Tensors",
+        tensors: "Tensors",
         call_steps: int,
     ) -> None:
         self._program = program
@@ -158,32 +158,6 @@ class KerasNetwork:
     def set_weights(self, weights: Weights) -> None:
         """Go back to weights that `weights` gave."""
         self._program.set_weights(weights)
-
-
-class _Tensors:
-    """Arrays as tensors, each made once: the arrays of a dataset come with every epoch of every design."""
-
-    _KEPT = 4  # features and labels of both splits
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict()
-
-    def of(self, block: Block) -> tuple[Any, Any, Any]:
-        """Return a block's features, labels and order as tensors."""
-        import tensorflow as tf
-
-        features, labels, order = block
-        return self._tensor(features), self._tensor(labels), tf.constant(order, tf.int64)
-
-    def _tensor(self, array: np.ndarray) -> Any:
-        import tensorflow as tf
-
-        # The array is kept with its tensor, so that its id stays its own.
-        kept = self._kept.pop(id(array), None) or (array, tf.constant(array))
-        self._kept[id(array)] = kept
-        while len(self._kept) > self._KEPT:
-            self._kept.popitem(last=False)
-        return kept[1]
 
 
 def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasProgram":
@@ -238,40 +212,5 @@ def _call_steps(design: Design, context: TrainingContext) -> int:
     return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
 
 
-def _on(device: str) -> AbstractContextManager[None]:
-    """Return a scope in which tensors live on the device."""
-    import tensorflow as tf
-
-    if device == "cpu":
-        scope: Callable[[str], AbstractContextManager[None]] = tf.device
-        return scope("/CPU:0")
-    if not tf.config.list_physical_devices("GPU"):
-        raise ClusterError(
-            "device gpu needs a GPU that TensorFlow sees, got none; set device: cpu, or install "
-            "tensorflow with CUDA on this worker"
-        )
-    tf.config.experimental.enable_op_determinism()
-    scope = tf.device
-    return scope("/GPU:0")
-
-
 def _is_plain(design: Design) -> bool:
     return design.reference is None and not any(layer.batch_norm for layer in design.layers)
-
-
-@contextmanager
-def _graphs_as_written() -> Iterator[None]:
-    """Run graphs without rewriting them first.
-
-    TensorFlow's rewriting takes a third of a new program's time, and the steps of dense layers were 0 to 10 %
-    quicker without it. With batch normalisation they were 7 % slower.
-    """
-    import tensorflow as tf
-
-    name = "disable_meta_optimizer"
-    before = tf.config.optimizer.get_experimental_options().get(name, False)
-    tf.config.optimizer.set_experimental_options({name: True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({name: before})

@@ -5,7 +5,8 @@ tracing. TensorFlow has SGD and Adam as one operation with the same formula.
 """
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -91,9 +92,8 @@ class AdamUpdate:
     """Adam, and AdamW with its decay of weights, as `keras.optimizers.Adam` and `AdamW`."""
 
     def __init__(self, optimizer: Optimizer, weights: Sequence[Any]) -> None:
-        given = all_parameters(optimizer)
-        self._betas = [tf.constant(given[name], tf.float32) for name in ("beta_1", "beta_2")]
-        self._epsilon, self._decay = given["epsilon"], given["weight_decay"]
+        self._given = all_parameters(optimizer)
+        self._decay = self._given["weight_decay"]
         self._weights = weights
         self._means, self._squares = _slots(weights), _slots(weights)
         self._steps = tf.Variable(0.0, trainable=False)  # exact up to 2^24 steps
@@ -111,16 +111,52 @@ class AdamUpdate:
     def step(self, gradients: Sequence[Any]) -> None:
         """Equations 1 to 4 of Kingma and Ba (2015), with the bias corrections in the rate."""
         steps = self._steps.assign_add(1.0)
-        powers = [tf.pow(beta, steps) for beta in self._betas]
+        numbers = adam_numbers(self._given, steps)
+        rate = numbers.pop("lr") * self._rate
         slots = zip(self._weights, self._means, self._squares, gradients, strict=True)
         for weight, mean, square, gradient in slots:
             if self._decay:
                 weight.assign_sub(weight * self._decay * self._rate)
             tf.raw_ops.ResourceApplyAdam(
-                var=weight.handle, m=mean.handle, v=square.handle, beta1_power=powers[0],
-                beta2_power=powers[1], lr=self._rate, beta1=self._betas[0], beta2=self._betas[1],
-                epsilon=self._epsilon, grad=gradient,
-            )  # fmt: skip
+                var=weight.handle, m=mean.handle, v=square.handle, grad=gradient, lr=rate, **numbers
+            )
+
+
+def adam_numbers(given: Mapping[str, Any], count: Any) -> dict[str, Any]:
+    """Return what TensorFlow's fused Adam is given, so that it does what Keras does at a rate of 1; traced.
+
+    The operation takes 1 - beta of rounded numbers: in float32 1 - 0.999 is off by 1.3e-5, where Keras
+    subtracts before it rounds. Rate and epsilon make up for it.
+
+    Parameters
+    ----------
+    given
+        The optimizer's parameters.
+    count
+        Steps so far, this one included, in the type of the weights.
+    """
+    kind = count.dtype.as_numpy_dtype
+    betas = [given["beta_1"], given["beta_2"]]
+    excess = [float((kind(1) - kind(beta)) / (1 - beta)) for beta in betas]
+    root = math.sqrt(excess[1])
+    numbers = {
+        "beta1": betas[0],
+        "beta2": betas[1],
+        "lr": root / excess[0],
+        "epsilon": given["epsilon"] * root,
+    }
+    powers = {f"beta{i}_power": keras_power(beta, count) for i, beta in enumerate(betas, start=1)}
+    return {name: tf.constant(value, count.dtype) for name, value in numbers.items()} | powers
+
+
+def keras_power(base: float, exponent: Any) -> Any:
+    """Return a power as Keras has it."""
+    return tf.pow(keras_number(base, exponent.dtype), exponent)
+
+
+def keras_number(value: float, dtype: Any) -> Any:
+    """Return a number as Keras' `ops.cast` does, by way of float32 also where weights are float64."""
+    return tf.cast(tf.constant(value, tf.float32), dtype)
 
 
 def make_update(optimizer: Optimizer, weights: Sequence[Any]) -> Update:

@@ -1,7 +1,7 @@
 """What a training leaves behind: a trial, and what belongs to it."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -27,12 +27,14 @@ class TrialState(StrEnum):
 class TrainingSettings:
     """How a study trains, besides what each design says. Part of what makes two studies the same."""
 
-    engine: str = "keras"
-    """Name of a registered engine."""
+    engine: str = "auto"
+    """Name of a registered engine; `auto` stacks the designs that can be stacked."""
     validation_fraction: float = 0.0
     """Share of the training rows held back to watch, in [0, 1)."""
     time_limit_s: float | None = None
     """Seconds of training after which a design fails; None for no limit."""
+    measured_alone: bool = False
+    """Whether every design is trained by itself, so that its training time is no share of a stack's."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.validation_fraction < 1.0:
@@ -116,9 +118,40 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Portion:
+    """Designs that one call of an engine trains together: a stack, or a single design."""
+
+    designs: "tuple[Design, ...]"
+    cost: float = 1.0
+    """Expected time relative to other portions; in seconds where a planner has estimated it."""
+
+    def __post_init__(self) -> None:
+        if not self.designs:
+            raise InputError("a portion must hold at least one design, got none; leave it out")
+        if not 0 < self.cost < float("inf"):
+            raise InputError(f"the cost of a portion must be > 0 and finite, got {self.cost}")
+
+
+@dataclass(frozen=True, slots=True)
 class Pack:
-    """Designs that one task trains one after the other, or as a stack."""
+    """Designs that one task trains: portions, one after the other."""
 
     designs: "tuple[Design, ...]"
     keep_above: float = float("inf")
     """Test accuracy from which on a trial's weights are sent along."""
+    sizes: tuple[int, ...] = ()
+    """How many designs each portion holds, in order; empty for one portion of all."""
+
+    def __post_init__(self) -> None:
+        if self.sizes and (min(self.sizes) < 1 or sum(self.sizes) != len(self.designs)):
+            raise InputError(
+                f"the sizes of a pack's portions must be >= 1 and add up to its {len(self.designs)} designs, "
+                f"got {self.sizes}"
+            )
+
+    def portions(self) -> "Iterator[tuple[Design, ...]]":
+        """Yield the designs of one portion after the other."""
+        end = 0
+        for size in self.sizes or (len(self.designs),):
+            end += size
+            yield self.designs[end - size : end]

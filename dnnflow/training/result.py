@@ -25,6 +25,8 @@ class Result:
     flops: int | None
     weights: Callable[[], Weights]
     """Valid until the engine goes on to the next design."""
+    amortised: bool = False
+    """Whether the course's time is a share of a stack's."""
 
 
 FitDesign = Callable[[Design, TrainingContext], Result]
@@ -70,6 +72,7 @@ def completed_trial(
         started_at=started_at,
         training_s=course.training_s,
         total_s=total_s,
+        amortised=result.amortised,
         parameters=result.parameters,
         flops=result.flops,
         epochs_run=len(course.fitted),

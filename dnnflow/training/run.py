@@ -28,12 +28,12 @@ def run_pack(
     flush_s: float = 1.0,
     context: TrainingContext | None = None,
 ) -> list[Outcome]:
-    """Train the designs of a pack, one outcome each, and return those that were not yet reported.
+    """Train a pack portion by portion, and return the outcomes that were not yet reported, one a design.
 
     Parameters
     ----------
     pack
-        The designs, and from which test accuracy on a trial's weights are sent along.
+        Which designs an engine gets together, and from which test accuracy on weights are sent along.
     job
         Dataset, settings, device, and where else modules are looked for.
     report
@@ -52,11 +52,12 @@ def run_pack(
     context = context or job_context(job)
     waiting: list[Outcome] = []
     flushed = time.monotonic()
-    for fitted in _train(engine, pack.designs, context):
-        waiting.append(_outcome(fitted, pack.keep_above))
-        if report is not None and time.monotonic() - flushed >= flush_s:
-            report(waiting)
-            waiting, flushed = [], time.monotonic()
+    for designs in pack.portions():
+        for fitted in _train(engine, designs, context):
+            waiting.append(_outcome(fitted, pack.keep_above))
+            if report is not None and time.monotonic() - flushed >= flush_s:
+                report(waiting)
+                waiting, flushed = [], time.monotonic()
     return waiting
 
 
@@ -111,17 +112,19 @@ def _device(wanted: str) -> Literal["cpu", "gpu"]:
 
 def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
     """Yield one `Fitted` a design even from an engine with a bug: what it did not train has failed."""
-    done, started_at, start = 0, now(), time.monotonic()
+    done: set[str] = set()
+    started_at, start = now(), time.monotonic()
     try:
         for fitted in engine.train(designs, context):
             yield fitted
-            done += 1
+            done.add(fitted.trial.design_id)
         error: Exception = RuntimeError(
-            f"engine {engine.name} must yield a trial a design, got {done}; report it"
+            f"engine {engine.name} must yield a trial a design, got {len(done)}; report it"
         )
     except Exception as raised:  # an engine is somebody else's code
         error = raised
-    for design in designs[done:]:
+    # Not those after the last one: an engine may tell of a stack's failures first.
+    for design in [x for x in designs if x.design_id not in done]:
         total_s = time.monotonic() - start
         yield Fitted(
             failed_trial(design, error, context, engine=engine.name, started_at=started_at, total_s=total_s)
