@@ -255,14 +255,16 @@ class SpaceSection(Section):
 class TrainingSection(Section):
     """How designs are trained."""
 
-    engine: str = "keras"
-    """keras, sklearn, or one registered by a package."""
+    engine: str = "auto"
+    """auto (stacked where that is possible, else keras), stacked, keras, sklearn, or one of a package."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: GPU workers where the cluster has some, and CPU workers too."""
     validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training rows held back for early stopping and plateau schedules."""
     time_limit_s: float | None = Field(default=None, gt=0.0)
     """Seconds of training after which a design fails."""
+    measured_alone: bool = False
+    """Train every design by itself, so that its training time is its own and no share of a stack's."""
 
 
 class ExecutorSection(Section):
@@ -309,7 +311,7 @@ class Pipeline(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the random strategy."""
     training: TrainingSection = TrainingSection()
-    """Engine, device, validation part, time limit."""
+    """Engine, device, validation part, time limit, whether designs are timed alone."""
     executor: ExecutorSection = ExecutorSection()
     """The cluster, or this process."""
     outputs: OutputsSection = OutputsSection()
@@ -352,6 +354,7 @@ class Pipeline(Section):
             engine=self.training.engine,
             validation_fraction=self.training.validation_fraction,
             time_limit_s=self.training.time_limit_s,
+            measured_alone=self.training.measured_alone,
         )
 
     def plain(self) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def open_executor(pipeline: Pipeline, settings: Settings, *, client: "Client | N
 
 def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None = None,
           listener: Listener = ignore) -> int:  # fmt: skip
-    """Train the missing designs of a study, or of its i-th of n slices; return how many were trained."""
+    """Train the missing designs of a study, or of its i-th of n parts; return how many were trained."""
     missing = len(study.missing(shard))
     part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
     with _stage(

@@ -12,13 +12,14 @@ from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.execute.portions import Plan, designs_of, plan_study
 from dnnflow.models import BestWeights, Place, read_weights, save_model
 from dnnflow.results.aggregate import StudyView, load_view
 from dnnflow.results.records import StudyRecord, StudyState
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
 from dnnflow.training.job import Job, make_importable
-from dnnflow.training.records import Outcome, TrainingSettings, Trial, TrialState
+from dnnflow.training.records import Outcome, Portion, TrainingSettings, Trial, TrialState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,15 +68,21 @@ class Study:
         """The preprocessed table."""
         return Dataset.open(Path(self.record.dataset_path))
 
+    @cached_property
+    def plan(self) -> Plan:
+        """What is trained together; made of all designs of the study, whatever has been trained before."""
+        return plan_study(self.designs, self.job().settings, lambda: self.dataset)
+
     @property
     def is_finished(self) -> bool:
         """Whether every design has a trial."""
         return self.record.state is StudyState.FINISHED
 
     def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
-        """Return the designs without a trial; `shard` (i, n) looks at the i-th of n slices only."""
+        """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
         finished = self.store.finished(self.study_id)
-        return [design for design in self._slice(shard) if design.design_id not in finished]
+        designs = self.designs if shard is None else designs_of(self.plan.shard(*shard))
+        return [design for design in designs if design.design_id not in finished]
 
     def trials(self) -> "pd.DataFrame":
         """Return one row a finished trial: the design's parameters, metrics, times, errors."""
@@ -101,6 +108,8 @@ class Study:
         """Train the designs that are missing and store their trials as they come.
 
         Stopping it (Ctrl-C, or a crash) loses no stored trial; the next call goes on with what is missing.
+        A stack with a missing member is trained whole, so that its numbers are those of the first attempt;
+        members that have a trial keep it.
 
         Raises
         ------
@@ -113,7 +122,9 @@ class Study:
                 if missing:
                     self.store.set_state(self.study_id, StudyState.RUNNING)
                     self.store.set_dashboard(self.study_id, executor.dashboard)
-                    Drive(self, listener).run(executor, missing)
+                    if self.plan.summary and (shard is None or shard[0] == 0):
+                        listener(Notice(self.plan.summary))
+                    Drive(self, listener).run(executor, self.plan.containing(missing, shard))
             except BaseException:
                 self.store.set_state(self.study_id, StudyState.STOPPED)
                 raise
@@ -180,13 +191,6 @@ class Study:
             import_paths=(code_folder,) if code_folder else (),
         )
 
-    def _slice(self, shard: tuple[int, int] | None) -> Sequence[Design]:
-        if shard is None:
-            return self.designs
-        index, count = shard
-        size = len(self.designs)
-        return self.designs[index * size // count : (index + 1) * size // count]
-
 
 class Drive:
     """One run of a study's missing designs: counts, keeps the best weights, stores, tells progress."""
@@ -196,6 +200,7 @@ class Drive:
         self._listener = listener
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=["design_id", "state", "test_accuracy", "parameters"])
+        self._stored = set(frame["design_id"])
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
         places = [
             Place.of(*row) for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
@@ -209,16 +214,16 @@ class Drive:
         )
         self._start = time.monotonic()
         self._told, self._told_trials = 0.0, -1
-        self._stored = 0
+        self._trained = 0
 
-    def run(self, executor: "Executor", designs: Sequence[Design]) -> None:
-        """Train designs on an executor; every batch of outcomes is stored before the next is awaited."""
+    def run(self, executor: "Executor", portions: Sequence[Portion]) -> None:
+        """Train portions on an executor; every batch of outcomes is stored before the next is awaited."""
         batches = executor.train(
-            designs, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
+            portions, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
         )
         with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
             for outcomes in batches:
-                self._store(outcomes)
+                self._store([x for x in outcomes if x.trial.design_id not in self._stored])
         self._tell(force=True)
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
@@ -229,12 +234,13 @@ class Drive:
         # The weights of the best are on disk before their trial counts as done
         trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
         self._study.store.add_trials(self._study.id, trials)
+        self._stored |= {outcome.trial.design_id for outcome in outcomes}
         for outcome in outcomes:
             self._count(outcome.trial)
         self._tell()
 
     def _count(self, trial: Trial) -> None:
-        self._stored += 1
+        self._trained += 1
         place = _place(trial)
         if place is None:
             self._failed += 1
@@ -245,10 +251,10 @@ class Drive:
     def _tell(self, force: bool = False) -> None:
         elapsed_s = time.monotonic() - self._start
         is_soon = elapsed_s - self._told < PROGRESS_S
-        if self._told_trials == self._stored or (is_soon and not force):
+        if self._told_trials == self._trained or (is_soon and not force):
             return
-        self._told, self._told_trials = elapsed_s, self._stored
-        rate = self._stored / elapsed_s if elapsed_s > 0 else 0.0
+        self._told, self._told_trials = elapsed_s, self._trained
+        rate = self._trained / elapsed_s if elapsed_s > 0 else 0.0
         left = len(self._designs) - self._completed - self._failed
         best = self._best
         self._listener(
@@ -258,7 +264,7 @@ class Drive:
                 failed=self._failed,
                 elapsed_s=elapsed_s,
                 rate=rate,
-                eta_s=left / rate if self._stored >= FIRST_ETA else None,
+                eta_s=left / rate if self._trained >= FIRST_ETA else None,
                 best_accuracy=-best.minus_accuracy if best else None,
                 best_design=self._designs[best.design_id].describe() if best else None,
             )

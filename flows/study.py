@@ -28,12 +28,14 @@ from dnnflow.settings import Settings
 from dnnflow.study import Study
 
 DESIGNS_PER_SHARD = 50
+PORTIONS_PER_SHARD = 8
+"""At the end of a shard workers wait for the last portion: they should have had several before."""
 MAX_SHARDS = 10
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A slice of a study's designs that is one task run."""
+    """A part of a study's designs that is one task run."""
 
     number: int
     """1 for the first."""
@@ -41,8 +43,9 @@ class Shard:
 
 
 def shards(study: Study) -> list[Shard]:
-    """Return the slices of a study's designs, in order."""
-    count = min(MAX_SHARDS, math.ceil(len(study.designs) / DESIGNS_PER_SHARD))
+    """Return the parts of a study: several, where each has enough portions to keep its workers busy."""
+    designs, portions = len(study.designs), len(study.plan.portions)
+    count = min(MAX_SHARDS, math.ceil(designs / DESIGNS_PER_SHARD), max(1, portions // PORTIONS_PER_SHARD))
     return [Shard(number, count) for number in range(1, count + 1)]
 
 
@@ -97,7 +100,7 @@ def preprocess(pipeline: Pipeline, settings: Settings, client: Client | None, wa
 @task(task_run_name="train {shard.number} of {shard.of}", retries=1, retry_delay_seconds=10,
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
 def train(study: Study, executor: Executor, shard: Shard, watch: Watch) -> int:
-    """Train what is missing of one slice of the designs."""
+    """Train what is missing of one part of the designs."""
     return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=watch)
 
 

@@ -1,7 +1,7 @@
 """Engines that behave as a test wants; workers import them by the name `executor_engines:Class`.
 
 What a design does is said by its seed. Each training leaves a line `seed pid` in a file beside the dataset,
-so that tests see what ran, and how often.
+so that tests see what ran, and how often; each call of an engine that ends leaves a line with all its seeds.
 """
 
 import os
@@ -31,6 +31,8 @@ class Instant:
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         for design in designs:
             yield self.fit(design, context)
+        with log_of(context).with_name("calls.log").open("a") as log:
+            log.write(f"{[design.seed for design in designs]}\n")
 
     def fit(self, design: Design, context: TrainingContext) -> Fitted:
         started_at = now()
@@ -89,6 +91,29 @@ class Crashing(Short):
         super().work(design)
         if design.seed == 13:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class CrashingStack(Instant):
+    """Trains all designs at once; design 13 takes its process along, and with it what was trained."""
+
+    name = "crashing-stack"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        if any(design.seed == 13 for design in designs):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().train(designs, context)
+
+
+class Raising(Instant):
+    """Has a bug that design 13 shows."""
+
+    name = "raising"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        for design in designs:
+            if design.seed == 13:
+                raise ValueError("13")
+            yield self.fit(design, context)
 
 
 class Growing(Instant):

@@ -1,5 +1,6 @@
 """The contract of executors, in this process and on a Dask cluster, and what only a cluster can do."""
 
+import json
 import os
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from dnnflow.execute.executor import Executor
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.execute.task import resident_bytes
 from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome, TrainingSettings, TrialState
+from dnnflow.training.records import Outcome, Portion, TrainingSettings, TrialState
 
 MakeJob = Callable[..., Job]
 WORKER = readme.command(readme.blocks("Add machines")[0], "dask worker")
@@ -73,10 +74,22 @@ def designs(count: int) -> list[Design]:
     return [Design(seed=seed) for seed in range(count)]
 
 
+def portions(count: int, size: int = 1) -> list[Portion]:
+    """Return so many designs in portions of a size."""
+    cut = designs(count)
+    return [Portion(tuple(cut[start : start + size])) for start in range(0, count, size)]
+
+
 def trained(job: Job) -> Counter[str]:
     """Return how often each seed was trained, as workers wrote it down."""
     log = Path(job.dataset).parent / "trained.log"
     return Counter(line.split()[0] for line in log.read_text().splitlines())
+
+
+def calls(job: Job) -> list[list[int]]:
+    """Return the seeds of each call of the engine that ended, in order."""
+    log = Path(job.dataset).parent / "calls.log"
+    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def flat(batches: Iterator[list[Outcome]]) -> list[Outcome]:
@@ -95,10 +108,33 @@ def expected(count: int) -> list[str]:
 
 
 def test_every_design_has_exactly_one_outcome(executor: Executor, job: MakeJob) -> None:
-    outcomes = flat(executor.train(designs(300), job("Instant")))
+    outcomes = flat(executor.train(portions(300), job("Instant")))
     assert ids(outcomes) == expected(300)
     assert all(outcome.trial.state is TrialState.COMPLETED for outcome in outcomes)
     assert set(trained(job("Instant")).values()) == {1}
+
+
+def test_an_engine_gets_each_portion_whole_and_by_itself(executor: Executor, job: MakeJob) -> None:
+    """What a stack computes depends on who is in it."""
+    uneven = [*portions(24, size=8), *(Portion((Design(seed=seed),)) for seed in range(24, 60))]
+    outcomes = flat(executor.train(uneven, job("Instant")))
+    assert ids(outcomes) == expected(60)
+    asked = [[design.seed for design in portion.designs] for portion in uneven]
+    assert sorted(calls(job("Instant"))) == asked
+
+
+def test_what_an_engine_raises_fails_its_portion_only(executor: Executor, job: MakeJob) -> None:
+    trials = [outcome.trial for outcome in flat(executor.train(portions(24, size=8), job("Raising")))]
+    failed = {trial.design_id for trial in trials if trial.state is TrialState.FAILED}
+    assert len(trials) == 24
+    # Design 13 raises; those before it in its portion had been trained.
+    assert failed == {Design(seed=seed).design_id for seed in (13, 14, 15)}
+
+
+def test_a_design_in_two_portions_is_trained_once(executor: Executor, job: MakeJob) -> None:
+    outcomes = flat(executor.train([*portions(4, size=2), *portions(6, size=3)], job("Instant")))
+    assert ids(outcomes) == expected(6)
+    assert sorted(calls(job("Instant"))) == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_no_design_is_no_outcome(executor: Executor, job: MakeJob) -> None:
@@ -106,29 +142,31 @@ def test_no_design_is_no_outcome(executor: Executor, job: MakeJob) -> None:
 
 
 def test_outcomes_say_where_and_when_they_were_made(executor: Executor, job: MakeJob) -> None:
-    for outcome in flat(executor.train(designs(4), job("Instant"))):
+    for outcome in flat(executor.train(portions(4), job("Instant"))):
         assert outcome.trial.worker
         assert outcome.trial.device == "cpu"
         assert 0 <= outcome.trial.queue_s < 60
 
 
 def test_weights_come_along_from_the_asked_accuracy_on(executor: Executor, job: MakeJob) -> None:
-    kept = flat(executor.train(designs(3), job("Instant"), keep_above=lambda: 0.5))
-    dropped = flat(executor.train(designs(3), job("Instant"), keep_above=lambda: 0.51))
+    kept = flat(executor.train(portions(3), job("Instant"), keep_above=lambda: 0.5))
+    dropped = flat(executor.train(portions(3), job("Instant"), keep_above=lambda: 0.51))
     assert [outcome.weights for outcome in kept] == [()] * 3
     assert [outcome.weights for outcome in dropped] == [None] * 3
 
 
-def test_an_impossible_job_raises_what_is_wrong_with_it(executor: Executor, tmp_path: Path) -> None:
+def test_an_impossible_job_raises_what_is_wrong_with_it(
+    executor: Executor, job: MakeJob, tmp_path: Path
+) -> None:
     with pytest.raises(DnnflowError, match="nowhere"):
-        flat(executor.train(designs(5), Job(str(tmp_path / "nowhere"), TrainingSettings())))
+        flat(executor.train(portions(5), Job(str(tmp_path / "nowhere"), job("Instant").settings)))
 
 
 def test_gpu_without_gpu_is_refused_at_once(executor: Executor, job: MakeJob) -> None:
     """Not after minutes of waiting for such a worker (that is another error), and not after a training."""
     wanted = job("Instant", device="gpu")
     with pytest.raises(ClusterError, match="set device: auto"):
-        flat(executor.train(designs(5), wanted))
+        flat(executor.train(portions(5), wanted))
     assert not (Path(wanted.dataset).parent / "trained.log").exists()
 
 
@@ -143,7 +181,7 @@ def test_modules_are_also_looked_for_in_a_jobs_folders(
     training = TrainingSettings(engine=f"{name}:Engine")
     beside = Job(job("Instant").dataset, training, import_paths=(str(tmp_path / "code"),))
     for _ in range(2):
-        assert ids(flat(executor.train(designs(3), beside))) == expected(3)
+        assert ids(flat(executor.train(portions(3), beside))) == expected(3)
     assert sys.path.count(str(tmp_path / "code")) == isinstance(executor, LocalExecutor)
 
 
@@ -154,12 +192,12 @@ def test_modules_of_the_current_folder_are_found_in_this_process(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in_current_folder.py").write_text("from executor_engines import Instant as Engine\n")
     here = Job(job("Instant").dataset, TrainingSettings(engine="in_current_folder:Engine"))
-    assert ids(flat(LocalExecutor().train(designs(3), here))) == expected(3)
+    assert ids(flat(LocalExecutor().train(portions(3), here))) == expected(3)
 
 
 def test_closing_leaves_nothing_running(executor: Executor, job: MakeJob) -> None:
     endless = job("Endless")
-    batches = executor.train(designs(4 if executor.slots == 1 else 20), endless)
+    batches = executor.train(portions(4 if executor.slots == 1 else 20), endless)
     next(batches)
     batches.close()
     before = wait_until_still(endless)
@@ -184,7 +222,7 @@ def wait_until_still(job: Job, timeout_s: float = 20.0) -> Counter[str]:
 
 def test_a_killed_worker_costs_no_design(cluster: Client, job: MakeJob) -> None:
     events: list[Event] = []
-    batches = DaskExecutor(cluster).train(designs(400), job("Short"), listener=events.append)
+    batches = DaskExecutor(cluster).train(portions(400), job("Short"), listener=events.append)
     outcomes: list[Outcome] = []
     victim = next(iter(cluster.run(os.getpid).values()))
     for batch in batches:
@@ -198,7 +236,7 @@ def test_a_killed_worker_costs_no_design(cluster: Client, job: MakeJob) -> None:
 
 
 def test_a_design_that_kills_its_worker_takes_nobody_along(cluster: Client, job: MakeJob) -> None:
-    outcomes = flat(DaskExecutor(cluster).train(designs(21), job("Crashing")))
+    outcomes = flat(DaskExecutor(cluster).train(portions(21), job("Crashing")))
     assert ids(outcomes) == expected(21)
     (lost,) = [outcome.trial for outcome in outcomes if outcome.trial.state is not TrialState.COMPLETED]
     assert lost.state is TrialState.LOST
@@ -208,10 +246,21 @@ def test_a_design_that_kills_its_worker_takes_nobody_along(cluster: Client, job:
     assert "give workers more" in lost.error.message
 
 
+def test_a_stack_with_a_design_that_kills_its_worker_is_halved_until_that_one_is_alone(
+    cluster: Client, job: MakeJob
+) -> None:
+    outcomes = flat(DaskExecutor(cluster).train(portions(24, size=8), job("CrashingStack")))
+    assert ids(outcomes) == expected(24)
+    lost = [x.trial.design_id for x in outcomes if x.trial.state is not TrialState.COMPLETED]
+    assert lost == [Design(seed=13).design_id]
+    whole = [list(range(8)), list(range(16, 24))]
+    assert [seeds for seeds in calls(job("CrashingStack")) if len(seeds) == 8 and 13 not in seeds] == whole
+
+
 def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: MakeJob) -> None:
     """All designs are one pack: those finished before its worker died must not be trained again."""
     one_pack = dask_executor.PackLimits(growth=1000, shortest_s=5.0)
-    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(designs(200), job("Short"))
+    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(portions(200), job("Short"))
     outcomes: list[Outcome] = []
     victims = list(cluster.run(os.getpid).values())
     for batch in batches:
@@ -227,7 +276,7 @@ def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: 
 def test_what_is_finished_does_not_wait_for_a_long_design_of_its_pack(cluster: Client, job: MakeJob) -> None:
     """Its worker may die hours later."""
     one_pack = dask_executor.PackLimits(growth=1000, shortest_s=1000.0, target_s=1000.0)
-    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(designs(20), job("LastEndless"))
+    batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(portions(20), job("LastEndless"))
     early: set[str] = set()
     for batch in batches:
         early |= set(ids(batch))
@@ -242,7 +291,7 @@ def test_designs_that_do_not_end_are_given_up_and_the_rest_goes_on(
     cluster: Client, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seats, "GRACE_S", 1.0)
-    outcomes = flat(DaskExecutor(cluster).train(designs(5), job("Endless", time_limit_s=0.2)))
+    outcomes = flat(DaskExecutor(cluster).train(portions(5), job("Endless", time_limit_s=0.2)))
     states = {outcome.trial.design_id: outcome.trial.state for outcome in outcomes}
     assert states.pop(Design(seed=4).design_id) is TrialState.LOST
     assert list(states.values()) == [TrialState.COMPLETED] * 4
@@ -252,7 +301,7 @@ def test_a_worker_that_nobody_restarts_any_more_is_replaced(job: MakeJob) -> Non
     """A nanny closes itself when the process it has just started dies: the cluster would stay empty."""
     with open_cluster(ClusterSpec(workers=1, memory_limit="0", dashboard_port=0)) as client:
         (nanny,) = client.cluster.workers.values()
-        batches = DaskExecutor(client).train(designs(200), job("Short"))
+        batches = DaskExecutor(client).train(portions(200), job("Short"))
         outcomes = list(next(batches))
         client.cluster.loop.add_callback(nanny.close)
         outcomes += flat(batches)
@@ -267,7 +316,7 @@ def test_a_grown_worker_is_restarted_between_packs(cluster: Client, job: MakeJob
     events: list[Event] = []
     limit = max(cluster.run(resident_bytes).values()) + 60_000_000
     executor = DaskExecutor(cluster, DaskOptions(resident_limit_bytes=limit))
-    outcomes = flat(executor.train(designs(24), job("Growing"), listener=events.append))
+    outcomes = flat(executor.train(portions(24), job("Growing"), listener=events.append))
     assert ids(outcomes) == expected(24)
     assert set(trained(job("Growing")).values()) == {1}, f"a restart interrupted a training: {events}"
     recycled = [event for event in events if isinstance(event, WorkerRecycled)]
@@ -310,7 +359,7 @@ def test_a_worker_that_joins_late_gets_designs(
     before = set(cluster.scheduler_info()["workers"])
     seen: set[str] = set()
     outcomes: list[Outcome] = []
-    batches = DaskExecutor(cluster).train(designs(3000), job("Short"))
+    batches = DaskExecutor(cluster).train(portions(3000), job("Short"))
     added_worker("--local-directory", str(Path(job("Short").dataset).parent))
     for batch in batches:
         outcomes += batch
@@ -347,7 +396,7 @@ def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> N
         worker = subprocess.Popen(command, env=environment, **QUIET)
         try:
             executor = DaskExecutor(client, DaskOptions(resident_limit_bytes=1))
-            outcomes = flat(executor.train(designs(40), job("Instant"), listener=events.append))
+            outcomes = flat(executor.train(portions(40), job("Instant"), listener=events.append))
         finally:
             worker.terminate()
             worker.wait(timeout=30)
@@ -384,7 +433,7 @@ def test_devices_on_a_mixed_cluster(
     mixed: Client, job: MakeJob, device: str, used: set[tuple[str, str]]
 ) -> None:
     names = {address: item["name"] for address, item in mixed.scheduler_info()["workers"].items()}
-    outcomes = flat(DaskExecutor(mixed).train(designs(60), job("Short", device=device)))
+    outcomes = flat(DaskExecutor(mixed).train(portions(60), job("Short", device=device)))
     assert ids(outcomes) == expected(60)
     assert {(names[outcome.trial.worker], outcome.trial.device) for outcome in outcomes} == used
 
@@ -394,7 +443,7 @@ def test_a_cluster_without_workers_is_an_error_with_a_remedy(job: MakeJob) -> No
     with empty, Client(empty, set_as_default=False) as client:
         executor = DaskExecutor(client, DaskOptions(wait_for_workers_s=1.0))
         with pytest.raises(ClusterError, match=r"got none for 1 s; start one \(dask worker tcp://"):
-            flat(executor.train(designs(5), job("Instant")))
+            flat(executor.train(portions(5), job("Instant")))
 
 
 def test_a_lost_scheduler_ends_the_run(job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -408,7 +457,7 @@ def test_a_lost_scheduler_ends_the_run(job: MakeJob, monkeypatch: pytest.MonkeyP
         with Client(scheduler_file=str(file), set_as_default=False, timeout=2) as client:
             threading.Timer(1.0, process.kill).start()
             with pytest.raises(ClusterError, match=r"scheduler.*run the same command"):
-                flat(DaskExecutor(client).train(designs(5), job("Instant")))
+                flat(DaskExecutor(client).train(portions(5), job("Instant")))
     finally:
         process.kill()
         process.wait(timeout=10)

@@ -8,9 +8,10 @@ from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError
 from dnnflow.execute.packs import Load
 from dnnflow.execute.seats import GRACE_S, STALLED_S, Seat, Table, WorkerFacts, require_device
+from dnnflow.training.records import Portion
 
-LOAD = Load((Design(), Design(seed=1)))
-SUSPECT = Load((Design(seed=2),), suspect=True)
+LOAD = Load((Portion((Design(),)), Portion((Design(seed=1),))))
+SUSPECT = Load((Portion((Design(seed=2),)),), suspect=True)
 
 
 def facts(address: str = "tcp://a:1", **changes: Any) -> WorkerFacts:
@@ -89,6 +90,16 @@ def test_a_load_past_its_designs_time_limits_hangs() -> None:
     assert not seat.hangs(100.0 + 2 * 30.0 + GRACE_S, limit_s=30.0)
     assert seat.hangs(101.0 + 2 * 30.0 + GRACE_S, limit_s=30.0)
     assert not seat.hangs(1e9, limit_s=None)
+
+
+def test_a_stack_may_be_halved_down_to_single_designs_by_its_engine_before_it_hangs() -> None:
+    """Five designs: whole, in parts of 3, of 2 and alone, each time up to the limits of all members."""
+    seat = Seat(facts())
+    five = Portion(tuple(Design(seed=seed) for seed in range(5)))
+    seat.assign(1, Load((five, Portion((Design(seed=5),)))), now_s=0.0)
+    longest_s = (5 * 4 + 1) * 30.0 + GRACE_S
+    assert not seat.hangs(longest_s, limit_s=30.0)
+    assert seat.hangs(longest_s + 1, limit_s=30.0)
 
 
 def test_waiting_behind_another_load_is_not_hanging() -> None:

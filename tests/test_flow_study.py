@@ -16,6 +16,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from dnnflow.data.dataset import Dataset
+from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError, DataError
 from dnnflow.events import (
     ClusterReady,
@@ -28,12 +29,14 @@ from dnnflow.events import (
     WorkerLost,
     WorkerRecycled,
 )
+from dnnflow.execute.portions import Plan, designs_of
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import load_pipeline
 from dnnflow.results.driver import Driver
 from dnnflow.results.store import Store
 from dnnflow.serving.defaults import every_part_optional, read_pipeline
 from dnnflow.settings import Settings
+from dnnflow.training.records import Portion
 
 ROOT = Path(__file__).parent.parent
 STORED = TrialsStored(
@@ -132,13 +135,22 @@ def test_without_a_deployment_a_pipeline_stands_for_itself(monkeypatch: pytest.M
 def test_shards_cover_every_design_once(designs: int) -> None:
     from study import shards
 
-    from dnnflow.study import Study
-
-    held = SimpleNamespace(designs=list(range(designs)))
+    plan = Plan(single=tuple(Portion((Design(seed=seed),)) for seed in range(designs)))
+    held = SimpleNamespace(designs=list(range(designs)), plan=plan)
     slices = shards(held)
     assert 1 <= len(slices) <= 10
-    trained = [one for shard in slices for one in Study._slice(held, (shard.number - 1, shard.of))]
-    assert trained == list(range(designs))
+    trained = [one for shard in slices for one in designs_of(plan.shard(shard.number - 1, shard.of))]
+    assert [design.seed for design in trained] == list(range(designs))
+
+
+@pytest.mark.parametrize(("stacks", "expected"), [(3, 1), (16, 2), (1000, 10)])
+def test_a_shard_has_enough_stacks_to_keep_workers_busy(stacks: int, expected: int) -> None:
+    """Between shards all workers wait for the last stack."""
+    from study import shards
+
+    pairs = [Portion((Design(seed=2 * i), Design(seed=2 * i + 1))) for i in range(stacks)]
+    held = SimpleNamespace(designs=range(5000), plan=Plan(stacks=tuple(pairs)))
+    assert len(shards(held)) == expected
 
 
 def flow_run(*, scheduled: bool, attempt: int = 1, started_s_ago: float = 0.0) -> Any:

@@ -1,11 +1,13 @@
 """A study from data to report, whatever happens on the way: nothing is trained twice, nothing is lost."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -15,14 +17,17 @@ import yaml
 from conftest import PIPELINES, ROOT
 
 from dnnflow.api import open_study, run_study
+from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, DesignError, NotFoundError, StudyError
-from dnnflow.events import Event, Notice, StageStarted, TrialsStored
+from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.models import load_model
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import load_pipeline
 from dnnflow.results.records import StudyState
 from dnnflow.settings import Settings
+from dnnflow.study import Study
+from dnnflow.training.records import Portion, Trial, TrialState
 
 IRIS = PIPELINES / "iris.yaml"
 TINY = ("executor.kind=in-process", "space.epochs=2", "space.seed=0", "designs=4", "strategy=random")
@@ -260,9 +265,100 @@ def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
         begun.train(LocalExecutor())
 
 
-def test_shards_cover_every_design_once(study) -> None:
-    slices = [study._slice((index, 3)) for index in range(3)]
-    assert [design.design_id for part in slices for design in part] == [d.design_id for d in study.designs]
+def test_shards_cover_every_design_once(settings: Settings) -> None:
+    from dnnflow import stages
+
+    pipeline = iris("designs=12")
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    parts = [begun.missing((index, 3)) for index in range(3)]
+    assert sorted(x.design_id for part in parts for x in part) == sorted(x.design_id for x in begun.missing())
+
+
+# ---- stacks
+
+
+@pytest.fixture
+def stacks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    """A study of iris in five stacks or more, of which an engine that takes no time writes down the calls."""
+    from dnnflow import stages
+    from dnnflow.training import engines, run
+
+    monkeypatch.setitem(engines.BUILT_IN, "stacked", "executor_engines:Instant")
+    run._engine.cache_clear()
+    pipeline = iris("training.engine=stacked", "designs=60", "space.seed={int: [0, 9]}")
+    yield stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    run._engine.cache_clear()
+
+
+def calls(study: Study) -> list[list[int]]:
+    """Return the seeds that each call of the engine got."""
+    log = study.settings.workspace.datasets / "calls.log"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def seeds(portions: Sequence[Portion]) -> list[list[int]]:
+    return [[design.seed for design in portion.designs] for portion in portions]
+
+
+def one_trial(design: Design, accuracy: float) -> tuple[Design, Trial]:
+    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", test_accuracy=accuracy)
+    return design, trial
+
+
+def test_a_study_trains_stack_by_stack(stacks: Study) -> None:
+    stacks.train(LocalExecutor())
+    assert stacks.is_finished
+    assert calls(stacks) == seeds(stacks.plan.portions)
+    assert max(map(len, calls(stacks))) > 1
+
+
+def test_a_stack_with_a_missing_member_is_trained_whole_and_what_is_stored_stays(stacks: Study) -> None:
+    """Other members would give other last digits; a trial that a user has seen must not change."""
+    whole = next(portion for portion in stacks.plan.portions if len(portion.designs) > 2)
+    unfinished = next(portion for portion in stacks.plan.portions if portion is not whole)
+    kept, *missing = whole.designs
+    others = [x for x in stacks.designs if x not in whole.designs and x is not unfinished.designs[-1]]
+    stacks.store.add_trials(stacks.id, [one_trial(design, 0.25) for design in [kept, *others]])
+    told: list[Event] = []
+    again = Study(stacks.store, stacks.settings, stacks.id)
+    again.train(LocalExecutor(), listener=told.append)
+    assert calls(again) == seeds([x for x in again.plan.portions if x in (whole, unfinished)])
+    accuracies = again.trials().set_index("design_id")["test_accuracy"]
+    assert accuracies[kept.design_id] == 0.25
+    assert {accuracies[design.design_id] for design in missing} == {0.5}
+    progress = [event for event in told if isinstance(event, TrialsStored)]
+    assert (progress[-1].total, progress[-1].completed, progress[-1].failed) == (60, 60, 0)
+    assert again.is_finished
+
+
+def test_only_missing_designs_are_counted_though_stacks_are_trained_whole(stacks: Study) -> None:
+    from dnnflow import stages
+
+    stacks.store.add_trials(stacks.id, [one_trial(design, 0.25) for design in stacks.designs[1:]])
+    told: list[Event] = []
+    assert stages.train(stacks, LocalExecutor(), listener=told.append) == 1
+    assert [x.detail for x in told if isinstance(x, StageFinished)] == ["1 designs trained"]
+
+
+def test_how_designs_are_stacked_is_told_once_for_all_shards(stacks: Study) -> None:
+    told: list[Event] = []
+    for index in range(3):
+        stacks.train(LocalExecutor(), shard=(index, 3), listener=told.append)
+    assert stacks.is_finished
+    assert sorted(calls(stacks)) == sorted(seeds(stacks.plan.portions)), "a stack was trained twice, or cut"
+    assert [event.message for event in told if isinstance(event, Notice)] == [stacks.plan.summary]
+
+
+def test_measuring_designs_alone_is_another_study_without_stacks(stacks: Study) -> None:
+    from dnnflow import stages
+
+    pipeline = iris(
+        "training.engine=stacked", "training.measured_alone=true", "designs=60", "space.seed={int: [0, 9]}"
+    )
+    alone = stages.begin(pipeline, stages.preprocess(pipeline, stacks.settings), stacks.settings)
+    assert alone.key != stacks.key
+    alone.train(LocalExecutor())
+    assert set(map(len, calls(alone))) == {1}
 
 
 # ---- a driver that is killed

@@ -50,6 +50,16 @@ class Stops(Quick):
         return super().train(designs[:5], context)
 
 
+class Backwards(Quick):
+    """Trains the last design first, and breaks at the first one."""
+
+    name = "backwards"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        yield from super().train(designs[:0:-1], context)
+        raise IndexError("off by one")
+
+
 def job(dataset: Dataset, engine: type[Quick] = Quick) -> Job:
     settings = TrainingSettings(engine=f"{__name__}:{engine.__name__}")
     return Job(str(dataset.path), settings, device="cpu")
@@ -99,6 +109,19 @@ def test_an_engine_with_a_bug_fails_what_it_did_not_train(
     errors = [trial.error for trial in trials if trial.error]
     assert {error.type for error in errors} == {kind}
     assert all(message in error.message for error in errors)
+
+
+def test_every_design_has_one_trial_in_whatever_order_an_engine_trains(iris: Dataset) -> None:
+    trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS), job(iris, Backwards))]
+    assert sorted(trial.design_id for trial in trials) == sorted(design.design_id for design in DESIGNS)
+    assert [trial.design_id for trial in trials if trial.error] == [DESIGNS[0].design_id]
+
+
+def test_a_portion_that_breaks_leaves_the_next_one_alone(iris: Dataset) -> None:
+    """The engine breaks at the fourth design that it is given at once."""
+    trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS, sizes=(4, 2)), job(iris, Breaks))]
+    assert [trial.design_id for trial in trials] == [design.design_id for design in DESIGNS]
+    assert [trial.state is TrialState.COMPLETED for trial in trials] == [True, True, True, False, True, True]
 
 
 def test_what_is_wrong_with_the_job_is_raised(iris: Dataset, tmp_path) -> None:

@@ -30,7 +30,7 @@ from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
 from dnnflow.execute.task import TOPIC, Delivery, Order, run_order, stop_run, unpack_outcomes
 from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome, Pack, Trial, TrialError, TrialState
+from dnnflow.training.records import Outcome, Portion, Trial, TrialError, TrialState
 
 POLL_S = 0.5
 """How often the scheduler is asked who works."""
@@ -71,7 +71,7 @@ class DaskExecutor:
         """URL of the Dask dashboard."""
         return self._client.dashboard_link or None
 
-    def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
+    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -82,7 +82,7 @@ class DaskExecutor:
         DnnflowError
             When no worker can do the job, for the reason the last of them gave.
         """
-        run = _Run(self._client, self._options, designs, job, keep_above=keep_above, listener=listener)
+        run = _Run(self._client, self._options, portions, job, keep_above=keep_above, listener=listener)
         try:
             yield from run.outcomes()
         finally:
@@ -98,7 +98,7 @@ class _Run:
     All state belongs to the thread that iterates. Dask's event loop only puts handlers into the inbox.
     """
 
-    def __init__(self, client: Client, options: DaskOptions, designs: Sequence[Design], job: Job, *,
+    def __init__(self, client: Client, options: DaskOptions, portions: Sequence[Portion], job: Job, *,
                  keep_above: Callable[[], float], listener: Listener) -> None:  # fmt: skip
         self._client = client
         self._options = options
@@ -106,7 +106,7 @@ class _Run:
         self._keep_above = keep_above
         self._listener = listener
         self._name = secrets.token_hex(8)
-        self._backlog = Backlog(designs, options.packs)
+        self._backlog = Backlog(portions, options.packs)
         self._table = Table(job.device)
         self._inbox: SimpleQueue[Handler] = SimpleQueue()
         self._futures: dict[int, Future[bytes]] = {}
@@ -209,8 +209,7 @@ class _Run:
     def _submit(self, seat: Seat, load: Load) -> None:
         self._submitted += 1
         number, device = self._submitted, self._table.device_of(seat)
-        pack = Pack(load.designs, self._keep_above())
-        order = Order(self._name, pack, self._job, device, time.time())
+        order = Order(self._name, load.pack(self._keep_above()), self._job, device, time.time())
         future = self._client.submit(
             run_order,
             pickle.dumps(order, pickle.HIGHEST_PROTOCOL),
@@ -233,7 +232,7 @@ class _Run:
         delivery: Delivery = pickle.loads(delivery_bytes)
         seat, load = self._take_back(number)
         if seat is not None and load is not None:
-            self._backlog.observe(len(load.designs), delivery.seconds_s)
+            self._backlog.observe(load, delivery.seconds_s)
             self._weigh(seat, delivery.resident_bytes)
         return self._new(delivery.outcomes)
 

@@ -3,10 +3,9 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
-from dnnflow.design.layers import Design
 from dnnflow.events import Listener, ignore
 from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome
+from dnnflow.training.records import Outcome, Portion
 
 
 def never() -> float:
@@ -15,11 +14,11 @@ def never() -> float:
 
 
 class Executor(Protocol):
-    """Trains designs somewhere."""
+    """Trains portions of designs somewhere."""
 
     @property
     def slots(self) -> int:
-        """How many designs train at the same time, as far as is known now."""
+        """How many portions train at the same time, as far as is known now."""
         ...
 
     @property
@@ -27,16 +26,18 @@ class Executor(Protocol):
         """URL of a page that shows the workers, where there is one."""
         ...
 
-    def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
+    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once, in lists, as they finish.
+
+        An engine gets the designs of a portion together. Only when workers die with a portion is it cut.
 
         Closing the generator (`contextlib.closing`), or an exception in it, stops what is in flight.
 
         Parameters
         ----------
-        designs
-            What to train; designs with equal ids are trained once.
+        portions
+            What to train, in this order; a design in several portions is trained with the first.
         job
             Dataset, training settings and device.
         keep_above

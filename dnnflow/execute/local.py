@@ -1,10 +1,9 @@
-"""Trials in this process, one after the other: for a notebook, a debugger, and the tests of the seam."""
+"""Trials in this process, portion by portion: for a notebook, a debugger, and the tests of the seam."""
 
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
 
-from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.executor import never
@@ -12,7 +11,7 @@ from dnnflow.execute.gpus import visible_gpus
 from dnnflow.execute.packs import Backlog, PackLimits
 from dnnflow.execute.queueing import with_queue_s
 from dnnflow.training.job import Job, make_importable
-from dnnflow.training.records import Outcome, Pack
+from dnnflow.training.records import Outcome, Portion
 
 PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
 """Outcomes are seen only between packs here, so packs are short."""
@@ -24,7 +23,7 @@ class LocalExecutor:
     slots = 1
     dashboard = None
 
-    def train(self, designs: Sequence[Design], job: Job, *, keep_above: Callable[[], float] = never,
+    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -38,11 +37,11 @@ class LocalExecutor:
         if job.device == "gpu" and not visible_gpus():
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
         make_importable([os.getcwd()])
-        submitted_at, backlog = time.time(), Backlog(designs, PACKS)
+        submitted_at, backlog = time.time(), Backlog(portions, PACKS)
         while load := backlog.take(self.slots):
             start = time.monotonic()
-            outcomes = run_pack(Pack(load.designs, keep_above()), job)
-            backlog.observe(len(load.designs), time.monotonic() - start)
+            outcomes = run_pack(load.pack(keep_above()), job)
+            backlog.observe(load, time.monotonic() - start)
             for outcome in outcomes:
                 backlog.finish(outcome.trial.design_id)
             yield [with_queue_s(outcome, submitted_at) for outcome in outcomes]

@@ -1,21 +1,24 @@
-"""How many designs a task gets, and which task to blame when a worker dies.
+"""How many portions a task gets, and which design to blame when a worker dies.
 
-Pure bookkeeping: nothing here knows of Dask. A design is in exactly one place at a time: waiting, in a pack
-in flight, under suspicion, or finished.
+Pure bookkeeping: nothing here knows of Dask. A portion is in exactly one place at a time: waiting, in a pack
+in flight, or under suspicion; it leaves when all its designs are finished.
 """
 
-import math
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from dnnflow.design.layers import Design
+from dnnflow.training.records import Pack, Portion
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PackLimits:
-    """How large a pack may be."""
+    """How large a pack may be. A single portion is taken whatever its size."""
 
     target_s: float = 5.0
     """Seconds a pack should take: long against the milliseconds a task costs, short against a lost worker."""
@@ -24,57 +27,73 @@ class PackLimits:
     largest: int = 1000
     """Designs a pack holds at most."""
     growth: int = 8
-    """A pack is at most this many times the last finished one: its designs may be slower."""
+    """A pack costs at most this many times the most costly finished one: estimates may be wrong."""
     attempts: int = 3
     """How often a design may lose its worker while it runs alone."""
 
 
 class PackSize:
-    """Learns from finished packs how many designs make a pack of the wanted length."""
+    """Learns from finished packs what a unit of cost takes, and with it how much makes a pack."""
 
     def __init__(self, limits: PackLimits) -> None:
         self._limits = limits
-        self._largest_seen = 0
+        self._largest_seen = 0.0
         # The median forgets the first pack on each worker, which pays for imports and compilation.
-        self._seconds_a_design: deque[float] = deque(maxlen=7)
+        self._seconds_a_unit: deque[float] = deque(maxlen=7)
 
-    def observe(self, designs: int, seconds: float) -> None:
+    def observe(self, cost: float, seconds: float) -> None:
         """Take note of a finished pack."""
-        self._seconds_a_design.append(max(seconds, 1e-6) / designs)
-        self._largest_seen = max(self._largest_seen, designs)
+        self._seconds_a_unit.append(max(seconds, 1e-6) / cost)
+        self._largest_seen = max(self._largest_seen, cost)
 
-    def choose(self, waiting: int, slots: int) -> int:
-        """Return how many of the waiting designs the next pack should hold, at least 1.
+    def budget(self, waiting: float, slots: int) -> float:
+        """Return what the next pack may cost, of the cost that waits.
 
-        Until a pack has finished this is 1. Towards the end packs shrink, so that all slots finish together.
+        Until a pack has finished this is 0. Towards the end packs shrink, so that all slots finish together.
         """
-        if not self._seconds_a_design:
-            return 1
-        cost = median(self._seconds_a_design)
-        even = max(math.ceil(waiting / (2 * max(slots, 1))), int(self._limits.shortest_s / cost))
-        wanted = min(int(self._limits.target_s / cost), even)
-        return max(1, min(wanted, self._largest_seen * self._limits.growth, self._limits.largest))
+        if not self._seconds_a_unit:
+            return 0.0
+        unit_s = median(self._seconds_a_unit)
+        even = max(waiting / (2 * max(slots, 1)), self._limits.shortest_s / unit_s)
+        return min(self._limits.target_s / unit_s, even, self._largest_seen * self._limits.growth)
 
 
 @dataclass(frozen=True)
 class Load:
-    """The designs of one task in flight."""
+    """The portions of one task in flight."""
 
-    designs: tuple[Design, ...]
+    portions: tuple[Portion, ...]
     suspect: bool = False
     """Whether a worker died with these designs: they run with nothing else on their worker."""
+
+    @property
+    def designs(self) -> tuple[Design, ...]:
+        """The designs of all portions, in order."""
+        return tuple(design for portion in self.portions for design in portion.designs)
+
+    @property
+    def cost(self) -> float:
+        """Expected time of the whole load, in the unit of its portions."""
+        return sum(portion.cost for portion in self.portions)
+
+    def pack(self, keep_above: float) -> Pack:
+        """Return what a task is told of the load."""
+        return Pack(self.designs, keep_above, tuple(len(portion.designs) for portion in self.portions))
 
 
 class Backlog:
     """The designs of a run that are not finished, and where each of them is.
 
-    Designs with equal ids count once. Not thread-safe: the driver's loop owns it.
+    A portion is trained whole, in the order the portions are given in; only after a worker has died with it
+    and nothing else is it cut. A design in several portions is trained with the first. Not thread-safe: the
+    driver's loop owns it.
     """
 
-    def __init__(self, designs: Iterable[Design], limits: PackLimits) -> None:
-        self._unfinished = {design.design_id: design for design in designs}
-        self._waiting = deque(alike_together(self._unfinished.values()))
-        self._suspects: deque[tuple[Design, ...]] = deque()
+    def __init__(self, portions: Iterable[Portion], limits: PackLimits) -> None:
+        self._unfinished: set[str] = set()
+        self._waiting = deque(self._each_once(portions))
+        self._waiting_cost = sum(portion.cost for portion in self._waiting)
+        self._suspects: deque[tuple[Portion, ...]] = deque()
         self._losses: dict[str, int] = {}
         self._limits = limits
         self._size = PackSize(limits)
@@ -85,57 +104,73 @@ class Backlog:
         return len(self._unfinished)
 
     @property
-    def waiting(self) -> int:
-        """Designs that no worker has lost and no task holds."""
-        return len(self._waiting)
-
-    @property
     def suspected(self) -> bool:
         """Whether designs wait to be run alone."""
         return bool(self._suspects)
 
     def take(self, slots: int) -> Load | None:
-        """Return the next load for a worker that others may share, None if no such design waits."""
-        size = min(self._size.choose(len(self._waiting), slots), len(self._waiting))
-        designs = self._open(self._waiting.popleft() for _ in range(size))
-        return Load(designs) if designs else None
+        """Return the next load for a worker that others may share, None if no such portion waits."""
+        budget = self._size.budget(self._waiting_cost, slots)
+        taken: list[Portion] = []
+        cost, designs = 0.0, 0
+        while self._waiting:
+            portion = self._waiting[0]
+            if self._is_open(portion):
+                cost, designs = cost + portion.cost, designs + len(portion.designs)
+                if taken and (cost > budget or designs > self._limits.largest):
+                    break
+                taken.append(portion)
+            self._waiting.popleft()
+            self._waiting_cost -= portion.cost
+        return Load(tuple(taken)) if taken else None
 
     def take_suspect(self) -> Load | None:
         """Return the next load for a worker with nothing else in hand, None if there is no suspect."""
         while self._suspects:
-            if designs := self._open(self._suspects.popleft()):
-                return Load(designs, suspect=True)
+            if portions := self._open(self._suspects.popleft()):
+                return Load(portions, suspect=True)
         return None
 
     def finish(self, design_id: str) -> bool:
         """Record an outcome; return False for a design that has one or is not of this run."""
-        return self._unfinished.pop(design_id, None) is not None
+        if design_id not in self._unfinished:
+            return False
+        self._unfinished.remove(design_id)
+        return True
 
     def holds(self, design: Design) -> bool:
         """Whether a design has no outcome."""
         return design.design_id in self._unfinished
 
-    def observe(self, designs: int, seconds: float) -> None:
-        """Take note of how long a finished pack took."""
-        self._size.observe(designs, seconds)
+    def observe(self, load: Load, seconds: float) -> None:
+        """Take note of how long a finished load took."""
+        self._size.observe(load.cost, seconds)
 
     def give_back(self, load: Load) -> None:
         """Put a load back that was never started, or whose task ended without blame."""
         if load.suspect:
-            self._suspects.appendleft(load.designs)
+            self._suspects.appendleft(load.portions)
         else:
-            self._waiting.extendleft(reversed(load.designs))
+            self._waiting.extendleft(reversed(load.portions))
+            self._waiting_cost += load.cost
 
     def lose(self, load: Load) -> Design | None:
         """Take back a load whose worker died; return the design to give up, if there is one.
 
-        A load of several designs is halved, so that the culprit ends up alone in a number of steps that grows
-        with the logarithm of the load; a design that was alone has lost one of its attempts.
+        A load of several portions is halved, then a portion of several designs, so that the culprit ends up
+        alone in a number of steps that grows with the logarithm of the load; a design that was alone has lost
+        one of its attempts. A portion is first run once more, whole and alone: a worker that dies for another
+        reason then changes nothing of what a stack computes.
         """
-        designs = self._open(load.designs)
-        if load.suspect and len(designs) == 1 and self._used_up(designs[0]):
+        portions = self._open(load.portions)
+        if len(portions) != 1 or not load.suspect:
+            self._suspects.extend(part for part in halves(portions) if part)
+            return None
+        (portion,) = portions
+        designs = tuple(design for design in portion.designs if self.holds(design))
+        if len(portion.designs) == 1 and self._used_up(designs[0]):
             return designs[0]
-        self._suspects.extend(part for part in halves(designs) if part)
+        self._suspects.extend((share(portion, part),) for part in halves(designs) if part)
         return None
 
     def _used_up(self, design: Design) -> bool:
@@ -143,29 +178,29 @@ class Backlog:
         self._losses[design.design_id] = losses
         return losses >= self._limits.attempts
 
-    def _open(self, designs: Iterable[Design]) -> tuple[Design, ...]:
-        return tuple(design for design in designs if self.holds(design))
+    def _is_open(self, portion: Portion) -> bool:
+        return any(self.holds(design) for design in portion.designs)
+
+    def _open(self, portions: Iterable[Portion]) -> tuple[Portion, ...]:
+        return tuple(portion for portion in portions if self._is_open(portion))
+
+    def _each_once(self, portions: Iterable[Portion]) -> Iterator[Portion]:
+        """Leave out designs that an earlier portion has."""
+        for portion in portions:
+            new = {x.design_id: x for x in portion.designs if x.design_id not in self._unfinished}
+            self._unfinished.update(new)
+            if len(new) == len(portion.designs):
+                yield portion
+            elif new:
+                yield share(portion, tuple(new.values()))
 
 
-def alike_together(designs: Iterable[Design]) -> list[Design]:
-    """Return designs with those of one network and optimizer next to each other, else in their order.
-
-    The `keras` engine traces a program once for all of them: a design of 0.09 s takes 0.4 s where it is the
-    first (digits, 10 epochs), and a worker that meets thousands of networks by turns cannot keep them all.
-    """
-    groups: dict[Hashable, list[Design]] = {}
-    for design in designs:
-        groups.setdefault(_program(design), []).append(design)
-    return [design for group in groups.values() for design in group]
+def share(portion: Portion, designs: tuple[Design, ...]) -> Portion:
+    """Return a portion of some designs of another one, at their share of its cost."""
+    return Portion(designs, portion.cost * len(designs) / len(portion.designs))
 
 
-def _program(design: Design) -> Hashable:
-    optimizer, reference = design.optimizer, design.reference
-    given = reference and (reference.function, frozenset(reference.parameters.items()))
-    return design.layers, design.residual, optimizer.name, frozenset(optimizer.parameters.items()), given
-
-
-def halves(designs: Sequence[Design]) -> list[tuple[Design, ...]]:
-    """Cut designs into two parts of nearly equal length; a single design stays whole."""
-    middle = (len(designs) + 1) // 2
-    return [tuple(designs[:middle]), tuple(designs[middle:])]
+def halves(items: Sequence[T]) -> list[tuple[T, ...]]:
+    """Cut a sequence into two parts of nearly equal length; a single item stays whole."""
+    middle = (len(items) + 1) // 2
+    return [tuple(items[:middle]), tuple(items[middle:])]

@@ -4,12 +4,14 @@ A seat is one worker process. It trains one pack at a time and has the next one 
 idle while the driver stores results; a suspect runs with nothing else on its worker.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dnnflow.errors import ClusterError
 from dnnflow.execute.packs import Load
+from dnnflow.training.records import Portion
 
 Device = Literal["cpu", "gpu"]
 DEPTH = 2
@@ -118,8 +120,18 @@ class Seat:
         if self.stalled_since_s is not None and now_s - self.stalled_since_s > STALLED_S:
             return True
         head = next(iter(self.loads.values()), None)
-        return head is not None and limit_s is not None and (
-            now_s - self.head_since_s > len(head.designs) * limit_s + GRACE_S)  # fmt: skip
+        if head is None or limit_s is None:
+            return False
+        return now_s - self.head_since_s > sum(map(_trainings, head.portions)) * limit_s + GRACE_S
+
+
+def _trainings(portion: Portion) -> int:
+    """Count what a portion may take, in time limits of a design.
+
+    A stack has those of its designs; its engine halves one that passes them, and gives each part its own.
+    """
+    size = len(portion.designs)
+    return size * (1 + math.ceil(math.log2(size)))
 
 
 @dataclass
