@@ -20,6 +20,7 @@ from dnnflow.results.store import Store
 from dnnflow.settings import Settings
 from dnnflow.training.job import Job, make_importable
 from dnnflow.training.records import Outcome, Portion, TrainingSettings, Trial, TrialState
+from dnnflow.training.stack_limits import activations_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,6 +190,7 @@ class Study:
             settings=TrainingSettings(**training),
             device=device,
             import_paths=(code_folder,) if code_folder else (),
+            activations=activations_of(self.designs),
         )
 
 

@@ -75,7 +75,8 @@ def test_designs_that_leave_early_change_no_bit_of_those_that_go_on(iris: Datase
 def train_as_one(some: Sequence[Design], dataset: Dataset) -> list:
     """Train designs as one stack, whatever a planner would say."""
     from dnnflow.training.rows import TrainingRows
-    from dnnflow.training.stack_plan import StackLimits, TableShape, plan_stacks
+    from dnnflow.training.stack_limits import StackLimits, TableShape
+    from dnnflow.training.stack_plan import plan_stacks
     from dnnflow.training.stacked_engine import layout_of
     from dnnflow.training.tensors import Tensors
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from dnnflow.training.stack_plan import StackLimits, TableShape, plan_stacks
 
 from dnnflow.data.dataset import Dataset
 from dnnflow.data.ingest import ingest
@@ -18,6 +17,8 @@ from dnnflow.design.build import build_model, build_optimizer
 from dnnflow.design.layers import ACTIVATIONS, INITIALIZERS, Design, Layer, Optimizer
 from dnnflow.training.loop import Deadline, Weights
 from dnnflow.training.rows import TrainingRows
+from dnnflow.training.stack_limits import StackLimits, TableShape
+from dnnflow.training.stack_plan import plan_stacks
 from dnnflow.training.stack_program import StackProgram
 from dnnflow.training.stack_run import StackRun
 from dnnflow.training.stacked_engine import layout_of

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
 from dnnflow.training.records import Portion, TrainingSettings
-from dnnflow.training.stack_plan import StackLimits, TableShape, describe_plan, plan_stacks, why_not
+from dnnflow.training.stack_limits import StackLimits, TableShape, activations_of
+from dnnflow.training.stack_plan import describe_plan, plan_stacks, why_not
 
 if TYPE_CHECKING:
     from dnnflow.data.dataset import Dataset
@@ -85,8 +86,11 @@ def plan_study(
     stackable = [design for design in designs if why_not(design) is None]
     if not stackable:
         return Plan(_singles(designs))
-    limits = StackLimits(slots=PLANNED_SLOTS, alone=settings.measured_alone)
-    stacks = plan_stacks(stackable, _shape(dataset(), settings), limits)
+    limits = StackLimits(
+        slots=PLANNED_SLOTS, alone=settings.measured_alone, activations=activations_of(designs)
+    )
+    shape = TableShape.of(dataset(), settings.validation_fraction)
+    stacks = plan_stacks(stackable, shape, limits)
     stacked = {design.design_id for design in stackable}
     return Plan(
         single=_singles(design for design in designs if design.design_id not in stacked),
@@ -120,10 +124,3 @@ def _program(design: Design) -> Hashable:
 
 def _singles(designs: Iterable[Design]) -> tuple[Portion, ...]:
     return tuple(Portion((design,)) for design in alike_together(designs))
-
-
-def _shape(dataset: "Dataset", settings: TrainingSettings) -> TableShape:
-    """Return the size of what an epoch visits."""
-    fitted = dataset.rows["train"]
-    watched = round(settings.validation_fraction * fitted)
-    return TableShape(max(1, fitted - watched), dataset.n_features, dataset.n_classes)

@@ -26,6 +26,8 @@ class TrainingContext:
     """What this process may use in all; None where no limit is known."""
     worker: str = ""
     """Who trains, for the trial's record."""
+    activations: tuple[str, ...] = ()
+    """All that occur in the study, where that is known."""
 
 
 @dataclass(frozen=True)

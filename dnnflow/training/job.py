@@ -20,6 +20,8 @@ class Job:
     """`auto`: a GPU where the process has one."""
     import_paths: tuple[str, ...] = ()
     """Folders in which modules of `module:name` (engines, designs by reference) are also looked for."""
+    activations: tuple[str, ...] = ()
+    """All that occur in the study: stacks of mixed activations can then share a trace."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "gpu"):

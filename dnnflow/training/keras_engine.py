@@ -174,20 +174,20 @@ def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasPr
 def _from_layers(
     shape: Design, residual: dict[int, int], weights: Weights, n_features: int, any_width: bool
 ) -> "KerasProgram":
+    from dnnflow.training.keras_layers import PlainLayers
     from dnnflow.training.keras_program import KerasProgram
-    from dnnflow.training.keras_stack import LayerStack
     from dnnflow.training.keras_updates import make_update
 
-    stack = LayerStack(shape, residual, weights, any_width=any_width)
+    stack = PlainLayers(shape, residual, weights, any_width=any_width)
     return KerasProgram(stack, make_update(shape.optimizer, stack.trainable), n_features, len(weights[-1]))
 
 
 def _restart(program: "KerasProgram", design: Design, weights: Weights) -> None:
     """Bring a program to the start of a design's training."""
     from dnnflow.design.build import dropout_seed
-    from dnnflow.training.keras_stack import LayerStack
+    from dnnflow.training.keras_layers import PlainLayers
 
-    network = cast("LayerStack", program.network)
+    network = cast("PlainLayers", program.network)
     dropped = any(layer.dropout for layer in design.layers)
     network.restart(
         weights, [dropout_seed(design, index) for index in range(len(design.layers))] if dropped else []

@@ -85,6 +85,7 @@ def job_context(
         device=device or _device(job.device),
         memory_bytes=memory_bytes,
         worker=worker or f"{socket.gethostname()}:{os.getpid()}",
+        activations=job.activations,
     )
 
 

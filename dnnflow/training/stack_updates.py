@@ -83,13 +83,18 @@ class Update:
         """Change the weights by their gradients; traced."""
         count = self._count.assign_add(1.0)
         given = self._parameters(count)
+        rates = self._rates_by_rank()
         for weight, slots, gradient in zip(self.weights, self._slots, gradients, strict=True):
-            rate = _beside(self._rates, weight.shape.rank)
-            self._formula(Step(weight, slots, gradient, rate, count, given))
+            self._formula(Step(weight, slots, gradient, rates[weight.shape.rank], count, given))
 
     def _parameters(self, count: Any) -> Mapping[str, Any]:
         """Return what a step's formula is given; traced."""
         return self._given
+
+    def _rates_by_rank(self) -> dict[int, Any]:
+        """Return the rates beside arrays of each rank; read once a step, as small operations add up."""
+        rates = self._rates.read_value()
+        return {rank: _beside(rates, rank) for rank in {weight.shape.rank for weight in self.weights}}
 
 
 class AdamUpdate(Update):
@@ -111,7 +116,11 @@ class AdamUpdate(Update):
 
     def read(self) -> list[Any]:
         """Return the weights; traced."""
-        return [weight * _beside(self._rates, weight.shape.rank) for weight in self.weights]
+        rates = self._rates_by_rank()
+        return [weight * rates[weight.shape.rank] for weight in self.weights]
+
+    def _parameters(self, count: Any) -> Mapping[str, Any]:
+        return {**self._given, "numbers": adam_numbers(self._given, count)}
 
 
 class NadamUpdate(Update):
@@ -144,7 +153,7 @@ def _adam(step: Step) -> None:
         step.weight.assign_sub(step.weight * given["weight_decay"] * step.rate, read_value=False)
     arguments = {
         "var": step.weight.handle, "m": slots[0].handle, "v": slots[1].handle, "grad": step.gradient,
-        **adam_numbers(given, step.count),
+        **given["numbers"],
     }  # fmt: skip
     if given["amsgrad"]:
         tf.raw_ops.ResourceApplyAdamWithAmsgrad(vhat=slots[2].handle, **arguments)

@@ -18,7 +18,8 @@ from dnnflow.training.memory import check_memory
 from dnnflow.training.quiet import import_tensorflow
 from dnnflow.training.result import Result, completed_trial
 from dnnflow.training.rows import TrainingRows, in_memory
-from dnnflow.training.stack_plan import Stack, StackLimits, TableShape, plan_stacks, useful_flops, why_not
+from dnnflow.training.stack_limits import StackLimits, TableShape
+from dnnflow.training.stack_plan import Stack, plan_stacks, useful_flops, why_not
 from dnnflow.training.stack_weights import StackLayout
 from dnnflow.training.tensors import Tensors, graphs_as_written, on_device
 from dnnflow.training.threads import limit_threads
@@ -62,8 +63,8 @@ class StackedEngine:
         yield from self._train_all(sound, context)
 
     def _train_all(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        limits = StackLimits(alone=context.settings.measured_alone)
-        for stack in plan_stacks(designs, table_shape(context), limits):
+        limits = StackLimits(alone=context.settings.measured_alone, activations=context.activations)
+        for stack in plan_stacks(designs, _shape(context), limits):
             middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
             try:
                 fitted = self._train_stack(stack, context)
@@ -99,9 +100,7 @@ class StackedEngine:
             _fitted(
                 member, test, context, _Spent(started_at, total_s * share, training_s * share, n_designs > 1)
             )
-            for member, test, share in zip(
-                members, tests, _shares(members, table_shape(context)), strict=True
-            )
+            for member, test, share in zip(members, tests, _shares(members, _shape(context)), strict=True)
         ]
 
     def _program(self, stack: Stack, layout: StackLayout, device: str) -> "StackProgram":
@@ -126,11 +125,8 @@ class _Spent:
     amortised: bool = False
 
 
-def table_shape(context: TrainingContext) -> TableShape:
-    """Return what a plan needs to know of the rows that are fitted."""
-    dataset = context.dataset
-    watched = round(dataset.rows["train"] * context.settings.validation_fraction)
-    return TableShape(dataset.rows["train"] - watched, dataset.n_features, dataset.n_classes)
+def _shape(context: TrainingContext) -> TableShape:
+    return TableShape.of(context.dataset, context.settings.validation_fraction)
 
 
 def layout_of(stack: Stack, dataset: "Dataset") -> StackLayout:

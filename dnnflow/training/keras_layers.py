@@ -19,7 +19,7 @@ _MOMENTUM, _EPSILON = 0.99, 1e-3
 _NORM_WEIGHTS = 4
 
 
-class LayerStack:
+class PlainLayers:
     """Hidden layers and a softmax.
 
     Parameters
