@@ -389,6 +389,16 @@ def test_a_stack_is_not_cut_below_a_few_designs_only_to_keep_workers_busy() -> N
     assert sorted(len(stack.designs) for stack in stacks) == [LEAST_CUT] * 3 + [LEAST_CUT + 1]
 
 
+def test_a_part_of_a_stack_that_would_be_mostly_padding_is_divided_again() -> None:
+    """Four narrow designs are little among forty, but not in a part of five."""
+    designs, limits = [*same(36, 64), *same(4, 36)], StackLimits(waste=0.25)
+    assert len(plan_stacks(designs, TABLE, limits)) == 1
+    parts = plan_stacks(designs, TABLE, replace(limits, slots=2))
+    assert max(stack.waste for stack in parts) <= limits.waste
+    assert ids(parts) == sorted(design.design_id for design in designs)
+    assert all(plan_stacks(stack.designs, TABLE, limits) == [stack] for stack in parts)
+
+
 @REPEATABLE
 @plans
 def test_with_more_workers_a_stack_is_within_its_share_or_small(
