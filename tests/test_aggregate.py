@@ -11,7 +11,18 @@ import pytest
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference
 from dnnflow.errors import NotFoundError
 from dnnflow.results.aggregate import StudyView, load_view
-from dnnflow.results.depth import Band, bands, linear_fit, spectrum
+from dnnflow.results.depth import (
+    Band,
+    Flatness,
+    Verdict,
+    bands,
+    flatness,
+    linear_fit,
+    spectrum,
+    time_fit,
+    timed_alike,
+)
+from dnnflow.results.export import export_trials
 from dnnflow.results.intervals import (
     equal_within_noise,
     luck_of_the_first,
@@ -202,6 +213,89 @@ def test_bands_hold_the_spread_of_each_depth() -> None:
     assert two.quantiles == pytest.approx((0.21, 0.25, 0.3, 0.35, 0.39))
 
 
+def deep_trials(accuracy: Sequence[float], depths: Sequence[int], amortised: bool = False) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "depth": pd.array(depths, dtype="Int64"),
+            "test_accuracy": accuracy,
+            "training_s": [0.1 * depth for depth in depths],
+            "amortised": amortised,
+        }
+    )
+
+
+def flat(accuracy: Sequence[float], depths: Sequence[int], **more: float) -> Flatness:
+    found = flatness(deep_trials(accuracy, depths), **more)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def test_the_slope_beyond_a_depth_has_the_interval_of_least_squares() -> None:
+    found = flat([0.1, 0.50, 0.52, 0.51], [499, 512, 1024, 2048])
+    # x = 9, 10, 11; residuals -0.005, 0.01, -0.005; t(1) = 12.706
+    half = 12.706 * math.sqrt(1.5e-4 / 1 / 2)
+    assert found.slope == pytest.approx(0.005)
+    assert found.interval == pytest.approx((0.005 - half, 0.005 + half))
+    assert (found.n, found.depths, found.deepest, found.mean) == (3, 3, 2048, pytest.approx(0.51))
+
+
+DEEP = [547, 636, 740, 860, 1000]
+
+
+def test_flatness_is_shown_refuted_or_left_open() -> None:
+    noise = [0.001, -0.001, 0.0, -0.001, 0.001]
+    assert flat([0.5 + e for e in noise], DEEP).verdict is Verdict.FLAT
+    falling = [0.5 - 0.04 * i + e for i, e in enumerate(noise)]
+    assert flat(falling, DEEP).verdict is Verdict.NOT_FLAT
+    assert flat([0.5 + 100 * e for e in noise], DEEP).verdict is Verdict.UNKNOWN
+    assert flat([0.5, 0.5, 0.5], [500, 500, 600]).verdict is Verdict.UNKNOWN
+    assert flatness(deep_trials([0.5], [499])) is None
+    assert flatness(deep_trials([0.5], [499]), beyond=100) is not None
+
+
+def test_a_slow_change_over_many_doublings_is_not_flat() -> None:
+    depths = [500, 1000, 2000, 4000, 8000, 16000]
+    accuracy = [0.5 + 0.004 * doubling for doubling in range(6)]  # 2 points in all, 0.4 a doubling
+    assert flat(accuracy, depths).verdict is Verdict.NOT_FLAT
+    assert flat(accuracy[:3], depths[:3]).verdict is Verdict.FLAT
+
+
+def test_a_change_of_one_point_is_seldom_called_flat() -> None:
+    rng = np.random.default_rng(5)
+    depths = np.repeat(DEEP, 5)
+    changing = 0.5 + 0.01 * np.log2(depths / 500)
+    found = [flat(changing + rng.normal(0, 0.005, 25), depths.tolist()) for _ in range(1000)]
+    assert np.mean([item.verdict is Verdict.FLAT for item in found]) < 0.04  # 2.5 % by design
+    covered = [item.interval[0] <= 0.01 <= item.interval[1] for item in found if item.interval]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
+
+
+def test_a_flat_line_of_guesses_is_told_as_such() -> None:
+    guessing = flat([0.333, 0.336, 0.334, 0.333, 0.334], DEEP, majority=1 / 3)
+    assert guessing.at_majority
+    assert str(guessing).startswith("Flat beyond 500 hidden layers: yes (5 trials of 5 depths; -0.")
+    assert str(guessing).endswith("accuracy, 0.3340, is that of always guessing the largest class.")
+    learning = flat([0.93, 0.94, 0.93, 0.94, 0.935], DEEP, majority=1 / 3)
+    assert not learning.at_majority
+    assert "guessing" not in str(learning)
+    assert not flat([1 / 3], [600], majority=1 / 3).at_majority
+    assert "; +0.00 points a doubling, 95 %: +0.00 to +0.00)" in str(flat([1 / 3] * 5, DEEP))
+
+
+def test_shares_of_a_stacks_time_are_not_mixed_with_times_measured_alone() -> None:
+    shared = deep_trials([0.5] * 4, [10, 20, 30, 40], amortised=True).assign(training_s=0.001)
+    alone = deep_trials([0.5] * 3, [10, 20, 30])
+    both = time_fit(pd.concat([shared, alone], ignore_index=True))
+    assert both is not None
+    assert (both.n, both.amortised, both.slope, both.r2) == (3, False, pytest.approx(0.1), pytest.approx(1))
+    assert str(both).endswith("R² = 1.000, 3 trials, measured alone")
+    few = time_fit(pd.concat([shared, alone.head(2)], ignore_index=True))
+    assert few is not None
+    assert (few.n, few.amortised, few.slope) == (4, True, pytest.approx(0))
+    assert str(few).endswith("4 trials, share of a stack's time")
+    assert timed_alike(alone.head(2)).equals(alone.head(2))
+
+
 # ---- a whole study
 
 
@@ -314,6 +408,8 @@ def test_depth_is_seen_in_accuracy_time_and_spectrum(view: StudyView) -> None:
     assert [item.depth for item in view.accuracy_by_depth] == [1, 2, 3, 4, 5]
     assert view.time_fit is not None
     assert (view.time_fit.slope, view.time_fit.intercept, view.time_fit.r2) == pytest.approx((0.25, 0.5, 1.0))
+    assert not view.time_fit.amortised
+    assert view.flatness is None
     assert view.spectrum is not None
     assert (view.spectrum.first, view.spectrum.last) == (1, 5)
 
@@ -379,6 +475,27 @@ def test_only_designs_that_have_a_parameter_are_compared_by_it(store: Store) -> 
     found = {item.parameter: item for item in load_view(store, add(store, trials)).marginals}
     assert [group.n for group in found["optimizer.momentum"].groups] == [1, 1]
     assert [group.label for group in found["early_stopping"].groups] == ["2", "none"]
+
+
+def test_an_exported_trial_says_how_its_time_was_found(store: Store, tmp_path: Path) -> None:
+    trials = [completed(Design(seed=i), 0.5, training_s=0.1, amortised=i == 1) for i in range(2)]
+    study_id = add(store, trials)
+    export_trials(store.frame(study_id), tmp_path / "trials.csv")
+    exported = pd.read_csv(tmp_path / "trials.csv").set_index("seed")
+    assert exported["amortised"].to_dict() == {0: False, 1: True}
+    shown = load_view(store, study_id)
+    assert [shown.trials["seed"][place] for place, shared in enumerate(shown.timings) if shared] == [1]
+
+
+def test_a_deep_study_is_tested_for_flatness(store: Store) -> None:
+    trials = [
+        completed(Design((Layer(4),) * depth, seed=seed), 0.5)
+        for depth in (10, 500, 700, 1000)
+        for seed in (0, 1)
+    ]
+    found = load_view(store, add(store, trials)).flatness
+    assert found is not None
+    assert (found.verdict, found.n, found.majority) == (Verdict.FLAT, 6, None)
 
 
 def test_an_unknown_study_is_an_error(store: Store) -> None:

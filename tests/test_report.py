@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bokeh.models import LinearScale, LogScale, Plot
 from rich.console import Console
 
 from dnnflow.data.dataset import Dataset
@@ -21,7 +22,7 @@ from dnnflow.report.page import draw, render_report, write_report
 from dnnflow.report.tables import MOST_POINTS, Cells, Points
 from dnnflow.report.terminal import leaderboard_table
 from dnnflow.results.aggregate import StudyView, load_view
-from dnnflow.results.depth import bands, time_fit
+from dnnflow.results.depth import bands, flatness, time_fit, timed_alike
 from dnnflow.results.records import StudyRecord, StudyState
 from dnnflow.results.store import Store
 from dnnflow.training.records import Trial, TrialError, TrialState
@@ -182,6 +183,83 @@ def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
     names = "accuracy time parameters flops curves-accuracy curves-loss confusion spectrum"
     assert set(drawn) == {*names.split(), "marginal-0", "marginal-1", "marginal-2"}
     assert page.count('data-root-id="') == len(drawn)
+
+
+def deep(view: StudyView, amortised: bool) -> StudyView:
+    """Return the view with depths of 1 to 1,000 and times of a kind."""
+    depths = np.tile(np.geomspace(1, 1000, 19).round().astype(int), 2)
+    trials = view.trials.assign(depth=pd.array(depths, dtype="Int64"), amortised=amortised)
+    return replace(
+        view,
+        trials=trials,
+        accuracy_by_depth=bands(trials, "test_accuracy"),
+        time_by_depth=bands(timed_alike(trials), "training_s"),
+        time_fit=time_fit(trials),
+        flatness=flatness(trials, majority=view.majority_rate),
+    )
+
+
+def in_terminal(view: StudyView) -> str:
+    """Return what the terminal shows, without line breaks."""
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(leaderboard_table(view))
+    return " ".join(console.export_text().split())
+
+
+def test_depths_that_span_much_are_drawn_on_a_logarithmic_axis(view: StudyView) -> None:
+    for figure in (draw(deep(view, True))["accuracy"], draw(deep(view, True))["time"]):
+        assert isinstance(figure.x_scale, LogScale)
+    assert isinstance(draw(view)["accuracy"].x_scale, LinearScale)
+    assert not tables.spans_much(np.array([0.0, 100.0]))
+    moved = tables.depth_points(deep(view, True).trials, "test_accuracy")
+    assert moved is not None
+    ratio = moved.x / deep(view, True).trials["depth"].to_numpy(dtype=float)
+    assert 1 < ratio.max() <= 1.03
+    many_deep = deep(view, True)
+    assert draw(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["accuracy"].renderers
+
+
+def test_the_accuracy_of_guessing_stands_in_the_figure_of_depth(view: StudyView) -> None:
+    def legends(figure: Plot) -> set[str]:
+        return {item.label.value for item in figure.legend[0].items}
+
+    assert "always the largest class: 0.3333" in legends(draw(view)["accuracy"])
+    assert not any("largest" in text for text in legends(draw(view)["time"]))
+
+
+@pytest.mark.parametrize(
+    ("amortised", "told"), [(False, "measured alone"), (True, "share of a stack's time")]
+)
+def test_every_training_time_says_how_it_was_found(view: StudyView, amortised: bool, told: str) -> None:
+    shown = deep(view, amortised)
+    text = Elements(render_report(shown)).text
+    assert f"Training time: {told}." in text
+    assert f"The line fitted through 38 trials ({told}):" in text
+    assert draw(shown)["time"].yaxis.axis_label == f"training time, s ({told})"
+    said = in_terminal(shown)
+    assert f"Seconds of training: {told}." in said
+    assert f"38 trials, {told}." in said
+
+
+def test_shares_among_measured_times_are_marked_and_not_compared(view: StudyView) -> None:
+    trials = view.trials.assign(amortised=[True, *[False] * 37])
+    text = Elements(
+        render_report(replace(view, trials=trials, time_by_depth=bands(timed_alike(trials), "training_s")))
+    ).text
+    first, second = (f"{place.training_s:.2f} s" for place in view.leaderboard[:2])
+    assert f"{first}*" in text
+    assert f"{second}*" not in text.replace(f"{first}*", "", 1)
+    assert "*: share of a stack's time, the others are measured alone." in text
+    assert "37 of 38 trials are shown" in text
+
+
+def test_the_verdict_on_flatness_is_told_on_the_page_and_in_the_terminal(view: StudyView) -> None:
+    shown = deep(view, False)
+    assert shown.flatness is not None
+    assert str(shown.flatness) in Elements(render_report(shown)).text
+    assert "Flat beyond 500 hidden layers: too few (4 trials of 2 depths" in str(shown.flatness)
+    said = in_terminal(shown)
+    assert "Flat beyond 500 hidden layers: too few" in said
 
 
 def test_links_inside_the_page_lead_somewhere(page: str) -> None:

@@ -1,6 +1,6 @@
 """Spaces: a study's designs must come at once, in full, without repeats, and the same ones each time."""
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dnnflow.design.draws import LogIntRange
 from dnnflow.design.layers import Design
 from dnnflow.design.space import Space
 from dnnflow.errors import DesignError
@@ -19,7 +20,7 @@ REPEATABLE = settings(max_examples=40, deadline=None, derandomize=True)
 small_spaces = st.fixed_dictionaries(
     {
         "depth": st.sampled_from([0, 2, {"int": [0, 2]}, {"choice": [0, 1, 3]}, {"int": [1, 3, 2]}]),
-        "units": st.sampled_from([8, {"choice": [8, 16, 8]}, {"int": [1, 2]}]),
+        "units": st.sampled_from([8, {"choice": [8, 16, 8]}, {"int": [1, 2]}, {"log_int": [1, 9, 3]}]),
         "activation": st.sampled_from(["relu", {"choice": ["relu", "tanh"]}]),
         "optimizer": st.sampled_from(["adam", {"choice": ["sgd", "adam"]}]),
         "optimizer_parameters": st.sampled_from([{}, {"epsilon": {"choice": [1e-7, 1e-8]}}]),
@@ -83,6 +84,33 @@ def test_a_huge_grid_starts_at_once() -> None:
 def test_a_range_includes_both_ends_and_keeps_its_step() -> None:
     space = Space.from_dict({"depth": 1, "units": {"int": [16, 48, 16]}})
     assert [design.layers[0].units for design in space.grid()] == [16, 32, 48]
+
+
+def test_depths_spread_evenly_in_their_logarithms() -> None:
+    depths = [len(design.layers) for design in Space(depth={"log_int": [1, 1000, 40]}).grid()]
+    assert len(set(depths)) == len(depths) == 40
+    assert depths[:12] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14]
+    assert [depth for depth in depths if depth >= 500] == [547, 636, 740, 860, 1000]
+    ratios = [after / before for before, after in pairwise(depths) if before >= 50]
+    assert max(ratios) / min(ratios) < 1.02
+
+
+@REPEATABLE
+@given(st.integers(1, 50), st.integers(1, 2000), st.data())
+def test_a_log_range_has_as_many_values_as_it_says(low: int, more: int, data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, more + 1))
+    values = LogIntRange(low, low + more, count).values
+    assert len(values) == count
+    assert (values[0], values[-1]) == (low, low + more)
+    assert all(before < after for before, after in pairwise(values))
+
+
+def test_a_log_range_is_drawn_from_and_written_as_it_was_read() -> None:
+    space = Space.from_dict(
+        {"depth": {"log_int": [1, 100, 5]}, "learning_rate": {"loguniform": [1e-3, 1e-2]}}
+    )
+    assert {len(design.layers) for design in space.sample(100)} == {1, 3, 10, 32, 100}
+    assert space.to_dict()["depth"] == {"log_int": [1, 100, 5]}
 
 
 def test_draws_fill_their_ranges() -> None:
@@ -167,6 +195,11 @@ def test_parameters_of_a_reference_are_drawn() -> None:
         ({"activation": {"choice": ["rlu"]}}, "activation: activation must be one of .*, got 'rlu'"),
         ({"depth": {"int": [3, 1]}}, r"depth: int takes .* low <= high, got \[3, 1\]"),
         ({"depth": {"int": [1, 5, 0]}}, "depth: int takes whole numbers"),
+        ({"depth": {"log_int": [0, 9, 3]}}, r"depth: log_int takes whole numbers .* 1 <= low < high"),
+        ({"depth": {"log_int": [1, 9]}}, r"depth: log_int takes whole numbers .*, got \[1, 9\]"),
+        ({"depth": {"log_int": [1, 10**400, 3]}}, "depth: log_int takes whole numbers .* <= 2\\^53"),
+        ({"depth": {"log_int": [1, 9, 10]}}, r"depth: log_int takes a count in \[2, 9\].*, got 10"),
+        ({"depth": {"log_int": [1, 10**9, 9]}}, "depth: depth must be a whole number in .*, got 1000000000"),
         ({"units": {"uniform": [8, 16]}}, "units: units must be a whole number .*, got 8.0"),
         ({"learning_rate": {"loguniform": [0, 1]}}, "learning_rate: loguniform needs low > 0"),
         ({"learning_rate": {"uniform": [1, 1]}}, "learning_rate: uniform takes .* low < high"),

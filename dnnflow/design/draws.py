@@ -4,11 +4,15 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
+from dnnflow.design.checks import whole
 from dnnflow.errors import DesignError
 
-KINDS = ("choice", "int", "uniform", "loguniform")
+KINDS = ("choice", "int", "log_int", "uniform", "loguniform")
+MOST_LOG_VALUES = 100_000
+"""Values that a `log_int` may have: they are listed."""
 Convert = Callable[[Any], Any]
 """Checks one value of a parameter and returns it in its one type, or raises `DesignError`."""
 
@@ -86,6 +90,46 @@ class IntRange:
 
 
 @dataclass(frozen=True)
+class LogIntRange:
+    """So many whole numbers from low to high, both included, their logarithms spread evenly.
+
+    Each value divides what is left of the range in equal ratios: after v, with k values to go, comes
+    v · (high/v)^(1/k), rounded, and at least v + 1. Values are therefore distinct, and there are exactly
+    `count` of them: consecutive numbers where equal ratios would be less than 1 apart, equal ratios beyond.
+    """
+
+    low: int
+    high: int
+    count: int
+
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """All values, ascending."""
+        found = [self.low]
+        for left in range(self.count - 1, 0, -1):
+            last = found[-1]
+            found.append(max(last + 1, math.floor(last * (self.high / last) ** (1 / left) + 0.5)))
+        return tuple(found)
+
+    @property
+    def length(self) -> int:
+        """How many values there are."""
+        return self.count
+
+    def at(self, index: int) -> int:
+        """Return one of the values."""
+        return self.values[index]
+
+    def draw(self, u: float) -> int:
+        """Return the value at `u` of [0, 1)."""
+        return self.at(int(u * self.count))
+
+    def spec(self) -> dict[str, list[int]]:
+        """Return the range as it is written in a pipeline."""
+        return {"log_int": [self.low, self.high, self.count]}
+
+
+@dataclass(frozen=True)
 class Uniform:
     """Real numbers between low and high, or with `log` their logarithms, uniformly."""
 
@@ -122,7 +166,7 @@ def read_draw(name: str, spec: Any, convert: Convert) -> Draw:
         Of the parameter, for messages.
     spec
         A constant, or one of `{"choice": [...]}`, `{"int": [low, high]}` or `[low, high, step]`,
-        `{"uniform": [low, high]}`, `{"loguniform": [low, high]}`.
+        `{"log_int": [low, high, count]}`, `{"uniform": [low, high]}`, `{"loguniform": [low, high]}`.
     convert
         Checks a value.
 
@@ -131,7 +175,7 @@ def read_draw(name: str, spec: Any, convert: Convert) -> Draw:
     DesignError
         When it is written otherwise, or holds a value that no design may have.
     """
-    if isinstance(spec, Choice | IntRange | Uniform):
+    if isinstance(spec, Choice | IntRange | LogIntRange | Uniform):
         spec = spec.spec()
     try:
         if isinstance(spec, Mapping) and len(spec) == 1 and next(iter(spec)) in KINDS:
@@ -149,12 +193,18 @@ def _read_kind(kind: str, given: Any, convert: Convert) -> Draw:
         raise DesignError(f"{kind} takes a list, got {given!r}")
     if kind == "choice":
         return Choice(_distinct([convert(value) for value in given]))
-    return _int_range(given, convert) if kind == "int" else _uniform(kind, given, convert)
+    if kind == "int":
+        return _int_range(given, convert)
+    return _log_int_range(given, convert) if kind == "log_int" else _uniform(kind, given, convert)
 
 
 def _int_range(given: Any, convert: Convert) -> IntRange:
-    whole = all(isinstance(value, int) and not isinstance(value, bool) for value in given)
-    if not whole or len(given) not in (2, 3) or given[0] > given[1] or (len(given) == 3 and given[2] < 1):
+    if (
+        not all(map(whole, given))
+        or len(given) not in (2, 3)
+        or given[0] > given[1]
+        or (len(given) == 3 and given[2] < 1)
+    ):
         raise DesignError(
             f"int takes whole numbers [low, high] or [low, high, step] with low <= high, got {given}"
         )
@@ -162,6 +212,22 @@ def _int_range(given: Any, convert: Convert) -> IntRange:
     convert(found.low)
     convert(found.at(found.length - 1))
     return found
+
+
+def _log_int_range(given: Any, convert: Convert) -> LogIntRange:
+    if not all(map(whole, given)) or len(given) != 3 or not 1 <= given[0] < given[1] <= 2**53:
+        raise DesignError(
+            f"log_int takes whole numbers [low, high, count] with 1 <= low < high <= 2^53, got {given}"
+        )
+    low, high, count = given
+    convert(low)
+    convert(high)
+    most = min(high - low + 1, MOST_LOG_VALUES)
+    if not 2 <= count <= most:
+        raise DesignError(
+            f"log_int takes a count in [2, {most:,}], as its values are distinct whole numbers, got {count}"
+        )
+    return LogIntRange(low, high, count)
 
 
 def _uniform(kind: str, given: Any, convert: Convert) -> Uniform:

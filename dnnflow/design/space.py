@@ -86,8 +86,9 @@ class Space:
     """The designs that a study draws from.
 
     Each field is a constant, `{"choice": [...]}`, `{"int": [low, high]}` or `[low, high, step]` (both ends
-    included), `{"uniform": [low, high]}` or `{"loguniform": [low, high]}`. Instead of fields of a network, a
-    space may have `reference` (code with parameters, drawn alike) or `designs` (a list, taken as it is).
+    included), `{"log_int": [low, high, count]}` (evenly spaced in logarithm), `{"uniform": [low, high]}` or
+    `{"loguniform": [low, high]}`. Instead of fields of a network, a space may have `reference` (code with
+    parameters, drawn alike) or `designs` (a list, taken as it is).
 
     Examples
     --------

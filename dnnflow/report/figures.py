@@ -16,7 +16,7 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from dnnflow.report.tables import Cells, Cloud, ConfusionTable, Curves, Points
+from dnnflow.report.tables import Cells, Cloud, ConfusionTable, Curves, Points, spans_much
 from dnnflow.results.depth import Band, LinearFit, Spectrum
 from dnnflow.results.marginals import Group, Marginal
 
@@ -102,7 +102,12 @@ def _legend(plot: figure, place: str = "right") -> figure:
 
 
 def by_depth(
-    bands: Sequence[Band], points: Points | None, *, measure: str, line: LinearFit | None = None
+    bands: Sequence[Band],
+    points: Points | None,
+    *,
+    measure: str,
+    line: LinearFit | None = None,
+    guess: float | None = None,
 ) -> figure:
     """Draw a measure against hidden layers.
 
@@ -116,9 +121,14 @@ def by_depth(
         For the axis.
     line : LinearFit, optional
         Drawn over the depths.
+    guess : float, optional
+        Accuracy of always guessing the largest class, drawn over the depths.
     """
-    plot = _figure(x="hidden layers", y=measure)
-    if len(bands) <= MOST_TICKS:
+    logarithmic = spans_much(np.array([band.depth for band in bands]))
+    plot = _figure(x="hidden layers", y=measure, x_axis_type="log" if logarithmic else "linear")
+    if logarithmic:
+        plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    elif len(bands) <= MOST_TICKS:
         plot.xaxis.ticker = FixedTicker(ticks=[band.depth for band in bands])
     if points is not None:
         dots = plot.scatter(
@@ -126,30 +136,29 @@ def by_depth(
         )
         plot.add_tools(HoverTool(renderers=[dots], tooltips=[("design", "@name"), (measure, "@y{0.0000}")]))
     else:
-        _boxes(plot, bands)
+        _boxes(plot, bands, logarithmic=logarithmic)
     _means(plot, bands, measure)
+    # Many points: on a logarithmic axis a straight line is a curve
+    x = np.linspace(bands[0].depth, bands[-1].depth, 200)
+    dashed = {"color": GREEN, "line_width": 2.5, "line_dash": "dashed"}
     if line is not None:
-        ends = np.array([bands[0].depth, bands[-1].depth], dtype=float)
         label = f"{line.intercept:.3g} s + {line.slope:.3g} s a layer, R² = {line.r2:.3f}"
-        plot.line(
-            ends,
-            line.intercept + line.slope * ends,
-            color=GREEN,
-            line_width=2.5,
-            line_dash="dashed",
-            legend_label=label,
-        )
+        plot.line(x, line.intercept + line.slope * x, legend_label=label, **dashed)
+    if guess is not None:
+        plot.line(x[[0, -1]], [guess, guess], legend_label=f"always the largest class: {guess:.4f}", **dashed)
     return _legend(plot, "above")
 
 
-def _boxes(plot: figure, bands: Sequence[Band]) -> None:
-    x = [band.depth for band in bands]
+def _boxes(plot: figure, bands: Sequence[Band], *, logarithmic: bool) -> None:
+    x = np.array([band.depth for band in bands], dtype=float)
     q = np.array([band.quantiles for band in bands])  # (depths, quantiles)
-    width = 0.6 * min(np.diff(x), default=1)
+    place = np.log(x) if logarithmic else x
+    half = 0.3 * min(np.diff(place), default=0.1 if logarithmic else 1.0)
+    left, right = (np.exp(place - half), np.exp(place + half)) if logarithmic else (x - half, x + half)
     plot.segment(x, q[:, 0], x, q[:, 4], color=BLUE, line_width=2, alpha=0.6, legend_label="90 % of trials")
-    plot.vbar(
-        x,
-        width,
+    plot.quad(
+        left,
+        right,
         q[:, 3],
         q[:, 1],
         fill_color=BLUE,
@@ -157,15 +166,7 @@ def _boxes(plot: figure, bands: Sequence[Band]) -> None:
         line_color=None,
         legend_label="half of them",
     )
-    plot.segment(
-        [v - width / 2 for v in x],
-        q[:, 2],
-        [v + width / 2 for v in x],
-        q[:, 2],
-        color=BLUE,
-        line_width=2,
-        legend_label="median",
-    )
+    plot.segment(left, q[:, 2], right, q[:, 2], color=BLUE, line_width=2, legend_label="median")
 
 
 def _means(plot: figure, bands: Sequence[Band], measure: str) -> None:

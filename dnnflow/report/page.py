@@ -12,6 +12,7 @@ from markupsafe import Markup
 from dnnflow.paths import write_file
 from dnnflow.report import figures, tables
 from dnnflow.results.aggregate import StudyView
+from dnnflow.results.depth import timed_alike, timing
 
 if TYPE_CHECKING:
     from bokeh.plotting import figure
@@ -65,6 +66,11 @@ def render_report(view: StudyView) -> str:
         dashboard=_link(view.record.dashboard),
         shown_places=SHOWN_PLACES,
         names=NAMES,
+        marks=tables.time_marks(view),
+        timings=tables.timings(view),
+        timing=timing,
+        n_timed=sum(band.n for band in view.time_by_depth),
+        n_deep=sum(band.n for band in view.accuracy_by_depth),
         confusion=tables.confusion(view),
         pipeline=tables.pipeline_text(view),
         versions=tables.versions(),
@@ -79,8 +85,13 @@ def draw(view: StudyView) -> "Mapping[str, figure]":
     """Return the figures that a study has numbers for, by name."""
     drawn: dict[str, figure] = {}
     if view.accuracy_by_depth:
-        drawn["accuracy"] = _depth_figure(view, "test_accuracy", "test accuracy")
-        drawn["time"] = _depth_figure(view, "training_s", "training time, s")
+        drawn["accuracy"] = figures.by_depth(
+            view.accuracy_by_depth,
+            tables.depth_points(view.trials, "test_accuracy"),
+            measure="test accuracy",
+            guess=view.majority_rate,
+        )
+        drawn["time"] = _time_figure(view)
     for column, words in (("parameters", "weights"), ("flops", "FLOPs of one row's forward pass")):
         cloud = tables.cloud(view.trials, column)
         if cloud:
@@ -99,11 +110,11 @@ def draw(view: StudyView) -> "Mapping[str, figure]":
     return drawn
 
 
-def _depth_figure(view: StudyView, column: str, measure: str) -> "figure":
-    points = tables.depth_points(view.trials, column)
-    if column == "training_s":
-        return figures.by_depth(view.time_by_depth, points, measure=measure, line=view.time_fit)
-    return figures.by_depth(view.accuracy_by_depth, points, measure=measure)
+def _time_figure(view: StudyView) -> "figure":
+    alike = timed_alike(view.trials)
+    measure = f"training time, s ({timing(bool(alike['amortised'].iloc[0]))})"
+    points = tables.depth_points(alike, "training_s")
+    return figures.by_depth(view.time_by_depth, points, measure=measure, line=view.time_fit)
 
 
 def _link(dashboard: str | None) -> str | None:

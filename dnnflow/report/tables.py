@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 
 from dnnflow.results.aggregate import StudyView
+from dnnflow.results.depth import timing
 from dnnflow.training.records import TrialState
 
 MOST_POINTS = 3_000
@@ -21,6 +22,8 @@ CELLS = (60, 40)
 MOST_CLASSES = 25
 """A larger confusion matrix shows the classes with most errors only."""
 MOST_CONFUSED = 10
+LOG_SPAN = 50
+"""Depths that span more than this factor are drawn on a logarithmic axis."""
 MOST_STEPS = 300
 """A longer learning curve is thinned out."""
 
@@ -103,7 +106,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("Rows without a label, left out", described.get("dropped_rows") or None),
         ("Features", described.get("n_features")),
         ("Classes", len(view.class_names) or None),
-        ("Always the largest class", _largest_class(described)),
+        ("Always the largest class", _largest_class(view.majority_rate)),
         ("Training time, summed", _duration(view.trials["training_s"].sum())),
         ("Dataset", record.dataset_id),
     ]
@@ -151,14 +154,36 @@ def cloud(trials: pd.DataFrame, column: str) -> Cloud | None:
 def depth_points(trials: pd.DataFrame, column: str) -> Points | None:
     """Return a column against hidden layers, trial by trial; None for more than `MOST_POINTS` of them.
 
-    x is moved aside by up to a quarter, the same way each time, so that trials do not cover one another.
+    x is moved aside by up to a quarter of a layer, on a logarithmic axis by up to 3 %, the same way each
+    time, so that trials do not cover one another.
     """
     known = trials[trials["depth"].notna()]
     if len(known) > MOST_POINTS:
         return None
-    aside = np.random.default_rng(0).uniform(-0.25, 0.25, len(known))
+    depth = known["depth"].to_numpy(dtype=float)
+    aside = np.random.default_rng(0).uniform(-1, 1, len(known))
+    moved = depth * 1.03**aside if spans_much(depth) else depth + 0.25 * aside
     names = [row_name(row) for row in known.to_dict("records")]
-    return Points(known["depth"].to_numpy(dtype=float) + aside, known[column].to_numpy(dtype=float), names)
+    return Points(moved, known[column].to_numpy(dtype=float), names)
+
+
+def spans_much(depths: np.ndarray) -> bool:
+    """Whether depths are drawn on a logarithmic axis: they span more than `LOG_SPAN`, without a zero."""
+    return bool(len(depths) and depths.min() > 0 and depths.max() / depths.min() > LOG_SPAN)
+
+
+def time_marks(view: StudyView) -> list[str]:
+    """Return a mark for each place of the leaderboard: a star at a share, where others are measured alone."""
+    mixed = len(set(view.timings)) == 2
+    return ["*" if mixed and shared else "" for shared in view.timings]
+
+
+def timings(view: StudyView) -> str | None:
+    """Say how the training times of the leaderboard were found; None without one."""
+    shared = set(view.timings)
+    if not shared:
+        return None
+    return f"*: {timing(True)}, the others are {timing(False)}" if len(shared) == 2 else timing(shared.pop())
 
 
 def _cells(x: np.ndarray, y: np.ndarray, logarithmic: bool) -> Cells:
@@ -260,10 +285,9 @@ def _source(pipeline: Mapping[str, Any]) -> str | None:
     return PASSWORD.sub("***@", str(source)) if source else None
 
 
-def _largest_class(described: Mapping[str, Any]) -> str | None:
+def _largest_class(rate: float | None) -> str | None:
     """Say what accuracy a guess of the largest class has: what every design has to beat."""
-    counts = (described.get("class_counts") or {}).get("test")
-    return f"{max(counts) / sum(counts):.4f} accuracy" if counts and sum(counts) else None
+    return f"{rate:.4f} accuracy" if rate is not None else None
 
 
 def _moment(text: str) -> str:

@@ -4,6 +4,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from dnnflow.report.tables import time_marks, timings
 from dnnflow.results.aggregate import StudyView
 
 
@@ -23,7 +24,8 @@ def leaderboard_table(view: StudyView, top: int = 10) -> Table:
     table.add_column("design", overflow="fold")
     for name in ("weights", "epochs", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
-    for place in view.leaderboard[:top]:
+    marks = time_marks(view)
+    for place, mark in zip(view.leaderboard[:top], marks, strict=False):
         table.add_row(
             f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
             f"{place.test_accuracy:.4f}",
@@ -31,7 +33,7 @@ def leaderboard_table(view: StudyView, top: int = 10) -> Table:
             escape(place.design),
             "" if place.parameters is None else f"{place.parameters:,}",
             str(place.epochs_run),
-            f"{place.training_s:.2f}",
+            f"{place.training_s:.2f}{mark}",
         )
     return table
 
@@ -39,4 +41,9 @@ def leaderboard_table(view: StudyView, top: int = 10) -> Table:
 def _caption(view: StudyView) -> str:
     if view.noise is None:
         return "No design has been trained to its end yet."
-    return f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)
+    lines = [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
+    lines += [f"Seconds of training: {timings(view)}."]
+    if view.flatness:
+        lines += [str(view.flatness)]
+        lines += [f"Training time: {view.time_fit}."] if view.time_fit else []
+    return "\n".join(lines)

@@ -5,7 +5,17 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from dnnflow.results.depth import Band, LinearFit, Spectrum, bands, spectrum, time_fit
+from dnnflow.results.depth import (
+    Band,
+    Flatness,
+    Spectrum,
+    TimeFit,
+    bands,
+    flatness,
+    spectrum,
+    time_fit,
+    timed_alike,
+)
 from dnnflow.results.leaderboard import Noise, Ranked, completed, leaderboard, noise
 from dnnflow.results.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.records import StudyRecord
@@ -18,9 +28,9 @@ CURVES = 10
 """Learning curves are shown for so many of the best."""
 
 COLUMNS = (
-    "design_id", "state", "training_s", "total_s", "queue_s", "parameters", "flops", "epochs_run",
-    "test_accuracy", "test_loss", "train_accuracy", *PARAMETERS, "more_parameters", "error_type",
-    "error_message", "started_at", "engine", "device",
+    "design_id", "state", "training_s", "amortised", "total_s", "queue_s", "parameters", "flops",
+    "epochs_run", "test_accuracy", "test_loss", "train_accuracy", *PARAMETERS, "more_parameters",
+    "error_type", "error_message", "started_at", "engine", "device",
 )  # fmt: skip
 """What a view needs of every trial."""
 
@@ -66,9 +76,11 @@ class StudyView:
     """The parameter that explains most first."""
     accuracy_by_depth: tuple[Band, ...]
     time_by_depth: tuple[Band, ...]
-    """Training seconds."""
-    time_fit: LinearFit | None
-    """Training seconds against hidden layers."""
+    """Training seconds of trials that are timed alike: all measured alone, or all shares of stacks' times."""
+    time_fit: TimeFit | None
+    """Training seconds against hidden layers, of the same trials; it says which they are."""
+    flatness: Flatness | None
+    """Whether accuracy stays the same from `depth.BEYOND` hidden layers on; None without such a trial."""
     spectrum: Spectrum | None
     curves: tuple[LearningCurve, ...]
     best: Trial | None
@@ -85,6 +97,16 @@ class StudyView:
     def test_rows(self) -> int:
         """Rows that accuracies are measured on; 0 where that is not known."""
         return _test_rows(self.record, self.best)
+
+    @property
+    def majority_rate(self) -> float | None:
+        """Accuracy on the test rows of always guessing their largest class; None where it is not known."""
+        return _majority_rate(self.record)
+
+    @property
+    def timings(self) -> tuple[bool, ...]:
+        """For each place of the leaderboard: whether its training time is a share of a stack's."""
+        return tuple(map(bool, self.trials["amortised"].head(len(self.leaderboard))))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -118,8 +140,9 @@ def load_view(store: Store, study_id: str) -> StudyView:
         noise=noise(done, rows),
         marginals=marginals(done),
         accuracy_by_depth=by_depth,
-        time_by_depth=bands(done, "training_s"),
+        time_by_depth=bands(timed_alike(done), "training_s"),
         time_fit=time_fit(done),
+        flatness=flatness(done, majority=_majority_rate(record)),
         spectrum=spectrum(by_depth),
         curves=_curves(store, record.study_id, places[:CURVES]),
         best=best,
@@ -131,6 +154,11 @@ def _test_rows(record: StudyRecord, best: Trial | None) -> int:
     described = (record.dataset.get("rows") or {}).get("test")
     counted = sum(map(sum, best.confusion)) if best else 0
     return int(described or counted)
+
+
+def _majority_rate(record: StudyRecord) -> float | None:
+    counts = (record.dataset.get("class_counts") or {}).get("test")
+    return max(counts) / sum(counts) if counts and sum(counts) else None
 
 
 def _curves(store: Store, study_id: str, places: Sequence[Ranked]) -> tuple[LearningCurve, ...]:

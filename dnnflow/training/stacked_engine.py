@@ -3,7 +3,6 @@
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,8 +84,7 @@ class StackedEngine:
         started_at, start = now(), time.monotonic()
         _check_memory(stack, context)
         settings, n_designs = context.settings, len(stack.designs)
-        normalized = any(stack.signature.batch_norm)
-        with on_device(context.device), nullcontext() if normalized else graphs_as_written():
+        with on_device(context.device), graphs_as_written():
             layout = layout_of(stack, context.dataset)
             program = self._program(stack, layout, context.device)
             rows = TrainingRows(context.dataset, settings.validation_fraction, not in_memory(context))
