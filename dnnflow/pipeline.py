@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from dnnflow.data.recipe import Recipe, Source
+from dnnflow.design.draws import KINDS
 from dnnflow.design.space import Space
 from dnnflow.training.records import TrainingSettings
 
@@ -84,6 +85,13 @@ class IntRange(Section):
     """Lowest, highest (included) and, optionally, the step."""
 
 
+class LogIntRange(Section):
+    """A whole number from a range, evenly spaced in logarithm."""
+
+    log_int: tuple[int, int, int]
+    """Lowest, highest (included) and how many different values."""
+
+
 class Uniform(Section):
     """A number, all in a range equally likely."""
 
@@ -101,9 +109,8 @@ class LogUniform(Section):
 def _kind_of_parameter(value: Any) -> str:
     """Say which form a parameter of a space is written in, by its key."""
     if isinstance(value, Mapping):
-        return next((key for key in ("choice", "int", "uniform", "loguniform") if key in value), "choice")
-    forms: dict[type, str] = {IntRange: "int", Uniform: "uniform", LogUniform: "loguniform", Choice: "choice"}
-    return forms.get(type(value), "constant")
+        return next((key for key in KINDS if key in value), "choice")
+    return next((key for key in KINDS if hasattr(value, "int_" if key == "int" else key)), "constant")
 
 
 Scalar = bool | int | float | str
@@ -111,11 +118,12 @@ Parameter = Annotated[
     Annotated[Scalar, Tag("constant")]
     | Annotated[Choice, Tag("choice")]
     | Annotated[IntRange, Tag("int")]
+    | Annotated[LogIntRange, Tag("log_int")]
     | Annotated[Uniform, Tag("uniform")]
     | Annotated[LogUniform, Tag("loguniform")],
     Discriminator(_kind_of_parameter),
 ]
-"""A constant, {choice: […]}, {int: [low, high]}, {uniform: [low, high]} or {loguniform: [low, high]}."""
+"""A constant, or a mapping of one key: choice, int, log_int, uniform or loguniform."""
 
 
 class ScheduleSection(Section):
@@ -153,15 +161,9 @@ class EarlyStoppingChoice(Section):
 def _choice_or_one(value: Any) -> str:
     """Say whether one thing is written or a choice of some."""
     is_choice = "choice" in value if isinstance(value, Mapping) else hasattr(value, "choice")
-    return (
-        "choice"
-        if is_choice
-        else "name"
-        if isinstance(value, str)
-        else "none"
-        if value is None
-        else "constant"
-    )
+    if is_choice:
+        return "choice"
+    return "name" if isinstance(value, str) else "none" if value is None else "constant"
 
 
 ScheduleParameter = Annotated[

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from dnnflow.design.draws import KINDS
 from dnnflow.errors import PipelineError
 from dnnflow.paths import write_file
 from dnnflow.pipeline import Pipeline, with_absolute_paths
 from dnnflow.pipeline_checks import Location, find_doubts, validate_leniently
 
-VARIANTS = ("constant", "choice", "int", "uniform", "loguniform", "name", "none")
+VARIANTS = ("constant", *KINDS, "name", "none")
 """Forms that a parameter of a space is written in; pydantic puts them into the place of an error."""
 
 
@@ -132,7 +133,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
     A parameter's form is replaced whole: {choice: […]} over {int: […]} leaves no trace of the range.
     """
-    forms = {"choice", "int", "uniform", "loguniform"}
+    forms = set(KINDS)
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)

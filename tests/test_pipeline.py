@@ -97,6 +97,8 @@ def test_numbers_written_with_an_exponent_are_numbers(file: Path) -> None:
         (("designs: 2", "designs: 0"), 7, "designs: Input should be greater than or equal to 1, got 0"),
         (("designs: 2", "designs: many"), 7, "designs: "),
         (("{int: [1, 3]}", "{int: [3, 1]}"), 6, "space.depth: int takes whole numbers"),
+        (("{int: [1, 3]}", "{log_int: [1, 3, 4]}"), 6, "space.depth: log_int takes a count in [2, 3]"),
+        (("{int: [1, 3]}", "{log_int: [1, 3]}"), 6, "space.depth"),
         (("{int: [1, 3]}", "{between: [1, 3]}"), 6, "space.depth"),
         (("{int: [1, 3]}", "{choice: []}"), 6, "space.depth"),
         (("{int: [1, 3]}", "0.5"), 6, "space.depth: depth must be a whole number"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
+from dnnflow.training.allocator import keep_freed_memory
 from dnnflow.training.engine import Fitted, TrainingContext
 from dnnflow.training.loop import Deadline, Measure, Weights, check_finite, fit
 from dnnflow.training.memory import check_memory
@@ -56,6 +57,7 @@ class KerasEngine:
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""
         limit_threads(1)
+        keep_freed_memory()
         import_tensorflow()
         return train_designs(self._fit, designs, context, engine=self.name)
 

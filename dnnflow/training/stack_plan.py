@@ -220,7 +220,7 @@ class _Group:
     def room(self, limits: StackLimits) -> int:
         """Return how many designs of these widths a stack may hold: at least one, however large."""
         in_cache = limits.cache_bytes // (self.n_weights * _COPIES * _FLOAT_BYTES)
-        return max(1, min(limits.largest, limits.memory_bytes // self.n_bytes_each, in_cache))
+        return _rounded(min(limits.largest, limits.memory_bytes // self.n_bytes_each, in_cache))
 
     def halves(self) -> list["_Group"]:
         """Divide the group where its designs differ most, in the middle of that range by ratio."""
@@ -277,7 +277,8 @@ def _divide(group: _Group, limits: StackLimits) -> Iterator[_Group]:
         group = todo.pop()
         n, room = len(group.entries), group.room(limits)
         if group.most == group.least:
-            yield from _parts(group, -(-n // room))
+            for first in range(0, n, room):
+                yield _Group(group.entries[first : first + room], group.shape)
             continue
         halves = group.halves()
         fits = n <= room and 1 - group.useful_flops / group.padded_flops <= limits.waste
@@ -305,6 +306,16 @@ def _parts(group: _Group, count: int) -> Iterator[_Group]:
     n = len(group.entries)
     for index in range(count):
         yield _Group(group.entries[index * n // count : (index + 1) * n // count], group.shape)
+
+
+def _rounded(room: int) -> int:
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not larger, at least 1.
+
+    TensorFlow keeps a compiled product for every shape it has met: with few sizes a worker's memory stays
+    where it is.
+    """
+    power = 1 << max(room, 1).bit_length() - 1
+    return power + power // 2 if 2 * room >= 3 * power else power
 
 
 def _in_order(stacks: Iterable[Stack]) -> list[Stack]:

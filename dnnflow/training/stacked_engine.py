@@ -11,6 +11,7 @@ import psutil
 
 from dnnflow.design.layers import Design, count_flops, count_parameters
 from dnnflow.errors import DesignError, DivergedError, OutOfMemoryError
+from dnnflow.training.allocator import keep_freed_memory
 from dnnflow.training.engine import Fitted, TrainingContext, check_training, failed_trial, now
 from dnnflow.training.loop import Deadline, check_finite
 from dnnflow.training.memory import check_memory
@@ -51,6 +52,7 @@ class StackedEngine:
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, stack by stack."""
         limit_threads(1)
+        keep_freed_memory()
         import_tensorflow()
         sound = []
         for design in designs:
