@@ -35,7 +35,7 @@ def optimizer_value(name: str, value: object) -> bool | float:
         return bool(value)
     found = number(name, value)
     if name == "epsilon":
-        require(0.0 < found <= 1.0, "epsilon must be in (0, 1]", value)
+        require(1e-30 <= found <= 1.0, "epsilon must be in [1e-30, 1]", value)  # float32 knows no less
     elif name in _BELOW_ONE:
         require(0.0 <= found < 1.0, f"{name} must be in [0, 1)", value)
     else:

@@ -20,7 +20,7 @@ def training_bytes(design: Design, n_features: int, n_classes: int) -> int:
     return (weights + activations) * _FLOAT_BYTES
 
 
-def check_memory(design: Design, context: TrainingContext) -> None:
+def check_memory(design: Design, context: TrainingContext, need_bytes: int | None = None) -> None:
     """Refuse a design that does not fit, before anything is allocated.
 
     Raises
@@ -30,7 +30,7 @@ def check_memory(design: Design, context: TrainingContext) -> None:
         the machine has left.
     """
     dataset = context.dataset
-    need = training_bytes(design, dataset.n_features, dataset.n_classes)
+    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_classes)
     limit = context.memory_bytes
     if limit is None:
         limit = psutil.virtual_memory().available

@@ -42,6 +42,8 @@ class StackLimits:
     """Of what every step reads and writes: weights, gradients and two moments."""
     largest: int = 256
     """Designs in a stack."""
+    longest_s: float = 60.0
+    """Seconds that a stack may be expected to take, unless it is a single design."""
     waste: float = 0.5
     """Share of a stack's arithmetic that may be padding, in [0, 1)."""
     alone: bool = False

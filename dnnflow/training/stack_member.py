@@ -1,5 +1,6 @@
 """A design on its way through the epochs of its stack: when it stops, and which weights it ends with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,3 +60,27 @@ class Member:
 def measures(losses: np.ndarray, accuracies: np.ndarray) -> list[Measure]:
     """Return each design's measure from mean losses and accuracies, both (designs,)."""
     return [Measure(*both) for both in zip(losses.tolist(), accuracies.tolist(), strict=True)]
+
+
+def staying(running: Sequence[bool], edge: int, lanes: int = 8) -> list[int]:
+    """Return which designs of a stack go on, so that they keep their bits.
+
+    TensorFlow's elementwise operations take numbers by lanes, and what is left over at the end of an array is
+    rounded otherwise. As many are left over, and of the same designs, where the number of designs changes by
+    a multiple of the lanes and the last ones stay. One design alone is multiplied in another order.
+
+    Parameters
+    ----------
+    running
+        Of each design: has it not ended?
+    edge
+        How many designs at the end may have numbers that are left over.
+    lanes
+        How many numbers are taken at once.
+    """
+    count = len(running)
+    wanted = [position for position in range(count) if running[position] or position >= count - edge]
+    size = max(len(wanted), 2)
+    size += (count - size) % lanes
+    others = [position for position in range(count) if position not in set(wanted)]
+    return sorted([*wanted, *others[: size - len(wanted)]])

@@ -42,6 +42,8 @@ MIXED_LAYER_STEP_S = 50e-6
 _FLOAT_BYTES = 4
 _COPIES = 4
 """Of a weight: itself, gradient and two moments; and what a step keeps of each output of a layer."""
+_HELD = 10
+"""Of a weight in memory at most: those, the weight times its rate, a loop's copies, and those on the host."""
 _TESTED_ROWS = 1024
 
 
@@ -207,20 +209,30 @@ class _Group:
         """Memory of one design."""
         sizes, rows = (*self.widths, self.shape.n_classes), min(self.kind.batch_size, self.shape.n_rows)
         outputs = rows * sum(sizes) * _COPIES + 2 * _TESTED_ROWS * max(sizes)
-        return (self.n_weights * _COPIES + outputs) * _FLOAT_BYTES
+        return (self.n_weights * _HELD + outputs) * _FLOAT_BYTES
 
     @cached_property
+    def each_s(self) -> float:
+        """Seconds that one design more takes."""
+        updates_s = self.n_steps * self.n_weights * UPDATE_BYTES / MEMORY_BYTES_S
+        return self.padded_flops / len(self.entries) / FLOPS_S + updates_s
+
+    @cached_property
+    def fixed_s(self) -> float:
+        """Seconds that steps take however many designs there are."""
+        layer_s = LAYER_STEP_S + MIXED_LAYER_STEP_S * (len(self.activations) > 1)
+        return self.n_steps * (STEP_S + layer_s * self.kind.depth)
+
+    @property
     def cost_s(self) -> float:
         """Expected seconds of one core."""
-        updates_s = len(self.entries) * self.n_weights * UPDATE_BYTES / MEMORY_BYTES_S
-        layer_s = LAYER_STEP_S + MIXED_LAYER_STEP_S * (len(self.activations) > 1)
-        step_s = updates_s + STEP_S + layer_s * self.kind.depth
-        return self.padded_flops / FLOPS_S + self.n_steps * step_s
+        return self.fixed_s + len(self.entries) * self.each_s
 
     def room(self, limits: StackLimits) -> int:
         """Return how many designs of these widths a stack may hold: at least one, however large."""
         in_cache = limits.cache_bytes // (self.n_weights * _COPIES * _FLOAT_BYTES)
-        return _rounded(min(limits.largest, limits.memory_bytes // self.n_bytes_each, in_cache))
+        in_time = int(max(0.0, limits.longest_s - self.fixed_s) / self.each_s)
+        return _rounded(min(limits.largest, limits.memory_bytes // self.n_bytes_each, in_cache, in_time))
 
     def halves(self) -> list["_Group"]:
         """Divide the group where its designs differ most, in the middle of that range by ratio."""

@@ -111,6 +111,11 @@ class StackProgram:
         for variable in [*self._update.per_design, *self._averages, *self._options]:
             variable.assign(tf.gather(variable, positions))
 
+    def release(self) -> None:
+        """Give up the memory of a stack that has ended; the trace stays."""
+        for variable in [*self._update.per_design, *self._averages]:
+            variable.assign(tf.zeros([0] * variable.shape.rank, variable.dtype))
+
     def _of(self, arrays: Sequence[np.ndarray], *, learned: bool) -> list[np.ndarray]:
         return [array for array, flag in zip(arrays, self._learned, strict=True) if flag is learned]
 
@@ -165,8 +170,8 @@ class StackProgram:
     def _losses(self, logits: Any, targets: Any, weights: Sequence[Any], options: Options) -> Any:
         """Return each design's mean cross-entropy plus penalties, (designs,)."""
         designs, batch, classes = tf.unstack(tf.shape(logits))
-        entropy, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-            features=tf.reshape(logits, (designs * batch, classes)), labels=tf.tile(targets, [designs])
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.tile(targets, [designs]), logits=tf.reshape(logits, (designs * batch, classes))
         )
         losses = tf.reduce_mean(tf.reshape(entropy, (designs, batch)), axis=1)
         for column, kernel in enumerate(self._kernels):

@@ -9,7 +9,7 @@ from dnnflow.design.build import dropout_seed
 from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.training.loop import Deadline, Measure
 from dnnflow.training.rows import Block, TrainingRows
-from dnnflow.training.stack_member import Member, measures
+from dnnflow.training.stack_member import Member, measures, staying
 from dnnflow.training.stack_network import Options
 from dnnflow.training.stack_plan import Stack
 from dnnflow.training.stack_program import StackProgram
@@ -20,8 +20,9 @@ _CALL_FLOPS = 2e10
 """A call of TensorFlow takes at most so much work, well under a second: limits are checked between calls."""
 _CALL_STEPS = 1000
 
-_LEAST = 2
-"""A stack that has lost designs holds at least so many: TensorFlow multiplies one matrix in another order."""
+_LANES = 8
+"""Numbers that TensorFlow's elementwise operations take at once; what is left over at the end of an array is
+rounded otherwise."""
 
 _MEASURE_VALUES = 2**21
 """Outputs of a layer, over designs and rows, when nothing is learned; bounds the memory they take."""
@@ -55,6 +56,10 @@ class StackRun:
         self._tensors = tensors
         self._options = _options(stack)
         self._batch_size = stack.designs[0].batch_size
+        self._edge = 1
+        # Parts of a layer by activation end anywhere, except where every design's part fills all lanes.
+        whole = all(width % _LANES == 0 for width in stack.widths)
+        self._may_shrink = len(stack.signature.palette) < 2 or whole
         self._shapes = [
             weight_shapes(design, layout.n_features, layout.n_classes) for design in stack.designs
         ]
@@ -73,15 +78,19 @@ class StackRun:
         for epoch in range(max(member.design.epochs for member in members)):
             self._program.set_rates(np.array([member.rate(epoch) for member in inside]))
             self._run_epoch(epoch, inside, deadline)
-            running = [position for position, member in enumerate(inside) if member.is_running]
-            if not running:
+            if not any(member.is_running for member in inside):
                 break
-            stays = sorted(range(len(inside)), key=lambda place: not inside[place].is_running)
-            stays = sorted(stays[: max(len(running), _LEAST)])
-            if len(stays) <= len(inside) // 2:  # the others are carried along until then
-                self._program.keep(stays)
-                inside = [inside[position] for position in stays]
+            inside = self._compact(inside)
+        self._program.release()
         return members
+
+    def _compact(self, inside: list[Member]) -> list[Member]:
+        """Go on with less than half of the stack where the others have ended; until then all go along."""
+        stays = staying([member.is_running for member in inside], self._edge)
+        if 2 * len(stays) > len(inside) or not self._may_shrink:
+            return inside
+        self._program.keep(stays)
+        return [inside[position] for position in stays]
 
     def test(self, members: Sequence[Member]) -> list[tuple[float, np.ndarray] | None]:
         """Return each design's loss over the test rows and its counts [true class][predicted class].
@@ -89,18 +98,18 @@ class StackRun:
         None for a design that diverged. Measured with the weights that members have, so that what is recorded
         is what is kept.
         """
-        ended = [member for member in members if member.error is None]
-        results: list[tuple[float, np.ndarray] | None] = [None] * len(members)
-        if not ended:
-            return results
-        arrays = self._layout.pack([member.weights for member in ended], self._program.dtype)
-        places = [member.place for member in ended]
-        options = Options(*(option[places] for option in self._options))
-        self._program.restart(arrays, options, np.ones(len(ended)), 0)
-        losses, counts = self._measure(self._rows.test(), len(ended))
-        for place, loss, count in zip(places, losses.tolist(), counts, strict=True):
-            results[place] = (loss, count)
-        return results
+        weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
+            member.weights or tuple(map(np.zeros, shapes))
+            for member, shapes in zip(members, self._shapes, strict=True)
+        ]
+        arrays = self._layout.pack(weights, self._program.dtype)
+        self._program.restart(arrays, self._options, np.ones(len(members)), 0)
+        losses, counts = self._measure(self._rows.test(), len(members))
+        self._program.release()
+        return [
+            None if member.error else (loss, count)
+            for member, loss, count in zip(members, losses.tolist(), counts, strict=True)
+        ]
 
     def _start(self, members: Sequence[Member]) -> None:
         n_features, n_classes = self._layout.n_features, self._layout.n_classes
@@ -141,6 +150,7 @@ class StackRun:
             tensors, length = self._tensors.of(block), len(block[2])
             for first in range(0, length, size):
                 yield tensors, first, min(first + size, length)
+        self._edge = -(-_LANES // (length % self._batch_size or self._batch_size))
 
     def _watch(self, n_designs: int) -> list[Measure] | None:
         if self._rows.validation_fraction == 0:
@@ -153,7 +163,7 @@ class StackRun:
         n_classes = self._layout.n_classes
         loss_sum, rows = np.zeros(n_designs), 0
         counts = np.zeros(n_designs * n_classes**2, np.int64)
-        size = max(32, _MEASURE_VALUES // (n_designs * max((*self._layout.widths, n_classes))))
+        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
         for features, labels, order in blocks:
             for first in range(0, len(order), size):
                 part = order[first : first + size]

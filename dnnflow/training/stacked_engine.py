@@ -67,17 +67,19 @@ class StackedEngine:
         limits = StackLimits(alone=context.settings.measured_alone, activations=context.activations)
         for stack in plan_stacks(designs, _shape(context), limits):
             middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
+            halves: tuple[Sequence[Design], ...] = ()
+            fitted: list[Fitted] = []
             try:
                 fitted = self._train_stack(stack, context)
             except Exception as error:  # libraries may raise anything: the study goes on
                 if middle:
-                    yield from self._train_all(stack.designs[:middle], context)
-                    yield from self._train_all(stack.designs[middle:], context)
+                    halves = stack.designs[:middle], stack.designs[middle:]
                 else:
                     spent = _Spent(started_at, total_s=time.monotonic() - start)
-                    yield _failed(stack.designs[0], error, context, spent)
-            else:
-                yield from fitted
+                    fitted = [_failed(stack.designs[0], error, context, spent)]
+            yield from fitted
+            for half in halves:  # the error is gone by now, and with it the memory its frames hold
+                yield from self._train_all(half, context)
 
     def _train_stack(self, stack: Stack, context: TrainingContext) -> list[Fitted]:
         """Train and test a stack's designs, and share its time among them by their arithmetic."""
@@ -149,7 +151,7 @@ def _check_memory(stack: Stack, context: TrainingContext) -> None:
         When it needs more than `context.memory_bytes`, or, without one, than what the machine has left.
     """
     if len(stack.designs) == 1:
-        check_memory(stack.designs[0], context)
+        check_memory(stack.designs[0], context, stack.n_bytes)
         return
     limit = context.memory_bytes or psutil.virtual_memory().available
     if stack.n_bytes > limit:
