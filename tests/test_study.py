@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import sqlalchemy
 import yaml
 from conftest import PIPELINES, ROOT
 
@@ -24,6 +25,7 @@ from dnnflow.execute.local import LocalExecutor
 from dnnflow.models import load_model
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import load_pipeline
+from dnnflow.results import schema
 from dnnflow.results.records import StudyState
 from dnnflow.settings import Settings
 from dnnflow.study import Study
@@ -81,6 +83,29 @@ def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
         s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other)
     )
     pd.testing.assert_frame_equal(first, second)
+
+
+def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path) -> None:
+    """A study that stopped in the middle of its stacks ends with the numbers of one that did not."""
+    settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
+    drawn = ["designs=30", "space.seed={int: [0, 99]}", "space.dropout={choice: [0.0, 0.3]}"]
+    whole = run_study(iris(*drawn, "training.validation_fraction=0.2"), settings=settings)
+    first = whole.trials().set_index("design_id").sort_index()
+    assert first["amortised"].any()
+    folder = settings.workspace.weights_directory(whole.id)
+    weights = {path.name: path.read_bytes() for path in folder.glob("*.npz")}
+    lost = list(first.index[::2])
+    with sqlalchemy.create_engine(settings.store_url).begin() as connection:
+        gone = connection.execute(schema.trials.delete().where(schema.trials.c.design_id.in_(lost)))
+    assert gone.rowcount == 15
+    for path in folder.glob("*.npz"):
+        if path.stem in lost:
+            path.unlink()
+    again = open_study(whole.id, settings=settings).finish()
+    second = again.trials().set_index("design_id").sort_index()
+    measured = [name for name in first if name.startswith(("test_", "train_", "validation_", "epochs"))]
+    pd.testing.assert_frame_equal(first[measured], second[measured])
+    assert {path.name: path.read_bytes() for path in folder.glob("*.npz")} == weights
 
 
 @pytest.mark.parametrize(
