@@ -197,8 +197,13 @@ def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
         PrefectServer(environment, home).call("/admin/version")
     server = PrefectServer({**environment, "PREFECT_API_AUTH_STRING": AUTH}, home, auth=AUTH)
 
-    # About a second a design: time enough to lose one worker and to start another.
-    small = {"designs": 30, "space": {"epochs": 150}, "outputs": {"models": 1}}
+    # One by one and about a second each: time enough to lose one worker and to start another
+    small = {
+        "designs": 30,
+        "space": {"epochs": 250},
+        "training": {"engine": "keras"},
+        "outputs": {"models": 1},
+    }
     asked = server.prefect("deployment", "run", "study/iris", "--param", f"pipeline={json.dumps(small)}")
     assert asked.returncode == 0, asked.stdout + asked.stderr
     wait_for(lambda: trials(home)["worker"].nunique() == 2, 180, "a trial by each worker")
