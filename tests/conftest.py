@@ -7,7 +7,7 @@ import pytest
 
 # Before anything imports TensorFlow: one thread, no banner
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"
