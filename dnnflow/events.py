@@ -3,7 +3,7 @@
 Fields ending in `_s` are seconds; fields ending in `_at` are UTC in ISO 8601.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,6 +96,33 @@ class TrialsStored:
 
 
 @dataclass(frozen=True)
+class TrainingProgress:
+    """A parallel training has gone on."""
+
+    samples: int
+    """Trained on so far, over all replicas and epochs."""
+    total: int
+    """Rows times epochs."""
+    elapsed_s: float
+    rate: float
+    """Samples a second."""
+    loss: float | None
+    """Mean training loss of the replicas' last reports."""
+    measures: Mapping[str, float]
+    """Of the last validation, as `val_loss`."""
+    replicas: int
+    """At work now."""
+
+
+@dataclass(frozen=True)
+class ReplicaLost:
+    """A replica's worker went away; its rows go to others, and it starts again on another worker."""
+
+    replica: int
+    worker: str
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something a person should know, without a consequence for the run."""
 
@@ -110,6 +137,8 @@ Event = (
     | WorkerLost
     | WorkerRecycled
     | TrialsStored
+    | TrainingProgress
+    | ReplicaLost
     | Notice
 )
 Listener = Callable[[Event], None]

@@ -4,9 +4,11 @@ from dnnflow.events import (
     ClusterReady,
     Event,
     Notice,
+    ReplicaLost,
     RowsRead,
     StageFinished,
     StageStarted,
+    TrainingProgress,
     TrialsStored,
     WorkerLost,
     WorkerRecycled,
@@ -31,8 +33,20 @@ def in_words(event: Event) -> str:
             return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
         case TrialsStored():
             return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
+        case TrainingProgress():
+            return training_in_words(event)
+        case ReplicaLost():
+            return f"replica {event.replica} was lost with worker {event.worker}; others take its rows"
         case Notice():
             return event.message
+
+
+def training_in_words(event: TrainingProgress) -> str:
+    """Return how far a parallel training is."""
+    loss = [] if event.loss is None else [f"loss {event.loss:.4f}"]
+    measures = [f"{name} {value:.4f}" for name, value in event.measures.items()]
+    pace = f"{event.samples:,} of {event.total:,} samples, {event.rate:,.0f}/s, {event.replicas} replicas"
+    return ", ".join([pace, *loss, *measures])
 
 
 def pace_in_words(event: TrialsStored) -> str:

@@ -1,0 +1,178 @@
+"""Where rows for parallel training come from: the one shape that files, tables, arrays and user code share.
+
+A source is plain data (paths, names, counts) that travels to every process that reads; nothing is opened
+before a reader asks for rows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError, InputError
+from dnnflow.events import Listener, ignore
+
+Arrays = tuple[NDArray[Any], ...]
+Rows = tuple[Arrays, Arrays]
+"""Inputs and targets, each an array of shape (rows, ...)."""
+
+CHUNK_BYTES = 16 << 20
+"""Rows are shuffled within a chunk, and a chunk is what a lost replica's successor has to look at again."""
+_CHUNKS_A_READER = 16  # at an epoch's end a reader waits for at most a sixteenth of what it read
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Chunk:
+    """Consecutive rows of one file."""
+
+    file: int
+    """Index of the file (or key) in its source, from 0."""
+    start: int
+    """First row, from 0."""
+    stop: int
+    """Behind the last row."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.stop - self.start
+
+
+Reader = Callable[[Chunk], Rows]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One input or target of a model, as its source holds it."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Of one row: () for a number."""
+    dtype: str
+    """NumPy's name of it, e.g. `float32`."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def of(cls, name: str, array: NDArray[Any]) -> "Field":
+        """Return the field of an array of shape (rows, ...)."""
+        return cls(name, tuple(array.shape[1:]), array.dtype.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Rows that can be read in any order by any process."""
+
+    inputs: tuple[Field, ...]
+    targets: tuple[Field, ...]
+    counts: tuple[int, ...]
+    """Rows of each file."""
+    grains: tuple[int, ...]
+    """Rows that each file must decode at once; 1 where any range costs what it holds."""
+
+    @abstractmethod
+    def reader(self, listen: Listener = ignore) -> AbstractContextManager[Reader]:
+        """Open what is needed to read one chunk after the other, in one thread.
+
+        Parameters
+        ----------
+        listen : callable
+            Hears what a person should know, e.g. that a file could not be copied.
+        """
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return sum(self.counts)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all inputs and targets, as they are stored."""
+        return max(1, sum(field.row_bytes for field in (*self.inputs, *self.targets)))
+
+    def read(self, chunk: Chunk) -> Rows:
+        """Read one chunk; to read several, keep a `reader` open.
+
+        Raises
+        ------
+        DataError
+            If a file is gone, damaged or not what it was.
+        """
+        with self.reader() as read:
+            return read(chunk)
+
+    def chunks(self, rows: int) -> tuple[Chunk, ...]:
+        """Divide all rows into chunks of about `rows` rows, none across two files.
+
+        Chunks of a file are nearly equal, end where its storage chunks (or row groups) end, and are larger
+        than asked only where such a storage chunk is.
+
+        Raises
+        ------
+        InputError
+            If `rows` is below 1.
+        """
+        if rows < 1:
+            raise InputError(f"a chunk must have at least 1 row, got {rows}; give a larger number")
+        return tuple(
+            chunk
+            for file, (count, grain) in enumerate(zip(self.counts, self.grains, strict=True))
+            for chunk in _cut(file, count, grain, rows)
+        )
+
+    def chunk_rows(self, readers: int, batch_size: int, chunk_bytes: int = CHUNK_BYTES) -> int:
+        """Return rows of a chunk that suit a training: many a reader, no more than a few megabytes.
+
+        Parameters
+        ----------
+        readers : int
+            Replicas that share the chunks.
+        batch_size : int
+            A chunk has at least that many rows.
+        chunk_bytes : int
+            And no more than so many bytes.
+        """
+        shared = ceil(self.rows / (readers * _CHUNKS_A_READER))
+        return max(1, min(batch_size, self.rows), min(shared, chunk_bytes // self.row_bytes))
+
+
+def _cut(file: int, count: int, grain: int, rows: int) -> Iterator[Chunk]:
+    grains = ceil(count / grain)
+    pieces = ceil(grains / max(1, rows // grain))
+    bounds = [min(count, grains * piece // max(pieces, 1) * grain) for piece in range(pieces + 1)]
+    for start, stop in pairwise(bounds):
+        yield Chunk(file, start, stop)
+
+
+def check_fields(inputs: tuple[Field, ...], targets: tuple[Field, ...], where: str) -> None:
+    """Refuse a source without inputs or targets, or whose values are no numbers.
+
+    Raises
+    ------
+    DataError
+    """
+    for kind, fields in (("input", inputs), ("target", targets)):
+        if not fields:
+            raise DataError(f"a source needs at least one {kind}, got none from {where}; name one")
+    for field in (*inputs, *targets):
+        if not _is_number(field.dtype):
+            raise DataError(
+                f"inputs and targets must be numbers, but {field.name} of {where} is {field.dtype}; "
+                "convert it, or leave it out"
+            )
+
+
+def _is_number(dtype: str) -> bool:
+    try:
+        return np.dtype(dtype).kind in "biuf"
+    except TypeError:  # names of texts, e.g. str32, are none that NumPy takes
+        return False

@@ -1,0 +1,125 @@
+"""Measures snapshots of the weights beside the training, and lets Keras' callbacks hear of it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnnflow.data.source import Source
+from dnnflow.parallel.leases import Lease
+from dnnflow.parallel.models import ModelSpec
+from dnnflow.parallel.rows import Batching, batches
+from dnnflow.parallel.tally import Tally
+from dnnflow.parallel.weights import Vector
+
+VALIDATION_BATCH = 1000
+"""Rows that are evaluated together."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of one validation."""
+
+    logs: Mapping[str, float]
+    stop: bool
+    """Whether a callback asked for the end."""
+    learning_rate: float | None
+    """What a callback has set it to; None for no change."""
+
+
+class Evaluator:
+    """Keeps a model of its own, in the driver's process and in one thread: no server waits for it.
+
+    Parameters
+    ----------
+    pull : callable
+        Gives the weights as they are now.
+    callbacks : sequence of keras.callbacks.Callback
+        Hear of the training's begin and end, and of an epoch's end at each validation.
+    learning_rate : float, optional
+        Of the servers, which callbacks see and set as that of the model's optimizer.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, validation: Source | None, example: Source, pull: Callable[[], Vector],
+        callbacks: Sequence[Any] = (), learning_rate: float | None = None,
+    ) -> None:  # fmt: skip
+        self._spec, self._validation, self._example, self._pull = spec, validation, example, pull
+        self._given, self._rate = tuple(callbacks), learning_rate
+        self._thread = ThreadPoolExecutor(1, "dnnflow-evaluator")
+        self._thread.submit(self._begin).result()
+
+    def _begin(self) -> None:
+        import keras
+
+        from dnnflow.parallel.gradient import GradientStep
+
+        self.model = self._spec.build()
+        self._step = GradientStep(self.model)
+        self._callbacks = keras.callbacks.CallbackList(list(self._given), model=self.model)
+        if self._rate is not None and self.model.optimizer is not None:
+            self.model.optimizer.learning_rate = self._rate
+        self._named = False
+        self._callbacks.on_train_begin()
+
+    def ask(self, epoch: int, logs: Mapping[str, float], tally: Tally | None) -> "Future[Verdict]":
+        """Measure the weights as they are when the thread comes to it.
+
+        Parameters
+        ----------
+        epoch
+            From 0, for callbacks.
+        logs
+            What is known already.
+        tally
+            Of the training since the last validation.
+        """
+        return self._thread.submit(self._measure, epoch, dict(logs), tally)
+
+    def end(self, weights: Vector) -> None:
+        """Set the model's last weights and end the thread."""
+        self._thread.submit(self._finish, weights).result()
+        self._thread.shutdown()
+
+    def _finish(self, weights: Vector) -> None:
+        self._step.set(weights)
+        self._callbacks.on_train_end()
+
+    def _measure(self, epoch: int, logs: dict[str, float], tally: Tally | None) -> Verdict:
+        weights, start = self._pull(), time.perf_counter()
+        self._callbacks.on_epoch_begin(epoch)
+        if self._validation is not None:
+            found = self._step.results(self._step.evaluate(weights, self._batches(self._validation)))
+            logs |= {f"val_{name}": value for name, value in found.items()}
+            self._named = True
+        elif not self._named:  # metrics have names once a batch was seen
+            self._step.evaluate(weights, [next(self._batches(self._example))])
+            self._named = True
+        if tally is not None and tally.count:
+            logs = self._step.results(tally) | logs
+        self._step.set(weights)
+        logs["evaluation_s"] = time.perf_counter() - start
+        self._callbacks.on_epoch_end(epoch, logs)
+        return Verdict(logs, bool(self.model.stop_training), self._changed_rate())
+
+    def _changed_rate(self) -> float | None:
+        if self._rate is None or self.model.optimizer is None:
+            return None
+        rate = float(np.asarray(self.model.optimizer.learning_rate))
+        if abs(rate - self._rate) <= 1e-6 * self._rate:
+            return None
+        self._rate = rate
+        return rate
+
+    def _batches(self, source: Source) -> Any:
+        from dnnflow.parallel.moves import as_batch
+
+        batching = Batching(VALIDATION_BATCH, shuffle=False)
+        leases = (
+            Lease(number, 0, chunk) for number, chunk in enumerate(source.chunks(VALIDATION_BATCH * 16))
+        )
+        for batch in batches(source, leases, batching):
+            yield as_batch(batch.inputs, batch.targets)

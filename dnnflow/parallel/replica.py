@@ -1,0 +1,226 @@
+"""What a replica does on its worker: batches in, pushes out, until no row is left."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dnnflow.data.source import Source
+from dnnflow.errors import DivergedError
+from dnnflow.parallel.coordinator import Coordinator, Report, Span
+from dnnflow.parallel.leases import Lease, lane_of
+from dnnflow.parallel.models import ModelSpec
+from dnnflow.parallel.rows import Batch, Batches, Batching, asked
+from dnnflow.parallel.settings import Algorithm
+from dnnflow.parallel.shards import Shards
+from dnnflow.parallel.tally import Tally, total
+
+PATIENCE_S = 0.5
+"""How long a replica waits for the next of K batches before it pushes what fewer have taught it."""
+REPORT_S = 0.5
+"""How often a replica says what it did, and hears whether it is to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duty:
+    """What one replica is asked to do."""
+
+    replica: int
+    replicas: int
+    model: ModelSpec
+    source: Source
+    chunks: tuple[Any, ...]
+    batching: Batching
+    algorithm: Algorithm
+    epochs: int
+    parts: tuple[slice, ...]
+    """What of the vector each server holds."""
+    wait_s: float
+    timeline: bool = False
+    import_paths: tuple[str, ...] = ()
+
+
+def run_replica(duty: Duty, coordinator: Any, *servers: Any) -> int:
+    """Train on a worker; return the samples trained on. Coordinator and servers are actors."""
+    from dnnflow.parallel.actor import open_channel
+    from dnnflow.training.allocator import keep_freed_memory
+    from dnnflow.training.job import make_importable
+    from dnnflow.training.quiet import import_tensorflow
+    from dnnflow.training.threads import limit_threads
+
+    make_importable(duty.import_paths)
+    limit_threads(1)
+    keep_freed_memory()
+    import_tensorflow()
+    algorithm = duty.algorithm
+    channels = [open_channel(one, wire=algorithm.wire, reply_wire=algorithm.reply_wire) for one in servers]
+    with Shards(channels, duty.parts, duty.replica) as shards:
+        return Replica(duty, Books(coordinator, duty.replica)).run(shards)
+
+
+class Books:
+    """The coordinator as one replica sees it, over Dask or in this process."""
+
+    def __init__(self, coordinator: Coordinator | Any, replica: int) -> None:
+        self._coordinator, self._replica = coordinator, replica
+
+    def take(self) -> Lease | None:
+        """Lease rows."""
+        found: Lease | None = _answer(self._coordinator.take(self._replica))
+        return found
+
+    def is_done(self) -> bool:
+        """Whether all is done."""
+        return bool(_answer(self._coordinator.is_done()))
+
+    def report(self, report: Report) -> bool:
+        """Report, and hear whether to go on."""
+        return bool(_answer(self._coordinator.report(report)))
+
+    def position(self) -> tuple[int, int]:
+        """Where the replica's lane goes on."""
+        epoch, done = _answer(self._coordinator.position(self._replica))
+        return epoch, done
+
+
+def _answer(value: Any) -> Any:
+    """Return what an actor's method gave, which is a future."""
+    return value.result() if hasattr(value, "result") else value
+
+
+@dataclass
+class _Ledger:
+    """What was done since the last report."""
+
+    tallies: list[Tally] = field(default_factory=list)
+    done: dict[Lease, int] = field(default_factory=dict)
+    spans: list[Span] = field(default_factory=list)
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("compute", "exchange", "data"), 0.0)
+    )
+    pushes: int = 0
+    epoch: int = 0
+
+
+class Replica:
+    """One replica of a training."""
+
+    def __init__(self, duty: Duty, books: Books) -> None:
+        from dnnflow.parallel.gradient import GradientStep
+        from dnnflow.parallel.moves import make_move
+
+        self._duty, self._books = duty, books
+        model = duty.model.build(duty.replica)
+        self._step = GradientStep(model, optimizer=duty.algorithm.used_replica_optimizer)
+        self._move = make_move(self._step, duty.algorithm, duty.replicas)
+        self._ledger, self._lock = _Ledger(), threading.Lock()
+        self._stopped = threading.Event()
+        self._samples = 0
+
+    def run(self, shards: Shards) -> int:
+        """Train until no row is left or the coordinator says stop; return the samples trained on."""
+        with Batches(self._duty.source, self._leases(), self._duty.batching) as batches, self._reporting():
+            shards.join()
+            shards.pull(self._move.weights)
+            try:
+                while not self._stopped.is_set():
+                    group = self._timed("data", lambda: self._next_group(batches))
+                    if not group:
+                        break
+                    self._learn(group, shards)
+            finally:
+                shards.leave()
+        return self._samples
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Report now and then meanwhile: also while rows are waited for, which others may have been lent."""
+        ended = threading.Event()
+
+        def report() -> None:
+            while not ended.wait(REPORT_S):
+                self._report()
+
+        thread = threading.Thread(target=report, name="dnnflow-report", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self._report()
+
+    def _leases(self) -> Iterator[Lease | None]:
+        duty = self._duty
+        if not duty.algorithm.synchronous:
+            return asked(self._books.take, self._books.is_done)
+        epoch, done = self._books.position()
+        return lane_of(
+            duty.replica, duty.chunks, duty.replicas,
+            seed=duty.batching.seed, epochs=duty.epochs, first_epoch=epoch, done=done,
+        )  # fmt: skip
+
+    def _next_group(self, batches: Batches) -> list[Batch]:
+        """Return the batches up to the next push: K, or what is left."""
+        found = [batch for batch in [next(batches, None)] if batch is not None]
+        while found and len(found) < self._duty.algorithm.sync_every:
+            # Rows may be with others who wait for these: a lane is nobody else's
+            batch = next(batches, None) if self._duty.algorithm.synchronous else batches.within(PATIENCE_S)
+            if batch is None:
+                break
+            found.append(batch)
+        return found
+
+    def _learn(self, group: list[Batch], shards: Shards) -> None:
+        """Learn from batches and push."""
+        from dnnflow.parallel.moves import as_batch
+
+        tally = self._timed(
+            "compute", lambda: self._move.compute([as_batch(batch.inputs, batch.targets) for batch in group])
+        )
+        if not np.isfinite(tally.loss):
+            raise DivergedError(
+                f"the loss must stay finite, got {tally.loss} in epoch {group[-1].epoch + 1} of replica "
+                f"{self._duty.replica}; lower the learning rate"
+            )
+        self._timed("exchange", lambda: self._move.exchange(shards, tally.count))
+        self._samples += tally.count
+        with self._lock:
+            ledger = self._ledger
+            ledger.tallies.append(tally)
+            ledger.epoch, ledger.pushes = group[-1].epoch, ledger.pushes + 1
+            for batch in group:
+                ledger.done.update(batch.done)
+
+    def _timed(self, name: str, work: Callable[[], Any]) -> Any:
+        start_at, start = time.time(), time.perf_counter()
+        found = work()
+        seconds_s = time.perf_counter() - start
+        with self._lock:
+            self._ledger.seconds[name] += seconds_s
+            if self._duty.timeline:
+                self._ledger.spans.append(Span(name, start_at, seconds_s))
+        return found
+
+    def _report(self) -> None:
+        import psutil
+
+        with self._lock:
+            ledger, self._ledger = self._ledger, _Ledger(epoch=self._ledger.epoch)
+        tally, process = total(ledger.tallies), psutil.Process()
+        times = process.cpu_times()
+        going_on = self._books.report(
+            Report(
+                replica=self._duty.replica, epoch=ledger.epoch, count=tally.count, loss_sum=tally.loss_sum,
+                states=tally.states, pushes=ledger.pushes, compute_s=ledger.seconds["compute"],
+                exchange_s=ledger.seconds["exchange"], data_s=ledger.seconds["data"],
+                resident_bytes=int(process.memory_info().rss), processor_s=times.user + times.system,
+                done=tuple(ledger.done.items()), spans=tuple(ledger.spans),
+            )
+        )  # fmt: skip
+        if not going_on:
+            self._stopped.set()
