@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from dnnflow.design.layers import Design, Layer
     from dnnflow.design.space import Space
     from dnnflow.models import load_model
+    from dnnflow.parallel.settings import Algorithm, OptimizerSpec, RateSchedule
+    from dnnflow.parallel.train import train
     from dnnflow.pipeline import Pipeline
     from dnnflow.pipeline_file import load_pipeline
     from dnnflow.study import Study
@@ -22,14 +24,18 @@ _NAMES = {
     "Layer": "dnnflow.design.layers",
     "Space": "dnnflow.design.space",
     "load_model": "dnnflow.models",
+    "Algorithm": "dnnflow.parallel.settings",
+    "OptimizerSpec": "dnnflow.parallel.settings",
+    "RateSchedule": "dnnflow.parallel.settings",
+    "train": "dnnflow.parallel.train",
     "Pipeline": "dnnflow.pipeline",
     "load_pipeline": "dnnflow.pipeline_file",
     "Study": "dnnflow.study",
 }
 
 __all__ = [
-    "Dataset", "Design", "Layer", "Pipeline", "Space", "Study", "ingest", "load_model", "load_pipeline",
-    "open_study", "run_study",
+    "Algorithm", "Dataset", "Design", "Layer", "OptimizerSpec", "Pipeline", "RateSchedule", "Space", "Study",
+    "ingest", "load_model", "load_pipeline", "open_study", "run_study", "train",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dnnflow.cli_train import train
 from dnnflow.errors import DnnflowError
 from dnnflow.settings import Settings
 
@@ -41,6 +42,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Lay a value over the file: --set designs=10. Repeatable.")
 ]
+
+
+app.command()(train)
 
 
 @app.callback()

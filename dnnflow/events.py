@@ -16,6 +16,7 @@ class Stage(StrEnum):
     TRAIN = "train"
     AGGREGATE = "aggregate"
     REPORT = "report"
+    REFIT = "refit"
 
 
 @dataclass(frozen=True)

@@ -115,18 +115,34 @@ def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], datase
 
     model = build_model(design, dataset.n_features, dataset.n_classes)
     model.set_weights(list(weights))
-    about = {
-        "design": design.to_dict(),
-        "class_names": list(dataset.class_names),
-        "preprocessing": dataset.preprocessing(),
-        "reading": dict(dataset.manifest["reading"]),
-        **record,
-    }
+    write_model(path, model, dataset, {"design": design.to_dict(), **record})
+
+
+def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = None,
+                record: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    """Write a Keras model as a `.keras` file, whole or not at all.
+
+    Parameters
+    ----------
+    dataset
+        What it was trained on, whose preprocessing goes along; without it the file is plain Keras.
+    record
+        What else to say of the model; JSON types.
+    """
+    if model.compiled and not model.optimizer.built:  # else Keras warns when it reads the file
+        model.optimizer.build(model.trainable_variables)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.keras"
         model.save(archive)
-        with zipfile.ZipFile(archive, "a") as file:
-            file.writestr(MEMBER, json.dumps(about))
+        if dataset is not None:
+            about = {
+                "class_names": list(dataset.class_names),
+                "preprocessing": dataset.preprocessing(),
+                "reading": dict(dataset.manifest["reading"]),
+                **(record or {}),
+            }
+            with zipfile.ZipFile(archive, "a") as file:
+                file.writestr(MEMBER, json.dumps(about))
         write_file(path, archive.read_bytes())
 
 
@@ -186,8 +202,8 @@ class SavedModel:
         return table
 
 
-def load_model(path: Path) -> SavedModel:
-    """Read a `.keras` file that a study saved.
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a `.keras` file that a study saved says of itself, without building its model.
 
     Raises
     ------
@@ -205,6 +221,20 @@ def load_model(path: Path) -> SavedModel:
         raise DataError(
             f"a model must be a .keras file that a study saved (it carries its preprocessing), got {path}"
         ) from error
+    return dict(about)
+
+
+def load_model(path: Path) -> SavedModel:
+    """Read a `.keras` file that a study saved.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    DataError
+        If it is no model of ours.
+    """
+    about = read_about(path)
     import_tensorflow()
     import keras
 

@@ -98,6 +98,10 @@ class Workspace:
         """File of the model of the design at `rank` (1 is the best)."""
         return self.study(study_id) / "models" / f"best-{rank}.keras"
 
+    def refit(self, study_id: str) -> Path:
+        """File of the best design's model after it was trained on the whole table."""
+        return self.study(study_id) / "models" / "refit.keras"
+
     def report(self, study_id: str) -> Path:
         """File of a study's HTML report."""
         return self.study(study_id) / "report.html"

@@ -9,24 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from dnnflow.data.recipe import Recipe, Source
 from dnnflow.design.draws import KINDS
 from dnnflow.design.space import Space
+from dnnflow.sections import RefitSection, Section
 from dnnflow.training.records import TrainingSettings
-
-
-class Section(BaseModel):
-    """Base of all parts: frozen, unknown keys refused, field docstrings are the schema's descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-        populate_by_name=True,
-        serialize_by_alias=True,
-    )
 
 
 class DatasetSection(Section):
@@ -50,7 +39,7 @@ class DatasetSection(Section):
     """Text encoding, e.g. utf-8, utf-16, latin-1; found out where absent."""
     header: bool = True
     """Whether the first line names the columns."""
-    storage_options: dict[str, Any] = {}
+    storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec (remote file systems)."""
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of the rows kept for the test."""
@@ -131,7 +120,7 @@ class ScheduleSection(Section):
 
     kind: Literal["constant", "exponential", "step", "cosine", "plateau"]
     """Its course."""
-    parameters: dict[str, float] = {}
+    parameters: dict[str, float] = Field(default={})
     """exponential: rate; step: rate, every; cosine: floor; plateau: rate, patience, min_delta, floor."""
 
 
@@ -185,7 +174,7 @@ class ReferenceSection(Section):
 
     function: str
     """`module:function`, called with n_features, n_classes and the parameters; returns a Keras model."""
-    parameters: dict[str, Parameter] = {}
+    parameters: dict[str, Parameter] = Field(default={})
     """What the function is called with."""
 
 
@@ -214,7 +203,7 @@ class SpaceSection(Section):
     """Name of the Keras optimizer."""
     learning_rate: Parameter = 0.001
     """Step size."""
-    optimizer_parameters: dict[str, Parameter] = {}
+    optimizer_parameters: dict[str, Parameter] = Field(default={})
     """What else the optimizer takes, e.g. momentum."""
     schedule: ScheduleParameter = "constant"
     """Learning-rate schedule: a name, {kind: …, parameters: {…}}, or a choice of those."""
@@ -318,11 +307,15 @@ class Pipeline(Section):
     """The cluster, or this process."""
     outputs: OutputsSection = OutputsSection()
     """Models and report."""
+    refit: RefitSection | None = None
+    """Train the best design on the whole table at the end, data-parallel; needs executor.kind dask."""
 
     @model_validator(mode="after")
     def _needs_a_number(self) -> Self:
         if self.strategy == "random" and self.designs is None and not self.space.explicit:
             raise ValueError("designs: strategy random needs a number of designs, got none; add designs: 100")
+        if self.refit is not None and self.executor.kind != "dask":
+            raise ValueError("refit: needs workers, got executor.kind in-process; set it to dask")
         return self
 
     @property

@@ -13,11 +13,12 @@ import fsspec
 from dnnflow.data.dataset import Dataset
 from dnnflow.data.ingest import ingest
 from dnnflow.design.layers import Design
-from dnnflow.errors import DataError, DesignError, StudyError
+from dnnflow.errors import ClusterError, DataError, DesignError, StudyError
 from dnnflow.events import Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
+from dnnflow.refit import best_design, is_refitted, refit_design
 from dnnflow.results.aggregate import StudyView
 from dnnflow.results.records import StudyRecord, StudyState, new_study_id
 from dnnflow.results.store import Store
@@ -223,6 +224,30 @@ def report(study: Study, listener: Listener = ignore, path: str | None = None) -
     return written
 
 
+def refit(study: Study, pipeline: Pipeline, *, client: "Client | None" = None,
+          listener: Listener = ignore) -> Path | None:  # fmt: skip
+    """Train the best design on the whole table, if the pipeline says so; return the model's file.
+
+    None without a refit section, or where no design completed. A model that was trained so before is kept.
+    """
+    section = pipeline.refit
+    design = best_design(study) if section is not None else None
+    if section is None or design is None:
+        return None
+    if is_refitted(study, design, section):
+        return study.settings.workspace.refit(study.id)
+    detail = f"study {study.id}: {design.describe()} on training and test rows"
+    with _stage(Stage.REFIT, detail, listener) as told:
+        plain = pipeline.executor.model_dump(mode="json")
+        with open_client(plain, study.settings, client=client, listener=listener) as opened:
+            if opened is None:  # the pipeline is refused before
+                raise ClusterError("refit needs workers, got none; set executor.kind to dask")
+            path, history = refit_design(study, design, section, opened, listener)
+        told.append(f"{history.samples:,} samples in {history.seconds_s:.1f} s")
+        told.append(f"{path}; no row was held out, so its accuracy was not measured")
+    return path
+
+
 def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None, new: bool = False,
                  listener: Listener = ignore) -> Study:  # fmt: skip
     """Run all stages of a pipeline in this process: the whole job without Prefect.
@@ -237,11 +262,13 @@ def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | No
             listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
             if pipeline.outputs.report:
                 study.report(pipeline.outputs.report)
+            refit(study, pipeline, client=named, listener=listener)
             return study
         with open_executor(pipeline, settings, client=named, listener=listener) as executor:
             train(study, executor, listener=listener)
     aggregate(study, listener)
     report(study, listener, pipeline.outputs.report)
+    refit(study, pipeline, client=client, listener=listener)
     return study
 
 

@@ -12,18 +12,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrialsStored
+from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrainingProgress, TrialsStored
 from dnnflow.report.terminal import leaderboard_table
-from dnnflow.wording import in_words, pace_in_words
+from dnnflow.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dnnflow.data.dataset import Dataset
+    from dnnflow.parallel.history import History
     from dnnflow.results.records import StudyRecord
     from dnnflow.study import Study
     from dnnflow.training.records import TrialState
 
 PLAIN_EVERY_S = 5.0
-"""Without a terminal, training progress is a line this often."""
+"""Without a terminal, progress is a line this often."""
 
 
 class Progress:
@@ -64,6 +67,8 @@ class Progress:
                 self._trials(event)
             case RowsRead():
                 self._rows(event)
+            case TrainingProgress():
+                self._samples(event)
             case _:
                 self._console.print(f"  {escape(in_words(event))}")
 
@@ -74,7 +79,21 @@ class Progress:
                 self._bar.start()
                 self._task = self._bar.add_task("designs", total=event.total, rate="")
             self._bar.update(self._task, completed=done, rate=escape(pace_in_words(event)))
-        elif self._first or done == event.total or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+        else:
+            self._line(event, is_last=done == event.total)
+
+    def _samples(self, event: TrainingProgress) -> None:
+        if self._live:
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task("samples", total=event.total, rate="")
+            self._bar.update(self._task, completed=event.samples, rate=escape(measures_in_words(event)))
+        else:
+            self._line(event, is_last=event.samples >= event.total)
+
+    def _line(self, event: Event, *, is_last: bool) -> None:
+        """Print a line of progress unless the one before is only just gone."""
+        if self._first or is_last or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
             self._console.print(f"  {escape(in_words(event))}")
 
@@ -105,6 +124,36 @@ def show_study(study: "Study", top: int = 10) -> None:
         console.print(f"models  {models.parent}", soft_wrap=True)
     if report.is_file():
         console.print(f"report  {report}", soft_wrap=True)
+
+
+def show_training(history: "History", written: "Sequence[Path]") -> None:
+    """Print what a parallel training measured, and which files it wrote."""
+    console = Console(highlight=False)
+    rate = history.samples / max(history.seconds_s, 1e-9)
+    console.print(f"samples    {history.samples:,} in {history.seconds_s:.1f} s, {rate:,.0f} a second "
+                  f"(start-up {history.startup_s:.1f} s apart)")  # fmt: skip
+    console.print(f"ended by   {history.ended_by}")
+    apart = ("epoch", "samples", "elapsed_s", "evaluation_s")
+    for name, value in (history.rows[-1] if history.rows else {}).items():
+        if name not in apart:
+            console.print(f"{name:<10} {value:.4f}")
+    if history.staleness:
+        console.print(f"staleness  {staleness_in_words(history.staleness)}", soft_wrap=True)
+    console.print(replica_table(history))
+    for path in written:
+        console.print(f"wrote      {path}", soft_wrap=True)
+
+
+def replica_table(history: "History") -> Table:
+    """Return where each replica's seconds went."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "memory MB", "lives"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, totals in sorted(history.replicas.items()):
+        table.add_row(str(number), f"{totals.samples:,}", f"{totals.pushes:,}", f"{totals.compute_s:.2f}",
+                      f"{totals.exchange_s:.2f}", f"{totals.data_s:.2f}",
+                      f"{totals.resident_bytes / 1e6:,.0f}", str(totals.lives))  # fmt: skip
+    return table
 
 
 def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]]") -> None:

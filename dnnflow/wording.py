@@ -1,5 +1,7 @@
 """Events as lines for people: the same words in a terminal, a log and an artifact."""
 
+from collections.abc import Mapping
+
 from dnnflow.events import (
     ClusterReady,
     Event,
@@ -43,10 +45,27 @@ def in_words(event: Event) -> str:
 
 def training_in_words(event: TrainingProgress) -> str:
     """Return how far a parallel training is."""
+    return f"{event.samples:,} of {event.total:,} samples, {measures_in_words(event)}"
+
+
+def measures_in_words(event: TrainingProgress) -> str:
+    """Return rate, replicas at work, loss and the last validation."""
+    replicas = f"{event.replicas} replica{'' if event.replicas == 1 else 's'}"
     loss = [] if event.loss is None else [f"loss {event.loss:.4f}"]
     measures = [f"{name} {value:.4f}" for name, value in event.measures.items()]
-    pace = f"{event.samples:,} of {event.total:,} samples, {event.rate:,.0f}/s, {event.replicas} replicas"
-    return ", ".join([pace, *loss, *measures])
+    return ", ".join([f"{event.rate:,.0f}/s, {replicas}", *loss, *measures])
+
+
+def staleness_in_words(staleness: Mapping[int, int], most: int = 8) -> str:
+    """Return how late pushes were, e.g. `0: 75 %, 1: 20 %, 2 and more: 5 %`."""
+    total = sum(staleness.values())
+    late = sorted(staleness.items())
+    shown = late if len(late) <= most else late[: most - 1]
+    parts = [f"{updates}: {count / total:.0%}" for updates, count in shown]
+    rest = total - sum(count for _, count in shown)
+    if rest:
+        parts.append(f"{late[len(shown)][0]} and more: {rest / total:.0%}")
+    return ", ".join(parts).replace("%", " %")
 
 
 def pace_in_words(event: TrialsStored) -> str:

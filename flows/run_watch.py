@@ -16,7 +16,15 @@ from prefect.artifacts import (
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from dnnflow.events import ClusterReady, Event, RowsRead, TrialsStored, WorkerLost
+from dnnflow.events import (
+    ClusterReady,
+    Event,
+    ReplicaLost,
+    RowsRead,
+    TrainingProgress,
+    TrialsStored,
+    WorkerLost,
+)
 from dnnflow.results.aggregate import StudyView
 from dnnflow.wording import in_words
 
@@ -75,9 +83,9 @@ class Watch:
             case ClusterReady(dashboard=str(dashboard)):
                 self.dashboard = dashboard
                 create_link_artifact(dashboard, "Dask dashboard", self.key("dashboard"), "Workers and tasks.")
-            case RowsRead() if not self._is_due_to_log():
+            case RowsRead() | TrainingProgress() if not self._is_due_to_log():
                 return
-        level = logging.WARNING if isinstance(event, WorkerLost) else logging.INFO
+        level = logging.WARNING if isinstance(event, WorkerLost | ReplicaLost) else logging.INFO
         run_logger().log(level, in_words(event))
 
     def key(self, kind: str) -> str:

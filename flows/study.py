@@ -1,4 +1,4 @@
-"""The study flow: upload, preprocess, train, aggregate, report.
+"""The study flow: upload, preprocess, train, aggregate, report, and refit where the pipeline asks for it.
 
 Tasks run in the flow's process; designs run as Dask futures inside the training tasks.
 """
@@ -120,6 +120,12 @@ def report(study: Study, view: StudyView, path: str | None, watch: Watch) -> Pat
     return written
 
 
+@task(task_run_name="refit", cache_policy=NO_CACHE)
+def refit(study: Study, pipeline: Pipeline, watch: Watch) -> Path | None:
+    """Train the best design on the whole table, if the pipeline says so."""
+    return stages.refit(study, pipeline, listener=watch)
+
+
 @flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])
 def study(pipeline: PipelineForm) -> str:
     """Train many network designs on one table and report which work best; returns the study's id."""
@@ -134,5 +140,7 @@ def study(pipeline: PipelineForm) -> str:
                     train(run, executor, shard, watch)
     view = aggregate(run, watch)
     report(run, view, pipeline.outputs.report, watch)
+    if pipeline.refit is not None:
+        refit(run, pipeline, watch)
     stages.require_success(run)
     return run.id

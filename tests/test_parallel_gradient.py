@@ -203,7 +203,9 @@ def test_local_steps_are_those_of_fit(optimizer: OptimizerSpec) -> None:
     first = step.local_steps(start, batches[:2])
     assert np.array_equal(start, spec.vector), "the weights a replica started from are still needed"
     second = step.local_steps(first.vector, batches[2:])
-    history = reference.fit((batch for batch in batches), verbose=0).history
+    history = reference.fit(
+        (batch for batch in batches), steps_per_epoch=len(batches), shuffle=False, verbose=0
+    ).history
     np.testing.assert_allclose(second.vector, read_vector(reference), atol=2e-6)
     assert (first.tally + second.tally).loss == pytest.approx(history["loss"][0], rel=1e-5)
 
@@ -223,7 +225,9 @@ def test_evaluation_is_that_of_keras(name: str) -> None:
     step, reference = GradientStep(spec.build()), _reference(spec)
     batches = _batches(reference)
     found = step.results(step.evaluate(spec.vector, batches))
-    expected = reference.evaluate((batch for batch in batches), return_dict=True, verbose=0)
+    expected = reference.evaluate(
+        (batch for batch in batches), steps=len(batches), return_dict=True, verbose=0
+    )
     # Keras counts a batch too many in its means of each output's loss
     shown = {key: value for key, value in _numbers(expected).items() if not key.endswith("_loss")}
     assert {key: found[key] for key in shown} == pytest.approx(shown, rel=1e-5)
@@ -300,13 +304,32 @@ def _refusals() -> dict[str, tuple]:
         "must fit the model": (
             lambda: GradientStep(dense()).evaluate(_vector(dense()), [(np.ones((2, 5)), np.eye(3)[:2])])
         ),
+        "must have as many rows": (
+            lambda: GradientStep(dense()).evaluate(_vector(dense()), [good, (good[0], np.eye(3))])
+        ),
+        "at least one": (
+            lambda: GradientStep(dense()).evaluate(_vector(dense()), [(good[0][:0], good[1][:0])])
+        ),
+        r"got \[\(2, 5\), \(2, 3\)\]: .*size-incompatible": (
+            lambda: _seen(dense(), good).gradient(_vector(dense()), (np.ones((2, 5)), good[1]))
+        ),
         "metrics must start at zero": (lambda: GradientStep(highest).evaluate(_vector(highest), [good])),
         "need an optimizer": (lambda: GradientStep(dense()).local_steps(_vector(dense()), [good])),
         "must have a batch": (
             lambda: GradientStep(dense(), optimizer=OPTIMIZERS[0]).local_steps(_vector(dense()), [])
         ),
-        "once a batch has been seen": (lambda: GradientStep(dense()).results(Tally(0, 0.0, np.zeros(0)))),
+        "a tally must be of batches with these metrics": (lambda: _seen(dense(), good).results(_NO_TALLY)),
+        "once a batch has been seen": (lambda: GradientStep(dense()).results(_NO_TALLY)),
     }
+
+
+_NO_TALLY = Tally(0, 0.0, np.zeros(0))
+
+
+def _seen(model: keras.Model, batch: tuple) -> GradientStep:
+    step = GradientStep(model)
+    step.evaluate(step.get(), [batch])
+    return step
 
 
 def _vector(model: keras.Model) -> np.ndarray:

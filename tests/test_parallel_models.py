@@ -356,12 +356,25 @@ def test_files_run_no_code_of_their_own(tmp_path: Path) -> None:
     code.save(tmp_path / "lambda.keras")
     custom = _own_things()
     (tmp_path / "custom.json").write_text(custom.to_json())
+    function = ["4wEAAAAAAAAA", None, None]  # of Keras 2: marshalled code
+    older = {"name": "code", "batch_input_shape": [None, 4], "function": function, "function_type": "lambda"}
+    layers = [{"class_name": "Lambda", "config": older}]
+    config = {"class_name": "Sequential", "config": {"name": "old", "layers": layers}}
+    (tmp_path / "older.json").write_text(json.dumps(config))
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "broken.keras").write_bytes(b"no archive")
     called = {"module": "os", "class_name": "function", "config": "getcwd", "registered_name": "getcwd"}
     layer = {"class_name": "Activation", "module": "keras.layers", "config": {"activation": called}}
     (tmp_path / "called.json").write_text(json.dumps(layer))
-    for name in ("lambda.json", "lambda.keras", "custom.json", "broken.json", "broken.keras", "called.json"):
+    for name in (
+        "older.json",
+        "lambda.json",
+        "lambda.keras",
+        "custom.json",
+        "broken.json",
+        "broken.keras",
+        "called.json",
+    ):
         with pytest.raises(InputError, match=rf"{name} must hold a Keras model"):
             ModelSpec.load(tmp_path / name, loss="mse")
 

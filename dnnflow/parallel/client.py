@@ -85,19 +85,19 @@ class ChannelClient:
 
         A connection that is made again joins by itself.
         """
-        step, *_ = self._ask(JOIN, replica)
+        answer = self._ask((JOIN, 0, 0, replica, 0, 0, 0, 0))
         self._joined = replica
-        return step
+        return answer[5]
 
     def leave(self, replica: int) -> None:
         """Take part no longer: nobody waits for this replica."""
         self._joined = None
-        self._ask(LEAVE, replica)
+        self._ask((LEAVE, 0, 0, replica, 0, 0, 0, 0))
 
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         """Return the version and the weights; see `exchange`."""
-        version, _, _ = self._ask(PULL, replica)
-        return version, self._taken(out)
+        answer = self._ask((PULL, 0, 0, replica, 0, 0, 0, 0))
+        return answer[5], self._taken(out)
 
     def exchange(self, push: Push, out: Vector | None = None) -> Reply:
         """Push, and return the weights to go on from.
@@ -119,11 +119,14 @@ class ChannelClient:
         DnnflowError
             What the server raised, as the class that `dnnflow.errors` has for it.
         """
-        self._fill(push, self._ready())
-        numbers = (push.step, push.version, push.count)
-        version, staleness, samples = self._ask(EXCHANGE, push.replica, numbers, KINDS.index(push.kind))
+        self._fill(push, self._link or self._ready())
+        frame = (
+            EXCHANGE, KINDS.index(push.kind), 0, push.replica,
+            push.step, push.version, push.count, self._push.nbytes,
+        )  # fmt: skip
+        answer = self._ask(frame)
         self._unanswered = None
-        return Reply(version, staleness, self._taken(out), samples)
+        return Reply(answer[5], answer[6], self._taken(out), answer[7])
 
     def connect(self, addresses: Addresses | None = None) -> None:
         """Connect now; to a server that has moved, if addresses are given.
@@ -229,22 +232,18 @@ class ChannelClient:
             np.copyto(out, self._weights)
         return found
 
-    def _ask(
-        self, operation: int, replica: int, numbers: tuple[int, int, int] = (0, 0, 0), kind: int = 0
-    ) -> list[int]:
-        """Return the numbers of the answer; after a connection that broke, of a new one."""
-        link = self._ready()
-        length = self._push.nbytes if operation == EXCHANGE else 0
-        frame = (operation, kind, 0, replica, *numbers, length)
+    def _ask(self, frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the answer to a frame; after a connection that broke, that of a new one."""
+        link = self._link or self._ready()
         try:
             return self._turn(link, frame)
         except ChannelError:
             self.connect()
-            again = self._ready()
+            again, length = self._ready(), frame[-1]
             again.out[:length] = link.out[:length]
             return self._turn(again, frame)
 
-    def _turn(self, link: Link, frame: tuple[int, ...]) -> list[int]:
+    def _turn(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
         try:
             link.send(*frame)
             answer = link.receive(self._answer_s)
@@ -253,10 +252,9 @@ class ChannelClient:
         except OSError:  # what comes later would be taken for the answer of the next frame
             self._hang_up()
             raise
-        _, code, _, _, _, *numbers, length = answer
-        if code == FAILED:
-            raise understood(link.inward[:length].tobytes())
-        return numbers
+        if answer[1] == FAILED:
+            raise understood(link.inward[: answer[-1]].tobytes())
+        return answer
 
 
 @contextlib.contextmanager

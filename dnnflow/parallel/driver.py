@@ -17,6 +17,7 @@ from dnnflow.parallel.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.coordinator import Coordinator, Report
 from dnnflow.parallel.evaluator import Evaluator, Verdict
 from dnnflow.parallel.history import History, ReplicaTotals
+from dnnflow.parallel.link import ChannelError
 from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.options import TrainOptions
 from dnnflow.parallel.placement import place, spare
@@ -63,6 +64,7 @@ class Training:
         self._chunks = source.chunks(source.chunk_rows(self._n, options.batch_size))
         self._where = dict(enumerate(self._placement.replicas))
         self._futures: dict[int, Future[int]] = {}
+        self._actor_futures: list[Future[Any]] = []
         self._finished: set[int] = set()
         self._tallies: list[Tally] = []
         self._asked: list[tuple[dict[str, float], ThreadFuture[Verdict]]] = []
@@ -83,11 +85,11 @@ class Training:
 
     def _run(self) -> tuple[Any, History]:
         start = time.monotonic()
-        self._place_actors()
-        evaluator = Evaluator(
-            self._spec, self._validation, self._source, self._pull, self._callbacks, self._rate()
-        )
         try:
+            self._place_actors()
+            evaluator = Evaluator(
+                self._spec, self._validation, self._source, self._pull, self._callbacks, self._rate()
+            )
             if self._options.algorithm.synchronous:  # all, or the first to come would make rounds alone
                 for server, replica in itertools.product(self._servers, range(self._n)):
                     self._ask(server.join, replica)
@@ -105,7 +107,7 @@ class Training:
     def _place_actors(self) -> None:
         options, algorithm = self._options, self._options.algorithm
         layout, whole = self._spec.layout, len(self._parts) == 1
-        self._server_futures = [
+        self._actor_futures = [
             self._client.submit(
                 ServerActor, self._spec.vector[part], algorithm, replicas=self._n, layout=layout,
                 shard=None if whole else part, wait_s=options.wait_s,
@@ -113,13 +115,14 @@ class Training:
             )
             for part, address in zip(self._parts, self._placement.servers, strict=True)
         ]  # fmt: skip
-        self._books_future = self._client.submit(
+        books = self._client.submit(
             Coordinator, self._chunks, seed=options.seed, epochs=options.epochs,
             lanes=self._n if algorithm.synchronous else 0,
             actor=True, workers=[self._placement.servers[0]], allow_other_workers=False, pure=False,
         )  # fmt: skip
-        self._servers = [future.result() for future in self._server_futures]
-        self._books = self._books_future.result()
+        self._servers = [future.result() for future in self._actor_futures]
+        self._actor_futures.append(books)
+        self._books = books.result()
         for actor in (self._books, *self._servers):  # here, as other threads have no current client
             self._ask(actor.snapshot if actor is self._books else actor.statistics)
         if options.restore:
@@ -141,7 +144,7 @@ class Training:
         options = self._options
         duty = Duty(
             replica=replica, replicas=self._n, model=self._spec, source=self._source, chunks=self._chunks,
-            batching=Batching(options.batch_size, options.seed, options.shuffle),
+            batching=Batching(options.batch_size, options.seed, options.shuffle, self._spec.layout.dtype),
             algorithm=options.algorithm, epochs=options.epochs, parts=tuple(self._parts),
             wait_s=options.wait_s, timeline=options.timeline, import_paths=self._import_paths,
         )  # fmt: skip
@@ -157,7 +160,8 @@ class Training:
         """Watch until all replicas have finished."""
         options = self._options
         self._began_s = time.monotonic()
-        self._mark, self._epoch = self._every, 0
+        self._epoch = self._restored // self._every
+        self._mark = (self._epoch + 1) * self._every
         census_s = checkpoint_s = self._began_s
         while len(self._finished) < self._n:
             time.sleep(POLL_S)
@@ -189,7 +193,7 @@ class Training:
             totals.add(report)
             if report.count:
                 self._tallies.append(Tally(report.count, report.loss_sum, report.states))
-        samples = self.history.samples
+        samples = self._restored + self.history.samples
         if samples >= self._mark:
             self._mark = (samples // self._every + 1) * self._every
             self._validate(evaluator)
@@ -199,8 +203,8 @@ class Training:
 
     def _validate(self, evaluator: Evaluator) -> None:
         row = {
-            "epoch": self.history.samples / max(1, self._source.rows),
-            "samples": float(self.history.samples),
+            "epoch": (self._restored + self.history.samples) / max(1, self._source.rows),
+            "samples": float(self._restored + self.history.samples),
             "elapsed_s": time.monotonic() - self._began_s,
         }
         tally = total(self._tallies) if self._tallies else None
@@ -239,18 +243,17 @@ class Training:
             error = future.exception()
             if isinstance(error, KilledWorker) or future.status in ("lost", "cancelled"):
                 self._lose(replica)
+            elif isinstance(error, ChannelError):
+                raise self._server_lost(str(error)) from error
             else:
-                raise error
+                raise error.with_traceback(future.traceback())  # where on the worker it was raised
 
     def _replace_lost(self) -> None:
         """Find replicas and servers whose worker has gone."""
         workers = self._workers()
         gone = [address for address in self._placement.servers if address not in workers]
         if gone:
-            raise ClusterError(
-                f"a training needs its servers, got worker {gone[0]} lost; run it again"
-                + (" with restore" if self._options.checkpoint else ", and set a checkpoint to go on from")
-            )
+            raise self._server_lost(f"worker {gone[0]} lost")
         for replica, future in list(self._futures.items()):
             if self._where[replica] not in workers:
                 future.cancel(force=True)
@@ -326,6 +329,8 @@ class Training:
                 server.stop().result(timeout=10)
             except (OSError, RuntimeError, TimeoutError) as error:  # its worker has gone, and it with it
                 self._listener(Notice(f"a server could not be stopped: {error}"))
+        for actor in self._actor_futures:  # an error's traceback may keep this object, and them by it
+            actor.cancel(force=True)
 
     # Asking
 
@@ -346,10 +351,11 @@ class Training:
         except DnnflowError:
             raise
         except (OSError, RuntimeError, TimeoutError) as error:
-            raise ClusterError(
-                f"a training needs its servers, got no answer from one ({error}); run it again"
-                + (" with restore" if self._options.checkpoint else ", and set a checkpoint to go on from")
-            ) from error
+            raise self._server_lost(f"no answer from one ({error})") from error
+
+    def _server_lost(self, what: str) -> ClusterError:
+        remedy = " with restore" if self._options.checkpoint else ", and set a checkpoint to go on from"
+        return ClusterError(f"a training needs its servers, got {what}; run it again{remedy}")
 
     def _workers(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]

@@ -96,7 +96,7 @@ class Evaluator:
             logs |= {f"val_{name}": value for name, value in found.items()}
             self._named = True
         elif not self._named:  # metrics have names once a batch was seen
-            self._step.evaluate(weights, [next(self._batches(self._example))])
+            self._step.evaluate(weights, [next(self._batches(self._example, 1))])
             self._named = True
         if tally is not None and tally.count:
             logs = self._step.results(tally) | logs
@@ -114,10 +114,10 @@ class Evaluator:
         self._rate = rate
         return rate
 
-    def _batches(self, source: Source) -> Any:
+    def _batches(self, source: Source, size: int = VALIDATION_BATCH) -> Any:
         from dnnflow.parallel.moves import as_batch
 
-        batching = Batching(VALIDATION_BATCH, shuffle=False)
+        batching = Batching(size, shuffle=False, dtype=self._spec.layout.dtype)
         leases = (
             Lease(number, 0, chunk) for number, chunk in enumerate(source.chunks(VALIDATION_BATCH * 16))
         )

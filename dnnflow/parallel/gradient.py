@@ -1,7 +1,8 @@
 """A replica's step: flat weights in, flat gradient out, one call of TensorFlow a batch."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import keras
@@ -47,9 +48,9 @@ class GradientStep:
     optimizer : OptimizerSpec, optional
         For `local_steps`.
     jit_compile : bool
-        Compile batches of the most common size with XLA: 1.5 to 10 s at the start. One thread, batches of
-        100: GRU of 20 units 11.1 to 3.5 ms, Conv1D 3.4 to 2.3 ms, dense layers 0 to 15 % less, Conv2D 11 to
-        37 ms, an LSTM slower than fused. XLA draws other numbers for dropout.
+        Compile batches of the largest size so far with XLA, which takes 1 to 10 s. One thread, batches of
+        100: GRU of 20 units 11.1 to 3.5 ms, Conv1D 3.4 to 2.3 ms, dense layers 1.1 to 1.1 and 15.4 to 12.9
+        ms, but Conv2D 11 to 37 ms, and an LSTM is not fused. XLA draws other numbers for dropout.
 
     Raises
     ------
@@ -68,7 +69,7 @@ class GradientStep:
         self._model = model
         self._learned, self._statistics = learned(model), statistics(model)
         self._optimizer = optimizer
-        self._update = make_local_update(optimizer, self._learned) if optimizer else None
+        self._update: Any = make_local_update(optimizer, self._learned) if optimizer else None
         self._jit_compile = jit_compile
         self._states: list[Any] | None = None
         self._structure: Any = None
@@ -96,8 +97,8 @@ class GradientStep:
         """
         arrays = self._arrays(batch)
         self._held = self._weights(weights)
-        found = self._function("gradient", arrays)(self._held, *map(as_tensor, arrays))
-        return self._step(arrays, found)
+        vector, *measured = self._run("gradient", [self._held], arrays)
+        return Step(as_array(vector), _tally(arrays, measured))
 
     def local_steps(
         self, weights: Vector, batches: Iterable[Batch], learning_rate: float | None = None
@@ -128,8 +129,8 @@ class GradientStep:
         tallies = []
         for batch in batches:
             arrays = self._arrays(batch)
-            found = self._function("local", arrays)(tf.constant(rate, tf.float32), *map(as_tensor, arrays))
-            tallies.append(_tally(arrays, found))
+            measured = self._run("local", [tf.constant(rate, tf.float32)], arrays)
+            tallies.append(_tally(arrays, measured))
         if not tallies:
             raise InputError("local steps must have a batch, got none")
         return Step(as_array(self._reader()()), total(tallies))
@@ -140,8 +141,7 @@ class GradientStep:
         tallies = []
         for batch in batches:
             arrays = self._arrays(batch)
-            found = self._function("evaluate", arrays)(*map(as_tensor, arrays))
-            tallies.append(_tally(arrays, found))
+            tallies.append(_tally(arrays, self._run("evaluate", [], arrays)))
         return total(tallies)
 
     def results(self, tally: Tally) -> dict[str, float]:
@@ -154,8 +154,15 @@ class GradientStep:
         """
         if self._states is None:
             raise InputError("metrics have names once a batch has been seen, got none yet")
-        for variable, part in zip(self._states, _split(tally.states, self._states), strict=True):
-            variable.assign(part)
+        sizes = [math.prod(variable.shape) for variable in self._states]
+        if tally.states.size != sum(sizes):
+            raise InputError(
+                f"a tally must be of batches with these metrics, {sum(sizes)} numbers, got "
+                f"{tally.states.size}; is it of the same model?"
+            )
+        parts = np.split(tally.states, np.cumsum(sizes)[:-1]) if sizes else []
+        for variable, part in zip(self._states, parts, strict=True):
+            variable.assign(part.reshape(variable.shape))
         named = {name: float(value) for name, value in self._model.get_metrics_result().items()}
         return named | {"loss": tally.loss}
 
@@ -200,6 +207,10 @@ class GradientStep:
             self._begin(parts, arrays)
         if len(arrays) != len(self._dtypes):
             raise InputError(f"batches must all have {len(self._dtypes)} arrays, got {len(arrays)}")
+        rows = len(arrays[0])
+        if not rows or any(len(array) != rows for array in arrays):
+            shapes = [array.shape for array in arrays]
+            raise InputError(f"a batch's arrays must have as many rows, at least one, got {shapes}")
         return [
             array if array.dtype == dtype else array.astype(dtype)
             for array, dtype in zip(arrays, self._dtypes, strict=True)
@@ -210,14 +221,11 @@ class GradientStep:
         structure = keras.tree.map_structure(lambda leaf: leaf is not None, parts)
         dtypes = [_computed(array.dtype) for array in arrays]
         leaves = [tf.constant(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
-        drawn = [(variable, variable.numpy()) for variable in seeds(self._model)]
-        try:
+        # Recurrent layers draw a mask of dropout although they use none
+        before = [(variable, variable.numpy()) for variable in [*seeds(self._model), *self._statistics]]
+        with _fitting(arrays):
             self._measure(*_pack(structure, leaves))
-        except (ValueError, TypeError, IndexError, KeyError, tf.errors.OpError) as error:
-            shapes = ", ".join(str(array.shape) for array in arrays)
-            reason = str(error).partition("\n")[0]
-            raise InputError(f"a batch must fit the model and its loss, got {shapes}: {reason}") from error
-        for variable, value in drawn:  # layers that recur draw a mask of dropout although they use none
+        for variable, value in before:
             variable.assign(value)
         states = _metric_states(self._model)
         self._model.reset_metrics()
@@ -225,6 +233,10 @@ class GradientStep:
             names = ", ".join(variable.path for variable in states if np.any(variable.numpy()))
             raise InputError(f"metrics must start at zero, so that replicas' can be added, got {names}")
         self._structure, self._dtypes, self._states = structure, dtypes, states
+
+    def _run(self, kind: str, first: Sequence[Any], arrays: Sequence[np.ndarray]) -> Any:
+        with _fitting(arrays):
+            return self._function(kind, arrays)(*first, *map(as_tensor, arrays))
 
     def _function(self, kind: str, arrays: Sequence[np.ndarray]) -> Any:
         """Return the traced function for a batch: one for all numbers of rows, two if other axes differ."""
@@ -257,8 +269,6 @@ class GradientStep:
         return self._flat(gradients, []), loss, states
 
     def _local(self, rate: Any, *arrays: Any) -> Any:
-        if self._update is None:
-            raise InputError("local steps need an optimizer")
         loss, gradients, states = self._learn(arrays)
         self._update.begin(rate)
         self._update.step(gradients)
@@ -310,9 +320,21 @@ class GradientStep:
         parts = [tf.reshape(tf.cast(variable.value, tf.float32), [-1]) for variable in self._states or ()]
         return tf.concat(parts, axis=0) if parts else tf.zeros(0)
 
-    def _step(self, arrays: Sequence[np.ndarray], found: Any) -> Step:
-        vector, *measured = found
-        return Step(as_array(vector), _tally(arrays, measured))
+
+@contextmanager
+def _fitting(arrays: Sequence[np.ndarray]) -> Iterator[None]:
+    """Say of errors of Keras and TensorFlow that the batch is at fault."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, IndexError, KeyError, tf.errors.InvalidArgumentError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip(" \t[")]
+        told = [line for line in lines if not line.startswith("[[")]
+        traced = isinstance(error, tf.errors.InvalidArgumentError)  # begins with where, ends with what
+        reason = told[-1 if traced else 0] if told else type(error).__name__
+        shapes = [array.shape for array in arrays]
+        raise InputError(f"a batch must fit the model and its loss, got {shapes}: {reason}") from error
 
 
 def _tally(arrays: Sequence[np.ndarray], measured: Any) -> Tally:
@@ -326,15 +348,6 @@ def _metric_states(model: keras.Model) -> list[Any]:
     loss = model.metrics[0].variables if model.metrics and model.metrics[0].name == "loss" else []
     own = {id(variable) for variable in loss}
     return [variable for metric in model.metrics for variable in metric.variables if id(variable) not in own]
-
-
-def _split(states: np.ndarray, variables: Sequence[Any]) -> Iterator[np.ndarray]:
-    """Cut the metrics' states into those of each variable."""
-    start = 0
-    for variable in variables:
-        size = int(np.prod(variable.shape))
-        yield states[start : start + size].reshape(variable.shape)
-        start += size
 
 
 def _pack(structure: Any, leaves: Iterable[Any]) -> Any:

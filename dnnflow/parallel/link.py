@@ -61,7 +61,8 @@ class Link:
         self.out: Data
         self.inward: Data
         self.out, self.inward = memory or (frame_out[HEADER:], frame_in[HEADER:])
-        self._out, self._in = frame_out.data, frame_in.data
+        self._out, self._in, self._room = frame_out.data, frame_in.data, len(self.inward)
+        self._send, self._recv_into = sock.send, sock.recv_into
         _tick(sock)
 
     def send(self, *fields: int) -> None:
@@ -75,19 +76,13 @@ class Link:
             When it does not take the frame in time.
         """
         FRAME.pack_into(self._out, 0, MAGIC, *fields)
-        stop = HEADER if self.shared else HEADER + fields[-1]
-        sent, deadline_s = 0, None
-        while True:
-            try:
-                sent += self._sock.send(self._out[sent:stop])
-            except _LATER:
-                pass
-            except OSError as error:
-                raise ChannelError(f"the other end has gone: {error}") from error
-            if sent == stop:
-                return
-            deadline_s = deadline_s or time.monotonic() + REST_S
-            check(deadline_s, f"a frame must be taken within {REST_S:.0f} s, got {sent} of {stop} bytes out")
+        frame = self._out if self.shared else self._out[: HEADER + fields[-1]]
+        try:
+            sent = self._send(frame)  # mostly all of it: nothing else is looked at then
+        except OSError:
+            sent = 0
+        if sent < len(frame):
+            self._send_rest(frame, sent)
 
     def receive(self, wait_s: float) -> tuple[int, ...] | None:
         """Wait for a frame; its payload is then in `inward`.
@@ -104,16 +99,18 @@ class Link:
         TimeLimitError
             When it does not send in time.
         """
-        # Mostly one read gets all of a frame: what it is made of is looked at only then
-        have = self._some(0, len(self._in), 0, wait_s)
+        try:
+            have = self._recv_into(self._in)
+        except OSError:
+            have = self._some(0, len(self._in), 0, wait_s)
         if not have:
             return None
         if have < HEADER:
             have = self._rest(have, HEADER)
         fields: tuple[int, ...] = FRAME.unpack_from(self._in)
         length = fields[-1]
-        if fields[0] != MAGIC or not 0 <= length <= len(self.inward):
-            raise ChannelError(f"a frame must have at most {len(self.inward)} bytes, got {length} announced, "
+        if fields[0] != MAGIC or not 0 <= length <= self._room:
+            raise ChannelError(f"a frame must have at most {self._room} bytes, got {length} announced, "
                                f"magic {fields[0]:#x}; is another program connected?")  # fmt: skip
         stop = HEADER if self.shared else HEADER + length
         if have < stop:
@@ -127,6 +124,16 @@ class Link:
         wake(self._sock)
         self._sock.close()
 
+    def _send_rest(self, frame: memoryview, sent: int) -> None:
+        deadline_s = time.monotonic() + REST_S
+        while sent < len(frame):
+            try:
+                sent += self._send(frame[sent:])
+            except _LATER:
+                check(deadline_s, f"a frame must be taken within {REST_S:g} s, got {sent} bytes out")
+            except OSError as error:
+                raise ChannelError(f"the other end has gone: {error}") from error
+
     def _rest(self, start: int, stop: int) -> int:
         """Read on until the frame is as long as it must be, and return that."""
         deadline_s = time.monotonic() + REST_S
@@ -139,15 +146,12 @@ class Link:
 
     def _some(self, start: int, stop: int, flags: int, wait_s: float) -> int:
         """Return how many bytes came, 0 if no more will."""
-        deadline_s = None
+        deadline_s = time.monotonic() + wait_s
         while True:
             try:
-                return self._sock.recv_into(self._in[start:stop], 0, flags)
+                return self._recv_into(self._in[start:stop], 0, flags)
             except _LATER:
-                deadline_s = deadline_s or time.monotonic() + wait_s - TICK_S
-                check(
-                    deadline_s, f"a frame must come within {wait_s:.0f} s, got none; does the other end hang?"
-                )
+                check(deadline_s, f"a frame must come within {wait_s:.1f} s; does the other end hang?")
             except ConnectionResetError:
                 return 0
             except OSError as error:

@@ -38,5 +38,5 @@ def as_tensor(array: np.ndarray) -> Any:
 
 
 def as_array(tensor: Any) -> np.ndarray:
-    """Return a tensor as a read-only array, on a CPU in its own memory."""
-    return np.asarray(memoryview(tensor))
+    """Return a tensor as a read-only array, in its own memory if it lies on the CPU."""
+    return np.asarray(memoryview(tensor if tensor.device.endswith("CPU:0") else tensor.cpu()))

@@ -65,7 +65,8 @@ class TrainOptions:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: replicas on workers that declare a GPU, if there are any."""
     validate_every: int | None = None
-    """Samples between two validations; None: once an epoch, and at the end."""
+    """Samples between two validations; None: once an epoch, and at the end. Replicas report twice a second:
+    short epochs share one."""
     target: Target | None = None
     """Where training ends early."""
     time_limit_s: float | None = None
@@ -74,7 +75,7 @@ class TrainOptions:
     """Directory of the checkpoint; None for none."""
     checkpoint_every_s: float = 300.0
     restore: bool = False
-    """Whether to go on from the checkpoint, if there is one."""
+    """Whether to go on from the checkpoint, which must be there."""
     wait_s: float = 300.0
     """How long a replica waits for others, or for its server, before it gives up."""
     timeline: bool = False

@@ -73,6 +73,10 @@ class Books:
         found: Lease | None = _answer(self._coordinator.take(self._replica))
         return found
 
+    def give_back(self) -> None:
+        """Let go of what a former process of this replica held."""
+        _answer(self._coordinator.give_back(self._replica))
+
     def is_done(self) -> bool:
         """Whether all is done."""
         return bool(_answer(self._coordinator.is_done()))
@@ -128,7 +132,7 @@ class Replica:
             shards.pull(self._move.weights)
             try:
                 while not self._stopped.is_set():
-                    group = self._timed("data", lambda: self._next_group(batches))
+                    group = self._timed("data", lambda: self._next_group(batches, shards))
                     if not group:
                         break
                     self._learn(group, shards)
@@ -157,6 +161,7 @@ class Replica:
     def _leases(self) -> Iterator[Lease | None]:
         duty = self._duty
         if not duty.algorithm.synchronous:
+            self._books.give_back()  # Dask starts a task again by itself on a worker that has its old address
             return asked(self._books.take, self._books.is_done)
         epoch, done = self._books.position()
         return lane_of(
@@ -164,9 +169,22 @@ class Replica:
             seed=duty.batching.seed, epochs=duty.epochs, first_epoch=epoch, done=done,
         )  # fmt: skip
 
-    def _next_group(self, batches: Batches) -> list[Batch]:
+    def _first(self, batches: Batches, shards: Shards) -> Batch | None:
+        """Return the next batch; None for the end."""
+        if self._duty.algorithm.staleness_bound is None:
+            return next(batches, None)
+        batch = batches.within(PATIENCE_S)
+        if batch is not None:
+            return batch
+        shards.leave()  # who has the rows that this one waits for may be as far ahead of it as it likes
+        batch = next(batches, None)
+        if batch is not None:
+            shards.join()
+        return batch
+
+    def _next_group(self, batches: Batches, shards: Shards) -> list[Batch]:
         """Return the batches up to the next push: K, or what is left."""
-        found = [batch for batch in [next(batches, None)] if batch is not None]
+        found = [batch for batch in [self._first(batches, shards)] if batch is not None]
         while found and len(found) < self._duty.algorithm.sync_every:
             # Rows may be with others who wait for these: a lane is nobody else's
             batch = next(batches, None) if self._duty.algorithm.synchronous else batches.within(PATIENCE_S)

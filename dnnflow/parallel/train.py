@@ -85,7 +85,7 @@ def train(
     source = open_source(data, reading)
     return run(
         spec, source, options, client=client, callbacks=callbacks, listener=listener,
-        validation=validation_source(data, validation, reading),
+        validation=validation_source(source, validation, reading),
     )  # fmt: skip
 
 
@@ -169,4 +169,4 @@ def validation_source(data: Any, validation: Any, reading: Reading) -> Source | 
     trained = open_source(data, reading)
     if not isinstance(trained, DatasetSource):
         return None
-    return open_source(data, replace(reading, split="test"))
+    return DatasetSource.open(trained.path, "test")

@@ -59,7 +59,7 @@ class Wire:
         if not 0 <= self.exact <= self.size:
             raise InputError(f"exact must be in [0, {self.size}], the vector's length, got {self.exact}")
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether the bytes are the vector itself, so that `buffer` is a view of them."""
         return self.name == "float32"
