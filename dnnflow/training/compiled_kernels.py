@@ -187,8 +187,9 @@ def _multiply_by_slope(kind: int, outputs: Any, changes: Any) -> None:
 def _gather(features: Any, order: Any, first: int, batch: Any) -> None:
     """Copy rows `order[first:]` into a batch (rows, features)."""
     for row in range(batch.shape[0]):
+        source = features[order[first + row]]
         for column in range(batch.shape[1]):
-            batch[row, column] = features[order[first + row], column]
+            batch[row, column] = source[column]
 
 
 @_compiled
@@ -214,6 +215,7 @@ def _forward(batch: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any, pow
 def _softmax(logits: Any, labels: Any, order: Any, first: int, changes: Any, powers: Any) -> Any:
     """Fill `changes` (rows · classes,) with probabilities; return the sum of cross-entropies, and of hits."""
     rows, classes = logits.shape
+    shares = changes.reshape((rows, classes))
     loss, right = 0.0, 0
     for row in range(rows):
         most, place = logits[row, 0], 0
@@ -221,18 +223,18 @@ def _softmax(logits: Any, labels: Any, order: Any, first: int, changes: Any, pow
             if logits[row, column] > most:
                 most, place = logits[row, column], column
         for column in range(classes):
-            changes[row * classes + column] = logits[row, column] - most
+            shares[row, column] = logits[row, column] - most
         label = labels[order[first + row]]
         right += place == label
-        loss -= changes[row * classes + label]
+        loss -= shares[row, label]
     _exponentials(changes, powers)
     for row in range(rows):
         total = changes.dtype.type(0)
         for column in range(classes):
-            total += changes[row * classes + column]
+            total += shares[row, column]
         loss += np.log(total)
         for column in range(classes):
-            changes[row * classes + column] /= total
+            shares[row, column] /= total
     return loss, right
 
 
@@ -344,7 +346,7 @@ def train(
         for row in range(rows):
             slopes[row * sizes[-1] + labels[order[first + row]]] -= 1
         for i in range(n_logits):
-            slopes[i] /= rows
+            slopes[i] /= weights.dtype.type(rows)
         _backward(batch, sizes, kinds, weights, outputs, changes, gradient)
         count += 1
         if optimizer == ADAM:

@@ -56,7 +56,7 @@ class StackLimits:
     def of(
         cls, settings: "TrainingSettings", *, slots: int = 1, activations: tuple[str, ...]
     ) -> "StackLimits":
-        """Return a study's limits: those for a processor's cache, all larger where it asks for more memory."""
+        """Return a study's limits: those for a processor's cache, larger where it asks for more memory."""
         factor = settings.stack_mb * 2**20 / cls.cache_bytes
         grown = max(1.0, factor)
         return cls(
