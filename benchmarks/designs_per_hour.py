@@ -1,4 +1,4 @@
-"""How many designs an hour dnnflow's stacked engine trains, beside what its users would use instead.
+"""How many designs an hour dnnflow trains, beside what its users would use instead.
 
     python benchmarks/designs_per_hour.py                       # 20,000 designs beside the peers, 3 rounds
     python benchmarks/designs_per_hour.py --part peak           # useful arithmetic against one core's sgemm
@@ -240,7 +240,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-designs", type=int, help="of every other system; default: 64 and 500")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="who takes part")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--engine", default="stacked", help="of dnnflow")
+    parser.add_argument("--engine", default="auto", help="of dnnflow")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)

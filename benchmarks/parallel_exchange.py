@@ -1,7 +1,7 @@
 """How fast two replicas push to and pull from one server: dnnflow's channel beside MPI, Ray and plain Dask.
 
     python benchmarks/parallel_exchange.py                                  # 3,000, 1 M and 25 M parameters
-    python benchmarks/parallel_exchange.py --peer-python /venv/bin/python   # of mpi4py and Ray, if not this one
+    python benchmarks/parallel_exchange.py --peer-python PYTHON   # that has mpi4py and Ray, if not this one
 
 Server and replicas have a process each on this machine. All update by SGD in place (dnnflow by Adam too) and
 take turns, round by round; the ratio to MPI is the median of those of the rounds. Start-up and the first push

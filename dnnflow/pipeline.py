@@ -247,7 +247,7 @@ class TrainingSection(Section):
     """How designs are trained."""
 
     engine: str = "auto"
-    """auto (stacked where that is possible, else keras), stacked, keras, sklearn, or one of a package."""
+    """auto (the fastest that can train a design), compiled, stacked, keras, sklearn, or one of a package."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: GPU workers where the cluster has some, and CPU workers too."""
     validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -256,6 +256,9 @@ class TrainingSection(Section):
     """Seconds of training after which a design fails."""
     measured_alone: bool = False
     """Train every design by itself, so that its training time is its own and no share of a stack's."""
+    stack_mb: float = Field(default=8.0, gt=0.0)
+    """Memory in MiB of a stack's weights, gradients and moments: 8 stay in a processor's cache; where all
+    workers have GPUs, take a tenth of their memory."""
 
 
 class ExecutorSection(Section):
@@ -350,6 +353,7 @@ class Pipeline(Section):
             validation_fraction=self.training.validation_fraction,
             time_limit_s=self.training.time_limit_s,
             measured_alone=self.training.measured_alone,
+            stack_mb=self.training.stack_mb,
         )
 
     def plain(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def process(words: list[str], folder: Path) -> Iterator[None]:
         yield
     finally:
         started.terminate()
-        started.wait(timeout=30)
+        started.wait(timeout=60)
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -51,7 +51,7 @@ def broken(n_features: int, n_classes: int) -> keras.Model:
     raise KeyError("no such table")
 
 
-@pytest.fixture(scope="module", params=["auto", "keras", "sklearn", "stacked"])
+@pytest.fixture(scope="module", params=["auto", "compiled", "keras", "sklearn", "stacked"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     return find_engine(request.param)
 
@@ -81,7 +81,7 @@ def test_it_learns_and_records_what_it_did(engine: Engine, digits: Dataset) -> N
     assert trial.state is TrialState.COMPLETED
     assert trial.test_accuracy is not None
     assert trial.test_accuracy > 0.85
-    assert trial.engine == ("stacked" if engine.name == "auto" else engine.name)
+    assert trial.engine == ("compiled" if engine.name == "auto" else engine.name)
     assert trial.epochs_run == 6
     assert trial.parameters == 65 * 16 + 17 * 10
     assert trial.flops == 2 * 64 * 16 + 2 * 16 + 2 * 16 * 10 + 4 * 10
@@ -109,7 +109,7 @@ def test_a_design_has_the_same_numbers_again_and_in_any_company(engine: Engine, 
         engine, [other, SMALL, DIVERGES, wider, dataclasses.replace(DIVERGES, epochs=3), SMALL], iris
     )
     again = train(type(engine)(), [wider], iris)[0]
-    if engine.name in ("auto", "stacked"):  # a sum over a stack is rounded otherwise than over one design
+    if engine.name == "stacked":  # a sum over a stack is rounded otherwise than over one design
         for one, other in ((company[1], alone), (company[5], alone), (company[3], again)):
             assert one.confusion == other.confusion
             np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-6)
@@ -347,7 +347,7 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
     [
         (
             "keros",
-            r"one of auto, keras, sklearn, stacked or module:Class, got 'keros'; did you mean keras\?",
+            r"auto, compiled, keras, sklearn, stacked or module:Class, got 'keros'; did you mean keras\?",
         ),
         ("no.such.module:Engine", "an engine must be importable, got 'no.such.module:Engine'"),
         ("dnnflow.training.keras_engine:Missing", "must be importable"),

@@ -92,6 +92,16 @@ def calls(job: Job) -> list[list[int]]:
     return [json.loads(line) for line in log.read_text().splitlines()]
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a worker process; Dask alone gives its threads 30 s."""
+    process.terminate()
+    try:
+        process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(timeout=10)
+
+
 def flat(batches: Iterator[list[Outcome]]) -> list[Outcome]:
     return [outcome for batch in batches for outcome in batch]
 
@@ -346,8 +356,7 @@ def added_worker(cluster: Client) -> Iterator[Callable[..., subprocess.Popen[byt
 
     yield start
     for process in started:
-        process.terminate()
-        process.wait(timeout=30)
+        stop(process)
     deadline = time.monotonic() + 30
     while len(cluster.scheduler_info()["workers"]) > 2 and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -398,8 +407,7 @@ def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> N
             executor = DaskExecutor(client, DaskOptions(resident_limit_bytes=1))
             outcomes = flat(executor.train(portions(40), job("Instant"), listener=events.append))
         finally:
-            worker.terminate()
-            worker.wait(timeout=30)
+            stop(worker)
     assert ids(outcomes) == expected(40)
     messages = [event.message for event in events if isinstance(event, Notice)]
     assert len(messages) == len(events) == 2

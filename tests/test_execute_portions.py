@@ -63,6 +63,17 @@ def test_designs_measured_alone_are_not_stacked() -> None:
     assert ids(made.portions) == Counter(design.design_id for design in DENSE)
 
 
+def test_stacks_grow_with_the_memory_they_are_given() -> None:
+    """A GPU wants larger stacks than the cache of a processor holds."""
+    many = [Design(layers=(Layer(256), Layer(256)), epochs=1, seed=seed) for seed in range(3000)]
+    small, large = (
+        max(len(portion.designs) for portion in plan(many, engine="stacked", stack_mb=mb).stacks)
+        for mb in (8.0, 800.0)
+    )
+    assert large >= 4 * small
+    assert ids(plan(many, stack_mb=800.0).portions) == Counter(design.design_id for design in many)
+
+
 def test_rows_held_back_to_watch_cost_no_training_time() -> None:
     whole = sum(portion.cost for portion in plan(DENSE).stacks)
     half = sum(portion.cost for portion in plan(DENSE, validation_fraction=0.5).stacks)

@@ -258,13 +258,13 @@ def test_stacks_of_all_widths_and_depths_share_a_trace(iris: Dataset) -> None:
     assert len(engine._programs) == 1
 
 
-def test_auto_stacks_what_it_can_and_hands_the_rest_to_keras(iris: Dataset) -> None:
-    odd = Design(tuple(Layer(3 + index % 2) for index in range(40)), epochs=1)
+def test_auto_gives_each_design_to_the_fastest_engine_that_can_train_it(iris: Dataset) -> None:
+    odd = Design(tuple(Layer(3 + index % 2, "gelu") for index in range(40)), epochs=1)
     by_code = Design(reference=Reference(f"{__name__}:by_code"), epochs=1)
-    some = [*designs(2), odd, by_code]
+    some = [*designs(2), designs(1, layers=(Layer(9, dropout=0.1),))[0], odd, by_code]
     engines = [fitted.trial.engine for fitted in train(some, iris, AutoEngine())]
-    assert engines == ["stacked", "stacked", "keras", "keras"]
-    assert [AutoEngine().refuse(design) for design in some] == [None] * 4
+    assert engines == ["compiled", "compiled", "stacked", "keras", "keras"]
+    assert [AutoEngine().refuse(design) for design in some] == [None] * 5
     assert "alike" in str(StackedEngine().refuse(odd))
     assert "reference" in str(StackedEngine().refuse(by_code))
 

@@ -1,5 +1,6 @@
 """dnnflow itself: a study on a cluster of this machine, with a clock for what is not training."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -72,6 +73,7 @@ def run(task: Task) -> Run:
     pipeline, settings, dataset = task.pipeline(), task.settings(), task.dataset()
     listener, log = Listener(), task.home / "clock.txt"
     log.touch()
+    os.environ["NUMBA_CACHE_DIR"] = str(task.home / "machine-code")  # compiled anew, which counts
     start = time.perf_counter()
     study = begin(pipeline, dataset, settings)
     begun = time.perf_counter()

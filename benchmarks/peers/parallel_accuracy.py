@@ -1,8 +1,8 @@
 """Accuracy after 10 epochs against replicas: real gradients, replicas interleaved by a seeded schedule.
 
 Where there are fewer cores than replicas, running them as they come would measure the machine's scheduler.
-Here each step belongs to a replica that is drawn at random; it computes its gradient on the weights of its last
-pull and pushes it to a real server, in one process.
+Here each step belongs to a replica that is drawn at random; it computes its gradient on the weights of its
+last pull and pushes it to a real server, in one process.
 """
 
 import statistics
@@ -93,7 +93,7 @@ def measure(rounds: int) -> None:
     from dnnflow.parallel.optimizer_spec import OptimizerSpec
 
     rows, step = table(), GradientStep(make_model(0))
-    print(f"\ndigits, {UNITS} units, batch {BATCH}, {EPOCHS} epochs: mean test accuracy in % of {SEEDS} seeds "
+    print(f"\ndigits, {UNITS} units, batch {BATCH}, {EPOCHS} epochs: test accuracy in %, mean of {SEEDS} seeds "
           "± half of its 95 % interval")  # fmt: skip
     print(f"{'server':24}{'damping':>9}{'Keras':>9}" + "".join(f"{n:>13}" for n in REPLICAS))
     for name, momentum in SETTINGS:

@@ -97,8 +97,8 @@ def measure(rounds: int) -> None:
     gain = statistics.median(two / one for two, one in zip(twos, ones, strict=True))
     print(f"1 replica takes {time_ratio:.2f} times Keras' time: "
           f"{'meets' if time_ratio <= GOAL_ONE else 'does not meet'} the goal of {GOAL_ONE}")  # fmt: skip
-    print(f"2 replicas are {gain:.2f} times 1: {'meets' if gain >= GOAL_TWO else 'does not meet'} the goal of "
-          f"{GOAL_TWO}")  # fmt: skip
+    print(f"2 replicas are {gain:.2f} times 1: {'meets' if gain >= GOAL_TWO else 'does not meet'} the goal "
+          f"of {GOAL_TWO}")  # fmt: skip
 
 
 def fit_apart() -> tuple[float, float]:

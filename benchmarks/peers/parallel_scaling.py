@@ -94,7 +94,7 @@ def measure(rounds: int) -> None:
 
     with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as client:
         for wait_s in WAITS_S:
-            print(f"\nsimulated: a replica's computing is a wait of {1e3 * wait_s:.0f} ms; asynchronous, K = 1, "
+            print(f"\nsimulated: computing is a wait of {1e3 * wait_s:.0f} ms; asynchronous, K = 1, "
                   f"{PARAMETERS:,} weights, Adam")  # fmt: skip
             print(f"{'replicas':>9}{'samples/s':>12}{'speed-up':>10}{'paper':>8}")
             first = rate_of(client, 1, wait_s)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
+from dnnflow.training.compiled_rules import why_not_compiled
 from dnnflow.training.records import Portion, TrainingSettings
 from dnnflow.training.stack_limits import StackLimits, TableShape, activations_of
-from dnnflow.training.stack_plan import describe_plan, plan_stacks, why_not
+from dnnflow.training.stack_plan import Stack, describe_plan, plan_stacks, why_not
 
 if TYPE_CHECKING:
     from dnnflow.data.dataset import Dataset
@@ -86,17 +87,22 @@ def plan_study(
     stackable = [design for design in designs if why_not(design) is None]
     if not stackable:
         return Plan(_singles(designs))
-    limits = StackLimits(
-        slots=PLANNED_SLOTS, alone=settings.measured_alone, activations=activations_of(designs)
-    )
+    limits = StackLimits.of(settings, slots=PLANNED_SLOTS, activations=activations_of(designs))
     shape = TableShape.of(dataset(), settings.validation_fraction)
     stacks = plan_stacks(stackable, shape, limits)
     stacked = {design.design_id for design in stackable}
     return Plan(
         single=_singles(design for design in designs if design.design_id not in stacked),
         stacks=tuple(Portion(stack.designs, stack.cost_s) for stack in stacks),
-        summary=describe_plan(stacks) if len(stacks) > 1 else None,
+        summary=_describe(stackable, stacks, settings) if len(stacks) > 1 else None,
     )
+
+
+def _describe(designs: Sequence[Design], stacks: Sequence[Stack], settings: TrainingSettings) -> str:
+    compiled = sum(why_not_compiled(design) is None for design in designs)
+    if settings.engine != "auto" or not compiled:
+        return describe_plan(stacks)
+    return f"{describe_plan(stacks)}; processors train {compiled:,} of them as machine code, one by one"
 
 
 def designs_of(portions: Iterable[Portion]) -> Iterator[Design]:

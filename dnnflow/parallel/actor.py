@@ -20,6 +20,7 @@ from dnnflow.parallel.link import ChannelError
 from dnnflow.parallel.messages import Push, Reply, ServerStatistics
 from dnnflow.parallel.server import ParameterServer
 from dnnflow.parallel.settings import Algorithm
+from dnnflow.parallel.uplink import Uplink
 from dnnflow.parallel.weights import FlatLayout, Vector
 
 MOST_CALLS = 256
@@ -68,6 +69,7 @@ class ServerActor:
             self._server, self._token, host, terms=terms, tls=tls, directory=directory
         )
         self._threads = ThreadPoolExecutor(MOST_CALLS, "dnnflow-server")
+        self._uplink: Uplink | None = None
         # When the last future of the actor is dropped; in a thread, because Dask does that on its event loop
         weakref.finalize(self, _stop_aside, self._server, self._channel, self._threads).atexit = False
 
@@ -110,6 +112,17 @@ class ServerActor:
     async def move(self, start: Vector, target: Vector) -> None:
         """Take over what a server above has replied; see `ParameterServer.move`."""
         await self._aside(self._server.move, start, target)
+
+    async def climb(self, above: Any, group: int, every: int) -> None:
+        """Pass on to another server's actor, every so many updates, what this one has learned."""
+        channel = await asyncio.to_thread(open_channel, above)
+        self._uplink = await self._aside(Uplink, self._server, channel, group, every)
+
+    async def end_climb(self) -> None:
+        """Pass on what is left, and raise what has gone wrong with it."""
+        if self._uplink is not None:
+            uplink, self._uplink = self._uplink, None
+            await self._aside(uplink.end)
 
     async def set_learning_rate(self, rate: float) -> None:
         """Set the rate that schedule and damping go on from."""

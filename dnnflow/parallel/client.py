@@ -85,18 +85,18 @@ class ChannelClient:
 
         A connection that is made again joins by itself.
         """
-        answer = self._ask((JOIN, 0, 0, replica, 0, 0, 0, 0))
+        answer = self._ask(self._ready(), (JOIN, 0, 0, replica, 0, 0, 0, 0))
         self._joined = replica
         return answer[5]
 
     def leave(self, replica: int) -> None:
         """Take part no longer: nobody waits for this replica."""
         self._joined = None
-        self._ask((LEAVE, 0, 0, replica, 0, 0, 0, 0))
+        self._ask(self._ready(), (LEAVE, 0, 0, replica, 0, 0, 0, 0))
 
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         """Return the version and the weights; see `exchange`."""
-        answer = self._ask((PULL, 0, 0, replica, 0, 0, 0, 0))
+        answer = self._ask(self._ready(), (PULL, 0, 0, replica, 0, 0, 0, 0))
         return answer[5], self._taken(out)
 
     def exchange(self, push: Push, out: Vector | None = None) -> Reply:
@@ -119,14 +119,19 @@ class ChannelClient:
         DnnflowError
             What the server raised, as the class that `dnnflow.errors` has for it.
         """
-        self._fill(push, self._link or self._ready())
+        link = self._link or self._ready()
+        # What follows is written out: each call costs an exchange of a small model 3 %
+        vector, wire = push.vector, self._push
+        if vector is not self._given or not wire.plain:
+            self._fill(push, link)
         frame = (
             EXCHANGE, KINDS.index(push.kind), 0, push.replica,
-            push.step, push.version, push.count, self._push.nbytes,
+            push.step, push.version, push.count, wire.nbytes,
         )  # fmt: skip
-        answer = self._ask(frame)
+        answer = self._ask(link, frame)
         self._unanswered = None
-        return Reply(answer[5], answer[6], self._taken(out), answer[7])
+        found = self._weights if out is None and self._reply.plain else self._taken(out)
+        return Reply(answer[5], answer[6], found, answer[7])
 
     def connect(self, addresses: Addresses | None = None) -> None:
         """Connect now; to a server that has moved, if addresses are given.
@@ -203,19 +208,19 @@ class ChannelClient:
         if self._push.name == "int8" and self._residual is None:
             self._residual = np.zeros(self._push.size - self._push.exact, self._push.dtype)
         if self._joined is not None:
-            self._turn(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0))
+            self._answer_to(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0))
 
     def _fill(self, push: Push, link: Link) -> None:
         """Write a push's vector into what is sent."""
         wire = self._push
-        if push.vector.shape != (wire.size,):
+        if push.vector.shape != self._given.shape:
             raise InputError(f"a push must have {wire.size} entries, the server's weights, "
                              f"got the shape {push.vector.shape}; is it the same model?")  # fmt: skip
-        key = (push.replica, push.step)
         if wire.plain:
-            if push.vector is not self._given:
-                np.copyto(self._given, push.vector)
-        elif key == self._unanswered:
+            np.copyto(self._given, push.vector)
+            return
+        key = (push.replica, push.step)
+        if key == self._unanswered:
             # What int8 lost of it is in the residual already
             link.out[: wire.nbytes] = self._data[: wire.nbytes]
         else:
@@ -232,24 +237,33 @@ class ChannelClient:
             np.copyto(out, self._weights)
         return found
 
-    def _ask(self, frame: tuple[int, ...]) -> tuple[int, ...]:
+    def _ask(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
         """Return the answer to a frame; after a connection that broke, that of a new one."""
-        link = self._link or self._ready()
         try:
-            return self._turn(link, frame)
+            link.send(*frame)
+            answer = link.receive(self._answer_s)
         except ChannelError:
-            self.connect()
+            answer = None
+        except BaseException:  # what comes later would be taken for the answer of the next frame
+            self._hang_up()
+            raise
+        if answer is None:
+            self._hang_up()
             again, length = self._ready(), frame[-1]
             again.out[:length] = link.out[:length]
-            return self._turn(again, frame)
+            return self._answer_to(again, frame)
+        if answer[1] == FAILED:
+            raise understood(link.inward[: answer[-1]].tobytes())
+        return answer
 
-    def _turn(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
+    def _answer_to(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the answer to a frame without another try."""
         try:
             link.send(*frame)
             answer = link.receive(self._answer_s)
             if answer is None:
                 raise ChannelError("a server must answer, got the connection's end; has its worker died?")
-        except OSError:  # what comes later would be taken for the answer of the next frame
+        except BaseException:
             self._hang_up()
             raise
         if answer[1] == FAILED:

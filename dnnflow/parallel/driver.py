@@ -1,6 +1,5 @@
 """Trains one model on the workers of a Dask cluster: places servers and replicas, minds them, measures."""
 
-import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
@@ -23,6 +22,7 @@ from dnnflow.parallel.options import TrainOptions
 from dnnflow.parallel.placement import place, spare
 from dnnflow.parallel.replica import Duty, run_replica
 from dnnflow.parallel.rows import Batching
+from dnnflow.parallel.settings import Algorithm
 from dnnflow.parallel.tally import Tally, total
 from dnnflow.parallel.weights import Vector
 
@@ -57,9 +57,17 @@ class Training:
         self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
         self._import_paths = tuple(import_paths)
         self._placement = place(
-            self._workers(), servers=options.servers, replicas=options.replicas, device=options.device
+            self._workers(),
+            servers=options.servers if options.groups == 1 else options.groups + 1,
+            replicas=options.replicas,
+            device=options.device,
         )
         self._n = len(self._placement.replicas)
+        if options.groups > self._n:
+            raise ClusterError(
+                f"each group needs a replica, got {self._n} replicas for {options.groups} groups; start more "
+                "workers, or set groups"
+            )
         self._parts = spec.layout.cut(options.servers)
         self._chunks = source.chunks(source.chunk_rows(self._n, options.batch_size))
         self._where = dict(enumerate(self._placement.replicas))
@@ -91,8 +99,9 @@ class Training:
                 self._spec, self._validation, self._source, self._pull, self._callbacks, self._rate()
             )
             if self._options.algorithm.synchronous:  # all, or the first to come would make rounds alone
-                for server, replica in itertools.product(self._servers, range(self._n)):
-                    self._ask(server.join, replica)
+                for replica in range(self._n):
+                    for server in self._servers_of(replica):
+                        self._ask(server.join, replica)
             for replica in range(self._n):
                 self._send(replica)
             self._mind(evaluator)
@@ -106,14 +115,13 @@ class Training:
 
     def _place_actors(self) -> None:
         options, algorithm = self._options, self._options.algorithm
-        layout, whole = self._spec.layout, len(self._parts) == 1
         self._actor_futures = [
             self._client.submit(
-                ServerActor, self._spec.vector[part], algorithm, replicas=self._n, layout=layout,
-                shard=None if whole else part, wait_s=options.wait_s,
+                ServerActor, self._spec.vector[part or slice(None)], rule, replicas=replicas,
+                layout=self._spec.layout, shard=part, wait_s=options.wait_s,
                 actor=True, workers=[address], allow_other_workers=False, pure=False,
             )
-            for part, address in zip(self._parts, self._placement.servers, strict=True)
+            for (rule, part, replicas), address in zip(self._roles(), self._placement.servers, strict=True)
         ]  # fmt: skip
         books = self._client.submit(
             Coordinator, self._chunks, seed=options.seed, epochs=options.epochs,
@@ -127,6 +135,31 @@ class Training:
             self._ask(actor.snapshot if actor is self._books else actor.statistics)
         if options.restore:
             self._restore()
+        if options.groups > 1:
+            for group, server in enumerate(self._servers[1:]):
+                self._ask(server.climb, self._servers[0], group, options.group_every)
+
+    def _roles(self) -> list[tuple[Algorithm, slice | None, int]]:
+        """Return each server's algorithm, its part of the vector, and how many push to it; the top first."""
+        options, algorithm = self._options, self._options.algorithm
+        if options.groups == 1:
+            whole = len(self._parts) == 1
+            return [(algorithm, None if whole else part, self._n) for part in self._parts]
+        # A group counts as a replica that has taken m local steps
+        top = Algorithm(sync_every=max(2, options.group_every))
+        return [
+            (top, None, options.groups),
+            *((algorithm, None, self._peers(group)) for group in range(options.groups)),
+        ]
+
+    def _peers(self, replica: int) -> int:
+        """Return how many replicas a replica's group has."""
+        return len(range(replica % self._options.groups, self._n, self._options.groups))
+
+    def _servers_of(self, replica: int) -> list[Any]:
+        """Return the servers that a replica pushes to."""
+        groups = self._options.groups
+        return self._servers if groups == 1 else [self._servers[1 + replica % groups]]
 
     def _restore(self) -> None:
         servers, books = read_checkpoint(str(self._options.checkpoint))
@@ -143,13 +176,14 @@ class Training:
     def _send(self, replica: int) -> None:
         options = self._options
         duty = Duty(
-            replica=replica, replicas=self._n, model=self._spec, source=self._source, chunks=self._chunks,
+            replica=replica, replicas=self._n, peers=self._peers(replica), model=self._spec,
+            source=self._source, chunks=self._chunks,
             batching=Batching(options.batch_size, options.seed, options.shuffle, self._spec.layout.dtype),
             algorithm=options.algorithm, epochs=options.epochs, parts=tuple(self._parts),
             wait_s=options.wait_s, timeline=options.timeline, import_paths=self._import_paths,
         )  # fmt: skip
         self._futures[replica] = self._client.submit(
-            run_replica, duty, self._books, *self._servers,
+            run_replica, duty, self._books, *self._servers_of(replica),
             workers=[self._where[replica]], allow_other_workers=False, retries=0, pure=False,
             key=f"replica-{replica}-{self.history.replicas[replica].lives}-{id(self):x}",
         )  # fmt: skip
@@ -188,8 +222,8 @@ class Training:
         reports: list[Report] = self._ask(self._books.collect)
         for report in reports:
             totals = self.history.replicas[report.replica]
-            if not totals.samples:
-                self._began_s = max(self._began_s, time.monotonic() - report.compute_s - report.exchange_s)
+            if not self.history.samples:  # what was before it, models being built and traced, is start-up
+                self._began_s = time.monotonic() - report.compute_s - report.exchange_s - report.data_s
             totals.add(report)
             if report.count:
                 self._tallies.append(Tally(report.count, report.loss_sum, report.states))
@@ -219,7 +253,7 @@ class Training:
             verdict = asked.result()
             self.history.rows.append(row | dict(verdict.logs))
             if verdict.learning_rate is not None:
-                for server in self._servers:
+                for server in self._servers if self._options.groups == 1 else self._servers[1:]:
                     self._ask(server.set_learning_rate, verdict.learning_rate)
             target = self._options.target
             if target is not None and target.is_reached(verdict.logs):
@@ -269,7 +303,7 @@ class Training:
                 "times; if it ran out of memory, give workers more or lower batch_size"
             )
         self._ask(self._books.give_back, replica)
-        for server in self._servers:
+        for server in self._servers_of(replica):
             self._ask(server.leave, replica)
         totals.lives += 1
         busy = [self._where[other] for other in self._futures if other != replica]
@@ -311,6 +345,9 @@ class Training:
     # Ending
 
     def _end(self, evaluator: Evaluator) -> None:
+        if self._options.groups > 1:
+            for server in self._servers[1:]:
+                self._ask(server.end_climb)
         self._collect(evaluator)
         if self._tallies or not (self._asked or self.history.rows):
             self._validate(evaluator)
@@ -336,7 +373,7 @@ class Training:
 
     def _pull(self) -> Vector:
         weights = np.empty(self._spec.layout.size, self._spec.layout.dtype)
-        for server, part in zip(self._servers, self._parts, strict=True):
+        for server, part in zip(self._servers, self._parts, strict=False):  # of a hierarchy: the top
             weights[part] = self._ask(server.pull)[1]
         return weights
 

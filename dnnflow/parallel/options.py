@@ -55,6 +55,10 @@ class TrainOptions:
     """Copies of the model that compute at once; None: one a worker that has no server alone."""
     servers: int = 1
     """Parameter servers, each of which holds a slice of the weights."""
+    groups: int = 1
+    """Groups of replicas with a server each, which passes on to the one above what it has learned."""
+    group_every: int = 10
+    """m: updates of a group's server between two pushes to the one above."""
     epochs: int = 1
     """How often every row is trained on."""
     batch_size: int = 100
@@ -84,7 +88,15 @@ class TrainOptions:
     """Directory on each machine that files are copied to when first read."""
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "servers", "epochs", "batch_size", "validate_every"):
+        for name in (
+            "replicas",
+            "servers",
+            "groups",
+            "group_every",
+            "epochs",
+            "batch_size",
+            "validate_every",
+        ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
@@ -92,6 +104,13 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} must be > 0, got {value!r}")
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise InputError(f"device must be auto, cpu or gpu, got {self.device!r}")
+        if self.groups > 1 and self.servers > 1:
+            raise InputError(
+                f"groups have a server each below one, got groups={self.groups} and servers={self.servers}; "
+                "set one of them to 1"
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed must be a whole number >= 0, got {self.seed!r}")
         if self.restore and self.checkpoint is None:

@@ -31,6 +31,8 @@ class Duty:
 
     replica: int
     replicas: int
+    peers: int
+    """Replicas that push to the same server, this one among them."""
     model: ModelSpec
     source: Source
     chunks: tuple[Any, ...]
@@ -120,7 +122,7 @@ class Replica:
         self._duty, self._books = duty, books
         model = duty.model.build(duty.replica)
         self._step = GradientStep(model, optimizer=duty.algorithm.used_replica_optimizer)
-        self._move = make_move(self._step, duty.algorithm, duty.replicas)
+        self._move = make_move(self._step, duty.algorithm, duty.peers)
         self._ledger, self._lock = _Ledger(), threading.Lock()
         self._stopped = threading.Event()
         self._samples = 0

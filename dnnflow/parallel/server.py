@@ -91,6 +91,16 @@ class ParameterServer:
         self._waited_s = 0.0
 
     @property
+    def version(self) -> int:
+        """Updates applied so far."""
+        return self._state.version
+
+    @property
+    def learned(self) -> int:
+        """Entries of the vector that are learned; statistics are behind them."""
+        return self._state.learned
+
+    @property
     def learning_rate(self) -> float | None:
         """The optimizer's rate before schedule and damping; None for a server without an optimizer."""
         return self._state.rate

@@ -47,6 +47,7 @@ class ServerState:
         learned = min(max(layout.learned - start, 0), weights.size)
         self.weights = np.array(weights)
         self.version = self.samples = 0
+        self.learned = learned
         self._rule = make_rule(algorithm, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas

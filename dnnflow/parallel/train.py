@@ -1,5 +1,6 @@
 """The Python door to parallel training: `train(model, data, ...)`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -97,13 +98,14 @@ def run(
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
     from dnnflow.parallel.driver import Training
 
-    workers = (options.replicas or 2) + options.servers
+    workers = (options.replicas or 2) + (options.servers if options.groups == 1 else options.groups + 1)
     # Without a limit: Dask would divide the machine's memory among them
     own = ClusterSpec(workers=workers, memory_limit="0")
     with nullcontext(client) if client is not None else open_cluster(own, listener) as opened:
         training = Training(
-            opened, spec, source, options, validation=validation, callbacks=callbacks, listener=listener
-        )
+            opened, spec, source, options, validation=validation, callbacks=callbacks, listener=listener,
+            import_paths=tuple(sys.path) if client is None else (),
+        )  # fmt: skip
         trained, history = training.run()
     return {"model": trained, "history": history}
 
@@ -137,7 +139,7 @@ def read_options(spec: "ModelSpec", algorithm: Algorithm | str, settings: Mappin
             raise InputError(
                 f"settings of an Algorithm are given in it, got {', '.join(sorted(given))} beside it"
             )
-        chosen = algorithm
+        chosen = with_optimizer(algorithm, spec.optimizer)
     else:
         for name in ("server_optimizer", "replica_optimizer"):
             if isinstance(given.get(name), str):

@@ -1,27 +1,40 @@
-"""The engine that stacks what can be stacked and leaves the rest to Keras."""
+"""The engine that gives each design to the fastest one that can train it."""
 
 from collections.abc import Iterator, Sequence
 
 from dnnflow.design.layers import Design
-from dnnflow.training.engine import Fitted, TrainingContext
+from dnnflow.training.compiled_engine import CompiledEngine
+from dnnflow.training.compiled_rules import why_not_compiled
+from dnnflow.training.engine import Engine, Fitted, TrainingContext
 from dnnflow.training.keras_engine import KerasEngine
 from dnnflow.training.stack_plan import why_not
 from dnnflow.training.stacked_engine import StackedEngine
 
 
 class AutoEngine:
-    """Trains any design; its trials name the engine that did. Not thread-safe: one training at a time."""
+    """Trains any design; its trials name the engine that did. Not thread-safe: one training at a time.
+
+    On a processor a plain dense design is trained as machine code, on a GPU in a stack. Other dense designs
+    are stacked on both; the rest are Keras models.
+    """
 
     name = "auto"
 
     def __init__(self) -> None:
-        self._stacked, self._keras = StackedEngine(), KerasEngine()
+        self._compiled, self._stacked, self._keras = CompiledEngine(), StackedEngine(), KerasEngine()
 
     def refuse(self, design: Design) -> str | None:
-        """Refuse nothing: what cannot be stacked has a Keras model."""
+        """Refuse nothing: what no other engine takes has a Keras model."""
         return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        """Yield one `Fitted` a design: stacks first."""
-        yield from self._stacked.train([design for design in designs if why_not(design) is None], context)
-        yield from self._keras.train([design for design in designs if why_not(design) is not None], context)
+        """Yield one `Fitted` a design, engine by engine."""
+        for engine in (self._compiled, self._stacked, self._keras):
+            mine = [design for design in designs if self._engine_of(design, context) is engine]
+            if mine:  # an engine imports its library when it trains
+                yield from engine.train(mine, context)
+
+    def _engine_of(self, design: Design, context: TrainingContext) -> Engine:
+        if context.device == "cpu" and why_not_compiled(design) is None:
+            return self._compiled
+        return self._stacked if why_not(design) is None else self._keras

@@ -12,6 +12,7 @@ ENTRY_POINTS = "dnnflow.engines"
 
 BUILT_IN = {
     "auto": "dnnflow.training.auto_engine:AutoEngine",
+    "compiled": "dnnflow.training.compiled_engine:CompiledEngine",
     "keras": "dnnflow.training.keras_engine:KerasEngine",
     "sklearn": "dnnflow.training.sklearn_engine:SklearnEngine",
     "stacked": "dnnflow.training.stacked_engine:StackedEngine",

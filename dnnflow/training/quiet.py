@@ -23,8 +23,8 @@ def import_tensorflow() -> None:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if platform.machine() in ("x86_64", "AMD64"):
-        # By default only where the processor has instructions of neural networks. Batched products on one that
-        # has AVX2 alone: 42 GFLOP/s instead of 16, whole stacks 1.6 to 2.2 times faster.
+        # By default only where the processor has instructions for neural networks. On one of AVX2 alone
+        # batched products ran at 42 GFLOP/s instead of 16, whole stacks 1.6 to 2.2 times faster.
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _without_notes():
         import keras  # noqa: F401

@@ -28,17 +28,21 @@ class TrainingSettings:
     """How a study trains, besides what each design says. Part of what makes two studies the same."""
 
     engine: str = "auto"
-    """Name of a registered engine; `auto` stacks the designs that can be stacked."""
+    """Name of a registered engine; `auto` gives each design to the fastest that can train it."""
     validation_fraction: float = 0.0
     """Share of the training rows held back to watch, in [0, 1)."""
     time_limit_s: float | None = None
     """Seconds of training after which a design fails; None for no limit."""
     measured_alone: bool = False
     """Whether every design is trained by itself, so that its training time is no share of a stack's."""
+    stack_mb: float = 8.0
+    """Memory in MiB of a stack's weights, gradients and moments at most."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.validation_fraction < 1.0:
             raise InputError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
+        if not self.stack_mb > 0:
+            raise InputError(f"stack_mb must be > 0, got {self.stack_mb}")
         if self.time_limit_s is not None and not self.time_limit_s > 0:
             raise InputError(f"time_limit_s must be > 0, got {self.time_limit_s}; leave it out for no limit")
 

@@ -9,6 +9,7 @@ from dnnflow.errors import InputError
 
 if TYPE_CHECKING:
     from dnnflow.data.dataset import Dataset
+    from dnnflow.training.records import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,23 @@ class StackLimits:
     """Whether each design is a stack by itself, so that its time is measured and not shared."""
     activations: tuple[str, ...] = ()
     """All that occur in the study: what stacks of several activations are made ready for."""
+
+    @classmethod
+    def of(
+        cls, settings: "TrainingSettings", *, slots: int = 1, activations: tuple[str, ...]
+    ) -> "StackLimits":
+        """Return a study's limits: those for a processor's cache, larger where it asks for more memory."""
+        factor = settings.stack_mb * 2**20 / cls.cache_bytes
+        grown = max(1.0, factor)
+        return cls(
+            slots=slots,
+            memory_bytes=round(cls.memory_bytes * grown),
+            cache_bytes=max(1, round(cls.cache_bytes * factor)),
+            largest=round(cls.largest * grown),
+            longest_s=cls.longest_s * grown,
+            alone=settings.measured_alone,
+            activations=activations,
+        )
 
     def __post_init__(self) -> None:
         for name in ("slots", "memory_bytes", "cache_bytes", "largest"):

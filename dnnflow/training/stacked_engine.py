@@ -64,7 +64,7 @@ class StackedEngine:
         yield from self._train_all(sound, context)
 
     def _train_all(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
-        limits = StackLimits(alone=context.settings.measured_alone, activations=context.activations)
+        limits = StackLimits.of(context.settings, activations=context.activations)
         for stack in plan_stacks(designs, _shape(context), limits):
             middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
             halves: tuple[Sequence[Design], ...] = ()

@@ -1,4 +1,4 @@
-"""The stacked engine trains what real Keras trains: every activation, layer option and optimizer.
+"""Stacks and machine code train what real Keras trains: every activation, layer option and optimizer.
 
 If one of these failed, a study's ranking would be that of other networks than those it names.
 """
@@ -15,6 +15,9 @@ from dnnflow.data.ingest import ingest
 from dnnflow.data.recipe import Recipe, Source
 from dnnflow.design.build import build_model, build_optimizer
 from dnnflow.design.layers import ACTIVATIONS, INITIALIZERS, Design, Layer, Optimizer
+from dnnflow.training import compiled_rules
+from dnnflow.training.compiled_engine import CompiledNetwork
+from dnnflow.training.compiled_rules import why_not_compiled
 from dnnflow.training.loop import Deadline, Weights
 from dnnflow.training.rows import TrainingRows
 from dnnflow.training.stack_limits import StackLimits, TableShape
@@ -137,6 +140,12 @@ def by_stack(designs: list[Design], dataset: Dataset, dtype: str) -> list[Weight
     return [trained[design.design_id] for design in designs]
 
 
+def by_machine_code(design: Design, dataset: Dataset, dtype: str) -> Weights:
+    network = CompiledNetwork(design, TrainingRows(dataset), dataset.n_features, dataset.n_classes, dtype)
+    network.train_epoch(0, design.optimizer.learning_rate, Deadline(None))
+    return network.weights()
+
+
 def by_keras(design: Design, dataset: Dataset, dtype: str) -> Weights:
     model = build_model(design, dataset.n_features, dataset.n_classes, dtype=dtype)
     model.compile(
@@ -147,14 +156,39 @@ def by_keras(design: Design, dataset: Dataset, dtype: str) -> Weights:
     return tuple(model.get_weights())
 
 
+COMPILED: dict[str, tuple[tuple[Layer, ...], Optimizer]] = {
+    **{name: ((Layer(8, name), Layer(6, name)), OPTIMIZERS["adam"]) for name in compiled_rules.ACTIVATIONS},
+    **{
+        name: ((Layer(8, "tanh"), Layer(6)), optimizer)
+        for name, optimizer in OPTIMIZERS.items()
+        if why_not_compiled(Design(optimizer=optimizer)) is None
+    },
+    "no hidden layer": ((), OPTIMIZERS["adam"]),
+    "layers that differ": (
+        (Layer(9, "elu"), Layer(5, "sigmoid"), Layer(7, "linear"), Layer(3, "selu")), OPTIMIZERS["adam"],
+    ),
+    "deep": ((Layer(8, "tanh"),) * 40, Optimizer("sgd", 2.0**-10)),
+}  # fmt: skip
+
+
+def assert_alike(design: Design, ours: Weights, theirs: Weights, dtype: str) -> None:
+    bound = 1e-8 if dtype == "float64" else 1e-5
+    assert [weight.shape for weight in ours] == [weight.shape for weight in theirs]
+    for name, one, other in zip(range(len(ours)), ours, theirs, strict=True):
+        # What begins at zero has hardly moved; the bias of a normalised layer has no gradient at all
+        size = max(np.linalg.norm(other), 1e-2)
+        assert np.linalg.norm(one - other) <= bound * size, (design.describe(), name)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stack_ends_an_epoch_with_the_weights_of_keras(family: str, table: Dataset, dtype: str) -> None:
-    bound = 1e-8 if dtype == "float64" else 1e-5
     designs = FAMILIES[family]
     for design, ours in zip(designs, by_stack(designs, table, dtype), strict=True):
-        theirs = by_keras(design, table, dtype)
-        assert [weight.shape for weight in ours] == [weight.shape for weight in theirs]
-        for name, one, other in zip(range(len(ours)), ours, theirs, strict=True):
-            # What begins at zero has hardly moved; the bias of a normalised layer has no gradient at all
-            size = max(np.linalg.norm(other), 1e-2)
-            assert np.linalg.norm(one - other) <= bound * size, (design.describe(), name)
+        assert_alike(design, ours, by_keras(design, table, dtype), dtype)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_machine_code_ends_an_epoch_with_the_weights_of_keras(name: str, table: Dataset, dtype: str) -> None:
+    layers, optimizer = COMPILED[name]
+    design = Design(layers, optimizer=optimizer, batch_size=BATCH, epochs=1)
+    assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)
