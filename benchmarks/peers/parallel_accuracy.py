@@ -93,7 +93,7 @@ def measure(rounds: int) -> None:
     from dnnflow.parallel.optimizer_spec import OptimizerSpec
 
     rows, step = table(), GradientStep(make_model(0))
-    print(f"\ndigits, {UNITS} units, batch {BATCH}, {EPOCHS} epochs: test accuracy in %, mean of {SEEDS} seeds "
+    print(f"\ndigits, {UNITS} units, batch {BATCH}, {EPOCHS} epochs: test accuracy in %, of {SEEDS} seeds "
           "± half of its 95 % interval")  # fmt: skip
     print(f"{'server':24}{'damping':>9}{'Keras':>9}" + "".join(f"{n:>13}" for n in REPLICAS))
     for name, momentum in SETTINGS:

@@ -42,7 +42,7 @@ def measure(rounds: int) -> None:
             for size in SIZES
         }
     print(
-        f"\nsimulated: {REPLICAS} replicas; a replica's computing is a wait of {factor:.0f} times a Keras step"
+        f"\nsimulated: {REPLICAS} replicas; computing is a wait of {factor:.0f} times a Keras step"
     )
     print(f"{'batch':>6}{'Keras step':>13}{'wait':>10}{'samples/s':>12}{'of batch 100':>14}{'paper':>8}")
     for size in SIZES:
