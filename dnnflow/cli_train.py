@@ -23,8 +23,8 @@ SUFFIXES = {"--out": (".keras",), "--timeline": (".json",), "--history": (".json
 """What files that are written may be called: checked before hours of training, not after."""
 ALGORITHM = ("synchronous", "sync_every", "damping", "staleness_bound", "quorum", "wire")
 """Options that are fields of `Algorithm`."""
-OPTIONS = ("replicas", "servers", "epochs", "batch_size", "seed", "device", "target", "time_limit_s",
-           "checkpoint", "checkpoint_every_s", "restore")  # fmt: skip
+OPTIONS = ("replicas", "servers", "groups", "group_every", "epochs", "batch_size", "seed", "device", "target",
+           "time_limit_s", "checkpoint", "checkpoint_every_s", "restore")  # fmt: skip
 """Options that are fields of `TrainOptions`."""
 DEVICES = ("auto", "cpu", "gpu")
 
@@ -86,6 +86,8 @@ def train(
         typer.Option(help="Default: 2; on a given cluster, one a worker that holds no server."),
     ] = None,
     servers: Annotated[int, typer.Option(help="Each holds a slice of the weights.")] = 1,
+    groups: Annotated[int, typer.Option(help="Groups of replicas, each with a server below one above.")] = 1,
+    group_every: Annotated[int, typer.Option(help="Updates of a group between two pushes upwards.")] = 10,
     epochs: Annotated[int, typer.Option(help="How often every row is trained on.")] = 1,
     batch: Annotated[int, typer.Option(help="Rows of one replica's step.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the order of rows.")] = 0,
@@ -152,10 +154,11 @@ def _run(cluster: str | None, what: "tuple[ModelSpec, Source, TrainOptions]", va
     from dnnflow.execute.cluster import open_cluster
     from dnnflow.execute.opening import cluster_spec
     from dnnflow.parallel.driver import Training
+    from dnnflow.parallel.train import own_workers
 
     options = what[2]
     # Of an own cluster; without a limit, since Dask would divide the machine's memory among the workers
-    own = {"workers": (options.replicas or 2) + options.servers, "memory_limit": "0"}
+    own = {"workers": own_workers(options), "memory_limit": "0"}
     with open_cluster(
         cluster_spec({"address": cluster, **own}, Settings.from_environment()), listener
     ) as client:

@@ -242,6 +242,7 @@ def test_synchronous_replicas_are_one_process_with_a_larger_batch(cluster: Clien
 WAYS: dict[str, dict[str, Any]] = {
     "asynchronous": {},
     "two servers": {"servers": 2},
+    "two groups": {"groups": 2, "group_every": 3},
     "three batches a push": {"sync_every": 3},
     "never far ahead": {"staleness_bound": 0},
     "never far ahead of three batches": {"staleness_bound": 1, "sync_every": 3},
@@ -257,6 +258,10 @@ def test_every_row_is_trained_on_once_an_epoch(cluster: Client, settings: dict[s
     assert set(times(result["model"])) == {3.0}
     history = result["history"]
     assert (history.samples, history.ended_by) == (3 * 211, "epochs")
+    if groups := settings.get("groups"):
+        top, *below = (server.samples for server in history.servers)
+        assert (top, sum(below), len(below)) == (3 * 211, 3 * 211, groups)
+        return
     assert {server.samples for server in history.servers} == {3 * 211}
     assert len(history.servers) == settings.get("servers", 1)
 

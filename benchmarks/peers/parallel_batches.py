@@ -41,9 +41,7 @@ def measure(rounds: int) -> None:
             / parallel_scaling.BATCH
             for size in SIZES
         }
-    print(
-        f"\nsimulated: {REPLICAS} replicas; computing is a wait of {factor:.0f} times a Keras step"
-    )
+    print(f"\nsimulated: {REPLICAS} replicas; computing is a wait of {factor:.0f} times a Keras step")
     print(f"{'batch':>6}{'Keras step':>13}{'wait':>10}{'samples/s':>12}{'of batch 100':>14}{'paper':>8}")
     for size in SIZES:
         print(f"{size:6}{1e3 * steps[size]:10.2f} ms{1e3 * factor * steps[size]:7.0f} ms{rates[size]:12,.0f}"

@@ -208,7 +208,7 @@ class ChannelClient:
         if self._push.name == "int8" and self._residual is None:
             self._residual = np.zeros(self._push.size - self._push.exact, self._push.dtype)
         if self._joined is not None:
-            self._answer_to(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0))
+            self._ask(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0), again=False)
 
     def _fill(self, push: Push, link: Link) -> None:
         """Write a push's vector into what is sent."""
@@ -237,33 +237,21 @@ class ChannelClient:
             np.copyto(out, self._weights)
         return found
 
-    def _ask(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
+    def _ask(self, link: Link, frame: tuple[int, ...], *, again: bool = True) -> tuple[int, ...]:
         """Return the answer to a frame; after a connection that broke, that of a new one."""
-        try:
-            link.send(*frame)
-            answer = link.receive(self._answer_s)
-        except ChannelError:
-            answer = None
-        except BaseException:  # what comes later would be taken for the answer of the next frame
-            self._hang_up()
-            raise
-        if answer is None:
-            self._hang_up()
-            again, length = self._ready(), frame[-1]
-            again.out[:length] = link.out[:length]
-            return self._answer_to(again, frame)
-        if answer[1] == FAILED:
-            raise understood(link.inward[: answer[-1]].tobytes())
-        return answer
-
-    def _answer_to(self, link: Link, frame: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the answer to a frame without another try."""
         try:
             link.send(*frame)
             answer = link.receive(self._answer_s)
             if answer is None:
                 raise ChannelError("a server must answer, got the connection's end; has its worker died?")
-        except BaseException:
+        except ChannelError:
+            self._hang_up()
+            if not again:
+                raise
+            fresh, length = self._ready(), frame[-1]
+            fresh.out[:length] = link.out[:length]
+            return self._ask(fresh, frame, again=False)
+        except BaseException:  # what comes later would be taken for the answer of the next frame
             self._hang_up()
             raise
         if answer[1] == FAILED:

@@ -92,14 +92,12 @@ class Desk:
             When the other end is too slow.
         """
         while (frame := self._link.receive(idle_s)) is not None:
-            self._answer(*frame)
+            self._answer(frame)
 
-    def _answer(
-        self, _magic: int, operation: int, kind: int, _: int, replica: int,
-        step: int, version: int, count: int, length: int,
-    ) -> None:  # fmt: skip
+    def _answer(self, frame: tuple[int, ...]) -> None:
+        _, operation, kind, _, replica, step, version, count, length = frame
         expected = self._push.nbytes if operation == EXCHANGE else 0
-        if not EXCHANGE <= operation <= LEAVE or length != expected or kind >= len(KINDS):
+        if length != expected or not EXCHANGE <= operation <= LEAVE or kind >= len(KINDS):
             raise ChannelError(f"a frame must be one of ours, got operation {operation}, {length} bytes")
         try:
             if operation == EXCHANGE:
@@ -107,14 +105,15 @@ class Desk:
                     self._push.decode(self._link.inward, self._given)
                 push = Push(replica, step, version, count, self._given, KINDS[kind])
                 reply = self._server.exchange(push, self._weights)
-                answer = (DONE, 0, 0, replica, reply.version, reply.staleness, reply.samples, self._written())
+                answer = (reply.version, reply.staleness, reply.samples, self._written())
             else:
-                answer = (DONE, 0, 0, replica, *self._attend(operation, replica))
+                answer = self._attend(operation, replica)
+            code = DONE
         except Exception as error:  # the replica must hear of the server's own faults too, and act on them
             text = told(error)
             self._link.out[: len(text)] = np.frombuffer(text, np.uint8)
-            answer = (FAILED, 0, 0, replica, 0, 0, 0, len(text))
-        self._link.send(*answer)
+            code, answer = FAILED, (0, 0, 0, len(text))
+        self._link.send(code, 0, 0, replica, *answer)
 
     def _attend(self, operation: int, replica: int) -> tuple[int, int, int, int]:
         if operation == PULL:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from typing import Any
 
+import cloudpickle
 import numpy as np
 from distributed import Client, Future, KilledWorker
 
@@ -58,7 +59,7 @@ class Training:
         self._import_paths = tuple(import_paths)
         self._placement = place(
             self._workers(),
-            servers=options.servers if options.groups == 1 else options.groups + 1,
+            servers=options.n_servers,
             replicas=options.replicas,
             device=options.device,
         )
@@ -180,10 +181,10 @@ class Training:
             source=self._source, chunks=self._chunks,
             batching=Batching(options.batch_size, options.seed, options.shuffle, self._spec.layout.dtype),
             algorithm=options.algorithm, epochs=options.epochs, parts=tuple(self._parts),
-            wait_s=options.wait_s, timeline=options.timeline, import_paths=self._import_paths,
+            wait_s=options.wait_s, timeline=options.timeline,
         )  # fmt: skip
         self._futures[replica] = self._client.submit(
-            run_replica, duty, self._books, *self._servers_of(replica),
+            run_replica, cloudpickle.dumps(duty), self._import_paths, self._books, *self._servers_of(replica),
             workers=[self._where[replica]], allow_other_workers=False, retries=0, pure=False,
             key=f"replica-{replica}-{self.history.replicas[replica].lives}-{id(self):x}",
         )  # fmt: skip

@@ -87,6 +87,11 @@ class TrainOptions:
     cache_dir: str | None = None
     """Directory on each machine that files are copied to when first read."""
 
+    @property
+    def n_servers(self) -> int:
+        """Servers in all, that above the groups' among them."""
+        return self.servers if self.groups == 1 else self.groups + 1
+
     def __post_init__(self) -> None:
         for name in (
             "replicas",

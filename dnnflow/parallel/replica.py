@@ -1,5 +1,6 @@
 """What a replica does on its worker: batches in, pushes out, until no row is left."""
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,21 +44,32 @@ class Duty:
     """What of the vector each server holds."""
     wait_s: float
     timeline: bool = False
-    import_paths: tuple[str, ...] = ()
 
 
-def run_replica(duty: Duty, coordinator: Any, *servers: Any) -> int:
-    """Train on a worker; return the samples trained on. Coordinator and servers are actors."""
+def run_replica(duty_bytes: bytes, import_paths: tuple[str, ...], coordinator: Any, *servers: Any) -> int:
+    """Train on a worker; return the samples trained on.
+
+    Parameters
+    ----------
+    duty_bytes
+        A pickled `Duty`: to unpickle it imports Keras, which must first be told its threads, and the user's
+        modules.
+    import_paths
+        Where else modules are looked for.
+    coordinator, servers
+        Actors.
+    """
     from dnnflow.parallel.actor import open_channel
     from dnnflow.training.allocator import keep_freed_memory
     from dnnflow.training.job import make_importable
     from dnnflow.training.quiet import import_tensorflow
     from dnnflow.training.threads import limit_threads
 
-    make_importable(duty.import_paths)
+    make_importable(import_paths)
     limit_threads(1)
     keep_freed_memory()
     import_tensorflow()
+    duty: Duty = pickle.loads(duty_bytes)
     algorithm = duty.algorithm
     channels = [open_channel(one, wire=algorithm.wire, reply_wire=algorithm.reply_wire) for one in servers]
     with Shards(channels, duty.parts, duty.replica) as shards:

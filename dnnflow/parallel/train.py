@@ -98,9 +98,8 @@ def run(
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
     from dnnflow.parallel.driver import Training
 
-    workers = (options.replicas or 2) + (options.servers if options.groups == 1 else options.groups + 1)
     # Without a limit: Dask would divide the machine's memory among them
-    own = ClusterSpec(workers=workers, memory_limit="0")
+    own = ClusterSpec(workers=own_workers(options), memory_limit="0")
     with nullcontext(client) if client is not None else open_cluster(own, listener) as opened:
         training = Training(
             opened, spec, source, options, validation=validation, callbacks=callbacks, listener=listener,
@@ -108,6 +107,11 @@ def run(
         )  # fmt: skip
         trained, history = training.run()
     return {"model": trained, "history": history}
+
+
+def own_workers(options: TrainOptions) -> int:
+    """Return how many workers a cluster of this machine needs: one for each replica and server."""
+    return (options.replicas or max(2, options.groups)) + options.n_servers
 
 
 def describe_model(model: Any, parameters: Mapping[str, Any] | None, **training: Any) -> "ModelSpec":
