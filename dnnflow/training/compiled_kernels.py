@@ -2,20 +2,17 @@
 
 A network of 3 x 64 takes 50 KB: its weights, gradients and moments stay in the cache of one core from batch
 to batch, and a step starts no operations of a framework. Arrays are flat: kernel (in, units) and bias
-(units,) of each layer, one after the other. All is in one file, since numba's cache on disk watches no other.
+(units,) of each layer, one after the other. When `compiled_math` alone is edited, remove numba's
+cache: it watches the file of a kernel and no other.
 """
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
-import scipy_openblas64
-from numba import types
-from numba.extending import overload
 
+from dnnflow.training.compiled_math import OPTIONS, exponentials, multiply, tangents
 from dnnflow.training.compiled_rules import ACTIVATIONS
 
 _LINEAR, _RELU, _LEAKY_RELU, _ELU, _SELU, _TANH, _SIGMOID, _SOFTSIGN = range(len(ACTIVATIONS))
@@ -26,145 +23,14 @@ _LEAK = float(np.float32(0.2))
 """Slope of `leaky_relu` below zero: Keras' default, as TensorFlow rounds it for weights of any type."""
 _SELU_SCALE, _SELU_ALPHA = 1.05070098735548049, 1.67326324235437728
 """Klambauer et al. (2017), section 3."""
-_HIGHEST = 88.0
-"""float32 holds no larger power of e."""
-
-_OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
-"""A division by zero gives infinity: where it may raise, no loop with a division is vectorised."""
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
     """Compile a function when it is first called, and keep its machine code on disk where possible."""
     try:
-        return numba.njit(nogil=True, cache=True, **_OPTIONS)(function)
+        return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
     except RuntimeError:  # no directory that could be written to
-        return numba.njit(nogil=True, **_OPTIONS)(function)
-
-
-def _link_blas() -> Any:
-    """Return OpenBLAS' product of float32 matrices, as a function that compiled code calls by name.
-
-    Of a package of its own: numba's `np.dot` calls the BLAS of SciPy, by way of checks and an older version,
-    which took half as long again for networks of a study (32 x 64 by 64 x 64: 44 GFLOP/s instead of 71).
-    """
-    address = ctypes.cast(scipy_openblas64.dll.scipy_cblas_sgemm64_, ctypes.c_void_p).value
-    llvmlite.binding.add_symbol("dnnflow_sgemm", address)
-    flag, size, number, place = types.int32, types.int64, types.float32, types.uintp
-    sizes, left, right = (size,) * 3, (place, size), (place, size)
-    return types.ExternalFunction(
-        "dnnflow_sgemm", types.void(flag, flag, flag, *sizes, number, *left, *right, number, place, size)
-    )
-
-
-_sgemm = _link_blas()
-_BY_ROWS, _AS_IT_IS, _TRANSPOSED = 101, 111, 112
-"""Constants of CBLAS."""
-
-
-def _multiply(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    """Write left · right to `product`, of matrices in C order, either of them transposed where so said."""
-
-
-@overload(_multiply, jit_options=_OPTIONS)  # type: ignore[untyped-decorator]
-def _of_multiply(
-    left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any
-) -> Callable[..., None]:
-    return _multiply_float32 if product.dtype == numba.float32 else _multiply_float64
-
-
-def _multiply_float32(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    one, zero = np.float32(1), np.float32(0)
-    rows, columns = product.shape
-    _sgemm(
-        np.int32(_BY_ROWS), np.int32(_TRANSPOSED if left_turned else _AS_IT_IS),
-        np.int32(_TRANSPOSED if right_turned else _AS_IT_IS), rows, columns, left.size // rows,
-        one, left.ctypes.data, left.shape[1], right.ctypes.data, right.shape[1], zero,
-        product.ctypes.data, columns,
-    )  # fmt: skip
-
-
-def _multiply_float64(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    if left_turned:
-        np.dot(left.T, right, product)
-    elif right_turned:
-        np.dot(left, right.T, product)
-    else:
-        np.dot(left, right, product)
-
-
-def _exponentials(values: Any, powers: Any) -> None:
-    """Replace values by their exponentials; `powers` (at least as many, int32) is scratch."""
-
-
-def _tangents(values: Any) -> None:
-    """Replace values by their hyperbolic tangents."""
-
-
-@overload(_exponentials, jit_options=_OPTIONS)  # type: ignore[untyped-decorator]
-def _of_exponentials(values: Any, powers: Any) -> Callable[..., None]:
-    if values.dtype == numba.float32:
-        return _exponentials_float32
-    return _exponentials_float64
-
-
-def _exponentials_float64(values: Any, powers: Any) -> None:
-    for i in range(values.size):
-        values[i] = np.exp(values[i])
-
-
-def _exponentials_float32(values: Any, powers: Any) -> None:
-    """e^x = 2^k · e^r with |r| <= ln(2) / 2, whose polynomial is right to 1 ulp (Cephes, `expf`).
-
-    A loop that calls the C library is not vectorised, and takes eight times as long.
-    """
-    single = np.float32
-    for i in range(values.size):
-        x = values[i]
-        x = single(_HIGHEST) if x > single(_HIGHEST) else x
-        x = single(-87.0) if x < single(-87.0) else x  # NaN stays NaN
-        k = np.floor(x * single(1.44269504088896341) + single(0.5))
-        r = x - k * single(0.693359375) + k * single(2.12194440e-4)
-        p = single(1.9875691500e-4)
-        p = p * r + single(1.3981999507e-3)
-        p = p * r + single(8.3334519073e-3)
-        p = p * r + single(4.1665795894e-2)
-        p = p * r + single(1.6666665459e-1)
-        p = p * r + single(5.0000001201e-1)
-        values[i] = p * (r * r) + r + single(1)
-        powers[i] = (np.int32(k) + np.int32(127)) << np.int32(23)  # the bits of 2^k
-    scales = powers.view(np.float32)
-    for i in range(values.size):
-        values[i] *= scales[i]
-
-
-@overload(_tangents, jit_options=_OPTIONS)  # type: ignore[untyped-decorator]
-def _of_tangents(values: Any) -> Callable[..., None]:
-    return _tangents_float32 if values.dtype == numba.float32 else _tangents_float64
-
-
-def _tangents_float64(values: Any) -> None:
-    for i in range(values.size):
-        values[i] = np.tanh(values[i])
-
-
-def _tangents_float32(values: Any) -> None:
-    """The rational approximation of Eigen, TensorFlow's: right to some ulp, 1 beyond ±7.9."""
-    single = np.float32
-    for i in range(values.size):
-        x = values[i]
-        x = single(7.90531110763549805) if x > single(7.90531110763549805) else x
-        x = single(-7.90531110763549805) if x < single(-7.90531110763549805) else x
-        s = x * x
-        p = single(-2.76076847742355e-16) * s + single(2.00018790482477e-13)
-        p = p * s + single(-8.60467152213735e-11)
-        p = p * s + single(5.12229709037114e-08)
-        p = p * s + single(1.48572235717979e-05)
-        p = p * s + single(6.37261928875436e-04)
-        p = p * s + single(4.89352455891786e-03)
-        q = single(1.19825839466702e-06) * s + single(1.18534705686654e-04)
-        q = q * s + single(2.26843463243900e-03)
-        q = q * s + single(4.89352518554385e-03)
-        values[i] = x * p / q
+        return numba.njit(nogil=True, **OPTIONS)(function)
 
 
 @_compiled
@@ -178,12 +44,12 @@ def _activate(kind: int, values: Any, powers: Any) -> None:
         for i in range(values.size):
             values[i] *= values.dtype.type(_LEAK) if values[i] < 0 else one
     elif kind == _TANH:
-        _tangents(values)
+        tangents(values)
     elif kind == _SIGMOID:
         half = values.dtype.type(0.5)
         for i in range(values.size):
             values[i] *= half
-        _tangents(values)
+        tangents(values)
         for i in range(values.size):
             values[i] = half * values[i] + half
     elif kind == _SOFTSIGN:
@@ -203,7 +69,7 @@ def _exponential_units(kind: int, values: Any, powers: Any) -> None:
     below = values.copy()
     for i in range(values.size):
         below[i] = 0 if below[i] > 0 else below[i]
-    _exponentials(below, powers)
+    exponentials(below, powers)
     for i in range(values.size):
         values[i] = scale * (values[i] if values[i] > 0 else alpha * (below[i] - number(1)))
 
@@ -257,7 +123,7 @@ def _forward(batch: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any, pow
         middle, end = place + width * units, begin + rows * units
         kernel, bias = weights[place:middle].reshape((width, units)), weights[middle : middle + units]
         sums = outputs[begin:end].reshape((rows, units))
-        _multiply(flow, kernel, sums, False, False)
+        multiply(flow, kernel, sums, False, False)
         for row in range(rows):
             for unit in range(units):
                 sums[row, unit] += bias[unit]
@@ -282,7 +148,7 @@ def _softmax(logits: Any, labels: Any, order: Any, first: int, changes: Any, pow
         label = labels[order[first + row]]
         right += place == label
         loss -= shares[row, label]
-    _exponentials(changes, powers)
+    exponentials(changes, powers)
     for row in range(rows):
         total = changes.dtype.type(0)
         for column in range(classes):
@@ -312,14 +178,14 @@ def _backward(
                 bias[unit] += towards[row, unit]
         slopes = gradient[place:middle].reshape((width, units))
         if layer == 0:
-            _multiply(batch, towards, slopes, True, False)
+            multiply(batch, towards, slopes, True, False)
             return
         flat = outputs[begin - rows * width : begin]
-        _multiply(flat.reshape((rows, width)), towards, slopes, True, False)
+        multiply(flat.reshape((rows, width)), towards, slopes, True, False)
         current = 1 - current
         below = changes[current, : rows * width]
         kernel = weights[place:middle].reshape((width, units))
-        _multiply(towards, kernel, below.reshape((rows, width)), False, True)
+        multiply(towards, kernel, below.reshape((rows, width)), False, True)
         _multiply_by_slope(kinds[layer - 1], flat, below)
 
 
