@@ -19,7 +19,7 @@ from distributed import Client
 from dnnflow.data.sources import open_source
 from dnnflow.data.user_source import Data
 from dnnflow.errors import ClusterError, DivergedError, InputError, NotFoundError
-from dnnflow.execute.cluster import respawn
+from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
 from dnnflow.parallel.checkpoint import FILE, read_checkpoint
 from dnnflow.parallel.leases import lane_of
 from dnnflow.parallel.placement import place
@@ -178,6 +178,13 @@ def cluster(client: Client) -> Client:
         time.sleep(0.2)
     client.wait_for_workers(2, timeout=1)
     return client
+
+
+@pytest.fixture
+def fragile() -> Iterator[Client]:
+    """A cluster of a test's own, whose workers it kills."""
+    with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:
+        yield opened
 
 
 def workers(client: Client) -> dict[str, Any]:
@@ -353,13 +360,13 @@ def loads(directory: Path, pid: int | None = None) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
 def test_a_killed_replica_costs_what_it_had_not_reported(
-    cluster: Client, tmp_path: Path, synchronous: bool
+    fragile: Client, tmp_path: Path, synchronous: bool
 ) -> None:
-    victim = place(workers(cluster), servers=1, replicas=2, device="auto").replicas[0]
-    pid = pids(cluster)[victim]
+    victim = place(workers(fragile), servers=1, replicas=2, device="auto").replicas[0]
+    pid = pids(fragile)[victim]
     thread = kill(pid, lambda: loads(tmp_path, pid) >= 4)
     result = train(
-        counting_model(PARTS * PART), Counted(str(tmp_path)), client=cluster, replicas=2, batch_size=PART,
+        counting_model(PARTS * PART), Counted(str(tmp_path)), client=fragile, replicas=2, batch_size=PART,
         synchronous=synchronous, shuffle=False, wait_s=60,
     )  # fmt: skip
     thread.join()
@@ -376,18 +383,18 @@ def test_a_killed_replica_costs_what_it_had_not_reported(
 
 @pytest.mark.slow
 def test_a_killed_server_ends_the_training_at_once_and_leaves_nothing(
-    cluster: Client, tmp_path: Path
+    fragile: Client, tmp_path: Path
 ) -> None:
-    placement, found = place(workers(cluster), servers=1, replicas=1, device="auto"), pids(cluster)
+    placement, found = place(workers(fragile), servers=1, replicas=1, device="auto"), pids(fragile)
     replica = found[placement.replicas[0]]
     thread = kill(found[placement.servers[0]], lambda: loads(tmp_path, replica) >= 2)
     with pytest.raises(ClusterError, match=r"needs its servers.*checkpoint"):
         train(
-            counting_model(PARTS * PART), Counted(str(tmp_path)), client=cluster, replicas=1, batch_size=PART,
+            counting_model(PARTS * PART), Counted(str(tmp_path)), client=fragile, replicas=1, batch_size=PART,
             epochs=100,
         )  # fmt: skip
     thread.join()
-    assert_clear(cluster)
+    assert_clear(fragile)
 
 
 def assert_clear(client: Client) -> None:

@@ -1,7 +1,7 @@
 """Trains one model on the workers of a Dask cluster: places servers and replicas, minds them, measures."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future as ThreadFuture
 from typing import Any
 
@@ -102,7 +102,7 @@ class Training:
             if self._options.algorithm.synchronous:  # all, or the first to come would make rounds alone
                 for replica in range(self._n):
                     for server in self._servers_of(replica):
-                        self._ask(server.join, replica)
+                        self._ask(server, "join", replica)
             for replica in range(self._n):
                 self._send(replica)
             self._mind(evaluator)
@@ -133,12 +133,12 @@ class Training:
         self._actor_futures.append(books)
         self._books = books.result()
         for actor in (self._books, *self._servers):  # here, as other threads have no current client
-            self._ask(actor.snapshot if actor is self._books else actor.statistics)
+            self._ask(actor, "snapshot" if actor is self._books else "statistics")
         if options.restore:
             self._restore()
         if options.groups > 1:
             for group, server in enumerate(self._servers[1:]):
-                self._ask(server.climb, self._servers[0], group, options.group_every)
+                self._ask(server, "climb", self._servers[0], group, options.group_every)
 
     def _roles(self) -> list[tuple[Algorithm, slice | None, int]]:
         """Return each server's algorithm, its part of the vector, and how many push to it; the top first."""
@@ -170,8 +170,8 @@ class Training:
                 f"{len(servers)}; set servers={len(servers)}"
             )
         for server, snapshot in zip(self._servers, servers, strict=True):
-            self._ask(server.restore, snapshot)
-        self._ask(self._books.restore, books)
+            self._ask(server, "restore", snapshot)
+        self._ask(self._books, "restore", books)
         self._restored = int(servers[0]["samples"])
 
     def _send(self, replica: int) -> None:
@@ -220,7 +220,7 @@ class Training:
     _restored = 0
 
     def _collect(self, evaluator: Evaluator) -> None:
-        reports: list[Report] = self._ask(self._books.collect)
+        reports: list[Report] = self._ask(self._books, "collect")
         for report in reports:
             totals = self.history.replicas[report.replica]
             if not self.history.samples:  # what was before it, models being built and traced, is start-up
@@ -255,7 +255,7 @@ class Training:
             self.history.rows.append(row | dict(verdict.logs))
             if verdict.learning_rate is not None:
                 for server in self._servers if self._options.groups == 1 else self._servers[1:]:
-                    self._ask(server.set_learning_rate, verdict.learning_rate)
+                    self._ask(server, "set_learning_rate", verdict.learning_rate)
             target = self._options.target
             if target is not None and target.is_reached(verdict.logs):
                 self._stop("target")
@@ -265,7 +265,7 @@ class Training:
     def _stop(self, reason: str) -> None:
         if self.history.ended_by == "epochs" and len(self._finished) < self._n:
             self.history.ended_by = reason
-            self._ask(self._books.stop)
+            self._ask(self._books, "stop")
 
     def _finish_some(self) -> None:
         for replica, future in list(self._futures.items()):
@@ -303,9 +303,9 @@ class Training:
                 f"a replica may lose its worker {LIVES - 1} times, got replica {replica} lost {totals.lives} "
                 "times; if it ran out of memory, give workers more or lower batch_size"
             )
-        self._ask(self._books.give_back, replica)
+        self._ask(self._books, "give_back", replica)
         for server in self._servers_of(replica):
-            self._ask(server.leave, replica)
+            self._ask(server, "leave", replica)
         totals.lives += 1
         busy = [self._where[other] for other in self._futures if other != replica]
         self._where[replica] = self._wait_for_spare(busy, workers)
@@ -324,8 +324,8 @@ class Training:
 
     def _write_checkpoint(self) -> None:
         # The books first: rows trained on since are trained on again, and none is left out
-        books = self._ask(self._books.snapshot)
-        servers = [self._ask(server.snapshot) for server in self._servers]
+        books = self._ask(self._books, "snapshot")
+        servers = [self._ask(server, "snapshot") for server in self._servers]
         write_checkpoint(str(self._options.checkpoint), servers, books)
 
     def _progress(self) -> TrainingProgress:
@@ -348,12 +348,12 @@ class Training:
     def _end(self, evaluator: Evaluator) -> None:
         if self._options.groups > 1:
             for server in self._servers[1:]:
-                self._ask(server.end_climb)
+                self._ask(server, "end_climb")
         self._collect(evaluator)
         if self._tallies or not (self._asked or self.history.rows):
             self._validate(evaluator)
         self._hear(wait=True)
-        self.history.servers = tuple(self._ask(server.statistics) for server in self._servers)
+        self.history.servers = tuple(self._ask(server, "statistics") for server in self._servers)
         if self._options.checkpoint is not None:
             self._write_checkpoint()
         evaluator.end(self._pull())
@@ -375,17 +375,17 @@ class Training:
     def _pull(self) -> Vector:
         weights = np.empty(self._spec.layout.size, self._spec.layout.dtype)
         for server, part in zip(self._servers, self._parts, strict=False):  # of a hierarchy: the top
-            weights[part] = self._ask(server.pull)[1]
+            weights[part] = self._ask(server, "pull")[1]
         return weights
 
     def _rate(self) -> float | None:
         optimizer = self._options.algorithm.used_server_optimizer
         return None if optimizer is None else optimizer.learning_rate
 
-    def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """Call an actor and wait for its answer."""
+    def _ask(self, actor: Any, method: str, *arguments: Any) -> Any:
+        """Call an actor and wait for its answer; of one that is known to be gone even its methods are."""
         try:
-            return method(*arguments).result(timeout=ANSWER_S)
+            return getattr(actor, method)(*arguments).result(timeout=ANSWER_S)
         except DnnflowError:
             raise
         except (OSError, RuntimeError, TimeoutError) as error:
