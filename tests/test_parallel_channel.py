@@ -11,6 +11,7 @@ import socket
 import ssl
 import stat
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,31 @@ def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return found[0], found[1]
 
 
-def held() -> list[str]:
-    """Return the sockets and the memory that this process holds open."""
+def shared_memory() -> list[str]:
+    """Return the shared memory of channels that this process holds open."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):
             found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return sorted(name for name in found if name.startswith(("socket:", "/memfd:dnnflow")))
+    return sorted(name for name in found if name.startswith("/memfd:dnnflow"))
+
+
+def opened_sockets(monkeypatch: pytest.MonkeyPatch) -> "weakref.WeakSet[socket.socket]":
+    """Return the sockets that the test and channels' threads make from now on.
+
+    Other threads of this process, of a Dask cluster that tests share, open theirs when they like.
+    """
+    found: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+    make = socket.socket.__init__
+
+    def remember(self: socket.socket, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        thread = threading.current_thread()
+        if thread is threading.main_thread() or thread.name.startswith("dnnflow-"):
+            found.add(self)
+
+    monkeypatch.setattr(socket.socket, "__init__", remember)
+    return found
 
 
 def left_over() -> tuple[list[str], list[Path], int]:
@@ -76,12 +95,13 @@ def left_over() -> tuple[list[str], list[Path], int]:
 def _leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    before = held()
+    sockets, before = opened_sockets(monkeypatch), shared_memory()
     yield
     if left_over() != ([], [], 0):
         gc.collect()  # errors that a test caught hold frames, and those hold vectors
     assert left_over() == ([], [], 0)
-    assert set(held()) <= set(before)
+    assert [found for found in sockets if found.fileno() >= 0] == []
+    assert set(shared_memory()) <= set(before)
 
 
 class Way:
