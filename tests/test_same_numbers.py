@@ -192,3 +192,11 @@ def test_machine_code_ends_an_epoch_with_the_weights_of_keras(name: str, table: 
     layers, optimizer = COMPILED[name]
     design = Design(layers, optimizer=optimizer, batch_size=BATCH, epochs=1)
     assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)
+
+
+@pytest.mark.parametrize("batch_size", [32, 70, 256])
+def test_machine_code_takes_batches_of_any_size(batch_size: int, table: Dataset, dtype: str) -> None:
+    """A batch of more rows than a block has goes through the network in parts."""
+    layers = (Layer(33, "tanh"), Layer(17, "sigmoid"), Layer(50, "tanh"))
+    design = Design(layers, optimizer=OPTIMIZERS["adam"], batch_size=batch_size, epochs=1)
+    assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)

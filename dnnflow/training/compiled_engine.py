@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from dnnflow.design.initial import initial_weights, weight_shapes
+from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters
 from dnnflow.training.compiled_rules import ACTIVATIONS, why_not_compiled
 from dnnflow.training.engine import Fitted, TrainingContext
@@ -19,8 +20,6 @@ from dnnflow.training.threads import limit_threads
 
 _CALL_FLOPS = 2e9
 """Arithmetic of one call of machine code, well under a second: limits are checked between calls."""
-_MEASURED_ROWS = 256
-"""Rows that are predicted together."""
 _DEFAULTS = {
     "momentum": 0.0, "nesterov": False,
     "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7, "weight_decay": 0.004,
@@ -70,18 +69,17 @@ class CompiledNetwork:
         self, design: Design, rows: TrainingRows, n_features: int, n_classes: int,
         dtype: DTypeLike = np.float32,
     ) -> None:  # fmt: skip
-        from dnnflow.training import compiled_kernels
+        from dnnflow.training import compiled_kernels, compiled_math
 
-        self._kernels = compiled_kernels
+        self._kernels, self._padded = compiled_kernels, compiled_math.padded
         self._rows = rows
         self._batch_size = design.batch_size
-        self._shapes = weight_shapes(design, n_features, n_classes)
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_classes])
         self._kinds = np.array([ACTIVATIONS.index(layer.activation) for layer in design.layers], np.int64)
         self._optimizer, numbers = _optimizer(design.optimizer, compiled_kernels)
         self._numbers = np.array(numbers, self._dtype)
-        self._weights = _flat(initial_weights(design, n_features, n_classes, dtype))
+        self._weights = self._laid_out(initial_weights(design, n_features, n_classes, dtype))
         n_slots = 2 if self._optimizer == compiled_kernels.ADAM else 1
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0
@@ -115,24 +113,38 @@ class CompiledNetwork:
         loss_sum, counts = 0.0, np.zeros((self._sizes[-1],) * 2, np.int64)
         for features, labels, order in blocks:
             loss_sum += self._kernels.measure(
-                features, labels, order, _MEASURED_ROWS, self._sizes, self._kinds, self._weights, counts
+                features, labels, order, self._sizes, self._kinds, self._weights, counts
             )
         total = int(counts.sum())
         return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""
-        ends = np.cumsum([math.prod(shape) for shape in self._shapes])
-        parts = np.split(self._weights, ends[:-1])
-        return tuple(part.reshape(shape).copy() for part, shape in zip(parts, self._shapes, strict=True))
+        found, place = [], 0
+        for width, units in pairwise(self._sizes):
+            matrix = self._matrix(self._weights, place, width, units)
+            found += [matrix[:-1, :units].copy(), matrix[-1, :units].copy()]
+            place += matrix.size
+        return tuple(found)
 
     def set_weights(self, weights: Weights) -> None:
         """Go back to weights that `weights` gave."""
-        self._weights[:] = _flat(weights)
+        self._weights[:] = self._laid_out(weights)
 
+    def _laid_out(self, weights: Weights) -> np.ndarray:
+        """Return weights as the kernels keep them: kernel and bias as one matrix, units padded with zeros."""
+        layers = list(zip(pairwise(self._sizes), weights[::2], weights[1::2], strict=True))
+        found = np.zeros(sum((w + 1) * self._padded(u) for (w, u), *_ in layers), self._dtype)
+        place = 0
+        for (width, units), kernel, bias in layers:
+            matrix = self._matrix(found, place, width, units)
+            matrix[:-1, :units], matrix[-1, :units] = kernel, bias
+            place += matrix.size
+        return found
 
-def _flat(weights: Weights) -> np.ndarray:
-    return np.concatenate([weight.ravel() for weight in weights])
+    def _matrix(self, weights: np.ndarray, place: int, width: int, units: int) -> np.ndarray:
+        columns = self._padded(units)
+        return weights[place : place + (width + 1) * columns].reshape(width + 1, columns)
 
 
 def _optimizer(optimizer: Optimizer, kernels: Any) -> tuple[int, list[float]]:

@@ -1,9 +1,13 @@
-"""A network's training as machine code: matrix products by BLAS, the rest as loops over what is in cache.
+"""A network's training as machine code: products in registers, the rest as loops over what is in the cache.
 
 A network of 3 x 64 takes 50 KB: its weights, gradients and moments stay in the cache of one core from batch
-to batch, and a step starts no operations of a framework. Arrays are flat: kernel (in, units) and bias
-(units,) of each layer, one after the other. When `compiled_math` alone is edited, remove numba's
-cache: it watches the file of a kernel and no other.
+to batch, and a step starts no operations of a framework.
+
+A layer's weights are one matrix (inputs + 1, units), whose last row is the bias; units are padded with zeros
+to whole vectors, and layers follow each other in one flat array. What flows through the network is kept by
+columns, (units + 1, rows): a vector holds one unit of several rows, and the last row, of ones, meets the
+bias. A batch is trained in blocks of `BLOCK` rows, whose gradients are added up. When `compiled_math` or
+`compiled_tiles` alone is edited, remove numba's cache: it watches the file of a kernel and no other.
 """
 
 from collections.abc import Callable
@@ -12,12 +16,14 @@ from typing import Any
 import numba
 import numpy as np
 
-from dnnflow.training.compiled_math import OPTIONS, exponentials, multiply, tangents
+from dnnflow.training.compiled_math import OPTIONS, exponential, multiply, padded, tangent, transpose
 from dnnflow.training.compiled_rules import ACTIVATIONS
 
 _LINEAR, _RELU, _LEAKY_RELU, _ELU, _SELU, _TANH, _SIGMOID, _SOFTSIGN = range(len(ACTIVATIONS))
 SGD, ADAM = range(2)
 """Kinds of optimizer; AdamW is Adam with a decay."""
+BLOCK = 32
+"""Rows that flow through a network together: what three layers of 128 units make of them is 48 KB."""
 
 _LEAK = float(np.float32(0.2))
 """Slope of `leaky_relu` below zero: Keras' default, as TensorFlow rounds it for weights of any type."""
@@ -34,44 +40,31 @@ def _compiled(function: Callable[..., Any]) -> Any:
 
 
 @_compiled
-def _activate(kind: int, values: Any, powers: Any) -> None:
+def _activate(kind: int, values: Any) -> None:
     """Replace a layer's sums by its outputs."""
-    one = values.dtype.type(1)
+    number = values.dtype.type
+    one, half = number(1), number(0.5)
     if kind == _RELU:
         for i in range(values.size):
             values[i] = 0 if values[i] <= 0 else values[i]  # NaN stays NaN
     elif kind == _LEAKY_RELU:
         for i in range(values.size):
-            values[i] *= values.dtype.type(_LEAK) if values[i] < 0 else one
+            values[i] *= number(_LEAK) if values[i] < 0 else one
     elif kind == _TANH:
-        tangents(values)
+        for i in range(values.size):
+            values[i] = tangent(values[i])
     elif kind == _SIGMOID:
-        half = values.dtype.type(0.5)
         for i in range(values.size):
-            values[i] *= half
-        tangents(values)
-        for i in range(values.size):
-            values[i] = half * values[i] + half
+            values[i] = half * tangent(half * values[i]) + half
     elif kind == _SOFTSIGN:
         for i in range(values.size):
             values[i] /= one + abs(values[i])
     elif kind != _LINEAR:
-        _exponential_units(kind, values, powers)
-
-
-@_compiled
-def _exponential_units(kind: int, values: Any, powers: Any) -> None:
-    """elu and selu: scale · (x above zero, alpha · (e^x - 1) below)."""
-    number = values.dtype.type
-    scale, alpha = number(1), number(1)
-    if kind == _SELU:
-        scale, alpha = number(_SELU_SCALE), number(_SELU_ALPHA)
-    below = values.copy()
-    for i in range(values.size):
-        below[i] = 0 if below[i] > 0 else below[i]
-    exponentials(below, powers)
-    for i in range(values.size):
-        values[i] = scale * (values[i] if values[i] > 0 else alpha * (below[i] - number(1)))
+        selu = kind == _SELU
+        scale, alpha = number(_SELU_SCALE if selu else 1), number(_SELU_ALPHA if selu else 1)
+        for i in range(values.size):
+            x = values[i]
+            values[i] = scale * (x if x > 0 else alpha * (exponential(x) - one))
 
 
 @_compiled
@@ -105,88 +98,106 @@ def _multiply_by_slope(kind: int, outputs: Any, changes: Any) -> None:
 
 
 @_compiled
-def _gather(features: Any, order: Any, first: int, batch: Any) -> None:
-    """Copy rows `order[first:]` into a batch (rows, features)."""
-    for row in range(batch.shape[0]):
-        source = features[order[first + row]]
-        for column in range(batch.shape[1]):
-            batch[row, column] = source[column]
+def _gather(features: Any, order: Any, first: int, rows: int, columns: int, starts: Any, flows: Any) -> None:
+    """Begin `flows` with rows `order[first:]` as columns; columns beyond them are of the first row again."""
+    width = features.shape[1]
+    for row in range(columns):
+        starts[row] = order[first + (row if row < rows else 0)] * width
+    transpose(features.ravel(), starts, columns, width, flows)
 
 
 @_compiled
-def _forward(batch: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any, powers: Any) -> None:
-    """Fill `outputs` with those of every layer, (rows, units) one after the other; logits are the last."""
-    rows, flow = batch.shape[0], batch
-    place, begin = 0, 0
+def _forward(sizes: Any, kinds: Any, weights: Any, columns: int, flows: Any) -> int:
+    """Fill `flows`, which begin with the batch, with every layer's outputs; return where logits begin."""
+    place, below = 0, 0
     for layer in range(sizes.size - 1):
         width, units = sizes[layer], sizes[layer + 1]
-        middle, end = place + width * units, begin + rows * units
-        kernel, bias = weights[place:middle].reshape((width, units)), weights[middle : middle + units]
-        sums = outputs[begin:end].reshape((rows, units))
-        multiply(flow, kernel, sums, False, False)
-        for row in range(rows):
-            for unit in range(units):
-                sums[row, unit] += bias[unit]
+        flows[below + width * columns : below + (width + 1) * columns] = 1
+        above, step = below + padded(width + 1) * columns, padded(units)
+        multiply(weights, place, 1, step, flows, below, flows, above, units, width + 1, columns, False)
         if layer < kinds.size:
-            _activate(kinds[layer], outputs[begin:end], powers)
-        flow, place, begin = sums, middle + units, end
+            _activate(kinds[layer], flows[above : above + units * columns])
+        place, below = place + (width + 1) * step, above
+    return below
 
 
 @_compiled
-def _softmax(logits: Any, labels: Any, order: Any, first: int, changes: Any, powers: Any) -> Any:
-    """Fill `changes` (rows · classes,) with probabilities; return the sum of cross-entropies, and of hits."""
-    rows, classes = logits.shape
-    shares = changes.reshape((rows, classes))
-    loss, right = 0.0, 0
+def _softmax(logits: Any, columns: int, shares: Any, most: Any) -> None:
+    """Fill `shares` (classes · columns,) with probabilities: e^(logit - highest) / total over classes.
+
+    The rows of `most` (2, columns) become each column's highest logit, and its total.
+    """
+    highest, totals = most[0], most[1]
+    classes = logits.size // columns
+    for column in range(columns):
+        highest[column], totals[column] = logits[column], 0
+    for begin in range(columns, classes * columns, columns):
+        for column in range(columns):
+            x = logits[begin + column]
+            highest[column] = x if x > highest[column] else highest[column]
+    for begin in range(0, classes * columns, columns):
+        for column in range(columns):
+            share = exponential(logits[begin + column] - highest[column])
+            shares[begin + column] = share
+            totals[column] += share
+    for begin in range(0, classes * columns, columns):
+        for column in range(columns):
+            shares[begin + column] /= totals[column]
+
+
+@_compiled
+def _losses(logits: Any, labels: Any, order: Any, first: int, rows: int, most: Any) -> Any:
+    """Return the sum of cross-entropies, log(sum) - (logit of the label - max), after `_softmax`."""
+    columns, loss, product = most.shape[1], 0.0, 1.0
     for row in range(rows):
-        most, place = logits[row, 0], 0
-        for column in range(1, classes):
-            if logits[row, column] > most:
-                most, place = logits[row, column], column
-        for column in range(classes):
-            shares[row, column] = logits[row, column] - most
         label = labels[order[first + row]]
-        right += place == label
-        loss -= shares[row, label]
-    exponentials(changes, powers)
+        loss -= logits[label * columns + row] - most[0, row]
+        product *= most[1, row]
+        if product > 1e200:  # one logarithm for many rows
+            loss, product = loss + np.log(product), 1.0
+    return loss + np.log(product)
+
+
+@_compiled
+def _hits(logits: Any, labels: Any, order: Any, first: int, rows: int, most: Any) -> int:
+    """Count the rows whose highest logit, the first of equals, is the label's."""
+    columns, right = most.shape[1], 0
     for row in range(rows):
-        total = changes.dtype.type(0)
-        for column in range(classes):
-            total += shares[row, column]
-        loss += np.log(total)
-        for column in range(classes):
-            shares[row, column] /= total
-    return loss, right
+        label = labels[order[first + row]]
+        if logits[label * columns + row] == most[0, row]:
+            right += 1
+            for earlier in range(label):
+                if logits[earlier * columns + row] == most[0, row]:
+                    right -= 1
+                    break
+    return right
 
 
 @_compiled
 def _backward(
-    batch: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any, changes: Any, gradient: Any
-) -> None:
-    """Fill `gradient`; the first row of `changes` (2, ...) begins with the loss's slopes towards logits."""
-    rows, current = batch.shape[0], 0
-    place, begin = gradient.size, rows * sizes[1:].sum()
+    sizes: Any, kinds: Any, weights: Any, rows: int, columns: int, flows: Any, changes: Any, turned: Any,
+    starts: Any, gradient: Any, added: bool,
+) -> None:  # fmt: skip
+    """Fill `gradient`, or add to it; the first of `changes` (2, ...) begins with slopes towards logits."""
+    place, below, current = gradient.size, 0, 0
+    for width in sizes[:-1]:
+        below += padded(width + 1) * columns
     for layer in range(sizes.size - 2, -1, -1):
         width, units = sizes[layer], sizes[layer + 1]
-        place, begin = place - (width + 1) * units, begin - rows * units
-        middle = place + width * units
-        towards = changes[current, : rows * units].reshape((rows, units))
-        bias = gradient[middle : middle + units]
-        bias[:] = 0
-        for row in range(rows):
-            for unit in range(units):
-                bias[unit] += towards[row, unit]
-        slopes = gradient[place:middle].reshape((width, units))
-        if layer == 0:
-            multiply(batch, towards, slopes, True, False)
-            return
-        flat = outputs[begin - rows * width : begin]
-        multiply(flat.reshape((rows, width)), towards, slopes, True, False)
-        current = 1 - current
-        below = changes[current, : rows * width]
-        kernel = weights[place:middle].reshape((width, units))
-        multiply(towards, kernel, below.reshape((rows, width)), False, True)
-        _multiply_by_slope(kinds[layer - 1], flat, below)
+        step = padded(units)
+        place, below = place - (width + 1) * step, below - padded(width + 1) * columns
+        towards = changes[current]
+        if layer > 0:
+            current = 1 - current
+            onwards = changes[current]
+            multiply(weights, place, step, 1, towards, 0, onwards, 0, width, units, columns, False)
+            end = below + width * columns
+            _multiply_by_slope(kinds[layer - 1], flows[below:end], onwards[: width * columns])
+        towards[units * columns : step * columns] = 0
+        for unit in range(step):
+            starts[unit] = unit * columns
+        transpose(towards, starts, step, columns, turned)
+        multiply(flows, below, columns, 1, turned, 0, gradient, place, width + 1, rows, step, added)
 
 
 @_compiled
@@ -240,36 +251,36 @@ def train(
     count
         Steps before these.
     weights, slots
-        (weights,) and (slots, weights); changed.
+        (weights,) and (slots, weights), padded; changed.
 
     Returns
     -------
     loss, right
         Sum of cross-entropies over rows, each as measured before its step; rows whose class was predicted.
     """
-    most, n_sums = min(batch_size, order.size), sizes[1:].sum()
-    memory = np.empty((most, sizes[0]), weights.dtype)
-    outputs, changes = (
-        np.empty(most * n_sums, weights.dtype),
-        np.empty((2, most * sizes.max()), weights.dtype),
-    )
-    powers, gradient = np.empty(most * sizes.max(), np.int32), np.empty_like(weights)
+    flows, changes, turned, most, starts = _buffers(sizes, weights)
+    gradient, n_classes = np.zeros_like(weights), sizes[-1]
     loss, right = 0.0, 0
-    for first in range(0, order.size, batch_size):
-        rows = min(batch_size, order.size - first)
-        batch = memory[:rows]
-        _gather(features, order, first, batch)
-        _forward(batch, sizes, kinds, weights, outputs, powers)
-        n_logits = rows * sizes[-1]
-        logits = outputs[rows * n_sums - n_logits : rows * n_sums].reshape((rows, sizes[-1]))
-        slopes = changes[0, :n_logits]
-        one, hits = _softmax(logits, labels, order, first, slopes, powers)
-        loss, right = loss + one, right + hits
-        for row in range(rows):
-            slopes[row * sizes[-1] + labels[order[first + row]]] -= 1
-        for i in range(n_logits):
-            slopes[i] /= weights.dtype.type(rows)
-        _backward(batch, sizes, kinds, weights, outputs, changes, gradient)
+    for batch in range(0, order.size, batch_size):
+        batch_rows = min(batch_size, order.size - batch)
+        share = weights.dtype.type(batch_rows)
+        for first in range(batch, batch + batch_rows, BLOCK):
+            rows = min(BLOCK, batch + batch_rows - first)
+            columns = padded(rows)
+            _gather(features, order, first, rows, columns, starts, flows)
+            begin = _forward(sizes, kinds, weights, columns, flows)
+            logits, slopes = flows[begin : begin + n_classes * columns], changes[0]
+            scratch = most[: 2 * columns].reshape((2, columns))
+            _softmax(logits, columns, slopes, scratch)
+            loss += _losses(logits, labels, order, first, rows, scratch)
+            right += _hits(logits, labels, order, first, rows, scratch)
+            for row in range(rows):
+                slopes[labels[order[first + row]] * columns + row] -= 1
+            for i in range(n_classes * columns):
+                slopes[i] /= share
+            _backward(
+                sizes, kinds, weights, rows, columns, flows, changes, turned, starts, gradient, first > batch
+            )
         count += 1
         if optimizer == ADAM:
             _adam(weights, gradient, slots, rate, count, numbers)
@@ -279,23 +290,37 @@ def train(
 
 
 @_compiled
+def _buffers(sizes: Any, weights: Any) -> Any:
+    """Return arrays for what flows forwards, slopes, a transposed matrix, two numbers a row, and places."""
+    height, widest = 0, 0
+    for size in sizes:
+        height, widest = height + padded(size + 1), max(widest, padded(size))
+    kind = weights.dtype
+    return (
+        np.zeros(height * BLOCK, kind), np.zeros((2, widest * BLOCK), kind), np.zeros(widest * BLOCK, kind),
+        np.zeros(2 * BLOCK, kind), np.zeros(max(widest, BLOCK), np.int64),
+    )  # fmt: skip
+
+
+@_compiled
 def measure(
-    features: Any, labels: Any, order: Any, block: int, sizes: Any, kinds: Any, weights: Any, counts: Any
+    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, counts: Any
 ) -> float:
     """Add up, in `counts` [true class][predicted class], the rows of `order`; return their summed loss."""
-    most, n_sums = min(block, order.size), sizes[1:].sum()
-    memory = np.empty((most, sizes[0]), weights.dtype)
-    outputs, shares = np.empty(most * n_sums, weights.dtype), np.empty(most * sizes[-1], weights.dtype)
-    powers, loss = np.empty(most * sizes.max(), np.int32), 0.0
-    for first in range(0, order.size, block):
-        rows = min(block, order.size - first)
-        batch = memory[:rows]
-        _gather(features, order, first, batch)
-        _forward(batch, sizes, kinds, weights, outputs, powers)
-        logits = outputs[rows * (n_sums - sizes[-1]) : rows * n_sums].reshape((rows, sizes[-1]))
-        loss += _softmax(logits, labels, order, first, shares[: logits.size], powers)[0]
+    flows, changes, _, most, starts = _buffers(sizes, weights)
+    shares, n_classes, loss = changes[0], sizes[-1], 0.0
+    for first in range(0, order.size, BLOCK):
+        rows = min(BLOCK, order.size - first)
+        columns = padded(rows)
+        _gather(features, order, first, rows, columns, starts, flows)
+        begin = _forward(sizes, kinds, weights, columns, flows)
+        logits, scratch = (
+            flows[begin : begin + n_classes * columns],
+            most[: 2 * columns].reshape((2, columns)),
+        )
+        _softmax(logits, columns, shares, scratch)
+        loss += _losses(logits, labels, order, first, rows, scratch)
         # As the Keras model predicts: probabilities may be equal where logits are not
         for row in range(rows):
-            mine = shares[row * sizes[-1] : (row + 1) * sizes[-1]]
-            counts[labels[order[first + row]], mine.argmax()] += 1
+            counts[labels[order[first + row]], shares[row : n_classes * columns : columns].argmax()] += 1
     return loss

@@ -1,149 +1,150 @@
 """What the kernels of the compiled engine are made of: products of matrices, exponentials, tangents.
 
-Each is a function without a body that numba replaces, by the type of the arrays, when a kernel is compiled:
-in float32 by what is fast, in float64, which only tests use, by what is exact.
+`exponential` and `tangent` are functions without a body that numba replaces, by the type of their argument,
+when a kernel is compiled: in float32 by what a loop does in vector instructions, in float64, which only
+tests use, by what is exact.
 """
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding
 import numba
 import numpy as np
-import scipy_openblas64
-from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
+
+from dnnflow.training.compiled_tiles import LANES, TILE_ROWS, float_of_bits, tile_of, transpose_block
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 """A division by zero gives infinity: where it may raise, no loop with a division is vectorised."""
 
-
+_SOME_ROWS = TILE_ROWS // 3 * 2
+"""Of a tile for what is left: 64 rows are ten tiles of six and one of four."""
+_large, _medium, _line = tile_of(TILE_ROWS, 2), tile_of(_SOME_ROWS, 2), tile_of(1, 2)
+_narrow, _narrow_line = tile_of(TILE_ROWS, 1), tile_of(1, 1)
 _HIGHEST = 88.0
 """float32 holds no larger power of e."""
 
 
-def _link_blas() -> Any:
-    """Return OpenBLAS' product of float32 matrices, as a function that compiled code calls by name.
+@register_jitable  # type: ignore[untyped-decorator]
+def padded(count: int) -> int:
+    """Return the least multiple of `LANES` that is not below a count."""
+    return -(-count // LANES) * LANES
 
-    Of a package of its own: numba's `np.dot` calls the BLAS of SciPy, by way of checks and an older version,
-    which took half as long again for networks of a study (32 x 64 by 64 x 64: 44 GFLOP/s instead of 71).
+
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def multiply(
+    left: Any, left_place: int, row_step: int, depth_step: int, right: Any, right_place: int,
+    product: Any, product_place: int, rows: int, depth: int, columns: int, added: bool,
+) -> None:  # fmt: skip
+    """Write, or add where `added`, left (rows, depth) · right (depth, columns) to a product (rows, columns).
+
+    All are parts of flat arrays. Entry (i, k) of left is at `left_place + i · row_step + k · depth_step`;
+    right and the product are in C order. `columns` is a multiple of `LANES`.
     """
-    address = ctypes.cast(scipy_openblas64.dll.scipy_cblas_sgemm64_, ctypes.c_void_p).value
-    llvmlite.binding.add_symbol("dnnflow_sgemm", address)
-    flag, size, number, place = types.int32, types.int64, types.float32, types.uintp
-    sizes, left, right = (size,) * 3, (place, size), (place, size)
-    return types.ExternalFunction(
-        "dnnflow_sgemm", types.void(flag, flag, flag, *sizes, number, *left, *right, number, place, size)
-    )
+    for column in range(0, columns, 2 * LANES):
+        wide, row = column + LANES < columns, 0
+        while row < rows:
+            left_now, here, rest = (
+                left_place + row * row_step,
+                product_place + row * columns + column,
+                rows - row,
+            )
+            places = (
+                added, left, left_now, row_step, depth_step, right, right_place + column, columns,
+                product, here, columns, depth,
+            )  # fmt: skip
+            if wide and rest >= TILE_ROWS:
+                _large(*places)
+                row += TILE_ROWS
+            elif wide and rest >= _SOME_ROWS:
+                _medium(*places)
+                row += _SOME_ROWS
+            elif wide:
+                _line(*places)
+                row += 1
+            elif rest >= TILE_ROWS:
+                _narrow(*places)
+                row += TILE_ROWS
+            else:
+                _narrow_line(*places)
+                row += 1
 
 
-_sgemm = _link_blas()
-_BY_ROWS, _AS_IT_IS, _TRANSPOSED = 101, 111, 112
-"""Constants of CBLAS."""
+@numba.njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def transpose(source: Any, starts: Any, rows: int, width: int, target: Any) -> None:
+    """Write rows (rows, width), each of which begins at its place in `starts`, as columns (width, rows).
+
+    `rows` is a multiple of `LANES`.
+    """
+    if width < LANES:
+        for row in range(rows):
+            for column in range(width):
+                target[column * rows + row] = source[starts[row] + column]
+        return
+    for row in range(0, rows, LANES):
+        for place in range(0, width, LANES):
+            column = min(place, width - LANES)  # the last block may overlap the one before
+            transpose_block(source, starts, row, column, target, column * rows + row, rows)
 
 
-def multiply(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    """Write left · right to `product`, of matrices in C order, either of them transposed where so said."""
+def exponential(x: Any) -> Any:
+    """Return e^x."""
 
 
-@overload(multiply, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
-def _of_multiply(
-    left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any
-) -> Callable[..., None]:
-    return _multiply_float32 if product.dtype == numba.float32 else _multiply_float64
+def tangent(x: Any) -> Any:
+    """Return the hyperbolic tangent of x."""
 
 
-def _multiply_float32(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    one, zero = np.float32(1), np.float32(0)
-    rows, columns = product.shape
-    _sgemm(
-        np.int32(_BY_ROWS), np.int32(_TRANSPOSED if left_turned else _AS_IT_IS),
-        np.int32(_TRANSPOSED if right_turned else _AS_IT_IS), rows, columns, left.size // rows,
-        one, left.ctypes.data, left.shape[1], right.ctypes.data, right.shape[1], zero,
-        product.ctypes.data, columns,
-    )  # fmt: skip
+@overload(exponential, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
+def _of_exponential(x: Any) -> Callable[[Any], Any]:
+    return _exponential_float32 if x == numba.float32 else _exponential_float64
 
 
-def _multiply_float64(left: Any, right: Any, product: Any, left_turned: Any, right_turned: Any) -> None:
-    if left_turned:
-        np.dot(left.T, right, product)
-    elif right_turned:
-        np.dot(left, right.T, product)
-    else:
-        np.dot(left, right, product)
+def _exponential_float64(x: Any) -> Any:
+    return np.exp(x)
 
 
-def exponentials(values: Any, powers: Any) -> None:
-    """Replace values by their exponentials; `powers` (at least as many, int32) is scratch."""
-
-
-def tangents(values: Any) -> None:
-    """Replace values by their hyperbolic tangents."""
-
-
-@overload(exponentials, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
-def _of_exponentials(values: Any, powers: Any) -> Callable[..., None]:
-    if values.dtype == numba.float32:
-        return _exponentials_float32
-    return _exponentials_float64
-
-
-def _exponentials_float64(values: Any, powers: Any) -> None:
-    for i in range(values.size):
-        values[i] = np.exp(values[i])
-
-
-def _exponentials_float32(values: Any, powers: Any) -> None:
+def _exponential_float32(x: Any) -> Any:
     """e^x = 2^k · e^r with |r| <= ln(2) / 2, whose polynomial is right to 1 ulp (Cephes, `expf`).
 
     A loop that calls the C library is not vectorised, and takes eight times as long.
     """
     single = np.float32
-    for i in range(values.size):
-        x = values[i]
-        x = single(_HIGHEST) if x > single(_HIGHEST) else x
-        x = single(-87.0) if x < single(-87.0) else x  # NaN stays NaN
-        k = np.floor(x * single(1.44269504088896341) + single(0.5))
-        r = x - k * single(0.693359375) + k * single(2.12194440e-4)
-        p = single(1.9875691500e-4)
-        p = p * r + single(1.3981999507e-3)
-        p = p * r + single(8.3334519073e-3)
-        p = p * r + single(4.1665795894e-2)
-        p = p * r + single(1.6666665459e-1)
-        p = p * r + single(5.0000001201e-1)
-        values[i] = p * (r * r) + r + single(1)
-        powers[i] = (np.int32(k) + np.int32(127)) << np.int32(23)  # the bits of 2^k
-    scales = powers.view(np.float32)
-    for i in range(values.size):
-        values[i] *= scales[i]
+    x = single(_HIGHEST) if x > single(_HIGHEST) else x
+    x = single(-87.0) if x < single(-87.0) else x  # NaN stays NaN
+    k = np.floor(x * single(1.44269504088896341) + single(0.5))
+    r = x - k * single(0.693359375) + k * single(2.12194440e-4)
+    p = single(1.9875691500e-4)
+    p = p * r + single(1.3981999507e-3)
+    p = p * r + single(8.3334519073e-3)
+    p = p * r + single(4.1665795894e-2)
+    p = p * r + single(1.6666665459e-1)
+    p = p * r + single(5.0000001201e-1)
+    return (p * (r * r) + r + single(1)) * float_of_bits((np.int32(k) + np.int32(127)) << np.int32(23))
 
 
-@overload(tangents, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
-def _of_tangents(values: Any) -> Callable[..., None]:
-    return _tangents_float32 if values.dtype == numba.float32 else _tangents_float64
+@overload(tangent, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
+def _of_tangent(x: Any) -> Callable[[Any], Any]:
+    return _tangent_float32 if x == numba.float32 else _tangent_float64
 
 
-def _tangents_float64(values: Any) -> None:
-    for i in range(values.size):
-        values[i] = np.tanh(values[i])
+def _tangent_float64(x: Any) -> Any:
+    return np.tanh(x)
 
 
-def _tangents_float32(values: Any) -> None:
+def _tangent_float32(x: Any) -> Any:
     """The rational approximation of Eigen, TensorFlow's: right to some ulp, 1 beyond ±7.9."""
     single = np.float32
-    for i in range(values.size):
-        x = values[i]
-        x = single(7.90531110763549805) if x > single(7.90531110763549805) else x
-        x = single(-7.90531110763549805) if x < single(-7.90531110763549805) else x
-        s = x * x
-        p = single(-2.76076847742355e-16) * s + single(2.00018790482477e-13)
-        p = p * s + single(-8.60467152213735e-11)
-        p = p * s + single(5.12229709037114e-08)
-        p = p * s + single(1.48572235717979e-05)
-        p = p * s + single(6.37261928875436e-04)
-        p = p * s + single(4.89352455891786e-03)
-        q = single(1.19825839466702e-06) * s + single(1.18534705686654e-04)
-        q = q * s + single(2.26843463243900e-03)
-        q = q * s + single(4.89352518554385e-03)
-        values[i] = x * p / q
+    x = single(7.90531110763549805) if x > single(7.90531110763549805) else x
+    x = single(-7.90531110763549805) if x < single(-7.90531110763549805) else x
+    s = x * x
+    p = single(-2.76076847742355e-16) * s + single(2.00018790482477e-13)
+    p = p * s + single(-8.60467152213735e-11)
+    p = p * s + single(5.12229709037114e-08)
+    p = p * s + single(1.48572235717979e-05)
+    p = p * s + single(6.37261928875436e-04)
+    p = p * s + single(4.89352455891786e-03)
+    q = single(1.19825839466702e-06) * s + single(1.18534705686654e-04)
+    q = q * s + single(2.26843463243900e-03)
+    q = q * s + single(4.89352518554385e-03)
+    return x * p / q
