@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
 Block = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]
 """Features (rows, features), labels (rows,), and the order in which rows are visited."""
+
+_KEPT_ROWS = 65_536
+"""Of a dataset whose orders are kept for the next design: 64 of them take 32 MB at most."""
+_kept_order = lru_cache(maxsize=64)(epoch_order)
 
 
 def in_memory(context: TrainingContext) -> bool:
@@ -50,7 +54,9 @@ class TrainingRows:
             )
             return
         features, labels = self.dataset.arrays("train")
-        order = epoch_order(len(labels) if fit is None else len(fit), self.dataset.seed, epoch)
+        n_rows = len(labels) if fit is None else len(fit)
+        draw = _kept_order if n_rows <= _KEPT_ROWS else epoch_order
+        order = draw(n_rows, self.dataset.seed, epoch)
         yield features, labels, order if fit is None else fit[order]
 
     def validation(self) -> Iterator[Block]:
