@@ -20,6 +20,7 @@ from dnnflow.errors import ClusterError, InputError
 from dnnflow.parallel.desk import Attendance, Desk, WeightServer
 from dnnflow.parallel.handshake import HANDSHAKE_S, Addresses, Terms, accept
 from dnnflow.parallel.link import ChannelError, tune, wake
+from dnnflow.parallel.turnstile import Turnstile
 
 IDLE_S = 3600.0
 """How long a connection may say nothing: longer than a replica needs for the batches between two pushes."""
@@ -76,6 +77,7 @@ class ChannelServer:
         """Connections that did not show that they know the token."""
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
+        self._turnstile = Turnstile(idle_s, self._attendance.end)
         self._stopped = False
         private = _private_directory(directory)
         # Also when the process ends without `stop`
@@ -89,7 +91,7 @@ class ChannelServer:
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(thread.is_alive() for thread in list(self._open))
+        return sum(thread.is_alive() for thread in list(self._open)) + self._turnstile.connections
 
     def stop(self) -> None:
         """Close all connections, end all threads and remove the socket; a second call does nothing.
@@ -110,12 +112,13 @@ class ChannelServer:
             wake(sock)
         self._attendance.end()  # those who wait for each other in the server are let go
         deadline_s = time.monotonic() + STOP_S
+        hanging = not self._turnstile.stop(STOP_S)
         for thread in threads:
             thread.join(max(deadline_s - time.monotonic(), 0))
         for listener in [*self._listeners, self._bell]:
             listener.close()
         self._clean()
-        if hanging := sum(thread.is_alive() for thread in threads):
+        if hanging := hanging + sum(thread.is_alive() for thread in threads):
             raise ClusterError(f"connections must end within {STOP_S:.0f} s, got {hanging} that wait in the "
                                "server; let its replicas leave first")  # fmt: skip
 
@@ -140,7 +143,7 @@ class ChannelServer:
         with self._lock:
             for ended in [known for known in self._open if not known.is_alive()]:
                 del self._open[ended]
-            if self._stopped or len(self._open) >= MOST_CONNECTIONS:
+            if self._stopped or self.connections >= MOST_CONNECTIONS:
                 sock.close()
                 return
             self._open[thread] = sock
@@ -148,19 +151,22 @@ class ChannelServer:
 
     def _serve(self, sock: socket.socket) -> None:
         """Do all of one connection; whatever its other end does harms no other."""
-        desk = None
+        desk, handed_over = None, False
         try:
             if sock.family != socket.AF_UNIX:
                 sock = self._secure(sock)
             link, wires = accept(sock, self._token, self._terms)
             desk = Desk(self._server, self._attendance, link, wires)
-            desk.serve(self._idle_s)
+            handed_over = desk.is_quick and self._turnstile.take(desk, sock)
+            if not handed_over:
+                desk.serve(self._idle_s)
         except OSError:  # ChannelError and TimeLimitError are
             self.refused += desk is None and not self._stopped
         finally:
-            self._open[threading.current_thread()].close()
-            if desk is not None:
-                self._attendance.end(desk)
+            if not handed_over:
+                self._open[threading.current_thread()].close()
+                if desk is not None:
+                    self._attendance.end(desk)
 
     def _secure(self, sock: socket.socket) -> socket.socket:
         tune(sock)

@@ -94,6 +94,25 @@ class Desk:
         while (frame := self._link.receive(idle_s)) is not None:
             self._answer(frame)
 
+    def answer_one(self) -> bool:
+        """Answer the frame that has come; False when the other end has closed instead.
+
+        Raises
+        ------
+        ChannelError
+            For a frame that no client of ours sends, one that came in part, and when the connection breaks.
+        """
+        frame = self._link.take()
+        if frame is not None:
+            self._answer(frame)
+        return frame is not None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether an answer neither waits for another replica nor for what is still on its way."""
+        plain = self._push.plain and self._reply.plain
+        return plain and self._link.shared and getattr(self._server, "never_waits", False)
+
     def _answer(self, frame: tuple[int, ...]) -> None:
         _, operation, kind, _, replica, step, version, count, length = frame
         expected = self._push.nbytes if operation == EXCHANGE else 0

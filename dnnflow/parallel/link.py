@@ -107,6 +107,24 @@ class Link:
             return None
         if have < HEADER:
             have = self._rest(have, HEADER)
+        return self._fields(have)
+
+    def take(self) -> tuple[int, ...] | None:
+        """Return the frame that has come, as `receive`; one of which a part has come ends the connection."""
+        try:
+            have = self._recv_into(self._in, 0, socket.MSG_DONTWAIT)
+        except ConnectionResetError:
+            return None
+        except OSError as error:
+            raise ChannelError(f"the connection broke: {error}") from error
+        if not have:
+            return None
+        if have < HEADER:
+            raise ChannelError(f"a frame must come whole, got {have} bytes of it")
+        return self._fields(have)
+
+    def _fields(self, have: int) -> tuple[int, ...]:
+        """Return the header's fields, with the whole payload there."""
         fields: tuple[int, ...] = FRAME.unpack_from(self._in)
         length = fields[-1]
         if fields[0] != MAGIC or not 0 <= length <= self._room:

@@ -96,6 +96,11 @@ class ParameterServer:
         return self._state.version
 
     @property
+    def never_waits(self) -> bool:
+        """Whether no replica is made to wait for another one."""
+        return not self._algorithm.synchronous and self._bound is None
+
+    @property
     def learned(self) -> int:
         """Entries of the vector that are learned; statistics are behind them."""
         return self._state.learned
