@@ -11,6 +11,7 @@ import socket
 import ssl
 import stat
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import pytest
 
 from dnnflow.errors import InputError, NotFoundError, TimeLimitError
 from dnnflow.execute.certificates import make_certificates
-from dnnflow.parallel import handshake, link
+from dnnflow.parallel import handshake, link, turnstile
 from dnnflow.parallel.channel import ChannelServer
 from dnnflow.parallel.client import ChannelClient
 from dnnflow.parallel.desk import EXCHANGE, PULL
@@ -339,6 +340,48 @@ def test_a_frame_that_stops_half_way_is_given_up(tmp_path: Path, monkeypatch: py
         sock.sendall(FRAME.pack(MAGIC, EXCHANGE, 0, 0, 0, 0, 0, 1, 4 * BIG) + bytes(1000))
         assert bad._link.receive(10) is None
         assert way.client(channel).join(0) == 0
+
+
+def test_a_frame_that_comes_in_part_does_not_keep_the_others_waiting(near: Way) -> None:
+    channel = near.channel(ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS))
+    client, bad = near.client(channel), near.client(channel)
+    step = client.join(0)
+    bad.connect()
+    bad._link._sock.sendall(FRAME.pack(MAGIC, PULL, 0, 0, 0, 0, 0, 0, 0)[:7])
+    assert bad._link.receive(10) is None
+    assert client.exchange(Push(0, step, 0, 1, np.ones(3, np.float32))).version == 1
+
+
+def test_one_thread_answers_replicas_that_never_wait_for_each_other(near: Way) -> None:
+    channel = near.channel(ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS))
+    clients = [near.client(channel) for _ in range(5)]
+    for replica, client in enumerate(clients):
+        client.join(replica)
+    deadline_s = time.monotonic() + 10
+    while len(left_over()[0]) > 2 and time.monotonic() < deadline_s:  # the threads of the handshakes end
+        time.sleep(0.01)
+    assert sorted(left_over()[0]) == ["dnnflow-channel-door", "dnnflow-channel-turns"]
+    assert channel.connections == 5
+    clients[2].close()
+    while channel.connections > 4 and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert channel.connections == 4
+
+
+def test_a_connection_that_sleeps_too_long_is_closed_and_made_again(
+    near: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "_TICK_S", 0.02)
+    server = ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS)
+    channel = near.channel(server, idle_s=0.1)
+    client = near.client(channel)
+    step = client.join(0)
+    deadline_s = time.monotonic() + 10
+    while channel.connections and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert channel.connections == 0
+    assert server.statistics().replicas == ()
+    assert client.exchange(Push(0, step, 0, 1, np.ones(3, np.float32))).version == 1
 
 
 def test_the_socket_lies_where_no_other_user_looks(near: Way) -> None:

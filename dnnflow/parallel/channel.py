@@ -112,13 +112,14 @@ class ChannelServer:
             wake(sock)
         self._attendance.end()  # those who wait for each other in the server are let go
         deadline_s = time.monotonic() + STOP_S
-        hanging = not self._turnstile.stop(STOP_S)
+        hanging = int(not self._turnstile.stop(STOP_S))
         for thread in threads:
             thread.join(max(deadline_s - time.monotonic(), 0))
         for listener in [*self._listeners, self._bell]:
             listener.close()
         self._clean()
-        if hanging := hanging + sum(thread.is_alive() for thread in threads):
+        hanging += sum(thread.is_alive() for thread in threads)
+        if hanging:
             raise ClusterError(f"connections must end within {STOP_S:.0f} s, got {hanging} that wait in the "
                                "server; let its replicas leave first")  # fmt: skip
 

@@ -146,7 +146,8 @@ def greet(sock: socket.socket, token: bytes, push: str, reply: str) -> tuple[Lin
             return Link(sock, there.nbytes, back.nbytes), (there, back)
         memory = np.frombuffer(_map(descriptors[0], total), np.uint8)
         cut = room(there.nbytes)
-        return Link(sock, there.nbytes, back.nbytes, (memory[:cut], memory[cut:])), (there, back)
+        memory_parts = memory[:cut], memory[cut:]
+        return Link(sock, there.nbytes, back.nbytes, memory_parts, eager=True), (there, back)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
