@@ -19,7 +19,6 @@ Framework for Distributed Training with Keras".
 import argparse
 import importlib
 
-
 PARTS = {
     "lstm": ("peers.parallel_lstm", ("rounds",)),
     "scaling": ("peers.parallel_scaling", ("rounds",)),
