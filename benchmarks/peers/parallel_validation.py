@@ -99,6 +99,7 @@ def by_evaluator(client: Any, every: int | None) -> tuple[float, int]:
 @contextlib.contextmanager
 def evaluator_of(actor: Any) -> Iterator[Callable[[], Any]]:
     """Give what validates a server's weights once."""
+    actor.statistics().result()  # here: the evaluator's thread has no current client
     made = make_evaluator(lambda: actor.pull().result()[1])
     yield lambda: made.ask(0, {}, None).result()
     made.end(actor.pull().result()[1])
@@ -136,7 +137,8 @@ def measure(rounds: int) -> None:
     never: list[float] = []
     found: dict[tuple[str, int], list[tuple[float, int]]] = {}
     taken: list[float] = []
-    with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as client:
+    spec = ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)
+    with open_cluster(spec) as client, client.as_current():
         for _ in range(rounds):
             never.append(by_evaluator(client, None)[0])
             for every in EVERY:
@@ -145,11 +147,9 @@ def measure(rounds: int) -> None:
                 found.setdefault(("server", every), []).append((rate / never[-1], done))
                 rate, done = by_evaluator(client, every)
                 found.setdefault(("evaluator", every), []).append((rate / never[-1], done))
-    print(
-        f"\nsimulated: {REPLICAS} replicas, computing is a wait of {1e3 * WAIT_S:.0f} ms; medians of {rounds}"
-    )
-    print(f"without validation {statistics.median(never):,.0f} samples/s; a validation of {ROWS:,} rows takes "
-          f"{statistics.median(taken):.2f} s")  # fmt: skip
+    wait_ms, rate, seconds_s = 1e3 * WAIT_S, statistics.median(never), statistics.median(taken)
+    print(f"\nsimulated: {REPLICAS} replicas, computing is a wait of {wait_ms:.0f} ms; medians of {rounds}")
+    print(f"without validation {rate:,.0f} samples/s; one of {ROWS:,} rows takes {seconds_s:.2f} s")
     print(f"{'every':>6} updates{'on the server':>16}{'validations':>13}{'by the evaluator':>18}"
           f"{'validations':>13}")  # fmt: skip
     for every in EVERY:
