@@ -529,6 +529,17 @@ def test_relative_damping_follows_replicas_that_come_and_go() -> None:
     assert steps[count - 1 :: count] == pytest.approx([1, 1], rel=1e-3)
 
 
+def test_a_damping_goes_on_with_the_mean_that_it_had() -> None:
+    """After a restore a mean of its own would lengthen steps that were short before."""
+    one, other = damping.Damping("relative"), damping.Damping("relative")
+    for late in (3, 5, 0):
+        one.factor(late)
+    other.restore(one.state())
+    assert [one.factor(late) for late in (7, 1)] == [other.factor(late) for late in (7, 1)]
+    other.restore({})  # a checkpoint from before there was a mean
+    assert other.factor(7) == 1
+
+
 def test_the_bound_lets_nobody_run_further_ahead() -> None:
     assert [within_bound(pushes, 4, 2) for pushes in (4, 6, 7)] == [True, True, False]
 
