@@ -5,6 +5,11 @@
     python benchmarks/parallel.py --part scaling       # to 64 replicas, whose computing is a wait
     python benchmarks/parallel.py --part batches       # the paper's table of batch sizes, simulated too
     python benchmarks/parallel.py --part accuracy      # accuracy against replicas, real gradients
+    python benchmarks/parallel.py --part wire          # accuracy against the format of pushed vectors
+    python benchmarks/parallel.py --part validation    # validation on the server and beside it, simulated
+    python benchmarks/parallel.py --part memory        # a worker's memory against the size of the files
+
+`--task digits sequence`, `--seeds 5` and `--gigabytes 0.5 5` belong to accuracy, wire and memory.
 
 What an exchange with a server costs is in `benchmarks/parallel_exchange.py`, what a replica's step costs in
 `benchmarks/parallel_step.py`. Figures of the paper: Anderson, Vlimant and Spiropulu, "An MPI-Based Python
@@ -14,23 +19,33 @@ Framework for Distributed Training with Keras".
 import argparse
 import importlib
 
+PARTS = {
+    "lstm": ("peers.parallel_lstm", ("rounds",)),
+    "scaling": ("peers.parallel_scaling", ("rounds",)),
+    "batches": ("peers.parallel_batches", ("rounds",)),
+    "accuracy": ("peers.parallel_accuracy", ("task", "seeds")),
+    "wire": ("peers.parallel_wire", ("task", "seeds")),
+    "validation": ("peers.parallel_validation", ("rounds",)),
+    "memory": ("peers.parallel_memory", ("gigabytes",)),
+}
+"""Module of each part, and the options that it takes."""
+TASKS = ("digits", "sequence")
+
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parts = {
-        "lstm": "peers.parallel_lstm",
-        "scaling": "peers.parallel_scaling",
-        "batches": "peers.parallel_batches",
-        "accuracy": "peers.parallel_accuracy",
-    }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=parts, nargs="+", default=list(parts))
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--task", choices=TASKS, nargs="+", default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 5.0])
     options = parser.parse_args()
     for part in options.part:
-        importlib.import_module(parts[part]).measure(options.rounds)
+        module, names = PARTS[part]
+        importlib.import_module(module).measure(**{name: getattr(options, name) for name in names})
 
 
 if __name__ == "__main__":

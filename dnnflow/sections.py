@@ -37,7 +37,7 @@ class RefitSection(Section):
     sync_every: int = Field(default=1, ge=1)
     """Batches a replica trains on between two pushes."""
     damping: bool = False
-    """Whether a push that is late by some updates is applied with a lower rate."""
+    """Whether a push that is later than usual is applied with a lower rate."""
     staleness_bound: int | None = Field(default=None, ge=0)
     """Pushes that an asynchronous replica may be ahead of the slowest; null for no bound."""
     time_limit_s: float | None = Field(default=None, gt=0.0)

@@ -131,7 +131,7 @@ def test_pushes_of_many_threads_are_all_applied_once(threads: ThreadPoolExecutor
 
 
 def test_staleness_is_counted_and_damps() -> None:
-    server = make(joined=3, damping=True)
+    server = make(joined=3, damping=True, damping_rule="inverse")
     assert push(server, 0, 0, 0).staleness == 0  # +1
     assert push(server, 1, 0, 0).staleness == 1  # +1/2
     assert push(server, 2, 0, 0).staleness == 2  # +1/3

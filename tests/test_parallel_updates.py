@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from dnnflow.errors import InputError
+from dnnflow.parallel import damping
 from dnnflow.parallel.messages import Push
 from dnnflow.parallel.optimizers import BLOCK, FlatOptimizer, is_flat
 from dnnflow.parallel.settings import Algorithm, Kind, OptimizerSpec, PushKind, RateSchedule
 from dnnflow.parallel.state import ServerState
 from dnnflow.parallel.updates import (
     GradientEnergyMatching,
-    damped_rate,
     difference,
     elastic_replica,
     elastic_server,
@@ -487,13 +487,57 @@ def test_downpour_with_local_steps_takes_over_what_they_have_changed() -> None:
     np.testing.assert_array_equal(state.weights, after)
 
 
+def damped_steps(late: Sequence[int], **settings: Any) -> list[float]:
+    """Return the rates that a server of rate 1 applies pushes with."""
+    algorithm = Algorithm(server_optimizer=OptimizerSpec("sgd", 1.0), **settings)
+    state = ServerState(np.zeros(1), algorithm, replicas=1, layout=None, shard=None)
+    found = [0.0]
+    for step, staleness in enumerate(late):
+        state.apply_one(pushed(algorithm, -np.ones(1), step), staleness, 4, np.empty(1))
+        found.append(float(state.weights[0]))
+    return np.diff(found).tolist()
+
+
 def test_damping_divides_the_rate_by_one_plus_staleness() -> None:
-    assert [damped_rate(0.6, late) for late in (0, 1, 2)] == pytest.approx([0.6, 0.3, 0.2])
-    for damping, expected in ((True, -0.25), (False, -1.0)):
-        algorithm = Algorithm(server_optimizer=OptimizerSpec("sgd", 1.0), damping=damping)
-        state = ServerState(np.zeros(1, np.float32), algorithm, replicas=1, layout=None, shard=None)
-        state.apply_one(pushed(algorithm, np.ones(1, np.float32)), 3, 4, np.empty(1, np.float32))
-        assert state.weights[0] == expected
+    assert damped_steps((0, 1, 3), damping=True, damping_rule="inverse") == pytest.approx([1, 1 / 2, 1 / 4])
+    assert damped_steps((0, 1, 3)) == [1, 1, 1]
+
+
+def test_relative_damping_divides_the_factor_by_its_mean() -> None:
+    late = [0, 3, 3, 1, 9, 40, 0, 3, 3]
+    factors = [1 / (1 + staleness) for staleness in late]
+    expected = [factor / (sum(factors[: i + 1]) / (i + 1)) for i, factor in enumerate(factors)]
+    assert max(expected) < damping.LIMIT
+    assert damped_steps(late, damping=True) == pytest.approx(expected)
+
+
+def test_relative_damping_keeps_the_rate_of_replicas_that_push_in_turn() -> None:
+    """Else training with more replicas is slower in the same number of epochs, which loses accuracy."""
+    assert damped_steps([3] * 50, damping=True) == pytest.approx([1.0] * 50)
+    drawn = np.random.default_rng(0).geometric(1 / 4, 2000) - 1
+    assert np.mean(damped_steps(drawn, damping=True)) == pytest.approx(1, abs=0.05)
+
+
+def test_relative_damping_lengthens_no_push_beyond_a_limit() -> None:
+    """One push that is not late among many that are would throw the weights far away."""
+    assert damped_steps([99] * 50 + [0], damping=True)[-1] == damping.LIMIT
+
+
+def test_relative_damping_follows_replicas_that_come_and_go() -> None:
+    count = 10 * damping.MEMORY
+    steps = damped_steps([31] * count + [1] * count, damping=True)
+    assert steps[count - 1 :: count] == pytest.approx([1, 1], rel=1e-3)
+
+
+def test_a_damping_goes_on_with_the_mean_that_it_had() -> None:
+    """After a restore a mean of its own would lengthen steps that were short before."""
+    one, other = damping.Damping("relative"), damping.Damping("relative")
+    for late in (3, 5, 0):
+        one.factor(late)
+    other.restore(one.state())
+    assert [one.factor(late) for late in (7, 1)] == [other.factor(late) for late in (7, 1)]
+    other.restore({})  # a checkpoint from before there was a mean
+    assert other.factor(7) == 1
 
 
 def test_the_bound_lets_nobody_run_further_ahead() -> None:
@@ -545,6 +589,7 @@ def test_the_rate_after_an_epoch_does_not_depend_on_the_batch_size(batch: int) -
             replica_optimizer=OptimizerSpec("sgd"),
             schedule=RateSchedule("cosine", 1000),
             damping=True,
+            damping_rule="inverse",
             staleness_bound=3,
             wire="int8",
         ),
@@ -569,6 +614,7 @@ def test_an_algorithm_travels_as_json(algorithm: Algorithm) -> None:
         ({"kind": "gem", "gem_rate": 0.0}, "gem_rate"),
         ({"kind": "easgd", "server_optimizer": OptimizerSpec()}, "easgd has no server_optimizer"),
         ({"kind": "easgd", "damping": True}, "damping"),
+        ({"damping_rule": "sqrt"}, "damping_rule must be one of relative, inverse"),
         ({"kind": "easgd", "elastic_force": 1.5}, "elastic_force"),
         ({"kind": "easgd", "momentum": 0.9, "replica_optimizer": OptimizerSpec()}, "replica_optimizer"),
         ({"momentum": 0.9}, "server_optimizer"),

@@ -8,10 +8,12 @@ from typing import Any
 from dnnflow.design.checks import whole
 from dnnflow.parallel.optimizer_spec import OptimizerSpec, RateSchedule, is_number, read_fields, require
 
-__all__ = ["WIRES", "Algorithm", "Kind", "OptimizerSpec", "PushKind", "RateSchedule"]
+__all__ = ["DAMPING_RULES", "WIRES", "Algorithm", "Kind", "OptimizerSpec", "PushKind", "RateSchedule"]
 
 WIRES = ("float32", "float16", "bfloat16", "int8")
 """How a pushed vector may travel; int8 with error feedback."""
+DAMPING_RULES = ("relative", "inverse")
+"""How damping lowers a rate; `parallel/damping` has the formulas."""
 
 
 class Kind(StrEnum):
@@ -72,7 +74,10 @@ class Algorithm:
     """EASGD: of the replicas' Nesterov steps (EAMSGD; default 0); gem: of the step to be matched (default
     0.9); diloco: of the outer Nesterov step (default 0.9)."""
     damping: bool = False
-    """Whether a push that is τ updates late is applied with the rate divided by 1 + τ."""
+    """Whether a push that is late by many updates counts less."""
+    damping_rule: str = "relative"
+    """relative: a push counts less if it is later than usual, and the mean rate stays. inverse: the rate is
+    divided by 1 + τ, τ the updates that a push is late by: all replicas together learn slower then."""
     staleness_bound: int | None = None
     """s: an asynchronous replica more than s pushes ahead of the slowest waits for it; None for never."""
     gem_rate: float | None = None
@@ -94,6 +99,8 @@ class Algorithm:
         require(whole(self.sync_every) and self.sync_every >= 1, "sync_every must be >= 1", self.sync_every)
         self._check_numbers()
         self._check_together()
+        rule = self.damping_rule
+        require(rule in DAMPING_RULES, f"damping_rule must be one of {', '.join(DAMPING_RULES)}", rule)
         require(self.wire in WIRES, f"wire must be one of {', '.join(WIRES)}", self.wire)
         wires = WIRES[:3]
         require(self.reply_wire in wires, f"reply_wire must be one of {', '.join(wires)}", self.reply_wire)

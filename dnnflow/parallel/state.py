@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from dnnflow.errors import InputError
+from dnnflow.parallel.damping import Damping
 from dnnflow.parallel.messages import Push
 from dnnflow.parallel.rules import StatisticsRule, make_rule
 from dnnflow.parallel.settings import Algorithm, Kind
-from dnnflow.parallel.updates import damped_rate, scheduled_rate, shares_of
+from dnnflow.parallel.updates import scheduled_rate, shares_of
 from dnnflow.parallel.weights import FlatLayout, Vector
 
 _ALONE = (1.0,)
@@ -51,6 +52,7 @@ class ServerState:
         self._rule = make_rule(algorithm, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas
+        self._damping = Damping(algorithm.damping_rule) if algorithm.damping else None
         spec = algorithm.used_server_optimizer
         self.rate = spec.learning_rate if spec else None
 
@@ -90,7 +92,7 @@ class ServerState:
         rate = self.rate
         if algorithm.schedule.every is not None:
             rate = scheduled_rate(rate, algorithm.schedule, self.samples)
-        return damped_rate(rate, staleness) if algorithm.damping else rate
+        return rate * self._damping.factor(staleness) if self._damping else rate
 
     def snapshot(self) -> dict[str, Any]:
         """Return everything as copies: arrays and numbers."""
@@ -100,6 +102,7 @@ class ServerState:
             "samples": self.samples,
             "rate": np.nan if self.rate is None else self.rate,
             **{f"rule/{name}": value for name, value in self._rule.state().items()},
+            **(self._damping.state() if self._damping else {}),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -125,3 +128,5 @@ class ServerState:
         self.version, self.samples = int(snapshot["version"]), int(snapshot["samples"])
         self.rate = None if self.rate is None else float(snapshot["rate"])
         self._rule.restore({name: snapshot[f"rule/{name}"] for name in own})
+        if self._damping:
+            self._damping.restore(snapshot)

@@ -44,11 +44,6 @@ def scheduled_rate(first: float, schedule: RateSchedule, samples: int) -> float:
     return first * (schedule.floor + (1 - schedule.floor) * share)
 
 
-def damped_rate(rate: float, staleness: int) -> float:
-    """Return rate / (1 + τ): staleness-aware (after Zhang, Gupta, Lian and Liu 2016, who have rate / τ)."""
-    return rate / (1 + staleness)
-
-
 def within_bound(pushes: int, slowest: int, bound: int) -> bool:
     """Say whether a replica may go on: at most `bound` pushes ahead of the slowest.
 
