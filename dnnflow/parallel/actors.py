@@ -203,8 +203,10 @@ class Actors:
             return getattr(actor, method)(*arguments).result(timeout=ANSWER_S)
         except DnnflowError:
             raise
-        except (OSError, RuntimeError, TimeoutError) as error:
-            raise self.lost(f"no answer to {method} within {ANSWER_S:.0f} s ({error})") from error
+        except TimeoutError as error:
+            raise self.lost(f"no answer to {method} within {ANSWER_S:.0f} s") from error
+        except (OSError, RuntimeError) as error:
+            raise self.lost(f"no answer to {method} ({error})") from error
 
     def lost(self, what: str) -> ClusterError:
         """Return the error that says so."""

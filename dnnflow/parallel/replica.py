@@ -208,10 +208,12 @@ class Replica:
         thread.start()
         try:
             yield
-        finally:
-            ended.set()
-            thread.join()
-            self._report()
+        except BaseException:
+            ended.set()  # no last report: whoever took it may be gone, and an answer would be waited for
+            raise
+        ended.set()
+        thread.join()
+        self._report()
 
     def _leases(self) -> Iterator[Lease | None]:
         duty = self._duty
