@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli_train import train
-from dnnflow.errors import DnnflowError
+from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
+    from dnnflow.pipeline import Pipeline
     from dnnflow.study import Study
+    from dnnflow.train_pipeline import TrainPipeline
 
 app = typer.Typer(
     name="dnnflow",
@@ -62,13 +64,22 @@ def run(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a pipeline from data to report; an unfinished study of the same kind is continued."""
-    from dnnflow.pipeline_file import load_pipeline
+    """Run a pipeline: a study from data to report (an unfinished one goes on), or a parallel training."""
+    from dnnflow.pipeline_file import load_any
+    from dnnflow.train_pipeline import TrainPipeline
+
+    address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
+    pipeline = load_any(file, [*(overrides or []), *address])
+    if isinstance(pipeline, TrainPipeline):
+        _run_training(pipeline, as_json)
+    else:
+        _run_study(pipeline, new, as_json)
+
+
+def _run_study(pipeline: "Pipeline", new: bool, as_json: bool) -> None:
     from dnnflow.stages import require_success, run_pipeline
     from dnnflow.terminal import Progress, show_study
 
-    address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
-    pipeline = load_pipeline(file, [*(overrides or []), *address])
     with Progress(quiet=as_json) as progress:
         study = run_pipeline(pipeline, Settings.from_environment(), new=new, listener=progress)
     if as_json:
@@ -76,6 +87,16 @@ def run(
     else:
         show_study(study)
     require_success(study)
+
+
+def _run_training(pipeline: "TrainPipeline", as_json: bool) -> None:
+    from dnnflow.cli_train import show
+    from dnnflow.terminal import Progress
+    from dnnflow.train_stages import run_training
+
+    with Progress(quiet=as_json) as progress:
+        job, trained = run_training(pipeline, Settings.from_environment(), listener=progress)
+    show(trained, job, as_json=as_json)
 
 
 @app.command()
@@ -96,11 +117,17 @@ def validate(file: File, overrides: Overrides = None, as_json: AsJson = False) -
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(help="study, or train: a file that has a model.")] = "study",
+) -> None:
     """Print the JSON schema of pipelines."""
     from dnnflow.pipeline import Pipeline
+    from dnnflow.train_pipeline import TrainPipeline
 
-    _print_json(Pipeline.model_json_schema())
+    kinds: dict[str, type[Pipeline | TrainPipeline]] = {"study": Pipeline, "train": TrainPipeline}
+    if kind not in kinds:
+        raise InputError(f"a pipeline is of the kind {' or '.join(kinds)}, got {kind}")
+    _print_json(kinds[kind].model_json_schema())
 
 
 @app.command()

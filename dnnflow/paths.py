@@ -82,6 +82,11 @@ class Workspace:
         """Directory of one dataset."""
         return self.datasets / dataset_id
 
+    def trained(self, name: str) -> Path:
+        """File of the model that a pipeline of this name has trained data-parallel."""
+        plain = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in name.lower())
+        return self.home / "trained" / f"{plain}-{content_id(name)[:8]}.keras"
+
     def study(self, study_id: str) -> Path:
         """Directory of one study's files."""
         return self.home / "studies" / study_id

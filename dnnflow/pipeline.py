@@ -366,9 +366,9 @@ class Pipeline(Section):
         for name, field in PATHS:
             section: Section = getattr(self, name)
             if path := getattr(section, field):
-                changed[name] = section.model_copy(update={field: _absolute(path, folder)})
+                changed[name] = section.model_copy(update={field: absolute(path, folder)})
         if self.space.has_code:
-            code_folder = _absolute(self.space.code_folder or ".", folder)
+            code_folder = absolute(self.space.code_folder or ".", folder)
             changed["space"] = self.space.model_copy(update={"code_folder": code_folder})
         return self.model_copy(update=changed)
 
@@ -383,11 +383,12 @@ def with_absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]
     for name, field in PATHS:
         section = changed.get(name)
         if isinstance(section, Mapping) and isinstance(path := section.get(field), str) and path:
-            changed[name] = {**section, field: _absolute(path, folder)}
+            changed[name] = {**section, field: absolute(path, folder)}
     return changed
 
 
-def _absolute(path: str, folder: Path) -> str:
+def absolute(path: str, folder: Path) -> str:
+    """Return a path taken from `folder`; URLs and absolute ones are as they were."""
     if path.startswith("~/"):
         return str(Path(path).expanduser())
     return path if "://" in path or Path(path).is_absolute() else str((folder / path).resolve())

@@ -19,6 +19,8 @@ from dnnflow.design.layers import Reference
 from dnnflow.design.space import Space
 from dnnflow.errors import DesignError, DnnflowError, InputError
 from dnnflow.pipeline import Pipeline
+from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.train_pipeline import find_doubts as find_doubts_of_training
 
 Location = tuple[str | int, ...]
 Doubt = tuple[Location, str]
@@ -30,6 +32,23 @@ _SOURCE = {"source": "url", "delimiter": "delimiter", "quote": "quote", "encodin
 """Fields of the dataset section that `Source` checks, and what it calls them."""
 _RECIPE = ("label", "drop", "missing_values", "text_columns")
 """Fields of the dataset section that `Recipe` checks; of preprocessing, their types say all."""
+
+
+def validate_training(data: Mapping[str, Any]) -> tuple[TrainPipeline | None, list[Any]]:
+    """Validate plain data of a training; return it, or None and pydantic's errors."""
+    try:
+        return TrainPipeline.model_validate(data), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def find_training_doubts(pipeline: TrainPipeline, folder: Path) -> list[Doubt]:
+    """Return what is wrong with the fields of a training although each has its type."""
+    found = [*find_doubts_of_training(pipeline, folder), *check_executor(pipeline)]
+    if ":" in pipeline.model.source:
+        with _importable(folder):
+            found += _refusal(("model", "source"), partial(_find, pipeline.model.source))
+    return found
 
 
 def validate_leniently(data: Mapping[str, Any]) -> tuple[Pipeline | None, list[Any]]:
@@ -82,7 +101,7 @@ def find_doubts(pipeline: Pipeline, refused: set[Location], folder: Path) -> lis
     fields = {where[:2] for where in refused}
     found: list[Doubt] = []
     with _importable(folder):
-        for check in (_dataset, _space, _reference, _engine, _executor):
+        for check in (_dataset, _space, _reference, _engine, check_executor):
             found += check(pipeline)
         if ("space", "optimizer") not in fields | {where for where, _ in found}:
             found += _optimizer_parameters(pipeline)
@@ -175,7 +194,8 @@ def _engine(pipeline: Pipeline) -> Iterator[Doubt]:
     yield from _refusal(("training", "engine"), partial(find_engine, pipeline.training.engine))
 
 
-def _executor(pipeline: Pipeline) -> Iterator[Doubt]:
+def check_executor(pipeline: "Pipeline | TrainPipeline") -> Iterator[Doubt]:
+    """Yield what is wrong with the section about the cluster."""
     section = pipeline.executor
     yield from _refusal(("executor", "address"), partial(_check_address, section.address))
     yield from _refusal(("executor", "memory_limit"), partial(_check_memory, section.memory_limit))

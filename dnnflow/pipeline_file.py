@@ -4,15 +4,23 @@ import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
+from dnnflow import train_pipeline
 from dnnflow.design.draws import KINDS
 from dnnflow.errors import PipelineError
 from dnnflow.paths import write_file
 from dnnflow.pipeline import Pipeline, with_absolute_paths
-from dnnflow.pipeline_checks import Location, find_doubts, validate_leniently
+from dnnflow.pipeline_checks import (
+    Location,
+    find_doubts,
+    find_training_doubts,
+    validate_leniently,
+    validate_training,
+)
+from dnnflow.train_pipeline import TrainPipeline
 
 VARIANTS = ("constant", *KINDS, "name", "none")
 """Forms that a parameter of a space is written in; pydantic puts them into the place of an error."""
@@ -66,8 +74,27 @@ _Loader.add_implicit_resolver(
 )
 
 
+AnyPipeline = Pipeline | TrainPipeline
+
+
 def load_pipeline(path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
-    """Read and validate a pipeline file.
+    """Read and validate the file of a study's pipeline; see `load_any`.
+
+    Raises
+    ------
+    PipelineError
+        Naming every problem with its line; or for a training's file.
+    """
+    pipeline = load_any(path, overrides)
+    if isinstance(pipeline, TrainPipeline):
+        raise PipelineError(
+            f"a study's pipeline has a dataset and no model, got {path}, which trains one model"
+        )
+    return pipeline
+
+
+def load_any(path: str | Path, overrides: Iterable[str] = ()) -> AnyPipeline:
+    """Read and validate a pipeline file, of a study or (with a `model`) of a parallel training.
 
     Parameters
     ----------
@@ -97,7 +124,7 @@ def find_problems(path: str | Path, overrides: Iterable[str] = ()) -> list[Probl
 
 def check_text(
     text: str, overrides: Iterable[str] = (), *, folder: Path
-) -> tuple[Pipeline | None, list[Problem]]:
+) -> tuple[AnyPipeline | None, list[Problem]]:
     """Validate the text of a pipeline; return the pipeline, or None and its problems."""
     try:
         root = yaml.compose(text, Loader=_Loader)
@@ -107,23 +134,29 @@ def check_text(
         return None, [Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {_reason(error)}")]
     if not isinstance(data, dict):
         return None, [Problem(1, "", f"a pipeline is a mapping of sections, got {type(data).__name__}")]
-    overridden = {_apply(data, override) for override in overrides}
-    pipeline, errors = validate_leniently(data)
-    problems = _from_validation(errors, root)
-    if pipeline is not None:
+    kind = TrainPipeline if "model" in data else Pipeline
+    overridden = {_apply(data, override, kind) for override in overrides}
+    pipeline: AnyPipeline | None
+    if kind is TrainPipeline:
+        pipeline, errors = validate_training(data)
+        doubts = find_training_doubts(pipeline, folder) if pipeline is not None else []
+    else:
+        pipeline, errors = validate_leniently(data)
         refused = {item["loc"] for item in errors}
-        problems += [_problem(root, *doubt) for doubt in find_doubts(pipeline, refused, folder)]
+        doubts = find_doubts(pipeline, refused, folder) if pipeline is not None else []
+    problems = _from_validation(errors, root, kind)
+    problems += [_problem(root, *doubt) for doubt in doubts]
     problems = [_of_override(problem, overridden) for problem in dict.fromkeys(problems)]
     ordered = sorted(problems, key=lambda problem: problem.line)
     return (None if ordered or pipeline is None else pipeline.resolved(folder)), ordered
 
 
-def write_pipeline(pipeline: Pipeline, path: Path) -> None:
+def write_pipeline(pipeline: AnyPipeline, path: Path) -> None:
     """Write a pipeline as YAML that `load_pipeline` reads back."""
     write_file(path, to_yaml(pipeline))
 
 
-def to_yaml(pipeline: Pipeline) -> str:
+def to_yaml(pipeline: AnyPipeline) -> str:
     """Return a pipeline as YAML text."""
     return yaml.safe_dump(pipeline.plain(), sort_keys=False, allow_unicode=True)
 
@@ -153,7 +186,7 @@ def _read(path: Path) -> str:
         raise PipelineError(f"a pipeline must be a readable YAML file, got {path}: {reason}") from error
 
 
-def _apply(data: dict[str, Any], override: str) -> str:
+def _apply(data: dict[str, Any], override: str, kind: type[AnyPipeline]) -> str:
     """Lay an override over the data and return its dotted path."""
     where, equals, text = override.partition("=")
     keys = where.strip().split(".")
@@ -167,7 +200,8 @@ def _apply(data: dict[str, Any], override: str) -> str:
         ) from error
     for key in reversed(keys):
         patch = {key: patch}
-    data.update(merge(data, with_absolute_paths(patch, Path.cwd())))
+    absolute = train_pipeline.with_absolute_paths if kind is TrainPipeline else with_absolute_paths
+    data.update(merge(data, absolute(patch, Path.cwd())))
     return ".".join(keys)
 
 
@@ -189,13 +223,13 @@ def _problem(root: yaml.Node | None, where: Location, message: str) -> Problem:
     return Problem(_line_of(root, where), ".".join(map(str, where)), message)
 
 
-def _from_validation(errors: Sequence[Any], root: yaml.Node | None) -> list[Problem]:
+def _from_validation(errors: Sequence[Any], root: yaml.Node | None, kind: type[AnyPipeline]) -> list[Problem]:
     problems = []
     for item in errors:
         where = _in_file(item["loc"], root)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown key; " + _known_keys(where[:-1])
+            message = "unknown key; " + _known_keys(where[:-1], kind)
         elif item["type"] == "missing":
             message = "this key is required"
         else:
@@ -204,11 +238,12 @@ def _from_validation(errors: Sequence[Any], root: yaml.Node | None) -> list[Prob
     return problems
 
 
-def _known_keys(where: Location) -> str:
-    model: Any = Pipeline
+def _known_keys(where: Location, kind: type[AnyPipeline]) -> str:
+    model: Any = kind
     for part in where:
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation else None
+        model = next((one for one in get_args(model) if isinstance(one, type)), model)  # of `… | None`
     names = [info.alias or name for name, info in getattr(model, "model_fields", {}).items()]
     return f"known keys here: {', '.join(names)}" if names else "remove it"
 

@@ -51,7 +51,7 @@ def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
         If it cannot be reached.
     """
     url = pipeline.dataset.source
-    with _stage(Stage.UPLOAD, url, listener) as told:
+    with stage(Stage.UPLOAD, url, listener) as told:
         try:
             file_system, path = fsspec.core.url_to_fs(url, **pipeline.dataset.storage_options)
             info = file_system.info(path)
@@ -76,7 +76,7 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
     DataError
         For everything wrong with the table, with row, column and value.
     """
-    with _stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as told:
+    with stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as told:
         dataset = ingest(
             pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
         )
@@ -197,7 +197,7 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
     """Train the missing designs of a study, or of its i-th of n parts; return how many were trained."""
     missing = len(study.missing(shard))
     part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
-    with _stage(
+    with stage(
         Stage.TRAIN, f"study {study.id}: {missing:,} of {len(study.designs):,} designs{part}", listener
     ) as told:
         study.train(executor, shard=shard, listener=listener)
@@ -207,7 +207,7 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
 
 def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
     """Rank the designs, look at what their parameters did, save the best models."""
-    with _stage(Stage.AGGREGATE, f"study {study.id}", listener) as told:
+    with stage(Stage.AGGREGATE, f"study {study.id}", listener) as told:
         saved = study.save_models(listener)
         view = study.view()
         told.append(f"{len(saved)} models saved")
@@ -216,7 +216,7 @@ def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
 
 def report(study: Study, listener: Listener = ignore, path: str | None = None) -> Path:
     """Write the HTML report of a study, and a copy at `path` if given; return the study's own."""
-    with _stage(Stage.REPORT, f"study {study.id}", listener) as told:
+    with stage(Stage.REPORT, f"study {study.id}", listener) as told:
         written = study.report()
         if path:
             study.report(path)
@@ -237,7 +237,7 @@ def refit(study: Study, pipeline: Pipeline, *, client: "Client | None" = None,
     if is_refitted(study, design, section):
         return study.settings.workspace.refit(study.id)
     detail = f"study {study.id}: {design.describe()} on training and test rows"
-    with _stage(Stage.REFIT, detail, listener) as told:
+    with stage(Stage.REFIT, detail, listener) as told:
         plain = pipeline.executor.model_dump(mode="json")
         with open_client(plain, study.settings, client=client, listener=listener) as opened:
             if opened is None:  # the pipeline is refused before
@@ -290,7 +290,7 @@ def require_success(study: Study) -> None:
 
 
 @contextmanager
-def _stage(stage: Stage, detail: str, listener: Listener) -> Iterator[list[str]]:
+def stage(stage: Stage, detail: str, listener: Listener) -> Iterator[list[str]]:
     """Tell when a stage starts and ends; what the block appends to the list is told at the end."""
     start = time.monotonic()
     listener(StageStarted(stage, detail))

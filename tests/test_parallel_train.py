@@ -253,6 +253,14 @@ WAYS: dict[str, dict[str, Any]] = {
     "three batches a push": {"sync_every": 3},
     "never far ahead": {"staleness_bound": 0},
     "never far ahead of three batches": {"staleness_bound": 1, "sync_every": 3},
+    "overlapped": {"overlap": True},
+    "overlapped, two servers": {"overlap": True, "servers": 2},
+    "overlapped, two groups": {"overlap": True, "groups": 2, "group_every": 3},
+    "overlapped, three batches a push, never far ahead": {
+        "overlap": True,
+        "sync_every": 3,
+        "staleness_bound": 0,
+    },
 }
 
 
@@ -318,6 +326,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gem of local steps": {"algorithm": "gem", "sync_every": 3},
     "diloco": {"algorithm": "diloco", "sync_every": 5, "synchronous": True},
     "int8": {"wire": "int8", "reply_wire": "bfloat16"},
+    "overlapped": {"overlap": True},
 }
 
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from dnnflow.data.source import Chunk
 from dnnflow.errors import InputError
 from dnnflow.parallel.leases import Lease, Leases, lanes
+from dnnflow.parallel.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +27,8 @@ class Report:
     """What a replica did since its last report."""
 
     replica: int
-    epoch: int
-    """Of its last batch."""
-    count: int
-    """Samples."""
-    loss_sum: float
-    """Of batches' mean losses times their samples."""
-    states: np.ndarray
-    """Of the metrics, float64; see `Tally`."""
+    tallies: tuple[tuple[int, Tally], ...]
+    """What was learned in each epoch."""
     pushes: int
     compute_s: float
     exchange_s: float
@@ -47,6 +40,16 @@ class Report:
     """Processor time of its process."""
     done: tuple[tuple[Lease, int], ...] = ()
     spans: tuple[Span, ...] = field(default=())
+
+    @property
+    def count(self) -> int:
+        """Samples."""
+        return sum(tally.count for _, tally in self.tallies)
+
+    @property
+    def loss_sum(self) -> float:
+        """Of batches' mean losses times their samples."""
+        return sum(tally.loss_sum for _, tally in self.tallies)
 
 
 class Coordinator:
@@ -61,19 +64,27 @@ class Coordinator:
         All rows of an epoch, each once.
     lanes : int
         Replicas of a synchronous training, 0 for an asynchronous one.
+    readers : int
+        Replicas that share the leases of an asynchronous one.
+    chunk_rows : int
+        What the rows were divided by; kept in snapshots, for a driver that goes on with other replicas.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], *, seed: int, epochs: int, lanes: int = 0) -> None:
+    def __init__(
+        self, chunks: Sequence[Chunk], *, seed: int, epochs: int, lanes: int = 0, readers: int = 1,
+        chunk_rows: int = 0,
+    ) -> None:  # fmt: skip
         self._chunks, self._seed, self._epochs, self._n_lanes = tuple(chunks), seed, epochs, lanes
+        self._readers, self._chunk_rows = readers, chunk_rows
         self._leases = Leases(chunks, seed, epochs)
         self._lock = threading.Lock()
         self._reports: list[Report] = []
         self._positions: dict[int, tuple[int, int]] = {}
         self._stopped = False
 
-    def take(self, replica: int) -> Lease | None:
-        """Lease rows to a replica; None where there are none now, see `Leases.take`."""
-        return None if self._stopped else self._leases.take(replica)
+    def take(self, replica: int, rows: int = 1) -> tuple[Lease, ...]:
+        """Lease rows to a replica; nothing where there are none now, see `Leases.take_several`."""
+        return () if self._stopped else self._leases.take_several(replica, rows, self._readers)
 
     def is_done(self) -> bool:
         """Whether no row is left to train on, or all are to stop."""
@@ -113,7 +124,12 @@ class Coordinator:
         """Return the state as JSON types."""
         with self._lock:
             positions = [[replica, *position] for replica, position in sorted(self._positions.items())]
-        return {"leases": self._leases.snapshot(), "positions": positions, "lanes": self._n_lanes}
+        return {
+            "leases": self._leases.snapshot(),
+            "positions": positions,
+            "lanes": self._n_lanes,
+            "chunk_rows": self._chunk_rows,
+        }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on where a snapshot was taken.
@@ -123,10 +139,17 @@ class Coordinator:
         InputError
             If it is of other rows, another seed, more epochs, or another number of synchronous replicas.
         """
-        if snapshot["lanes"] != self._n_lanes:
+        before, now = int(snapshot["lanes"]), self._n_lanes
+        if bool(before) != bool(now):
+            kinds = {True: "synchronous", False: "asynchronous"}
             raise InputError(
-                "a training goes on with as many synchronous replicas as it began with, got "
-                f"{self._n_lanes} after {snapshot['lanes']}; set replicas={snapshot['lanes']}"
+                f"a training goes on synchronous or asynchronous as it began, got {kinds[bool(now)]} after "
+                f"{kinds[bool(before)]}; set synchronous={bool(before)}"
+            )
+        if before != now:
+            raise InputError(
+                "a training goes on with as many synchronous replicas as it began with, because which rows "
+                f"form a step depends on their number, got {now} after {before}; set replicas={before}"
             )
         self._leases.restore(snapshot["leases"])
         self._positions = {replica: (epoch, done) for replica, epoch, done in snapshot["positions"]}

@@ -20,6 +20,16 @@ VALIDATION_BATCH = 1000
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A point of the training that is measured."""
+
+    number: int
+    """From 0; the epoch that callbacks hear of."""
+    tally: Tally | None
+    """Of the training since the mark before."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What came of one validation."""
 
@@ -65,19 +75,9 @@ class Evaluator:
         self._named = False
         self._callbacks.on_train_begin()
 
-    def ask(self, epoch: int, logs: Mapping[str, float], tally: Tally | None) -> "Future[Verdict]":
-        """Measure the weights as they are when the thread comes to it.
-
-        Parameters
-        ----------
-        epoch
-            From 0, for callbacks.
-        logs
-            What is known already.
-        tally
-            Of the training since the last validation.
-        """
-        return self._thread.submit(self._measure, epoch, dict(logs), tally)
+    def ask(self, marks: Sequence[Mark]) -> "Future[list[Verdict]]":
+        """Measure the weights once, when the thread comes to it, and tell callbacks of each mark."""
+        return self._thread.submit(self._measure, tuple(marks))
 
     def end(self, weights: Vector) -> None:
         """Set the model's last weights and end the thread."""
@@ -88,21 +88,25 @@ class Evaluator:
         self._step.set(weights)
         self._callbacks.on_train_end()
 
-    def _measure(self, epoch: int, logs: dict[str, float], tally: Tally | None) -> Verdict:
+    def _measure(self, marks: Sequence[Mark]) -> list[Verdict]:
         weights, start = self._pull(), time.perf_counter()
-        self._callbacks.on_epoch_begin(epoch)
+        found: dict[str, float] = {}
         if self._validation is not None:
-            found = self._step.results(self._step.evaluate(weights, self._batches(self._validation)))
-            logs |= {f"val_{name}": value for name, value in found.items()}
-            self._named = True
+            measures = self._step.results(self._step.evaluate(weights, self._batches(self._validation)))
+            found = {f"val_{name}": value for name, value in measures.items()}
         elif not self._named:  # metrics have names once a batch was seen
             self._step.evaluate(weights, [next(self._batches(self._example, 1))])
-            self._named = True
-        if tally is not None and tally.count:
-            logs = self._step.results(tally) | logs
+        self._named = True
         self._step.set(weights)
-        logs["evaluation_s"] = time.perf_counter() - start
-        self._callbacks.on_epoch_end(epoch, logs)
+        found["evaluation_s"] = time.perf_counter() - start
+        return [self._tell(mark, found) for mark in marks]
+
+    def _tell(self, mark: Mark, found: Mapping[str, float]) -> Verdict:
+        """Let callbacks hear of a mark, and return what they want."""
+        self._callbacks.on_epoch_begin(mark.number)
+        tally = mark.tally
+        logs = (self._step.results(tally) if tally is not None and tally.count else {}) | dict(found)
+        self._callbacks.on_epoch_end(mark.number, logs)
         return Verdict(logs, bool(self.model.stop_training), self._changed_rate())
 
     def _changed_rate(self) -> float | None:

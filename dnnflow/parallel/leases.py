@@ -119,14 +119,42 @@ class Leases:
         there may be rows again as long as `is_done` is false.
         """
         with self._lock:
-            found = heapq.heappop(self._returned) if self._returned else self._fresh()
-            if found is None:
-                return None
-            epoch, chunk, done = found
-            lease = Lease(self._number, epoch, chunk, done)
-            self._held[lease.number] = _Held(replica, lease, done)
-            self._number += 1
-            return lease
+            return self._take(replica)
+
+    def take_several(self, replica: int, rows: int, readers: int = 1) -> tuple[Lease, ...]:
+        """Return leases of so many rows, of one epoch, or of fewer; empty where `take` gives None.
+
+        Parameters
+        ----------
+        rows
+            As many leases as it takes to have them; one at least.
+        readers
+            Who share the chunks: one takes no more than its share of an epoch, and of the last epoch half its
+            share of what is left, so that all end at about the same time.
+        """
+        with self._lock:
+            last = self._epoch + 1 == self._epochs
+            left = len(self._chunks) - (self._next if last else 0)
+            most = max(1, left // (readers * (2 if last else 1)))
+            found: list[Lease] = []
+            while len(found) < most and sum(lease.rows for lease in found) < rows:
+                if found and not self._returned and self._next == len(self._chunks):
+                    break
+                lease = self._take(replica)
+                if lease is None:
+                    break
+                found.append(lease)
+            return tuple(found)
+
+    def _take(self, replica: int) -> Lease | None:
+        found = heapq.heappop(self._returned) if self._returned else self._fresh()
+        if found is None:
+            return None
+        epoch, chunk, done = found
+        lease = Lease(self._number, epoch, chunk, done)
+        self._held[lease.number] = _Held(replica, lease, done)
+        self._number += 1
+        return lease
 
     def _fresh(self) -> tuple[int, Chunk, int] | None:
         if self._next == len(self._chunks):

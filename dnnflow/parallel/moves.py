@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dnnflow.parallel.delayed import Answered, DelayedMove, Pushed
 from dnnflow.parallel.gradient import Batch, GradientStep
 from dnnflow.parallel.memory import aligned_vector
 from dnnflow.parallel.optimizer_spec import OptimizerSpec
@@ -16,9 +17,12 @@ from dnnflow.parallel.weights import Vector
 
 
 class Move(Protocol):
-    """One algorithm's replica; `weights` is the model it computes on."""
+    """One algorithm's replica."""
 
-    weights: Vector
+    @property
+    def weights(self) -> Vector:
+        """The model it computes on."""
+        ...
 
     def compute(self, batches: Sequence[Batch]) -> Tally:
         """Learn from K batches, up to what will be pushed."""
@@ -28,6 +32,14 @@ class Move(Protocol):
         """Push, and go on from what comes back."""
         ...
 
+    def land(self) -> None:
+        """Wait for a push that is still on its way, and raise what went wrong with it."""
+        ...
+
+    def close(self) -> None:
+        """Wait for a push that is on its way, and end what was begun."""
+        ...
+
 
 def make_move(step: GradientStep, algorithm: Algorithm, replicas: int) -> Move:
     """Return the replica's part of an algorithm."""
@@ -35,46 +47,33 @@ def make_move(step: GradientStep, algorithm: Algorithm, replicas: int) -> Move:
         return ElasticMove(step, algorithm, replicas)
     if algorithm.kind is Kind.GEM:
         return EnergyMove(step, algorithm)
-    return GradientMove(step) if algorithm.push_kind is PushKind.GRADIENT else DifferenceMove(step)
+    kind = GradientMove if algorithm.push_kind is PushKind.GRADIENT else DifferenceMove
+    return DelayedMove(kind(step)) if algorithm.overlap else kind(step)
 
 
-class GradientMove:
-    """Pushes the gradient of one batch; goes on from the server's weights."""
+class GradientMove(Pushed):
+    """Pushes the gradient of one batch."""
 
-    def __init__(self, step: GradientStep) -> None:
-        self._step = step
-        self._vector: Vector = np.zeros(0, np.float32)
-        self.weights = aligned_vector(step.layout.size, step.layout.dtype)
+    kind = PushKind.GRADIENT
 
     def compute(self, batches: Sequence[Batch]) -> Tally:
         """Compute the gradient of the one batch."""
         (batch,) = batches
-        self._vector, tally = self._step.gradient(self.weights, batch)
+        self.vector, tally = self.step.gradient(self.weights, batch)
         return tally
 
-    def exchange(self, shards: Shards, count: int) -> None:
-        """Push the gradient."""
-        shards.exchange(self._vector, count, PushKind.GRADIENT, self.weights)
 
+class DifferenceMove(Pushed):
+    """Takes K local steps and pushes what they have changed."""
 
-class DifferenceMove:
-    """Takes K local steps and pushes what they have changed; goes on from the server's weights."""
-
-    def __init__(self, step: GradientStep) -> None:
-        self._step = step
-        self._vector = np.zeros(step.layout.size, step.layout.dtype)
-        self.weights = aligned_vector(step.layout.size, step.layout.dtype)
+    kind = PushKind.DIFFERENCE
 
     def compute(self, batches: Sequence[Batch]) -> Tally:
         """Take local steps."""
-        return local_difference(self._step, self.weights, batches, self._vector)
-
-    def exchange(self, shards: Shards, count: int) -> None:
-        """Push the difference."""
-        shards.exchange(self._vector, count, PushKind.DIFFERENCE, self.weights)
+        return local_difference(self.step, self.weights, batches, self.vector)
 
 
-class ElasticMove:
+class ElasticMove(Answered):
     """Keeps weights of its own, which the server's pull at as they pull at the server's."""
 
     def __init__(self, step: GradientStep, algorithm: Algorithm, replicas: int) -> None:
@@ -99,7 +98,7 @@ class ElasticMove:
         self._samples = answer.samples
 
 
-class EnergyMove:
+class EnergyMove(Answered):
     """Gradient energy matching: scales its step by what the server's weights have done meanwhile."""
 
     def __init__(self, step: GradientStep, algorithm: Algorithm) -> None:

@@ -1,20 +1,22 @@
 """What a replica does on its worker: batches in, pushes out, until no row is left."""
 
-import pickle
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dnnflow.data.source import Source
-from dnnflow.errors import DivergedError
+from dnnflow.errors import DivergedError, TimeLimitError
 from dnnflow.parallel.coordinator import Coordinator, Report, Span
 from dnnflow.parallel.leases import Lease, lane_of
 from dnnflow.parallel.models import ModelSpec
+from dnnflow.parallel.parcel import Parcel
 from dnnflow.parallel.rows import Batch, Batches, Batching, asked
 from dnnflow.parallel.settings import Algorithm
 from dnnflow.parallel.shards import Shards
@@ -24,6 +26,10 @@ PATIENCE_S = 0.5
 """How long a replica waits for the next of K batches before it pushes what fewer have taught it."""
 REPORT_S = 0.5
 """How often a replica says what it did, and hears whether it is to go on."""
+ANSWER_S = 120.0
+"""How long the coordinator may take to answer."""
+LEASES_S = 0.5
+"""How long the leases that a replica takes at once are to last: a call costs 2 ms of processor time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +52,18 @@ class Duty:
     timeline: bool = False
 
 
-def run_replica(duty_bytes: bytes, import_paths: tuple[str, ...], coordinator: Any, *servers: Any) -> int:
+def run_replica(
+    parcel: Parcel, replica: int, peers: int, import_paths: tuple[str, ...], coordinator: Any, *servers: Any
+) -> int:
     """Train on a worker; return the samples trained on.
 
     Parameters
     ----------
-    duty_bytes
-        A pickled `Duty`: to unpickle it imports Keras, which must first be told its threads, and the user's
-        modules.
+    parcel
+        The `Duty` of all replicas: to unpack it imports Keras, which must first be told its threads, and the
+        user's modules.
+    replica, peers
+        What of the duty is this replica's own.
     import_paths
         Where else modules are looked for.
     coordinator, servers
@@ -69,7 +79,7 @@ def run_replica(duty_bytes: bytes, import_paths: tuple[str, ...], coordinator: A
     limit_threads(1)
     keep_freed_memory()
     import_tensorflow()
-    duty: Duty = pickle.loads(duty_bytes)
+    duty: Duty = replace(parcel.open(), replica=replica, peers=peers)
     algorithm = duty.algorithm
     channels = [open_channel(one, wire=algorithm.wire, reply_wire=algorithm.reply_wire) for one in servers]
     with Shards(channels, duty.parts, duty.replica) as shards:
@@ -81,11 +91,17 @@ class Books:
 
     def __init__(self, coordinator: Coordinator | Any, replica: int) -> None:
         self._coordinator, self._replica = coordinator, replica
+        self._ahead: deque[Lease] = deque()
+        self._rows, self._asked_s = 1, -math.inf
 
     def take(self) -> Lease | None:
-        """Lease rows."""
-        found: Lease | None = _answer(self._coordinator.take(self._replica))
-        return found
+        """Lease rows: as many at once as lasted for a while before."""
+        if not self._ahead:
+            lasted_s, self._asked_s = time.monotonic() - self._asked_s, time.monotonic()
+            self._rows = _lasting(self._rows, lasted_s)
+            self._ahead.extend(_answer(self._coordinator.take(self._replica, self._rows)))
+            self._rows = max(1, sum(lease.rows for lease in self._ahead))
+        return self._ahead.popleft() if self._ahead else None
 
     def give_back(self) -> None:
         """Let go of what a former process of this replica held."""
@@ -105,23 +121,45 @@ class Books:
         return epoch, done
 
 
+def _lasting(rows: int, lasted_s: float) -> int:
+    """Return how many rows to take, when that many lasted so long."""
+    if lasted_s < LEASES_S:
+        return 2 * rows
+    return max(1, rows // 2) if lasted_s > 2 * LEASES_S else rows
+
+
 def _answer(value: Any) -> Any:
-    """Return what an actor's method gave, which is a future."""
-    return value.result() if hasattr(value, "result") else value
+    """Return what an actor's method gave, which is a future.
+
+    Raises
+    ------
+    ChannelError
+        When the coordinator's worker has gone.
+    TimeLimitError
+        When it does not answer in time.
+    """
+    if not hasattr(value, "result"):
+        return value
+    try:
+        return value.result(timeout=ANSWER_S)
+    except TimeoutError as error:
+        raise TimeLimitError(
+            f"the coordinator must answer within {ANSWER_S:.0f} s, got nothing; look at the server's worker"
+        ) from error
 
 
 @dataclass
 class _Ledger:
     """What was done since the last report."""
 
-    tallies: list[Tally] = field(default_factory=list)
+    tallies: dict[int, list[Tally]] = field(default_factory=dict)
+    """By epoch."""
     done: dict[Lease, int] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("compute", "exchange", "data"), 0.0)
     )
     pushes: int = 0
-    epoch: int = 0
 
 
 class Replica:
@@ -138,6 +176,7 @@ class Replica:
         self._ledger, self._lock = _Ledger(), threading.Lock()
         self._stopped = threading.Event()
         self._samples = 0
+        self._pushed: tuple[Tally, list[Batch]] | None = None  # and not known to be answered
 
     def run(self, shards: Shards) -> int:
         """Train until no row is left or the coordinator says stop; return the samples trained on."""
@@ -150,7 +189,9 @@ class Replica:
                     if not group:
                         break
                     self._learn(group, shards)
+                self._land()
             finally:
+                self._move.close()
                 shards.leave()
         return self._samples
 
@@ -167,10 +208,12 @@ class Replica:
         thread.start()
         try:
             yield
-        finally:
-            ended.set()
-            thread.join()
-            self._report()
+        except BaseException:
+            ended.set()  # no last report: whoever took it may be gone, and an answer would be waited for
+            raise
+        ended.set()
+        thread.join()
+        self._report()
 
     def _leases(self) -> Iterator[Lease | None]:
         duty = self._duty
@@ -185,6 +228,10 @@ class Replica:
 
     def _first(self, batches: Batches, shards: Shards) -> Batch | None:
         """Return the next batch; None for the end."""
+        if self._pushed is not None:
+            if (batch := batches.within(0)) is not None:
+                return batch
+            self._land()  # others may wait for the rows of this push, and this one for theirs
         if self._duty.algorithm.staleness_bound is None:
             return next(batches, None)
         batch = batches.within(PATIENCE_S)
@@ -219,12 +266,27 @@ class Replica:
                 f"the loss must stay finite, got {tally.loss} in epoch {group[-1].epoch + 1} of replica "
                 f"{self._duty.replica}; lower the learning rate"
             )
+        self._land()
         self._timed("exchange", lambda: self._move.exchange(shards, tally.count))
+        if self._duty.algorithm.overlap:
+            self._pushed = tally, group
+        else:
+            self._note(tally, group)
+
+    def _land(self) -> None:
+        """Wait for a push that is on its way; only then what it stands for is trained on."""
+        if self._pushed is not None:
+            self._timed("exchange", self._move.land)
+            pushed, self._pushed = self._pushed, None
+            self._note(*pushed)
+
+    def _note(self, tally: Tally, group: list[Batch]) -> None:
+        """Enter what was learned and answered in the ledger."""
         self._samples += tally.count
         with self._lock:
             ledger = self._ledger
-            ledger.tallies.append(tally)
-            ledger.epoch, ledger.pushes = group[-1].epoch, ledger.pushes + 1
+            ledger.tallies.setdefault(group[-1].epoch, []).append(tally)
+            ledger.pushes += 1
             for batch in group:
                 ledger.done.update(batch.done)
 
@@ -242,13 +304,14 @@ class Replica:
         import psutil
 
         with self._lock:
-            ledger, self._ledger = self._ledger, _Ledger(epoch=self._ledger.epoch)
-        tally, process = total(ledger.tallies), psutil.Process()
+            ledger, self._ledger = self._ledger, _Ledger()
+        process = psutil.Process()
         times = process.cpu_times()
         going_on = self._books.report(
             Report(
-                replica=self._duty.replica, epoch=ledger.epoch, count=tally.count, loss_sum=tally.loss_sum,
-                states=tally.states, pushes=ledger.pushes, compute_s=ledger.seconds["compute"],
+                replica=self._duty.replica,
+                tallies=tuple((epoch, total(found)) for epoch, found in ledger.tallies.items()),
+                pushes=ledger.pushes, compute_s=ledger.seconds["compute"],
                 exchange_s=ledger.seconds["exchange"], data_s=ledger.seconds["data"],
                 resident_bytes=int(process.memory_info().rss), processor_s=times.user + times.system,
                 done=tuple(ledger.done.items()), spans=tuple(ledger.spans),

@@ -84,6 +84,9 @@ class Algorithm:
     """Learning rate of gem's steps, > 0. None: 0.01 for gradients, 1 for what K local steps have changed."""
     gem_kappa: float = 2.0
     """κ: how much more energy than one replica's gem allows, > 0."""
+    overlap: bool = False
+    """Whether a replica computes on the weights it has while its push is on its way: of asynchronous downpour
+    and diloco. Every push is then late by one more update."""
     statistics_share: float | None = None
     """How far an asynchronous push moves the server's moving statistics to the replica's, in (0, 1]; None for
     1 / replicas. A synchronous round takes their mean."""
@@ -114,7 +117,7 @@ class Algorithm:
             value = getattr(self, name)
             valid = value is None or (is_number(value) and 0 < value <= high)
             require(valid, f"{name} must be in (0, {high}]", value)
-        for name in ("synchronous", "damping"):
+        for name in ("synchronous", "damping", "overlap"):
             value = getattr(self, name)
             require(isinstance(value, bool), f"{name} must be true or false", value)
         momentum, bound = self.momentum, self.staleness_bound
@@ -131,6 +134,11 @@ class Algorithm:
         bound = self.staleness_bound
         require(
             bound is None or not self.synchronous, "a staleness_bound is for asynchronous training", bound
+        )
+        require(
+            not self.overlap or (server and not self.synchronous),
+            "overlap is for asynchronous downpour and diloco",
+            f"{'synchronous ' * self.synchronous}{kind}",
         )
         given = self.server_optimizer
         require(

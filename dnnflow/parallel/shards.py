@@ -55,13 +55,27 @@ class Shards:
 
         self._each(one)
 
-    def exchange(self, vector: Vector, count: int, kind: PushKind, out: Vector) -> Answer:
-        """Push a vector that stands for `count` samples, and write what the servers reply to `out`."""
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Of the weights that came last, one of each server."""
+        return tuple(self._versions)
+
+    def exchange(
+        self, vector: Vector, count: int, kind: PushKind, out: Vector, versions: Sequence[int] | None = None
+    ) -> Answer:
+        """Push a vector that stands for `count` samples, and write what the servers reply to `out`.
+
+        Parameters
+        ----------
+        versions
+            Of the weights that the vector was computed from; those that came last without it.
+        """
         answers = [Answer(0, 0)] * len(self._clients)
+        versions = versions or self.versions
 
         def one(index: int) -> None:
             part = self._slices[index]
-            push = Push(self._replica, self._step, self._versions[index], count, vector[part], kind)
+            push = Push(self._replica, self._step, versions[index], count, vector[part], kind)
             reply = self._clients[index].exchange(push, out[part])
             self._versions[index] = reply.version
             answers[index] = Answer(reply.staleness, reply.samples)

@@ -1,0 +1,103 @@
+"""When a training is measured, and what came of it: one row of the history an epoch."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+from dnnflow.parallel.coordinator import Report
+from dnnflow.parallel.evaluator import Evaluator, Mark, Verdict
+from dnnflow.parallel.history import History
+from dnnflow.parallel.tally import Tally, total
+
+Row = dict[str, float]
+
+
+class Validations:
+    """Notes what was trained on, asks for measures, and adds rows to the history when they are there.
+
+    Epochs that end between two reports, or while the evaluator is busy, each have a row with their own
+    training loss; the validation's measures are then of one snapshot.
+
+    Parameters
+    ----------
+    rows
+        Of an epoch.
+    every
+        Samples between two validations; None for once an epoch.
+    restored
+        Samples that a former driver has trained on.
+    """
+
+    def __init__(
+        self, evaluator: Evaluator, history: History, *, rows: int, every: int | None, restored: int = 0
+    ) -> None:  # fmt: skip
+        self._evaluator, self._history = evaluator, history
+        self._rows, self._by_epoch, self._every = max(1, rows), every is None, every or max(1, rows)
+        self._restored = restored
+        self._number = restored // self._every  # of the next row, from 0
+        self._tallies: dict[int, list[Tally]] = {}
+        self._due: list[tuple[Row, Mark]] = []
+        self._asked: tuple[list[Row], Future[list[Verdict]]] | None = None
+        self.began_s = time.monotonic()
+        """When training began, of the monotonic clock."""
+
+    @property
+    def samples(self) -> int:
+        """Trained on so far, by former drivers too."""
+        return self._restored + self._history.samples
+
+    def note(self, report: Report) -> None:
+        """Take note of what a replica did."""
+        for epoch, tally in report.tallies:
+            self._tallies.setdefault(epoch, []).append(tally)
+
+    def pass_marks(self, last: int) -> None:
+        """Make a row due for each mark that the samples have passed, the end of the last epoch left out.
+
+        Parameters
+        ----------
+        last
+            Samples at the end of the training.
+        """
+        samples = self.samples
+        while (mark := (self._number + 1) * self._every) <= samples and mark < last:
+            if self._by_epoch:
+                self._add(mark, through=self._number)
+                continue
+            self._add(samples)
+            self._number = samples // self._every
+        self._ask()
+
+    def end(self) -> None:
+        """Make a row due for what is left, and for the last weights of all."""
+        if self._tallies or not (self._due or self._asked or self._history.rows):
+            self._add(self.samples)
+        self._ask()
+
+    def hear(self, *, wait: bool = False) -> Iterator[Verdict]:
+        """Add rows whose measures are there to the history, and yield what came of them."""
+        while self._asked is not None and (wait or self._asked[1].done()):
+            (rows, asked), self._asked = self._asked, None
+            verdicts = asked.result()
+            for row, verdict in zip(rows, verdicts, strict=True):
+                self._history.rows.append(row | dict(verdict.logs))
+            self._ask()
+            yield from verdicts
+
+    def _add(self, samples: int, through: int | None = None) -> None:
+        """Make a row due, of what was learned in all epochs up to one, or in all."""
+        found = [epoch for epoch in self._tallies if through is None or epoch <= through]
+        tallies = [tally for epoch in found for tally in self._tallies.pop(epoch)]
+        row = {
+            "epoch": samples / self._rows,
+            "samples": float(samples),
+            "elapsed_s": time.monotonic() - self.began_s,
+        }
+        self._due.append((row, Mark(self._number, total(tallies) if tallies else None)))
+        self._number += 1
+
+    def _ask(self) -> None:
+        """Have all that is due measured at once, unless the evaluator is busy."""
+        if self._due and self._asked is None:
+            rows, marks = [row for row, _ in self._due], [mark for _, mark in self._due]
+            self._due, self._asked = [], (rows, self._evaluator.ask(marks))
