@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from dnnflow.parallel.options import TrainOptions
     from dnnflow.parallel.settings import OptimizerSpec
 
-SUFFIXES = {"--out": (".keras",), "--timeline": (".json",), "--history": (".json", ".csv")}
+SUFFIXES = {
+    "--out": (".keras",),
+    "--timeline": (".json",),
+    "--history": (".json", ".csv"),
+    "--report": (".html",),
+}
 """What files that are written may be called: checked before hours of training, not after."""
 ALGORITHM = ("synchronous", "sync_every", "damping", "staleness_bound", "quorum", "wire")
 """Options that are fields of `Algorithm`."""
@@ -36,6 +41,7 @@ class Files:
     out: Path
     timeline: Path | None
     history: Path | None
+    report: Path | None
 
     def check(self) -> None:
         """Refuse names that do not say what will be in the file.
@@ -45,7 +51,8 @@ class Files:
         InputError
             For another suffix.
         """
-        for option, path in zip(SUFFIXES, (self.out, self.timeline, self.history), strict=True):
+        paths = (self.out, self.timeline, self.history, self.report)
+        for option, path in zip(SUFFIXES, paths, strict=True):
             if path is not None and path.suffix not in SUFFIXES[option]:
                 raise InputError(f"{option} must end in {' or '.join(SUFFIXES[option])}, got {path}")
 
@@ -104,6 +111,9 @@ def train(
     timeline: Annotated[
         Path | None, typer.Option(help="A .json file that chrome://tracing and Perfetto open.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="An .html file: curves, staleness, where time went.")
+    ] = None,
     cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
@@ -111,7 +121,7 @@ def train(
     from dnnflow.terminal import Progress, show_training
 
     given = dict(context.params)
-    files = Files(out, timeline, history)
+    files = Files(out, timeline, history, report)
     files.check()
     try:
         with Progress(quiet=as_json) as progress:
@@ -227,7 +237,7 @@ def _names(text: str) -> str | tuple[str, ...]:
 
 
 def _write(trained: dict[str, Any], files: Files, given: dict[str, Any]) -> list[Path]:
-    """Write the model, history and timeline; return the files."""
+    """Write the model, history, timeline and report; return the files."""
     from dnnflow.data.array_source import DatasetSource
     from dnnflow.data.dataset import open_cached
     from dnnflow.models import write_model
@@ -243,12 +253,14 @@ def _write(trained: dict[str, Any], files: Files, given: dict[str, Any]) -> list
     if files.timeline is not None:
         write_file(files.timeline, measured.to_chrome_trace())
         written.append(files.timeline)
+    if files.report is not None:
+        written.append(measured.report(files.report))
     return written
 
 
 def summary(history: "History") -> dict[str, Any]:
     """Return what a training measured as JSON types, without timeline and single losses."""
-    long = ("losses", "spans")
+    long = ("losses", "seen", "heard_s", "spans")
     return {
         "samples": history.samples,
         "seconds_s": history.seconds_s,

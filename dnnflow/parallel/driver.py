@@ -11,12 +11,13 @@ from distributed import Client, Future, KilledWorker
 
 from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError, DnnflowError
-from dnnflow.events import Listener, Notice, ReplicaLost, TrainingProgress, ignore
+from dnnflow.events import Listener, Notice, ReplicaLost, ignore
+from dnnflow.live.publish import shown_on
 from dnnflow.parallel.actor import ServerActor
 from dnnflow.parallel.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.coordinator import Coordinator, Report
 from dnnflow.parallel.evaluator import Evaluator, Verdict
-from dnnflow.parallel.history import History, ReplicaTotals
+from dnnflow.parallel.history import History, WorkerLoss
 from dnnflow.parallel.link import ChannelError
 from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.options import TrainOptions
@@ -24,6 +25,7 @@ from dnnflow.parallel.placement import place, spare
 from dnnflow.parallel.replica import Duty, run_replica
 from dnnflow.parallel.rows import Batching
 from dnnflow.parallel.settings import Algorithm
+from dnnflow.parallel.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.tally import Tally, total
 from dnnflow.parallel.weights import Vector
 
@@ -58,10 +60,7 @@ class Training:
         self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
         self._import_paths = tuple(import_paths)
         self._placement = place(
-            self._workers(),
-            servers=options.n_servers,
-            replicas=options.replicas,
-            device=options.device,
+            self._workers(), servers=options.n_servers, replicas=options.replicas, device=options.device
         )
         self._n = len(self._placement.replicas)
         if options.groups > self._n:
@@ -77,7 +76,7 @@ class Training:
         self._finished: set[int] = set()
         self._tallies: list[Tally] = []
         self._asked: list[tuple[dict[str, float], ThreadFuture[Verdict]]] = []
-        self.history = History(replicas={number: ReplicaTotals() for number in range(self._n)})
+        self.history = begin_history(spec, source, options, self._n)
 
     def run(self) -> tuple[Any, History]:
         """Train; return the Keras model with its last weights, and what was measured.
@@ -89,7 +88,9 @@ class Training:
         DnnflowError, Exception
             What a replica raised.
         """
-        with self._client.as_current():  # an actor's proxy takes the client that is current at its first use
+        shown = shown_training(self.history, self._where)
+        # An actor's proxy takes the client that is current at its first use
+        with self._client.as_current(), shown_on(self._client, shown, self._listener):
             return self._run()
 
     def _run(self) -> tuple[Any, History]:
@@ -172,7 +173,7 @@ class Training:
         for server, snapshot in zip(self._servers, servers, strict=True):
             self._ask(server, "restore", snapshot)
         self._ask(self._books, "restore", books)
-        self._restored = int(servers[0]["samples"])
+        self._restored = self.history.restored = int(servers[0]["samples"])
 
     def _send(self, replica: int) -> None:
         options = self._options
@@ -206,6 +207,7 @@ class Training:
             if now - census_s > CENSUS_S:
                 census_s = now
                 self._replace_lost()
+                self._note_servers()
             if options.checkpoint is not None and now - checkpoint_s > options.checkpoint_every_s:
                 checkpoint_s = now
                 self._write_checkpoint()
@@ -222,10 +224,9 @@ class Training:
     def _collect(self, evaluator: Evaluator) -> None:
         reports: list[Report] = self._ask(self._books, "collect")
         for report in reports:
-            totals = self.history.replicas[report.replica]
             if not self.history.samples:  # what was before it, models being built and traced, is start-up
                 self._began_s = time.monotonic() - report.compute_s - report.exchange_s - report.data_s
-            totals.add(report)
+            self.history.add(report, time.monotonic() - self._began_s)
             if report.count:
                 self._tallies.append(Tally(report.count, report.loss_sum, report.states))
         samples = self._restored + self.history.samples
@@ -234,7 +235,12 @@ class Training:
             self._validate(evaluator)
         self._hear()
         if reports:
-            self._listener(self._progress())
+            elapsed_s = time.monotonic() - self._began_s
+            self._listener(progress_of(self.history, self._restored, elapsed_s, len(self._futures)))
+
+    def _note_servers(self) -> None:
+        found = tuple(self._ask(server, "statistics") for server in self._servers)
+        self.history.note(found, time.monotonic() - self._began_s)
 
     def _validate(self, evaluator: Evaluator) -> None:
         row = {
@@ -298,6 +304,8 @@ class Training:
         """Give a lost replica's rows back and start it again elsewhere."""
         totals = self.history.replicas[replica]
         self._listener(ReplicaLost(replica, self._where[replica]))
+        lost = WorkerLoss(time.monotonic() - self._began_s, replica, self._where[replica])
+        self.history.lost.append(lost)
         if totals.lives >= LIVES:
             raise ClusterError(
                 f"a replica may lose its worker {LIVES - 1} times, got replica {replica} lost {totals.lives} "
@@ -328,21 +336,6 @@ class Training:
         servers = [self._ask(server, "snapshot") for server in self._servers]
         write_checkpoint(str(self._options.checkpoint), servers, books)
 
-    def _progress(self) -> TrainingProgress:
-        elapsed_s = time.monotonic() - self._began_s
-        history = self.history
-        recent = [totals.losses[-1] for totals in history.replicas.values() if totals.losses]
-        last = history.rows[-1] if history.rows else {}
-        return TrainingProgress(
-            samples=self._restored + history.samples,
-            total=self._source.rows * self._options.epochs,
-            elapsed_s=elapsed_s,
-            rate=history.samples / max(elapsed_s, 1e-9),
-            loss=float(np.mean(recent)) if recent else None,
-            measures={name: value for name, value in last.items() if name.startswith("val_")},
-            replicas=len(self._futures),
-        )
-
     # Ending
 
     def _end(self, evaluator: Evaluator) -> None:
@@ -353,7 +346,7 @@ class Training:
         if self._tallies or not (self._asked or self.history.rows):
             self._validate(evaluator)
         self._hear(wait=True)
-        self.history.servers = tuple(self._ask(server, "statistics") for server in self._servers)
+        self._note_servers()
         if self._options.checkpoint is not None:
             self._write_checkpoint()
         evaluator.end(self._pull())
