@@ -69,7 +69,10 @@ class TrainingNumbers(Numbers):
     rows: Sequence[Mapping[str, float]] = ()
     """Validations, as in the history."""
     staleness: Sequence[tuple[int, int]] = ()
-    """(updates late, pushes), the least late first."""
+    """(updates late, pushes), the least late first; the last may stand for all that are later, too."""
+    staleness_open: bool = False
+    """Whether it does."""
+    mean_staleness: float | None = None
     samples_pace: Sequence[tuple[float, float]] = ()
     """(seconds since the beginning, samples a second)."""
     updates_pace: Sequence[tuple[float, float]] = ()

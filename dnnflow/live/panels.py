@@ -6,6 +6,7 @@ from typing import Any
 
 from bokeh.layouts import column, grid
 from bokeh.models import Div
+from bokeh.plotting import figure
 
 from dnnflow.live.numbers import ReplicaNumbers, StudyNumbers, TrainingNumbers
 from dnnflow.live.study_figures import StudyFigures, study_headline
@@ -23,6 +24,8 @@ class TrainingPanel:
     def __init__(self) -> None:
         self._figures = TrainingFigures(HEIGHT)
         self._workers = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
+        for plot in self._figures.figures.values():
+            _still(plot)
         order = (("loss", "measures"), ("samples_pace", "updates_pace"), ("staleness", "shares"))
         plots = [[self._figures.figures[name] for name in names] for names in order]
         self.root = column(
@@ -57,6 +60,8 @@ class StudyPanel:
         self._figures = StudyFigures(HEIGHT)
         self._failures = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
         drawn = self._figures.figures
+        for plot in drawn.values():
+            _still(plot)
         self.root = column(
             drawn["cells"],
             grid([[drawn["best"], drawn["pace"]]], sizing_mode="stretch_width"),
@@ -73,6 +78,11 @@ class StudyPanel:
         best = f"<h2>Best so far</h2>{escape(numbers.best_design)}" if numbers.best_design else ""
         self._failures.text = best + told + facts(numbers.about)
         return study_headline(numbers)
+
+
+def _still(plot: figure) -> None:
+    """Leave a plot without tools but the pointer's: moved by hand, it would no longer follow its numbers."""
+    plot.toolbar_location = plot.toolbar.active_drag = None
 
 
 def replica_row(replica: ReplicaNumbers, worker: Any) -> tuple[str, ...]:

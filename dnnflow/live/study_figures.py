@@ -4,7 +4,7 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 
 from dnnflow.live.numbers import StudyNumbers
-from dnnflow.report.canvas import BLUE, GREEN, canvas
+from dnnflow.report.canvas import BLUE, GREEN, canvas, pace_figure
 from dnnflow.report.training_tables import LAST_S, pace_now
 
 HALF = 0.42
@@ -22,7 +22,7 @@ class StudyFigures:
         self.figures: dict[str, figure] = {
             "cells": _cell_figure(self._cells, height + 40),
             "best": _best_figure(self._best, height),
-            "pace": _pace_figure(self._pace, height),
+            "pace": pace_figure(self._pace, "trials a second", height),
         }
 
     def fill(self, numbers: StudyNumbers) -> None:
@@ -82,13 +82,4 @@ def _best_figure(source: ColumnDataSource, height: int) -> figure:
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     rows = [("trial", "@x{0,0}"), ("accuracy", "@y{0.0000}")]
     plot.add_tools(HoverTool(renderers=[line], tooltips=rows))
-    return plot
-
-
-def _pace_figure(source: ColumnDataSource, height: int) -> figure:
-    plot = canvas(x="seconds", y="trials a second", height=height)
-    plot.varea("x", 0, "y", source=source, fill_color=BLUE, fill_alpha=0.14)
-    line = plot.line("x", "y", source=source, color=BLUE, line_width=2)
-    plot.y_range.start = 0
-    plot.add_tools(HoverTool(renderers=[line], tooltips=[("second", "@x{0.0}"), ("trials/s", "@y{0,0.0}")]))
     return plot

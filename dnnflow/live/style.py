@@ -5,6 +5,7 @@ from html import escape
 
 CARDS = """
 :host { font: 15px/1.5 system-ui, "Segoe UI", Roboto, sans-serif; color: #1d2127; width: 100%; }
+.bk-clearfix { display: block !important; }
 h1 { font-size: 22px; line-height: 1.3; margin: 10px 0 2px; overflow-wrap: anywhere; font-weight: 650; }
 h2 { font-size: 15px; margin: 14px 0 4px; font-weight: 600; }
 .soft { color: #5c6570; font-size: 13.5px; }

@@ -34,7 +34,7 @@ def shown_training(history: History, where: Mapping[int, str]) -> Shown:
     where
         {replica: address of its worker}; it may change.
     """
-    name = f"{history.about['Algorithm']}: {history.about['Model']}, {len(history.replicas)} replicas"
+    name = f"{history.about['Model']}: {history.about['Algorithm']}, {len(history.replicas)} replicas"
     return Shown(name, lambda: training_numbers(history, where))
 
 

@@ -3,6 +3,7 @@
 Light enough for a scheduler's process: nothing but Bokeh is imported.
 """
 
+from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 
 BLUE, ORANGE, GREEN, GREY = "#3f7fd5", "#e07b39", "#2a9d76", "#7d8590"
@@ -64,4 +65,16 @@ def with_legend(plot: figure, place: str = "right") -> figure:
         legend.spacing = 12 if place == "above" else 2
         legend.orientation = "horizontal" if place == "above" else "vertical"
         plot.add_layout(legend, place)
+    return plot
+
+
+def pace_figure(source: ColumnDataSource, name: str, height: int) -> figure:
+    """Draw how fast something went: columns `x`, seconds, and `y`."""
+    plot = canvas(x="seconds", y=name, height=height)
+    plot.varea("x", 0, "y", source=source, fill_color=BLUE, fill_alpha=0.14)
+    line = plot.line("x", "y", source=source, color=BLUE, line_width=2)
+    plot.scatter("x", "y", source=source, color=BLUE, size=4)
+    plot.x_range.start = plot.y_range.start = 0
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+    plot.add_tools(HoverTool(renderers=[line], tooltips=[("second", "@x{0.0}"), (name, "@y{0,0.0}")]))
     return plot

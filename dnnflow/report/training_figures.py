@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from bokeh.models import (
+    BasicTicker,
     BasicTickFormatter,
     ColumnDataSource,
     FactorRange,
     HoverTool,
     NumeralTickFormatter,
-    SingleIntervalTicker,
 )
 from bokeh.plotting import figure
 
 from dnnflow.live.numbers import TrainingNumbers
-from dnnflow.report.canvas import BLUE, GREEN, ORANGE, PALETTE, canvas, plain, with_legend
-from dnnflow.report.training_tables import MOST_LATE, Measure, measures, time_shares
+from dnnflow.report.canvas import BLUE, GREEN, ORANGE, PALETTE, canvas, pace_figure, plain, with_legend
+from dnnflow.report.training_tables import Measure, measures, time_shares
 
 MOST_NAMED = len(PALETTE)
 """More replicas have no legend."""
@@ -35,12 +35,11 @@ class TrainingFigures:
             "staleness": ColumnDataSource({"x": [], "count": [], "share": [], "late": []}),
             "shares": ColumnDataSource({"replica": [], **{name: [] for name, _ in PARTS}}),
         }
-        self._loss_legend_shown = False
         self.figures: dict[str, figure] = {
             "loss": _loss_figure(self._lines["replicas"], self._lines["validation"], height),
             "measures": _measure_figure(self._lines["measures"], height),
-            "samples_pace": _pace_figure(self._columns["samples_pace"], "samples a second", height),
-            "updates_pace": _pace_figure(self._columns["updates_pace"], "updates a second", height),
+            "samples_pace": pace_figure(self._columns["samples_pace"], "samples a second", height),
+            "updates_pace": pace_figure(self._columns["updates_pace"], "updates a second", height),
             "staleness": _staleness_figure(self._columns["staleness"], height),
             "shares": _shares_figure(self._columns["shares"], height),
         }
@@ -58,7 +57,7 @@ class TrainingFigures:
         for name in ("samples_pace", "updates_pace"):
             pace = getattr(numbers, name)
             self._columns[name].data = {"x": [x for x, _ in pace], "y": [y for _, y in pace]}
-        self._columns["staleness"].data = _staleness(numbers.staleness)
+        self._columns["staleness"].data = _staleness(numbers)
         self._fill_shares(numbers)
 
     def _fill_shares(self, numbers: TrainingNumbers) -> None:
@@ -87,36 +86,37 @@ def drawn(numbers: TrainingNumbers) -> dict[str, figure]:
 
 
 def _line_source() -> ColumnDataSource:
-    return ColumnDataSource({"xs": [], "ys": [], "name": [], "color": []})
+    return ColumnDataSource({"xs": [], "ys": [], "name": [], "label": [], "color": []})
 
 
 def _lines(lines: Sequence[Measure], colours: Sequence[str] = PALETTE) -> dict[str, list[Any]]:
+    names = [plain(line.name.replace("_", " ")) for line in lines]
     return {
         "xs": [list(line.samples) for line in lines],
         "ys": [list(line.values) for line in lines],
-        "name": [plain(line.name.replace("_", " ")) for line in lines],
+        "name": names,
+        "label": names,
         "color": [colours[place % len(colours)] for place in range(len(lines))],
     }
 
 
 def _multi(plot: figure, source: ColumnDataSource, **looks: Any) -> None:
-    drawn = plot.multi_line(
-        "xs", "ys", source=source, line_color="color", legend_field="name", line_join="round", **looks
-    )
+    drawn = plot.multi_line("xs", "ys", source=source, line_color="color", line_join="round", **looks)
     rows = [("", "@name"), ("samples", "$data_x{0,0}"), ("value", "$data_y{0.0000}")]
     plot.add_tools(HoverTool(renderers=[drawn], tooltips=rows))
 
 
 def _loss_figure(replicas: ColumnDataSource, validation: ColumnDataSource, height: int) -> figure:
     plot = _samples_axis(canvas(x=SAMPLES, y="loss", height=height))
-    _multi(plot, replicas, line_width=1.6, line_alpha=0.75)
-    _multi(plot, validation, line_width=3, line_dash="dashed")
+    _multi(plot, replicas, line_width=1.6, line_alpha=0.75, legend_field="name")
+    # Of another field: Bokeh makes one entry of all lines that name the same
+    _multi(plot, validation, line_width=3, line_dash="dashed", legend_field="label")
     return with_legend(plot, "above")
 
 
 def _measure_figure(source: ColumnDataSource, height: int) -> figure:
     plot = _samples_axis(canvas(x=SAMPLES, y="measure", height=height))
-    _multi(plot, source, line_width=2.2)
+    _multi(plot, source, line_width=2.2, legend_field="name")
     return with_legend(plot, "above")
 
 
@@ -126,24 +126,13 @@ def _samples_axis(plot: figure) -> figure:
     return plot
 
 
-def _pace_figure(source: ColumnDataSource, name: str, height: int) -> figure:
-    plot = canvas(x="seconds", y=name, height=height)
-    plot.varea("x", 0, "y", source=source, fill_color=BLUE, fill_alpha=0.14)
-    line = plot.line("x", "y", source=source, color=BLUE, line_width=2)
-    plot.y_range.start = 0
-    plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
-    plot.add_tools(HoverTool(renderers=[line], tooltips=[("second", "@x{0.0}"), (name, "@y{0,0.0}")]))
-    return plot
-
-
-def _staleness(staleness: Sequence[tuple[int, int]]) -> dict[str, list[Any]]:
-    pushes = sum(count for _, count in staleness) or 1
-    return {
-        "x": [late for late, _ in staleness],
-        "count": [count for _, count in staleness],
-        "share": [count / pushes for _, count in staleness],
-        "late": [f"{late} and more" if late == MOST_LATE else str(late) for late, _ in staleness],
-    }
+def _staleness(numbers: TrainingNumbers) -> dict[str, list[Any]]:
+    late, counts = [x for x, _ in numbers.staleness], [count for _, count in numbers.staleness]
+    names = [str(x) for x in late]
+    if numbers.staleness_open:
+        names[-1] += " and more"
+    pushes = sum(counts) or 1
+    return {"x": late, "count": counts, "share": [count / pushes for count in counts], "late": names}
 
 
 def _staleness_figure(source: ColumnDataSource, height: int) -> figure:
@@ -152,7 +141,7 @@ def _staleness_figure(source: ColumnDataSource, height: int) -> figure:
     plot.y_range.start = 0
     plot.yaxis.formatter = NumeralTickFormatter(format="0%")
     plot.xaxis.formatter = BasicTickFormatter(precision=0)
-    plot.xaxis.ticker = SingleIntervalTicker(interval=1)
+    plot.xaxis.ticker = BasicTicker(min_interval=1)
     plot.x_range.start, plot.x_range.bounds = -0.6, None
     rows = [("updates late", "@late"), ("pushes", "@count{0,0}"), ("share", "@share{0.0%}")]
     plot.add_tools(HoverTool(renderers=[bars], tooltips=rows))

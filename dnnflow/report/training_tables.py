@@ -16,7 +16,9 @@ LEAST_LOSSES = 20
 MOST_ROWS = 300
 """Validations that are shown; more are thinned out."""
 MOST_LATE = 30
-"""Pushes that are as late or later are counted together."""
+"""Pushes that are as late or later are counted together..."""
+TAIL = 0.005
+"""...and so is the latest part of them, up to this share."""
 NO_MEASURES = ("epoch", "samples", "elapsed_s", "evaluation_s")
 """What a validation's row has besides measures."""
 LAST_S = 10.0
@@ -49,6 +51,8 @@ def training_numbers(history: "History", workers: Mapping[int, str] | None = Non
     )
     versions = list(history.versions)
     rows = list(history.rows)
+    late = history.staleness
+    staleness = staleness_shown(late)
     most = max(LEAST_LOSSES, MOST_LOSSES // max(1, len(history.replicas)))
     return TrainingNumbers(
         about=tuple(history.about.items()),
@@ -63,7 +67,9 @@ def training_numbers(history: "History", workers: Mapping[int, str] | None = Non
             for number, totals in sorted(history.replicas.items())
         ),
         rows=tuple({k: float(v) for k, v in rows[i].items()} for i in thinned(len(rows), MOST_ROWS)),
-        staleness=staleness_shown(history.staleness),
+        staleness=staleness,
+        staleness_open=len(staleness) < len(late),
+        mean_staleness=mean_staleness(late),
         samples_pace=tuple(pace_of([(0.0, 0), *heard])),
         updates_pace=tuple(pace_of(versions)),
         lost=tuple((one.elapsed_s, one.replica, one.worker) for one in list(history.lost)),
@@ -90,11 +96,16 @@ def _replica(number: int, totals: "ReplicaTotals", worker: str, most: int) -> Re
 
 
 def staleness_shown(staleness: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
-    """Return (updates late, pushes); from `MOST_LATE` on, pushes are counted together."""
-    counts: dict[int, int] = {}
-    for late, pushes in sorted(staleness.items()):
-        counts[min(late, MOST_LATE)] = counts.get(min(late, MOST_LATE), 0) + pushes
-    return tuple(counts.items())
+    """Return (updates late, pushes); the last counts the few that are later, too."""
+    pushes, seen = sum(staleness.values()), 0
+    found: list[tuple[int, int]] = []
+    for late, count in sorted(staleness.items()):
+        rest = pushes - seen
+        if found and (late >= MOST_LATE or rest <= TAIL * pushes):
+            return (*found, (late, rest))
+        found.append((late, count))
+        seen += count
+    return tuple(found)
 
 
 def measures(numbers: TrainingNumbers, *, losses: bool) -> list[Measure]:
@@ -117,10 +128,10 @@ def pace_now(pace: Sequence[tuple[float, float]]) -> float | None:
     return sum(recent) / len(recent)
 
 
-def mean_staleness(numbers: TrainingNumbers) -> float | None:
+def mean_staleness(staleness: Mapping[int, int]) -> float | None:
     """Return how many updates late pushes were on average, None without a push."""
-    pushes = sum(count for _, count in numbers.staleness)
-    return sum(late * count for late, count in numbers.staleness) / pushes if pushes else None
+    pushes = sum(staleness.values())
+    return sum(late * count for late, count in staleness.items()) / pushes if pushes else None
 
 
 def time_shares(replica: ReplicaNumbers) -> tuple[float, float, float]:
@@ -148,9 +159,8 @@ def headline(numbers: TrainingNumbers) -> list[tuple[str, str, str]]:
     validated = [(name, value) for name, value in last.items() if name.startswith("val_")]
     for name, value in validated[:2] or [(k, v) for k, v in last.items() if k not in NO_MEASURES][:2]:
         shown.append((name.replace("_", " "), f"{value:.4f}", f"at {last['samples']:,.0f} samples"))
-    late = mean_staleness(numbers)
-    if late is not None:
-        shown.append(("staleness", f"{late:.2f}", "updates late on average"))
+    if numbers.mean_staleness is not None:
+        shown.append(("mean staleness", f"{numbers.mean_staleness:.2f}", "updates late"))
     return shown
 
 
