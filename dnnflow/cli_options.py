@@ -52,5 +52,6 @@ History = Annotated[
     Path | None, typer.Option(help=".json as mpi_learn writes it, or .csv: one row a validation.")
 ]
 Timeline = Annotated[Path | None, typer.Option(help="A .json file that chrome://tracing and Perfetto open.")]
+Report = Annotated[Path | None, typer.Option(help="An .html file: curves, staleness, where time went.")]
 Cluster = Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]

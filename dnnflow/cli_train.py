@@ -33,8 +33,8 @@ def train(
     target: options.Target = None, time_limit: options.TimeLimit = None,
     checkpoint: options.Checkpoint = None, checkpoint_every: options.CheckpointEvery = 300.0,
     restore: options.Restore = False, out: options.Out = Path("trained.keras"),
-    history: options.History = None, timeline: options.Timeline = None, cluster: options.Cluster = None,
-    as_json: options.AsJson = False,
+    history: options.History = None, timeline: options.Timeline = None, report: options.Report = None,
+    cluster: options.Cluster = None, as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one model, data-parallel: replicas on the workers push to a parameter server."""
     from dnnflow.terminal import Progress
@@ -58,7 +58,7 @@ def job_of(given: dict[str, Any]) -> Job:
     InputError
         For files whose names do not say what is in them, or a device that there is not.
     """
-    files = Files(given["out"], given["timeline"], given["history"])
+    files = Files(given["out"], given["timeline"], given["history"], given["report"])
     files.check("--{}")
     if given["device"] not in DEVICES:
         raise InputError(f"--device must be one of {', '.join(DEVICES)}, got {given['device']}")

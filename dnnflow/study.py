@@ -13,6 +13,8 @@ from dnnflow.design.layers import Design
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.execute.portions import Plan, designs_of, plan_study
+from dnnflow.live.publish import Shown, shown_on
+from dnnflow.live.tally import StudyTally
 from dnnflow.models import BestWeights, Place, read_weights, save_model
 from dnnflow.results.aggregate import StudyView, load_view
 from dnnflow.results.records import StudyRecord, StudyState
@@ -32,6 +34,8 @@ DEFAULT_MODELS = 3
 """How many of the best designs' models are kept where the pipeline does not say."""
 FIRST_ETA = 5
 """Trials after which the time left is told: before, it would be mostly start-up."""
+STORED = ("design_id", "state", "test_accuracy", "parameters", "error_type")
+"""What a study that goes on needs to know of the trials that it has."""
 PROGRESS_S = 0.2
 """Progress is told at most this often."""
 
@@ -53,6 +57,17 @@ class Study:
     def id(self) -> str:
         """The random id by which a person follows the study."""
         return self.study_id
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """Return what the study is, as names and values for a person."""
+        record, training = self.record, self.record.pipeline.get("training", {})
+        facts = [
+            ("Study", self.id),
+            ("Label", record.dataset.get("label")),
+            ("Engine", training.get("engine")),
+        ]
+        return [(name, str(value)) for name, value in facts if value is not None]
 
     @property
     def key(self) -> str:
@@ -201,7 +216,7 @@ class Drive:
         self._study = study
         self._listener = listener
         self._designs = {design.design_id: design for design in study.designs}
-        frame = study.store.frame(study.id, columns=["design_id", "state", "test_accuracy", "parameters"])
+        frame = study.store.frame(study.id, columns=STORED)
         self._stored = set(frame["design_id"])
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
         places = [
@@ -214,6 +229,12 @@ class Drive:
             keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
             places=places,
         )
+        self._tally = StudyTally(len(self._designs), tuple(study.about))
+        for row in frame.to_dict("records"):
+            done, error = row["state"] == TrialState.COMPLETED.value, row["error_type"]
+            accuracy = float(row["test_accuracy"]) if done else None
+            self._see(row["design_id"], accuracy, error if isinstance(error, str) else None)
+        self._tally.begin()
         self._start = time.monotonic()
         self._told, self._told_trials = 0.0, -1
         self._trained = 0
@@ -223,7 +244,11 @@ class Drive:
         batches = executor.train(
             portions, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
         )
-        with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
+        shown = Shown(self._study.record.name, self._tally.numbers)
+        with (
+            shown_on(executor.client, shown, self._listener),
+            closing(batches),
+        ):  # an error here, or Ctrl-C, stops what is in flight
             for outcomes in batches:
                 self._store([x for x in outcomes if x.trial.design_id not in self._stored])
         self._tell(force=True)
@@ -241,7 +266,13 @@ class Drive:
             self._count(outcome.trial)
         self._tell()
 
+    def _see(self, design_id: str, accuracy: float | None, error: str | None) -> None:
+        design = self._designs[design_id]
+        depth = None if design.reference else len(design.layers)
+        self._tally.add(depth, accuracy, error=error or "", describe=design.describe)
+
     def _count(self, trial: Trial) -> None:
+        self._see(trial.design_id, trial.test_accuracy, trial.error.type if trial.error else None)
         self._trained += 1
         place = _place(trial)
         if place is None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dnnflow.parallel.settings import OptimizerSpec
     from dnnflow.settings import Settings
 
-SUFFIXES = {"out": (".keras",), "timeline": (".json",), "history": (".json", ".csv")}
+SUFFIXES = {"out": (".keras",), "timeline": (".json",), "history": (".json", ".csv"), "report": (".html",)}
 """What files that are written may be called: checked before hours of training, not after."""
 
 
@@ -29,6 +29,7 @@ class Files:
     out: Path
     timeline: Path | None = None
     history: Path | None = None
+    report: Path | None = None
 
     def check(self, name: str = "{}") -> None:
         """Refuse names that do not say what will be in the file.
@@ -184,7 +185,7 @@ def read_optimizer(text: str | None) -> "OptimizerSpec | None":
 
 
 def write_trained(trained: Trained, job: Job) -> list[Path]:
-    """Write the model, history and timeline; return the files."""
+    """Write the model, history, timeline and report; return the files."""
     from dnnflow.data.array_source import DatasetSource
     from dnnflow.data.dataset import open_cached
     from dnnflow.models import write_model
@@ -200,12 +201,14 @@ def write_trained(trained: Trained, job: Job) -> list[Path]:
     if files.timeline is not None:
         write_file(files.timeline, measured.to_chrome_trace())
         written.append(files.timeline)
+    if files.report is not None:
+        written.append(measured.report(files.report))
     return written
 
 
 def summary(history: "History") -> dict[str, Any]:
     """Return what a training measured as JSON types, without timeline and single losses."""
-    long = ("losses", "spans")
+    long = ("losses", "seen", "heard_s", "spans")
     return {
         "samples": history.samples,
         "seconds_s": history.seconds_s,

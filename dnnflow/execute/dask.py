@@ -67,6 +67,11 @@ class DaskExecutor:
         return len(self._client.scheduler_info()["workers"])
 
     @property
+    def client(self) -> Client:
+        """The client that was given."""
+        return self._client
+
+    @property
     def dashboard(self) -> str | None:
         """URL of the Dask dashboard."""
         return self._client.dashboard_link or None

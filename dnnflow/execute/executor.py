@@ -1,11 +1,14 @@
 """The seam between a study and where its trials run."""
 
 from collections.abc import Callable, Generator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dnnflow.events import Listener, ignore
 from dnnflow.training.job import Job
 from dnnflow.training.records import Outcome, Portion
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def never() -> float:
@@ -24,6 +27,11 @@ class Executor(Protocol):
     @property
     def dashboard(self) -> str | None:
         """URL of a page that shows the workers, where there is one."""
+        ...
+
+    @property
+    def client(self) -> "Client | None":
+        """The Dask client, where there is one."""
         ...
 
     def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,

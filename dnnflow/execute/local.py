@@ -21,7 +21,7 @@ class LocalExecutor:
     """Trains designs in this process."""
 
     slots = 1
-    dashboard = None
+    dashboard = client = None
 
     def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip

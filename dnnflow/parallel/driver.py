@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
 from distributed import Client, Future, KilledWorker
 
 from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError
-from dnnflow.events import Listener, ReplicaLost, TrainingProgress, ignore
+from dnnflow.events import Listener, ReplicaLost, ignore
+from dnnflow.live.publish import shown_on
 from dnnflow.parallel.actors import Actors, WorkerGone
 from dnnflow.parallel.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.coordinator import Report
 from dnnflow.parallel.evaluator import Evaluator
-from dnnflow.parallel.history import History, ReplicaTotals
+from dnnflow.parallel.history import History, WorkerLoss
 from dnnflow.parallel.link import ChannelError
 from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.options import TrainOptions
@@ -23,6 +23,7 @@ from dnnflow.parallel.parcel import Parcel
 from dnnflow.parallel.placement import place, spare
 from dnnflow.parallel.replica import Duty, run_replica
 from dnnflow.parallel.rows import Batching
+from dnnflow.parallel.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.validations import Validations
 
 POLL_S = 0.1
@@ -79,7 +80,7 @@ class Training:
             )
         self._where = dict(enumerate(self._placement.replicas))
         self._actors = Actors(self._client, self._spec, options, self._placement.servers, self._n)
-        self.history = History(replicas={number: ReplicaTotals() for number in range(self._n)})
+        self.history = begin_history(self._spec, self._source, options, self._n)
 
     def _rows_of_a_chunk(self) -> int:
         """Return how the rows are divided: of a training that goes on as before, with fewer replicas too."""
@@ -97,7 +98,9 @@ class Training:
         DnnflowError, Exception
             What a replica raised.
         """
-        with self._client.as_current():  # an actor's proxy takes the client that is current at its first use
+        shown = shown_training(lambda: (self.history, self._where))
+        # An actor's proxy takes the client that is current at its first use
+        with self._client.as_current(), shown_on(self._client, shown, self._listener):
             return self._run()
 
     def _run(self) -> tuple[Any, History]:
@@ -110,10 +113,11 @@ class Training:
             evaluator = Evaluator(
                 self._spec, self._validation, self._source, self._actors.pull, self._callbacks, self._rate()
             )
+            if self._checkpoint is not None:
+                self.history.restored = int(self._checkpoint[0][0]["samples"])
             self._validations = Validations(
-                evaluator, self.history, rows=self._source.rows, every=self._options.validate_every,
-                restored=int(self._checkpoint[0][0]["samples"]) if self._checkpoint else 0,
-            )  # fmt: skip
+                evaluator, self.history, rows=self._source.rows, every=self._options.validate_every
+            )
             if self._options.algorithm.synchronous:
                 self._actors.join()
             for replica in range(self._n):
@@ -185,6 +189,7 @@ class Training:
             if now - census_s > CENSUS_S:
                 census_s = now
                 self._take_census()
+                self._note_servers()
             if options.checkpoint is not None and now - checkpoint_s > options.checkpoint_every_s:
                 checkpoint_s = now
                 self._write_checkpoint()
@@ -199,11 +204,11 @@ class Training:
                 spent_s = report.compute_s + report.exchange_s + report.data_s
                 self._validations.began_s = time.monotonic() - spent_s
             self._heard_s[report.replica] = time.monotonic()
-            self.history.replicas[report.replica].add(report)
+            self.history.add(report, self._elapsed_s())
             self._validations.note(report)
         self._validations.pass_marks(self._source.rows * self._options.epochs)
         if reports:
-            self._listener(self._progress())
+            self._listener(progress_of(self.history, self._elapsed_s(), len(self._futures)))
 
     def _hear(self, *, wait: bool = False) -> None:
         """Do what validations that have ended ask for."""
@@ -259,6 +264,7 @@ class Training:
         """Give a lost replica's rows back; it starts again when there is a worker for it."""
         totals = self.history.replicas[replica]
         self._listener(ReplicaLost(replica, self._where[replica]))
+        self.history.lost.append(WorkerLoss(self._elapsed_s(), replica, self._where[replica]))
         if totals.lives >= LIVES:
             raise ClusterError(
                 f"a replica may lose its worker {LIVES - 1} times, got replica {replica} lost {totals.lives} "
@@ -290,20 +296,12 @@ class Training:
     def _write_checkpoint(self) -> None:
         write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
 
-    def _progress(self) -> TrainingProgress:
-        elapsed_s = time.monotonic() - self._validations.began_s
-        history = self.history
-        recent = [totals.losses[-1] for totals in history.replicas.values() if totals.losses]
-        last = history.rows[-1] if history.rows else {}
-        return TrainingProgress(
-            samples=self._validations.samples,
-            total=self._source.rows * self._options.epochs,
-            elapsed_s=elapsed_s,
-            rate=history.samples / max(elapsed_s, 1e-9),
-            loss=float(np.mean(recent)) if recent else None,
-            measures={name: value for name, value in last.items() if name.startswith("val_")},
-            replicas=len(self._futures),
-        )
+    def _note_servers(self) -> None:
+        self.history.note(self._actors.statistics(), self._elapsed_s())
+
+    def _elapsed_s(self) -> float:
+        """Return seconds since the training began."""
+        return time.monotonic() - self._validations.began_s
 
     # Ending
 
@@ -312,7 +310,7 @@ class Training:
         self._collect()
         self._validations.end()
         self._hear(wait=True)
-        self.history.servers = self._actors.statistics()
+        self._note_servers()
         if self._options.checkpoint is not None:
             self._write_checkpoint()
         evaluator.end(self._actors.pull())

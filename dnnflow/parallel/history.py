@@ -9,6 +9,8 @@ from dnnflow.parallel.coordinator import Report, Span
 from dnnflow.parallel.messages import ServerStatistics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 
@@ -30,6 +32,10 @@ class ReplicaTotals:
     """Processes that were this replica, one after the other."""
     losses: list[float] = field(default_factory=list)
     """Mean training loss between two reports, about twice a second."""
+    seen: list[int] = field(default_factory=list)
+    """Samples of all replicas in this run when each loss came."""
+    heard_s: list[float] = field(default_factory=list)
+    """When each loss came, in seconds since the training began."""
     spans: list[Span] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
@@ -46,6 +52,16 @@ class ReplicaTotals:
         self.spans += report.spans
 
 
+@dataclass(frozen=True)
+class WorkerLoss:
+    """A worker that went away with a replica on it."""
+
+    elapsed_s: float
+    """Since the training began."""
+    replica: int
+    worker: str
+
+
 @dataclass
 class History:
     """A training, as measured."""
@@ -54,11 +70,35 @@ class History:
     """epoch, samples, elapsed_s, then measures under the names that `fit` gives them (val_ of validation)."""
     replicas: dict[int, ReplicaTotals] = field(default_factory=dict)
     servers: tuple[ServerStatistics, ...] = ()
+    """While it runs: as of the last second."""
+    versions: list[tuple[float, int]] = field(default_factory=list)
+    """(seconds since the training began, updates that the first server had applied), once a second."""
+    lost: list[WorkerLoss] = field(default_factory=list)
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Model, algorithm and settings in words."""
+    total: int = 0
+    """Samples of all epochs; 0 where it is not known."""
+    restored: int = 0
+    """Samples of the checkpoint that it went on from."""
     seconds_s: float = 0.0
     """From the first batch that was asked for to the last answer; start-up apart."""
     startup_s: float = 0.0
     ended_by: str = "epochs"
     """epochs, target, callback or time limit."""
+
+    def add(self, report: Report, elapsed_s: float) -> None:
+        """Add what a replica says, heard so long after the training began."""
+        totals = self.replicas[report.replica]
+        totals.add(report)
+        if report.count:
+            totals.seen.append(self.samples)
+            totals.heard_s.append(elapsed_s)
+
+    def note(self, servers: tuple[ServerStatistics, ...], elapsed_s: float) -> None:
+        """Take note of how far the servers are."""
+        self.servers = servers
+        if self.samples:  # before the first report the training has not begun
+            self.versions.append((elapsed_s, servers[0].version))
 
     @property
     def samples(self) -> int:
@@ -79,6 +119,12 @@ class History:
         import pandas as pd
 
         return pd.DataFrame(self.rows)
+
+    def report(self, path: "str | Path") -> "Path":
+        """Write the HTML report, one self-contained file, and return its path."""
+        from dnnflow.report.training_page import write_training_report
+
+        return write_training_report(self, path)
 
     def to_mpi_learn(self, arguments: Mapping[str, Any]) -> str:
         """Return JSON in the shape of mpi_learn's history files.

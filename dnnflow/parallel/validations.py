@@ -24,17 +24,12 @@ class Validations:
         Of an epoch.
     every
         Samples between two validations; None for once an epoch.
-    restored
-        Samples that a former driver has trained on.
     """
 
-    def __init__(
-        self, evaluator: Evaluator, history: History, *, rows: int, every: int | None, restored: int = 0
-    ) -> None:  # fmt: skip
+    def __init__(self, evaluator: Evaluator, history: History, *, rows: int, every: int | None) -> None:
         self._evaluator, self._history = evaluator, history
         self._rows, self._by_epoch, self._every = max(1, rows), every is None, every or max(1, rows)
-        self._restored = restored
-        self._number = restored // self._every  # of the next row, from 0
+        self._number = history.restored // self._every  # of the next row, from 0
         self._tallies: dict[int, list[Tally]] = {}
         self._due: list[tuple[Row, Mark]] = []
         self._asked: tuple[list[Row], Future[list[Verdict]]] | None = None
@@ -44,7 +39,7 @@ class Validations:
     @property
     def samples(self) -> int:
         """Trained on so far, by former drivers too."""
-        return self._restored + self._history.samples
+        return self._history.restored + self._history.samples
 
     def note(self, report: Report) -> None:
         """Take note of what a replica did."""

@@ -16,36 +16,17 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
+from dnnflow.report.canvas import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, plain, with_legend
 from dnnflow.report.tables import Cells, Cloud, ConfusionTable, Curves, Points, spans_much
 from dnnflow.results.depth import Band, LinearFit, Spectrum
 from dnnflow.results.marginals import Group, Marginal
 
-BLUE, ORANGE, GREEN, GREY = "#3f7fd5", "#e07b39", "#2a9d76", "#7d8590"
-PALETTE = (
-    BLUE,
-    ORANGE,
-    GREEN,
-    "#b65fc4",
-    "#d4a017",
-    "#d64f62",
-    "#2aa5b8",
-    "#8a6d4b",
-    "#7a86e0",
-    "#6ea83a",
-)
 MOST_TICKS = 25
 """A longer depth axis is not labelled at every depth."""
 LONGEST = 24
 """Characters of a name on an axis."""
 INK = "ink"
 """Tag of text that has the page's text colour."""
-
-
-def plain(text: str) -> str:
-    """Return text that Bokeh takes literally, not as TeX, for which it would load a script from afar."""
-    for mark in ("$$", "\\(", "\\["):
-        text = text.replace(mark, f"{mark[0]}\u200b{mark[1]}")
-    return text
 
 
 def _labels(texts: Iterable[str]) -> list[str]:
@@ -61,44 +42,6 @@ def _labels(texts: Iterable[str]) -> list[str]:
 
 def _points_source(points: Points) -> ColumnDataSource:
     return ColumnDataSource({"x": points.x, "y": points.y, "name": [plain(name) for name in points.names]})
-
-
-def _figure(*, x: str, y: str, height: int = 340, **options: object) -> figure:
-    plot = figure(
-        height=height,
-        sizing_mode="stretch_width",
-        x_axis_label=x,
-        y_axis_label=y,
-        toolbar_location="right",
-        tools="pan,box_zoom,reset,save",
-        background_fill_color=None,
-        border_fill_color=None,
-        outline_line_color=None,
-        **options,
-    )
-    plot.toolbar.logo = None
-    plot.toolbar.autohide = True
-    plot.grid.grid_line_alpha = 0.18
-    for axis in plot.axis:
-        axis.axis_label_text_font_style = "normal"
-        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
-        axis.axis_label_text_font_size = "13px"
-        axis.major_label_text_font_size = "12px"
-        axis.axis_line_alpha = axis.major_tick_line_alpha = 0.4
-        axis.minor_tick_line_color = None
-    return plot
-
-
-def _legend(plot: figure, place: str = "right") -> figure:
-    for legend in plot.legend:
-        legend.background_fill_alpha = 0.0
-        legend.border_line_color = None
-        legend.label_text_font = "system-ui, sans-serif"
-        legend.label_text_font_size = "12px"
-        legend.spacing = 12 if place == "above" else 2
-        legend.orientation = "horizontal" if place == "above" else "vertical"
-        plot.add_layout(legend, place)
-    return plot
 
 
 def by_depth(
@@ -125,7 +68,7 @@ def by_depth(
         Accuracy of always guessing the largest class, drawn over the depths.
     """
     logarithmic = spans_much(np.array([band.depth for band in bands]))
-    plot = _figure(x="hidden layers", y=measure, x_axis_type="log" if logarithmic else "linear")
+    plot = canvas(x="hidden layers", y=measure, x_axis_type="log" if logarithmic else "linear")
     if logarithmic:
         plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     elif len(bands) <= MOST_TICKS:
@@ -146,7 +89,7 @@ def by_depth(
         plot.line(x, line.intercept + line.slope * x, legend_label=label, **dashed)
     if guess is not None:
         plot.line(x[[0, -1]], [guess, guess], legend_label=f"always the largest class: {guess:.4f}", **dashed)
-    return _legend(plot, "above")
+    return with_legend(plot, "above")
 
 
 def _boxes(plot: figure, bands: Sequence[Band], *, logarithmic: bool) -> None:
@@ -210,7 +153,7 @@ def _whiskers(plot: figure, source: ColumnDataSource, base: str, *, vertical: bo
 
 def cloud_figure(cloud: Cloud, *, x: str) -> figure:
     """Draw accuracy against a measure, as points or as a grid of counts."""
-    plot = _figure(x=x, y="test accuracy", x_axis_type="log" if cloud.logarithmic else "linear")
+    plot = canvas(x=x, y="test accuracy", x_axis_type="log" if cloud.logarithmic else "linear")
     if not cloud.logarithmic:
         plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
     trials = cloud.trials
@@ -248,7 +191,7 @@ def marginal_figure(marginal: Marginal) -> figure:
     """Draw mean accuracy for each value of a parameter, with the interval of the mean and the best."""
     labels = _labels(group.label for group in marginal.groups)
     height = 72 + 26 * len(labels)
-    plot = _figure(
+    plot = canvas(
         x="test accuracy", y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups)
     )
     source = _marginal_source(marginal.groups, labels)
@@ -292,7 +235,7 @@ def _span(groups: Sequence[Group]) -> tuple[float, float]:
 
 def curves_figure(curves: Curves) -> figure:
     """Draw one measure of the best designs, epoch by epoch."""
-    plot = _figure(x="epoch", y=curves.measure)
+    plot = canvas(x="epoch", y=curves.measure)
     lines = zip(curves.epochs, curves.values, curves.names, curves.ranks, strict=True)
     for colour, (epochs, values, name, rank) in zip(PALETTE, lines, strict=False):
         source = ColumnDataSource({"x": epochs, "y": values, "name": [plain(name)] * len(epochs)})
@@ -300,14 +243,14 @@ def curves_figure(curves: Curves) -> figure:
         if len(epochs) < 30:
             plot.scatter("x", "y", source=source, color=colour, size=4, legend_label=str(rank))
     plot.add_tools(HoverTool(tooltips=[("design", "@name"), ("epoch", "@x"), (curves.measure, "@y{0.0000}")]))
-    return _legend(plot)
+    return with_legend(plot)
 
 
 def confusion_figure(table: ConfusionTable) -> figure:
     """Draw the counts of true against predicted classes; the shade is the share of the true class."""
     names = _labels(table.names)
     size = len(names)
-    plot = _figure(
+    plot = canvas(
         x="predicted", y="true", height=min(760, 120 + 34 * size), x_range=names, y_range=names[::-1]
     )
     true, predicted = np.divmod(np.arange(size * size), size)
@@ -344,7 +287,7 @@ def confusion_figure(table: ConfusionTable) -> figure:
 
 def spectrum_figure(spectrum: Spectrum) -> figure:
     """Draw the amplitude of each frequency along the depth axis."""
-    plot = _figure(x="cycles a layer", y="amplitude of mean accuracy", height=280)
+    plot = canvas(x="cycles a layer", y="amplitude of mean accuracy", height=280)
     frequency = np.array(spectrum.frequency)
     period = [f"{1 / value:.3g} layers" if value else "" for value in frequency]
     source = ColumnDataSource({"x": frequency, "y": spectrum.magnitude, "period": period})
