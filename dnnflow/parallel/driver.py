@@ -201,7 +201,7 @@ class Training:
             self._heard_s[report.replica] = time.monotonic()
             self.history.replicas[report.replica].add(report)
             self._validations.note(report)
-        self._validations.pass_marks(self._source.rows * self._options.epochs)
+        self._validations.pass_marks(self._options.epochs)
         if reports:
             self._listener(self._progress())
 
