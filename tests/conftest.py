@@ -65,10 +65,10 @@ def client():
 @pytest.fixture
 def cluster(client):
     """The session's cluster with both its workers."""
-    from dnnflow.execute.cluster import respawn
+    from dnnflow.execute.cluster import respawn, workers_of
 
     deadline = time.monotonic() + 60
-    while len(client.scheduler_info(n_workers=-1)["workers"]) < 2 and time.monotonic() < deadline:
+    while len(workers_of(client)) < 2 and time.monotonic() < deadline:
         respawn(client)
         time.sleep(0.2)
     client.wait_for_workers(2, timeout=1)

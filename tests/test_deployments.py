@@ -147,7 +147,7 @@ def test_a_triggered_training_ends_with_a_model(server: PrefectServer, tmp_path:
     assert [row["epoch"] for row in rows] == [1, 2]
     assert all("val_accuracy" in row for row in rows)
     assert str(out) in artifacts["files-train"]["data"]
-    assert len(load_model(out).about["class_names"]) == 10
+    assert len(load_model(out).class_names) == 10
     default = server.deployment("train", "train")["parameters"]["pipeline"]
     assert TrainPipeline.model_validate(default) == load_any(ROOT / "pipelines" / "train.yaml")
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -155,6 +156,26 @@ def test_a_replica_that_does_not_begin_ends_the_training_with_what_is_waited_for
     ):
         train(network(), table(), client=cluster, replicas=1)
     task.result(timeout=30)
+
+
+def test_no_worker_is_missed_while_the_client_asks_for_itself(cluster: Client) -> None:
+    """A server's worker that seems gone ends a training."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        while not ended.is_set():
+            cluster.sync(cluster._update_scheduler_info)
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        found = [len(workers(cluster)) for _ in range(300)]
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+    assert set(found) == {2}
 
 
 # What goes on

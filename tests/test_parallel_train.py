@@ -19,6 +19,7 @@ from distributed import Client
 from dnnflow.data.sources import open_source
 from dnnflow.data.user_source import Data
 from dnnflow.errors import ClusterError, DivergedError, InputError, NotFoundError
+from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.checkpoint import FILE, read_checkpoint
 from dnnflow.parallel.leases import lane_of
 from dnnflow.parallel.placement import place
@@ -169,8 +170,7 @@ def float64(cluster: Client) -> Iterator[None]:
 
 
 def workers(client: Client) -> dict[str, Any]:
-    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return found
+    return workers_of(client)
 
 
 def pids(client: Client) -> dict[str, int]:

@@ -11,6 +11,7 @@ from distributed import Client, Future, KilledWorker
 from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ReplicaLost, TrainingProgress, ignore
+from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.actors import Actors, WorkerGone
 from dnnflow.parallel.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.coordinator import Report
@@ -330,5 +331,4 @@ class Training:
         return None if optimizer is None else optimizer.learning_rate
 
     def _workers(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return found
+        return workers_of(self._client)
