@@ -87,9 +87,7 @@ def load_pipeline(path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
     """
     pipeline = load_any(path, overrides)
     if isinstance(pipeline, TrainPipeline):
-        raise PipelineError(
-            f"a study's pipeline has a dataset and no model, got {path}, which trains one model"
-        )
+        raise PipelineError(f"a study's pipeline has no model, got {path}, which trains one; use load_any")
     return pipeline
 
 

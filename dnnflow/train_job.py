@@ -228,7 +228,8 @@ def summary(history: "History") -> dict[str, Any]:
 def _history_text(measured: "History", path: Path, job: Job) -> str:
     if path.suffix == ".csv":
         return str(measured.frame().to_csv(index=False))
-    return measured.to_mpi_learn(asdict(job))
+    given = asdict(job)
+    return measured.to_mpi_learn(given | given.pop("settings"))  # in one mapping, as mpi_learn has it
 
 
 def _plain(given: str | Sequence[str]) -> Any:

@@ -123,6 +123,8 @@ class TrainedSection(Section):
     """.json as mpi_learn writes it, or .csv: one row a validation."""
     timeline: str | None = None
     """A .json file that chrome://tracing and Perfetto open."""
+    report: str | None = None
+    """An .html file: curves, staleness, where time went."""
 
 
 class TrainPipeline(Section):
@@ -143,7 +145,7 @@ class TrainPipeline(Section):
     executor: ExecutorSection = ExecutorSection()
     """The cluster."""
     outputs: TrainedSection = TrainedSection()
-    """Model, history, timeline."""
+    """Model, history, timeline, report."""
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -202,6 +204,7 @@ class TrainPipeline(Section):
             Path(given.model) if given.model else default,
             Path(given.timeline) if given.timeline else None,
             Path(given.history) if given.history else None,
+            Path(given.report) if given.report else None,
         )
 
 
@@ -211,7 +214,7 @@ _PATHS = (
     ("dataset", ("source",)),
     ("parallel", ("checkpoint",)),
     ("executor", ("scheduler_file",)),
-    ("outputs", ("model", "history", "timeline")),
+    ("outputs", ("model", "history", "timeline", "report")),
 )
 """Fields that hold paths; some of them, names of own code as well."""
 

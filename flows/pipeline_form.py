@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import merge
 from dnnflow.serving.defaults import every_part_optional
+from dnnflow.train_pipeline import TrainPipeline
 
 
 def over_default(given: Any) -> Any:
@@ -29,3 +30,10 @@ PipelineForm = Annotated[
     # The server checks a run's parameters before they are laid over the default: it may require no part.
     WithJsonSchema(every_part_optional(Pipeline.model_json_schema())),
 ]
+
+TrainForm = Annotated[
+    TrainPipeline,
+    BeforeValidator(over_default),
+    WithJsonSchema(every_part_optional(TrainPipeline.model_json_schema())),
+]
+"""The same of a parallel training."""

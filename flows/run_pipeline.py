@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -31,27 +32,39 @@ def wait_for_server(url: str) -> None:
         time.sleep(POLL_S)
 
 
-def run(path: Path) -> str:
-    """Run the flow as soon as the server answers; return the study's id."""
+def run(path: Path) -> Callable[[], None]:
+    """Run the file's flow as soon as the server answers; return what prints what came of it."""
     # Slow imports, made while the server may still be starting.
+    from dnnflow.pipeline_file import load_any
+    from dnnflow.train_pipeline import TrainPipeline
+
+    pipeline = load_any(path)
+    if isinstance(pipeline, TrainPipeline):
+        from train import train
+
+        wait_for_server(os.environ.get("PREFECT_API_URL", ""))
+        model = train(pipeline)
+        return lambda: Console(highlight=False).print(f"wrote {model}", soft_wrap=True)
     from study import study
 
-    from dnnflow.pipeline_file import load_pipeline
-
-    pipeline = load_pipeline(path)
     wait_for_server(os.environ.get("PREFECT_API_URL", ""))
-    return study(pipeline)
+    study_id = study(pipeline)
+    return lambda: show(study_id)
+
+
+def show(study_id: str) -> None:
+    """Print what came of a study."""
+    from dnnflow.api import open_study
+    from dnnflow.terminal import show_study
+
+    show_study(open_study(study_id))
 
 
 def main(path: Path) -> int:
     """Run a pipeline file and print what came of it; return the exit code."""
     console = Console(highlight=False)
     try:
-        study_id = run(path)
-        from dnnflow.api import open_study
-        from dnnflow.terminal import show_study
-
-        show_study(open_study(study_id))
+        run(path)()
     except DnnflowError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return error.exit_code

@@ -3,6 +3,7 @@
 import logging
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dnnflow.events import (
     TrialsStored,
     WorkerLost,
 )
+from dnnflow.parallel.history import History
 from dnnflow.results.aggregate import StudyView
 from dnnflow.wording import in_words
 
@@ -121,6 +123,13 @@ class Watch:
     def show_report(self, view: StudyView, path: Path) -> None:
         """Show what came of the study and where to read on."""
         create_markdown_artifact(in_markdown(view, path, self.dashboard), self.key("report"))
+
+    def show_training(self, history: History, written: Sequence[Path]) -> None:
+        """Show what a parallel training measured, one row a validation, and what it wrote."""
+        rows = [{name: round(value, 4) for name, value in row.items()} for row in history.rows]
+        create_table_artifact(rows, self.key("history"), f"Ended by {history.ended_by}.")
+        lines = [f"- `{path.absolute()}`" for path in written]
+        create_markdown_artifact("\n".join(["# Written", *lines]), self.key("files"))
 
 
 def run_logger() -> "logging.Logger | logging.LoggerAdapter[Any]":

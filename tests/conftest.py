@@ -1,6 +1,7 @@
 """What tests share: one dataset a table, one Dask cluster and one Prefect server a session."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ def breast_cancer(datasets: Path):
 @pytest.fixture(scope="session")
 def client():
     """A client of the session's Dask cluster: two workers that tests may kill, since they come back."""
+    from dnnflow.execute.cluster import ClusterSpec, open_cluster
+
+    with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cluster(client):
+    """The session's cluster with both its workers."""
+    from dnnflow.execute.cluster import respawn, workers_of
+
+    deadline = time.monotonic() + 60
+    while len(workers_of(client)) < 2 and time.monotonic() < deadline:
+        respawn(client)
+        time.sleep(0.2)
+    client.wait_for_workers(2, timeout=1)
+    return client
+
+
+@pytest.fixture
+def fragile():
+    """A cluster of a test's own, whose workers it kills."""
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
 
     with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:

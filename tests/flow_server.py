@@ -63,9 +63,9 @@ class PrefectServer:
             check=False,
         )
 
-    def deployment(self, name: str) -> dict[str, Any]:
-        """Return a deployment of the study flow."""
-        return dict(self.call(f"/deployments/name/study/{name}"))
+    def deployment(self, name: str, flow: str = "study") -> dict[str, Any]:
+        """Return a deployment of a flow."""
+        return dict(self.call(f"/deployments/name/{flow}/{name}"))
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Return a deployment's flow runs, the oldest first."""

@@ -8,10 +8,10 @@ import pytest
 from conftest import PIPELINES
 
 from dnnflow import cli
-from dnnflow.cli_train import read_optimizer
 from dnnflow.errors import InputError
 from dnnflow.events import ReplicaLost, TrainingProgress
 from dnnflow.terminal import Progress
+from dnnflow.train_job import read_optimizer
 from dnnflow.wording import in_words, staleness_in_words
 
 LEARN = ["--loss", "sparse_categorical_crossentropy", "--metric", "accuracy", "--optimizer", "adam:0.01"]

@@ -16,15 +16,17 @@ import yaml
 from flow_server import FINAL, ROOT, PrefectServer, wait_for
 
 from dnnflow.pipeline import Pipeline
-from dnnflow.pipeline_file import load_pipeline
+from dnnflow.pipeline_file import load_any, load_pipeline
 from dnnflow.results.store import Store
 from dnnflow.serving.processes import free_port
 from dnnflow.serving.services import prefect_environment
 from dnnflow.settings import Settings
+from dnnflow.train_pipeline import TrainPipeline
 
 pytestmark = pytest.mark.slow
 
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+STUDIES = [item["name"] for item in DEPLOYMENTS if item["entrypoint"].endswith(":study")]
 SMALL = {"designs": 3, "space": {"epochs": 1}, "outputs": {"models": 0}}
 ENDS_WITHIN_S = 60.0
 
@@ -69,11 +71,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 
 def run(
-    server: PrefectServer, deployment: str, pipeline: dict[str, Any]
+    server: PrefectServer, deployment: str, pipeline: dict[str, Any], flow: str = "study"
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     """Trigger a deployment as a user does, wait for its end, and return the command and the flow run."""
     parameter = f"pipeline={json.dumps(pipeline)}"
-    done = server.prefect("deployment", "run", f"study/{deployment}", "--param", parameter, "--watch")
+    done = server.prefect("deployment", "run", f"{flow}/{deployment}", "--param", parameter, "--watch")
     runs = server.runs(deployment)
     return done, runs[-1] if runs else {}
 
@@ -83,7 +85,7 @@ def store(server: PrefectServer) -> Store:
     return Store(Settings.from_environment({"DNNFLOW_HOME": str(server.home)}).store_url)
 
 
-@pytest.mark.parametrize("name", [item["name"] for item in DEPLOYMENTS])
+@pytest.mark.parametrize("name", STUDIES)
 def test_a_deployment_starts_from_its_file(server: PrefectServer, name: str) -> None:
     declared = next(item for item in DEPLOYMENTS if item["name"] == name)
     path = declared["build"][0]["dnnflow.serving.defaults.read_pipeline"]["path"]
@@ -98,7 +100,8 @@ def test_a_deployment_starts_from_its_file(server: PrefectServer, name: str) -> 
 
 
 def test_only_nightly_has_a_schedule(server: PrefectServer) -> None:
-    schedules = {item["name"]: server.deployment(item["name"])["schedules"] for item in DEPLOYMENTS}
+    schedules = {name: server.deployment(name)["schedules"] for name in STUDIES}
+    assert not server.deployment("train", "train")["schedules"]
     assert [name for name, found in schedules.items() if found] == ["nightly"]
     assert schedules["nightly"][0]["schedule"]["cron"] == "0 2 * * *"
 
@@ -127,6 +130,26 @@ def test_a_triggered_study_ends_completed(server: PrefectServer) -> None:
     account = artifacts["report-quickstart"]["data"]
     assert record.study_id in account
     assert str(server.home / "studies" / record.study_id / "report.html") in account
+
+
+def test_a_triggered_training_ends_with_a_model(server: PrefectServer, tmp_path: Path) -> None:
+    """With a part of the file's pipeline laid over, on the workers that `make serve` has started."""
+    from dnnflow.models import load_model
+
+    out = tmp_path / "trained.keras"
+    given = {"parallel": {"epochs": 2, "replicas": 1}, "outputs": {"model": str(out)}}
+    done, flow_run = run(server, "train", given, "train")
+    assert done.returncode == 0, done.stdout
+    assert (flow_run["name"], flow_run["state_type"]) == ("train", "COMPLETED")
+    assert server.task_runs(flow_run["id"]) == dict.fromkeys(("prepare", "train", "write"), "COMPLETED")
+    artifacts = server.artifacts(flow_run["id"])
+    rows = json.loads(artifacts["history-train"]["data"])
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all("val_accuracy" in row for row in rows)
+    assert str(out) in artifacts["files-train"]["data"]
+    assert len(load_model(out).class_names) == 10
+    default = server.deployment("train", "train")["parameters"]["pipeline"]
+    assert TrainPipeline.model_validate(default) == load_any(ROOT / "pipelines" / "train.yaml")
 
 
 def test_an_unknown_field_is_refused_when_the_run_is_asked_for(server: PrefectServer) -> None:

@@ -36,6 +36,7 @@ from dnnflow.results.driver import Driver
 from dnnflow.results.store import Store
 from dnnflow.serving.defaults import every_part_optional, read_pipeline
 from dnnflow.settings import Settings
+from dnnflow.train_pipeline import TrainPipeline
 from dnnflow.training.records import Portion
 
 ROOT = Path(__file__).parent.parent
@@ -68,8 +69,12 @@ def iris_pipeline() -> Pipeline:
 def test_a_run_may_give_any_part_of_a_pipeline_but_no_unknown_field() -> None:
     schema = every_part_optional(Pipeline.model_json_schema())
     validator = Draft202012Validator(schema)
+    training = Draft202012Validator(every_part_optional(TrainPipeline.model_json_schema()))
     for path in (ROOT / "pipelines").glob("*.yaml"):
-        assert validator.is_valid(yaml.safe_load(path.read_text())), path
+        data = yaml.safe_load(path.read_text())
+        assert (training if "model" in data else validator).is_valid(data), path
+    assert training.is_valid({"parallel": {"epochs": 4}})
+    assert not training.is_valid({"parallel": {"epoch": 4}})
     assert validator.is_valid({"designs": 4})
     assert validator.is_valid({"dataset": {"drop": ["id"]}, "space": {"units": {"choice": [4, 8]}}})
     assert not validator.is_valid({"desings": 4})

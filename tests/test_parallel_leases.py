@@ -322,3 +322,20 @@ def test_what_a_replica_leaves_is_dealt_evenly():
     assert deal(left[::-1], 2) == hands
     with pytest.raises(InputError, match="at least 1 replica"):
         deal(left, 0)
+
+
+def test_several_leases_are_a_share_of_an_epoch_at_most_and_fewer_at_the_end() -> None:
+    chunks = [Chunk(0, start, start + 10) for start in range(0, 160, 10)]
+    leases = Leases(chunks, seed=0, epochs=2)
+    assert len(leases.take_several(0, 1, readers=2)) == 1
+    assert len(leases.take_several(0, 35, readers=2)) == 4
+    assert len(leases.take_several(1, 10_000, readers=2)) == 8  # half the epoch
+    rest = leases.take_several(0, 10_000, readers=2)
+    assert [lease.epoch for lease in rest] == [0, 0, 0]  # and none of the next
+    sizes = []
+    while found := leases.take_several(0, 10_000, readers=2):
+        assert {lease.epoch for lease in found} == {1}
+        sizes.append(len(found))
+    assert sum(sizes) == 16
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
+    assert sizes[-1] == 1

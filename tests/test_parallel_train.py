@@ -19,7 +19,7 @@ from distributed import Client
 from dnnflow.data.sources import open_source
 from dnnflow.data.user_source import Data
 from dnnflow.errors import ClusterError, DivergedError, InputError, NotFoundError
-from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
+from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.checkpoint import FILE, read_checkpoint
 from dnnflow.parallel.leases import lane_of
 from dnnflow.parallel.placement import place
@@ -169,27 +169,8 @@ def float64(cluster: Client) -> Iterator[None]:
             yield
 
 
-@pytest.fixture
-def cluster(client: Client) -> Client:
-    """The session's cluster with both its workers."""
-    deadline = time.monotonic() + 60
-    while len(workers(client)) < 2 and time.monotonic() < deadline:
-        respawn(client)
-        time.sleep(0.2)
-    client.wait_for_workers(2, timeout=1)
-    return client
-
-
-@pytest.fixture
-def fragile() -> Iterator[Client]:
-    """A cluster of a test's own, whose workers it kills."""
-    with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:
-        yield opened
-
-
 def workers(client: Client) -> dict[str, Any]:
-    found: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
-    return found
+    return workers_of(client)
 
 
 def pids(client: Client) -> dict[str, int]:

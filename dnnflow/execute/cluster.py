@@ -146,7 +146,7 @@ def _connect(spec: ClusterSpec, listener: Listener) -> Iterator[Client]:
 
 
 def _ready(client: Client) -> ClusterReady:
-    workers = len(client.scheduler_info()["workers"])
+    workers = len(workers_of(client))
     return ClusterReady(client.scheduler.address, client.dashboard_link or None, workers)
 
 
@@ -190,6 +190,16 @@ def _dashboard_port() -> int:
 def own_cluster(client: Client) -> LocalCluster | None:
     """Return the cluster of this process that a client belongs to, None for any other."""
     return client.cluster if isinstance(client.cluster, LocalCluster) else None
+
+
+def workers_of(client: Client) -> dict[str, Any]:
+    """Return what the scheduler says of each worker, by address.
+
+    Not `Client.scheduler_info`: another of the client's own questions, every two seconds and for no worker,
+    may come between its question and its answer, which then has none.
+    """
+    found: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    return found
 
 
 def respawn(client: Client) -> None:

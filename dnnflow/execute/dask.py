@@ -24,7 +24,7 @@ from distributed.scheduler import NoValidWorkerError
 from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
-from dnnflow.execute.cluster import own_cluster, respawn
+from dnnflow.execute.cluster import own_cluster, respawn, workers_of
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
@@ -64,7 +64,7 @@ class DaskExecutor:
     @property
     def slots(self) -> int:
         """Workers of the cluster now."""
-        return len(self._client.scheduler_info()["workers"])
+        return len(workers_of(self._client))
 
     @property
     def client(self) -> Client:

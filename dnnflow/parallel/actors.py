@@ -8,6 +8,7 @@ from distributed import Client, Future, KilledWorker
 
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice
+from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.actor import ServerActor
 from dnnflow.parallel.coordinator import Coordinator
 from dnnflow.parallel.messages import ServerStatistics
@@ -106,7 +107,7 @@ class Actors:
             try:
                 return future.result(timeout=LOOK_S)
             except TimeoutError:
-                if address not in self._client.scheduler_info(n_workers=-1)["workers"]:
+                if address not in workers_of(self._client):
                     raise WorkerGone(f"an actor needs its worker, got {address} lost") from None
             except KilledWorker as error:
                 raise WorkerGone(f"an actor needs its worker, got {address} killed") from error

@@ -10,6 +10,7 @@ from distributed import Client, Future, KilledWorker
 from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ReplicaLost, ignore
+from dnnflow.execute.cluster import workers_of
 from dnnflow.live.publish import shown_on
 from dnnflow.parallel.actors import Actors, WorkerGone
 from dnnflow.parallel.checkpoint import read_checkpoint, write_checkpoint
@@ -206,7 +207,7 @@ class Training:
             self._heard_s[report.replica] = time.monotonic()
             self.history.add(report, self._elapsed_s())
             self._validations.note(report)
-        self._validations.pass_marks(self._source.rows * self._options.epochs)
+        self._validations.pass_marks(self._options.epochs)
         if reports:
             self._listener(progress_of(self.history, self._elapsed_s(), len(self._futures)))
 
@@ -328,5 +329,4 @@ class Training:
         return None if optimizer is None else optimizer.learning_rate
 
     def _workers(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
-        return found
+        return workers_of(self._client)

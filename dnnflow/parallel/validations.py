@@ -29,7 +29,7 @@ class Validations:
     def __init__(self, evaluator: Evaluator, history: History, *, rows: int, every: int | None) -> None:
         self._evaluator, self._history = evaluator, history
         self._rows, self._by_epoch, self._every = max(1, rows), every is None, every or max(1, rows)
-        self._number = history.restored // self._every  # of the next row, from 0
+        self._number = self._first = history.restored // self._every  # of the next row, from 0
         self._tallies: dict[int, list[Tally]] = {}
         self._due: list[tuple[Row, Mark]] = []
         self._asked: tuple[list[Row], Future[list[Verdict]]] | None = None
@@ -46,22 +46,29 @@ class Validations:
         for epoch, tally in report.tallies:
             self._tallies.setdefault(epoch, []).append(tally)
 
-    def pass_marks(self, last: int) -> None:
-        """Make a row due for each mark that the samples have passed, the end of the last epoch left out.
+    def pass_marks(self, epochs: int) -> None:
+        """Make a row due for each epoch that is complete, or each mark of samples that was passed.
 
         Parameters
         ----------
-        last
-            Samples at the end of the training.
+        epochs
+            Of the training; the end of the last one is left to `end`.
         """
-        samples = self.samples
-        while (mark := (self._number + 1) * self._every) <= samples and mark < last:
-            if self._by_epoch:
-                self._add(mark, through=self._number)
-                continue
-            self._add(samples)
-            self._number = samples // self._every
+        if self._by_epoch:
+            while self._number < epochs - 1 and self._is_complete(self._number):
+                self._add((self._number + 1) * self._rows, through=self._number)
+        else:
+            samples = self.samples
+            if (self._number + 1) * self._every <= samples < epochs * self._rows:
+                self._add(samples)
+                self._number = samples // self._every
         self._ask()
+
+    def _is_complete(self, epoch: int) -> bool:
+        """Say whether all rows of an epoch are trained on; of one begun before, whether those of the next."""
+        begun_before = epoch == self._first and self._restored % self._rows
+        known = self._tallies.get(epoch + bool(begun_before), [])
+        return sum(tally.count for tally in known) >= self._rows
 
     def end(self) -> None:
         """Make a row due for what is left, and for the last weights of all."""

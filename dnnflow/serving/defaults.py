@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dnnflow.pipeline_file import load_pipeline
+from dnnflow.pipeline_file import load_any
 
 
 def read_pipeline(path: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def read_pipeline(path: str) -> dict[str, Any]:
     PipelineError
         If the file is not a valid pipeline.
     """
-    return {"pipeline": load_pipeline(path).plain(), "root": str(Path.cwd())}
+    return {"pipeline": load_any(path).plain(), "root": str(Path.cwd())}
 
 
 def every_part_optional(schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""The train flow: prepare the table if there is one, train one model data-parallel, write what came of it.
+
+Tasks run in the flow's process; replicas and servers run on Dask workers.
+"""
+
+from pathlib import Path
+
+from pipeline_form import TrainForm
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from run_watch import Watch
+
+from dnnflow import train_stages
+from dnnflow.settings import Settings
+from dnnflow.train_job import Job, Trained
+from dnnflow.train_pipeline import TrainPipeline
+
+
+@task(task_run_name="prepare", cache_policy=NO_CACHE)
+def prepare(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> Job:
+    """Make the dataset, if rows come from a table."""
+    return train_stages.prepare(pipeline, settings, watch)
+
+
+@task(task_run_name="train", cache_policy=NO_CACHE)
+def train_model(job: Job, settings: Settings, watch: Watch) -> Trained:
+    """Train on the cluster that the pipeline names."""
+    return train_stages.train(job, settings, listener=watch)
+
+
+@task(task_run_name="write", cache_policy=NO_CACHE)
+def write(trained: Trained, job: Job, watch: Watch) -> list[Path]:
+    """Write the model and what else is asked for."""
+    written = train_stages.write_trained(trained, job)
+    watch.show_training(trained.history, written)
+    return written
+
+
+@flow(flow_run_name="{pipeline.name}")
+def train(pipeline: TrainForm) -> str:
+    """Train one network data-parallel with a parameter server; returns the model's file."""
+    watch, settings = Watch(pipeline.name), Settings.from_environment()
+    job = prepare(pipeline, settings, watch)
+    trained = train_model(job, settings, watch)
+    model, *_ = write(trained, job, watch)
+    return str(model)
