@@ -66,7 +66,7 @@ class Validations:
 
     def _is_complete(self, epoch: int) -> bool:
         """Say whether all rows of an epoch are trained on; of one begun before, whether those of the next."""
-        begun_before = epoch == self._first and self._restored % self._rows
+        begun_before = epoch == self._first and self._history.restored % self._rows
         known = self._tallies.get(epoch + bool(begun_before), [])
         return sum(tally.count for tally in known) >= self._rows
 
