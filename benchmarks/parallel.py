@@ -9,8 +9,8 @@
     python benchmarks/parallel.py --part validation    # validation on the server and beside it, simulated
     python benchmarks/parallel.py --part memory        # a worker's memory against the size of the files
 
-`--task digits sequence`, `--seeds 5`, `--server adam:0.003` and `--replicas 1 4` belong to accuracy and partly to
-wire, `--gigabytes 0.5 5` to memory.
+`--task digits sequence`, `--seeds 5` and `--server adam:0.003` are for accuracy and wire, `--replicas 1 4`
+for accuracy, `--gigabytes 0.5 5` for memory.
 
 What an exchange with a server costs is in `benchmarks/parallel_exchange.py`, what a replica's step costs in
 `benchmarks/parallel_step.py`. Figures of the paper: Anderson, Vlimant and Spiropulu, "An MPI-Based Python
