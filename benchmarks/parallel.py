@@ -9,7 +9,8 @@
     python benchmarks/parallel.py --part validation    # validation on the server and beside it, simulated
     python benchmarks/parallel.py --part memory        # a worker's memory against the size of the files
 
-`--task digits sequence`, `--seeds 5` and `--gigabytes 0.5 5` belong to accuracy, wire and memory.
+`--task digits sequence`, `--seeds 5` and `--server adam:0.003` are for accuracy and wire, `--replicas 1 4`
+for accuracy, `--gigabytes 0.5 5` for memory.
 
 What an exchange with a server costs is in `benchmarks/parallel_exchange.py`, what a replica's step costs in
 `benchmarks/parallel_step.py`. Figures of the paper: Anderson, Vlimant and Spiropulu, "An MPI-Based Python
@@ -23,8 +24,8 @@ PARTS = {
     "lstm": ("peers.parallel_lstm", ("rounds",)),
     "scaling": ("peers.parallel_scaling", ("rounds",)),
     "batches": ("peers.parallel_batches", ("rounds",)),
-    "accuracy": ("peers.parallel_accuracy", ("task", "seeds")),
-    "wire": ("peers.parallel_wire", ("task", "seeds")),
+    "accuracy": ("peers.parallel_accuracy", ("task", "seeds", "server", "replicas")),
+    "wire": ("peers.parallel_wire", ("task", "seeds", "server")),
     "validation": ("peers.parallel_validation", ("rounds",)),
     "memory": ("peers.parallel_memory", ("gigabytes",)),
 }
@@ -41,6 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--task", choices=TASKS, nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--server", nargs="+", metavar="NAME:RATE[:MOMENTUM]", help="default: the task's")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 5.0])
     options = parser.parse_args()
     for part in options.part:

@@ -21,6 +21,8 @@ DATA = Path(__file__).parents[2] / "pipelines" / "data" / "digits.csv"
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 """97.5 % points of Student's t with 1 to 9 degrees of freedom; beyond them 2.26 is a little too wide."""
 
+Setting = tuple[str, float, float]
+"""Optimizer of the server, its rate, its momentum."""
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Features and labels to train on, and to test on."""
 
@@ -50,12 +52,18 @@ class Task:
     name: str
     words: str
     batch: int
-    settings: Sequence[tuple[str, float, float]]
-    """Optimizer of the server, its rate, its momentum."""
+    settings: Sequence[Setting]
 
     def rows(self) -> Rows:
         """Return its rows."""
         return digits() if self.name == "digits" else sequences()
+
+    def chosen(self, server: Sequence[str] | None) -> Sequence[Setting]:
+        """Return its settings, or those in words: NAME:RATE or NAME:RATE:MOMENTUM."""
+        if server is None:
+            return self.settings
+        parts = [words.split(":") for words in server]
+        return [(part[0], float(part[1]), float(part[2]) if len(part) > 2 else 0.0) for part in parts]
 
     def make_model(self, seed: int) -> Any:
         """Return the compiled model with weights of a seed."""
@@ -152,7 +160,7 @@ class Traveller:
         return self._out
 
 
-def optimizer_of(setting: tuple[str, float, float]) -> Any:
+def optimizer_of(setting: Setting) -> Any:
     """Return the server's optimizer."""
     from dnnflow.parallel.optimizer_spec import OptimizerSpec
 
@@ -160,7 +168,7 @@ def optimizer_of(setting: tuple[str, float, float]) -> Any:
     return OptimizerSpec(name, rate, {"momentum": momentum} if momentum else {})
 
 
-def words_of(setting: tuple[str, float, float]) -> str:
+def words_of(setting: Setting) -> str:
     """Return the server's optimizer in words."""
     name, rate, momentum = setting
     return f"{name} {rate:g}" + (f", momentum {momentum}" if momentum else "")

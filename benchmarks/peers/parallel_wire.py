@@ -7,7 +7,7 @@ from peers.parallel_tasks import EPOCHS, TASKS, Trainer, Traveller, interval, op
 REPLICAS = 4
 
 
-def measure(task: Sequence[str], seeds: int) -> None:
+def measure(task: Sequence[str], seeds: int, server: Sequence[str] | None) -> None:
     """Print a row for each optimizer and format."""
     from dnnflow.parallel.settings import WIRES, Algorithm
     from dnnflow.parallel.variables import read_vector
@@ -18,7 +18,7 @@ def measure(task: Sequence[str], seeds: int) -> None:
         print(f"\n{trainer.task.words}, {EPOCHS} epochs, {REPLICAS} replicas, damped; of {seeds} seeds; "
               f"{size:,} weights")  # fmt: skip
         print(f"{'server':24}{'wire':>10}{'bytes a push':>14}{'accuracy in %':>16}{'- float32, by seed':>20}")
-        for setting in trainer.task.settings:
+        for setting in trainer.task.chosen(server):
             exact: list[float] = []
             for wire in WIRES:
                 algorithm = Algorithm(server_optimizer=optimizer_of(setting), damping=True, wire=wire)
