@@ -147,7 +147,7 @@ def _at(moments: Sequence[tuple[float, float]], times_s: Sequence[float]) -> lis
     """Return a count at times that ascend, on straight lines between moments."""
     found, place = [], 1
     for time_s in times_s:
-        while place < len(moments) - 1 and moments[place][0] < time_s:
+        while place < len(moments) - 1 and moments[place][0] <= time_s:
             place += 1
         (start_s, low), (end_s, high) = moments[place - 1], moments[place]
         share = (time_s - start_s) / (end_s - start_s) if end_s > start_s else 1.0
