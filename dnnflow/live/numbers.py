@@ -1,7 +1,7 @@
 """What the live page shows of a run, as plain numbers that travel to the scheduler and are drawn there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 
@@ -16,8 +16,8 @@ class Numbers:
     elapsed_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
+        """Return the fields as JSON types; what they hold is shared, not copied."""
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -78,6 +78,10 @@ class TrainingNumbers(Numbers):
     updates_pace: Sequence[tuple[float, float]] = ()
     lost: Sequence[tuple[float, int, str]] = ()
     """(seconds since the beginning, replica, worker) of each worker that was lost."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types; what they hold is shared, not copied."""
+        return {**vars(self), "replicas": [dict(vars(one)) for one in self.replicas]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
