@@ -71,12 +71,16 @@ def test_files_become_a_model_a_history_and_a_timeline(call, cluster: list[str],
     import keras
 
     code, out, err = call("model.json", "list.txt", "--validation", "part2.h5", *LEARN, *cluster, "--epochs",
-                          "4", "--out", "a.keras", "--history", "h.json", "--timeline", "t.json")  # fmt: skip
+                          "4", "--out", "a.keras", "--history", "h.json", "--timeline", "t.json",
+                          "--report", "r.html")  # fmt: skip
     assert code == 0, err
     assert "1,600 of 1,600 samples" in err
-    for word in ("samples    1,600", "val_accuracy", "staleness", "exchange", "a.keras", "h.json", "t.json"):
+    for word in ("samples    1,600", "val_accuracy", "staleness", "exchange", "a.keras", "h.json", "t.json",
+                 "r.html"):  # fmt: skip
         assert word in out, out
     assert keras.saving.load_model(folder / "a.keras").predict(np.zeros((1, 6)), verbose=0).shape == (1, 3)
+    assert "live page http://127.0.0.1:" in err
+    assert "1,600" in (folder / "r.html").read_text()
     history = json.loads((folder / "h.json").read_text())
     assert history["history"]["0:0:-"]["val_accuracy"]
     assert history["args"]["epochs"] == 4

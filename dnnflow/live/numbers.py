@@ -1,7 +1,7 @@
 """What the live page shows of a run, as plain numbers that travel to the scheduler and are drawn there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 
@@ -16,8 +16,8 @@ class Numbers:
     elapsed_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
+        """Return the fields as JSON types; what they hold is shared, not copied."""
+        return dict(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -78,6 +78,10 @@ class TrainingNumbers(Numbers):
     updates_pace: Sequence[tuple[float, float]] = ()
     lost: Sequence[tuple[float, int, str]] = ()
     """(seconds since the beginning, replica, worker) of each worker that was lost."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types; what they hold is shared, not copied."""
+        return {**vars(self), "replicas": [dict(vars(one)) for one in self.replicas]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -147,7 +151,7 @@ def _at(moments: Sequence[tuple[float, float]], times_s: Sequence[float]) -> lis
     """Return a count at times that ascend, on straight lines between moments."""
     found, place = [], 1
     for time_s in times_s:
-        while place < len(moments) - 1 and moments[place][0] < time_s:
+        while place < len(moments) - 1 and moments[place][0] <= time_s:
             place += 1
         (start_s, low), (end_s, high) = moments[place - 1], moments[place]
         share = (time_s - start_s) / (end_s - start_s) if end_s > start_s else 1.0

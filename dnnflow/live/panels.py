@@ -82,7 +82,8 @@ class StudyPanel:
 
 def _still(plot: figure) -> None:
     """Leave a plot without tools but the pointer's: moved by hand, it would no longer follow its numbers."""
-    plot.toolbar_location = plot.toolbar.active_drag = None
+    plot.toolbar.active_drag = None
+    plot.toolbar.visible = False
 
 
 def replica_row(replica: ReplicaNumbers, worker: Any) -> tuple[str, ...]:

@@ -28,13 +28,15 @@ class StudyFigures:
     def fill(self, numbers: StudyNumbers) -> None:
         """Draw other numbers."""
         width, height = numbers.cell_size
-        most = max((count for *_, count in numbers.cells), default=1)
+        most: dict[int, int] = {}  # of each depth, so that depths with few trials show as well
+        for depth, _, count in numbers.cells:
+            most[depth] = max(count, most.get(depth, 0))
         self._cells.data = {
             "left": [depth - HALF for depth, *_ in numbers.cells],
             "right": [depth + width - 1 + HALF for depth, *_ in numbers.cells],
             "bottom": [accuracy for _, accuracy, _ in numbers.cells],
             "top": [accuracy + height for _, accuracy, _ in numbers.cells],
-            "alpha": [0.3 + 0.7 * (count / most) ** 0.5 for *_, count in numbers.cells],
+            "alpha": [0.2 + 0.8 * count / most[depth] for depth, _, count in numbers.cells],
             "layers": [f"{x}" if width == 1 else f"{x} to {x + width - 1}" for x, *_ in numbers.cells],
             "count": [count for *_, count in numbers.cells],
         }

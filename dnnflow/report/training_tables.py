@@ -44,16 +44,12 @@ def training_numbers(history: "History", workers: Mapping[int, str] | None = Non
     workers
         {replica: address of its Dask worker}, where that is of interest.
     """
-    heard = sorted(
-        moment
-        for totals in list(history.replicas.values())
-        for moment in zip(list(totals.heard_s), list(totals.seen), strict=False)
-    )
     versions = list(history.versions)
     rows = list(history.rows)
     late = history.staleness
     staleness = staleness_shown(late)
     most = max(LEAST_LOSSES, MOST_LOSSES // max(1, len(history.replicas)))
+    heard = _moments(history, most)
     return TrainingNumbers(
         about=tuple(history.about.items()),
         elapsed_s=history.seconds_s or max([heard[-1][0] if heard else 0.0, *(x for x, _ in versions[-1:])]),
@@ -76,8 +72,17 @@ def training_numbers(history: "History", workers: Mapping[int, str] | None = Non
     )
 
 
+def _moments(history: "History", most: int) -> list[tuple[float, float]]:
+    """Return (seconds, samples of all replicas by then) at some of each replica's reports, in order."""
+    found: list[tuple[float, float]] = []
+    for totals in history.replicas.values():
+        length = min(len(totals.seen), len(totals.heard_s))
+        found += [(totals.heard_s[i], totals.seen[i]) for i in thinned(length, most)]
+    return sorted(found)
+
+
 def _replica(number: int, totals: "ReplicaTotals", worker: str, most: int) -> ReplicaNumbers:
-    seen, losses = list(totals.seen), list(totals.losses)
+    seen, losses = totals.seen, totals.losses  # another thread may append, nobody takes away
     kept = thinned(min(len(seen), len(losses)), most)
     return ReplicaNumbers(
         replica=number,
