@@ -70,7 +70,7 @@ class TrainOptions:
     """auto: replicas on workers that declare a GPU, if there are any."""
     validate_every: int | None = None
     """Samples between two validations; None: once an epoch, and at the end. Replicas report twice a second:
-    short epochs share one."""
+    short epochs share a snapshot, and each has its row."""
     target: Target | None = None
     """Where training ends early."""
     time_limit_s: float | None = None

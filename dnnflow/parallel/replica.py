@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dnnflow.data.source import Source
-from dnnflow.errors import DivergedError, TimeLimitError
+from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
 from dnnflow.parallel.coordinator import Coordinator, Report, Span
 from dnnflow.parallel.leases import Lease, lane_of
 from dnnflow.parallel.models import ModelSpec
@@ -208,9 +208,16 @@ class Replica:
         thread.start()
         try:
             yield
-        except BaseException:
-            ended.set()  # no last report: whoever took it may be gone, and an answer would be waited for
+        except (ClusterError, TimeLimitError, OSError):
+            ended.set()  # who takes reports may be gone, and an answer would be waited for
             raise
+        except BaseException:
+            self._end_reporting(ended, thread)
+            raise
+        self._end_reporting(ended, thread)
+
+    def _end_reporting(self, ended: threading.Event, thread: threading.Thread) -> None:
+        """End the thread, and report what is left."""
         ended.set()
         thread.join()
         self._report()
