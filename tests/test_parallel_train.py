@@ -362,6 +362,7 @@ def test_a_killed_replica_costs_what_it_had_not_reported(
     thread.join()
     history, found = result["history"], times(result["model"])
     assert history.replicas[0].lives == 2
+    assert [(one.replica, one.worker) for one in history.lost] == [(0, victim)]
     assert history.replicas[1].lives == 1
     assert (found > 0).all()
     again = history.servers[0].samples - PARTS * PART
