@@ -95,21 +95,15 @@ def train_job(job: Job, settings: "Settings", *, client: "Client | None" = None,
     DnnflowError
         As `dnnflow.train` does.
     """
-    from dnnflow.data.sources import Reading, open_source
     from dnnflow.execute.opening import open_client
     from dnnflow.parallel.driver import Training
-    from dnnflow.parallel.train import own_workers, validation_source
+    from dnnflow.parallel.train import own_workers
     from dnnflow.training.job import make_importable
     from dnnflow.training.quiet import import_tensorflow
 
     paths = (job.folder,) if job.folder else ()
     make_importable(paths)
-    reading = Reading(
-        features=_plain(job.features), labels=_plain(job.labels), cache_dir=job.settings.get("cache_dir")
-    )
-    data, validation = (_plain(given) if given else None for given in (job.data, job.validation))
-    source = open_source(data, reading)
-    measured = validation_source(source, validation, reading)
+    source, measured = rows_of(job)
     import_tensorflow()
     spec = describe(job)
     options = options_of(job, spec)
@@ -128,6 +122,19 @@ def train_job(job: Job, settings: "Settings", *, client: "Client | None" = None,
                             import_paths=paths)  # fmt: skip
         model, history = training.run()
     return Trained(model, history, source)
+
+
+def rows_of(job: Job) -> "tuple[Source, Source | None]":
+    """Return the rows that a job trains on, and those that it measures on."""
+    from dnnflow.data.sources import Reading, open_source
+    from dnnflow.parallel.train import validation_source
+
+    reading = Reading(
+        features=_plain(job.features), labels=_plain(job.labels), cache_dir=job.settings.get("cache_dir")
+    )
+    data, validation = (_plain(given) if given else None for given in (job.data, job.validation))
+    source = open_source(data, reading)
+    return source, validation_source(source, validation, reading)
 
 
 def describe(job: Job) -> "ModelSpec":
