@@ -115,3 +115,11 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 def test_low_layers_load_no_training_or_cluster_library() -> None:
     low = "import dnnflow.design.layers, dnnflow.design.space, dnnflow.training.records, dnnflow.data.recipe"
     assert not loaded_by(low) & {"tensorflow", "keras", "distributed", "prefect"}
+
+
+def test_a_parallel_trainings_driver_and_worker_choose_when_tensorflow_is_imported() -> None:
+    """Its threads and the kernels that it may use must be set before, and its notes held back."""
+    first = (
+        "import dnnflow.parallel.driver, dnnflow.parallel.replica, dnnflow.train_job, dnnflow.train_pipeline"
+    )
+    assert not loaded_by(first) & {"tensorflow", "keras"}

@@ -1,7 +1,7 @@
 """The actors of a training as its driver sees them: placed, and asked with a deadline."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from distributed import Client, Future, KilledWorker
@@ -12,10 +12,12 @@ from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.actor import ServerActor
 from dnnflow.parallel.coordinator import Coordinator
 from dnnflow.parallel.messages import ServerStatistics
-from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.options import TrainOptions
 from dnnflow.parallel.settings import Algorithm
 from dnnflow.parallel.weights import Vector
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.models import ModelSpec
 
 ANSWER_S = 120.0
 """How long an actor may take to answer, or to be made."""
@@ -41,7 +43,7 @@ class Actors:
     """
 
     def __init__(
-        self, client: Client, spec: ModelSpec, options: TrainOptions, addresses: tuple[str, ...],
+        self, client: Client, spec: "ModelSpec", options: TrainOptions, addresses: tuple[str, ...],
         replicas: int,
     ) -> None:  # fmt: skip
         self._client, self._spec, self._options, self._addresses = client, spec, options, addresses

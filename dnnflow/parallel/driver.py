@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker
@@ -18,7 +18,6 @@ from dnnflow.parallel.coordinator import Report
 from dnnflow.parallel.evaluator import Evaluator
 from dnnflow.parallel.history import History, WorkerLoss
 from dnnflow.parallel.link import ChannelError
-from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.options import TrainOptions
 from dnnflow.parallel.parcel import Parcel
 from dnnflow.parallel.placement import place, spare
@@ -26,6 +25,9 @@ from dnnflow.parallel.replica import Duty, run_replica
 from dnnflow.parallel.rows import Batching
 from dnnflow.parallel.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.validations import Validations
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.models import ModelSpec
 
 POLL_S = 0.1
 COLLECT_S = 0.5
@@ -52,7 +54,7 @@ class Training:
     """
 
     def __init__(
-        self, client: Client, spec: ModelSpec, source: Source, options: TrainOptions, *,
+        self, client: Client, spec: "ModelSpec", source: Source, options: TrainOptions, *,
         validation: Source | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
         import_paths: Sequence[str] = (),
     ) -> None:  # fmt: skip

@@ -4,16 +4,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnflow.data.source import Source
 from dnnflow.parallel.leases import Lease
-from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.rows import Batching, batches
 from dnnflow.parallel.tally import Tally
 from dnnflow.parallel.weights import Vector
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.models import ModelSpec
 
 VALIDATION_BATCH = 1000
 """Rows that are evaluated together."""
@@ -54,7 +56,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, spec: ModelSpec, validation: Source | None, example: Source, pull: Callable[[], Vector],
+        self, spec: "ModelSpec", validation: Source | None, example: Source, pull: Callable[[], Vector],
         callbacks: Sequence[Any] = (), learning_rate: float | None = None,
     ) -> None:  # fmt: skip
         self._spec, self._validation, self._example, self._pull = spec, validation, example, pull

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
 from dnnflow.parallel.coordinator import Coordinator, Report, Span
 from dnnflow.parallel.leases import Lease, lane_of
-from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.parcel import Parcel
 from dnnflow.parallel.rows import Batch, Batches, Batching, asked
 from dnnflow.parallel.settings import Algorithm
 from dnnflow.parallel.shards import Shards
 from dnnflow.parallel.tally import Tally, total
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.models import ModelSpec
 
 PATIENCE_S = 0.5
 """How long a replica waits for the next of K batches before it pushes what fewer have taught it."""
@@ -40,7 +42,7 @@ class Duty:
     replicas: int
     peers: int
     """Replicas that push to the same server, this one among them."""
-    model: ModelSpec
+    model: "ModelSpec"
     source: Source
     chunks: tuple[Any, ...]
     batching: Batching

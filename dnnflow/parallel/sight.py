@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,14 +10,16 @@ from dnnflow.data.source import Source
 from dnnflow.events import TrainingProgress
 from dnnflow.live.publish import Shown
 from dnnflow.parallel.history import History, ReplicaTotals
-from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.options import TrainOptions
 from dnnflow.parallel.settings import Algorithm
 from dnnflow.report.training_tables import training_numbers
 
+if TYPE_CHECKING:
+    from dnnflow.parallel.models import ModelSpec
 
-def begin_history(spec: ModelSpec, source: Source, options: TrainOptions, replicas: int) -> History:
+
+def begin_history(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> History:
     """Return the history of a training that is about to begin."""
     return History(
         replicas={number: ReplicaTotals() for number in range(replicas)},
@@ -60,7 +62,7 @@ def progress_of(history: History, elapsed_s: float, replicas: int) -> TrainingPr
     )
 
 
-def about_training(spec: ModelSpec, source: Source, options: TrainOptions, replicas: int) -> dict[str, str]:
+def about_training(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> dict[str, str]:
     """Return names and values for a person; settings that do nothing here are left out."""
     algorithm = options.algorithm
     facts = {
@@ -100,7 +102,7 @@ def algorithm_in_words(algorithm: Algorithm) -> str:
     return ", ".join(parts)
 
 
-def _model(spec: ModelSpec) -> str:
+def _model(spec: "ModelSpec") -> str:
     if spec.builder:
         return spec.builder
     config = json.loads(spec.architecture).get("config", {})
