@@ -147,7 +147,7 @@ def show_training(history: "History", written: "Sequence[Path]") -> None:
 def replica_table(history: "History") -> Table:
     """Return where each replica's seconds went."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "memory MB", "lives"):
+    for name in ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "MB", "lives"):
         table.add_column(name, justify="right", no_wrap=True)
     for number, totals in sorted(history.replicas.items()):
         table.add_row(str(number), f"{totals.samples:,}", f"{totals.pushes:,}", f"{totals.compute_s:.2f}",
