@@ -26,8 +26,9 @@ class Damping:
 
     `inverse`: f = 1 / (1 + τ). Where n replicas push in turn, τ is n - 1 always, and training is n times
     slower for it. `relative`: min(f / f̄, 5), with f̄ the mean of f over the pushes so far: the mean rate is
-    the one that was set, and what is later than usual counts less. Scaling adaptive steps to a given mean is
-    what Bäckström, Papatriantafilou and Tsigas (2019, MindTheStep-AsyncPSGD) compare them by.
+    the one that was set, and what is later than usual counts less. Steps
+    adapted to how staleness is distributed are those of Bäckström, Papatriantafilou and Tsigas (2019,
+    MindTheStep-AsyncPSGD); this mean and this limit are our own.
 
     Attributes
     ----------
