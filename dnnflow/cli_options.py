@@ -26,6 +26,12 @@ Synchronous = Annotated[bool, typer.Option("--synchronous", help="Wait for all, 
 SyncEvery = Annotated[int, typer.Option(help="Batches between two pushes of a replica.")]
 Overlap = Annotated[bool, typer.Option("--overlap", help="Compute on while a push is on its way.")]
 Damping = Annotated[bool, typer.Option("--damping", help="Late pushes count less.")]
+DampingRule = Annotated[
+    str,
+    typer.Option(
+        help="relative: later than usual is damped, the mean rate stays; inverse: rate / (1 + late)."
+    ),
+]
 StalenessBound = Annotated[
     int | None, typer.Option(help="Pushes that a replica may be ahead of the slowest.")
 ]

@@ -12,8 +12,8 @@ from dnnflow.errors import InputError
 from dnnflow.settings import Settings
 from dnnflow.train_job import Files, Job
 
-SETTINGS = ("synchronous", "sync_every", "overlap", "damping", "staleness_bound", "quorum", "wire",
-            "replicas", "servers", "groups", "group_every", "epochs", "seed", "device", "target",
+SETTINGS = ("synchronous", "sync_every", "overlap", "damping", "damping_rule", "staleness_bound", "quorum",
+            "wire", "replicas", "servers", "groups", "group_every", "epochs", "seed", "device", "target",
             "restore")  # fmt: skip
 """Options that are fields of `Algorithm` or `TrainOptions` under the same name."""
 DEVICES = ("auto", "cpu", "gpu")
@@ -26,6 +26,7 @@ def train(
     optimizer: options.Optimizer = None, algorithm: options.Algorithm = "downpour",
     synchronous: options.Synchronous = False, sync_every: options.SyncEvery = 1,
     overlap: options.Overlap = False, damping: options.Damping = False,
+    damping_rule: options.DampingRule = "relative",
     staleness_bound: options.StalenessBound = None, quorum: options.Quorum = 1.0,
     wire: options.Wire = "float32", replicas: options.Replicas = None, servers: options.Servers = 1,
     groups: options.Groups = 1, group_every: options.GroupEvery = 10, epochs: options.Epochs = 1,

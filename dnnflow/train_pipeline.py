@@ -65,6 +65,8 @@ class ParallelSection(Section):
     """Whether a replica computes on while its push is on its way; every push is then one update later."""
     damping: bool = False
     """Whether a push that is late by some updates is applied with a lower rate."""
+    damping_rule: Literal["relative", "inverse"] = "relative"
+    """relative: what is later than usual is damped, the mean rate stays; inverse: rate / (1 + late)."""
     staleness_bound: int | None = Field(default=None, ge=0)
     """Pushes that an asynchronous replica may be ahead of the slowest; null for no bound."""
     quorum: float = Field(default=1.0, gt=0.0, le=1.0)
@@ -102,7 +104,8 @@ class ParallelSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        named = ("synchronous", "sync_every", "overlap", "damping", "staleness_bound", "quorum", "wire")
+        named = ("synchronous", "sync_every", "overlap", "damping", "damping_rule", "staleness_bound",
+                 "quorum", "wire")  # fmt: skip
         given: dict[str, Any] = self.model_dump(include=set(named))
         Algorithm(kind=self.algorithm, **given)  # type: ignore[arg-type]
         if self.target is not None:
