@@ -68,6 +68,12 @@ def staleness_in_words(staleness: Mapping[int, int], most: int = 8) -> str:
     return ", ".join(parts).replace("%", " %")
 
 
+def memory_in_words(resident_bytes: float, gpu_bytes: float = 0) -> str:
+    """Return what a process holds, on GPUs too where it does."""
+    gpu = f", GPU {gpu_bytes / 1e6:,.0f} MB" if gpu_bytes else ""
+    return f"{resident_bytes / 1e6:,.0f} MB{gpu}"
+
+
 def pace_in_words(event: TrialsStored) -> str:
     """Return rate, time left, failures and the best so far."""
     parts = [f"{event.rate:.1f}/s" if event.rate >= 1 else f"{event.rate * 60:.1f}/min"]

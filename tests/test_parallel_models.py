@@ -7,6 +7,7 @@ import pickletools
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Layer, Optimizer, Reference
 from dnnflow.errors import DnnflowError, InputError, NotFoundError
+from dnnflow.parallel.devices import gpu_bytes
 from dnnflow.parallel.gradient import GradientStep
 from dnnflow.parallel.models import ModelSpec
 from dnnflow.parallel.optimizer_spec import OptimizerSpec
@@ -396,3 +398,12 @@ def test_a_model_that_comes_out_otherwise_on_a_worker_is_refused() -> None:
     data = spec.without_weights() | {"parameters": {"units": 6}}
     with pytest.raises(InputError, match="must be built alike everywhere"):
         ModelSpec.from_parts(data, spec.vector, spec.fixed).build()
+
+
+def test_what_a_replica_holds_on_its_gpus_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu_bytes() == 0
+    named = [SimpleNamespace(name=f"/device:GPU:{number}") for number in range(2)]
+    held = {"GPU:0": {"current": 1, "peak": 5}, "GPU:1": {"current": 2, "peak": 7}}
+    monkeypatch.setattr("tensorflow.config.list_logical_devices", lambda kind: named if kind == "GPU" else [])
+    monkeypatch.setattr("tensorflow.config.experimental.get_memory_info", held.__getitem__)
+    assert gpu_bytes() == 12

@@ -13,6 +13,7 @@ from dnnflow.parallel.history import History, ReplicaTotals, WorkerLoss
 from dnnflow.parallel.messages import ServerStatistics
 from dnnflow.parallel.settings import Algorithm
 from dnnflow.parallel.sight import algorithm_in_words
+from dnnflow.parallel.tally import Tally
 from dnnflow.report import training_tables
 from dnnflow.report.training_page import render_training_report, replica_rows
 from dnnflow.report.training_tables import (
@@ -31,8 +32,9 @@ EVIL = "<script>alert(1)</script>"
 
 def report(replica: int, loss: float) -> Report:
     return Report(
-        replica=replica, epoch=0, count=100, loss_sum=100 * loss, states=np.zeros(0), pushes=2, compute_s=0.3,
+        replica=replica, tallies=((0, Tally(100, 100 * loss, np.zeros(0))),), pushes=2, compute_s=0.3,
         exchange_s=0.1, data_s=0.1, resident_bytes=(replica + 1) * 10**8, processor_s=0.4,
+        gpu_bytes=replica * 10**9,
     )  # fmt: skip
 
 
@@ -85,6 +87,7 @@ def test_numbers_of_a_training(history: History) -> None:
     first, second = numbers.replicas
     assert (first.worker, second.worker, second.lives) == ("tcp://a:1", "", 2)
     assert (first.samples, first.pushes, second.resident_bytes) == (4000, 80, 200_000_000)
+    assert (first.gpu_bytes, second.gpu_bytes) == (0, 10**9)
     assert first.losses == pytest.approx([2.0 / (step + 1) for step in range(40)])
     assert first.seen == tuple(200 * step + 100 for step in range(40))  # of both replicas
     assert [value for _, value in numbers.samples_pace] == pytest.approx([800.0] * 5)
@@ -158,6 +161,7 @@ def test_the_page_holds_what_matters_and_nothing_from_afar(history: History, tmp
     for word in ("8,000", "80 % of 10,000", "0.9000", "0.12", "Ended by", "target", "tcp://10.0.0.7:4000",
                  "3.2 s", "10.0 s, and 4.0 s of start-up", "1.5 s"):  # fmt: skip
         assert word in page, word
+    assert "200 MB, GPU 1,000 MB" in page
     for value in replica_rows(training_numbers(history).replicas)[0]:
         assert f">{value}<" in page
     assert "default-src 'none'" in page

@@ -44,6 +44,8 @@ class ReplicaNumbers:
     """Waiting for rows."""
     resident_bytes: int = 0
     """The most at any report."""
+    gpu_bytes: int = 0
+    """The most held on its worker's GPUs."""
     processor_s: float = 0.0
     seen: Sequence[int] = ()
     """Samples of all replicas when each loss came."""

@@ -13,6 +13,7 @@ from dnnflow.live.study_figures import StudyFigures, study_headline
 from dnnflow.live.style import CARDS, facts, table
 from dnnflow.report.training_figures import TrainingFigures
 from dnnflow.report.training_tables import headline
+from dnnflow.wording import memory_in_words
 
 HEIGHT = 290
 REPLICA_COLUMNS = ("replica", "worker", "samples", "pushes", "CPU", "memory", "workers lost")
@@ -96,6 +97,6 @@ def replica_row(replica: ReplicaNumbers, worker: Any) -> tuple[str, ...]:
         f"{replica.samples:,}",
         f"{replica.pushes:,}",
         f"{cpu:.0f} %" if cpu is not None else "–",
-        f"{(memory if memory is not None else replica.resident_bytes) / 1e6:,.0f} MB",
+        memory_in_words(memory if memory is not None else replica.resident_bytes, replica.gpu_bytes),
         str(replica.lives - 1),
     )

@@ -38,6 +38,8 @@ class Report:
     resident_bytes: int
     processor_s: float
     """Processor time of its process."""
+    gpu_bytes: int = 0
+    """The most that it has held on GPUs."""
     done: tuple[tuple[Lease, int], ...] = ()
     spans: tuple[Span, ...] = field(default=())
 

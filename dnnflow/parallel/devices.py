@@ -17,6 +17,12 @@ _GRADIENTS = "gradient_tape/"
 """What TensorFlow puts before the name scope of an operation when it names those of its gradient."""
 
 
+def gpu_bytes() -> int:
+    """Return the most that this process has held on its GPUs so far, in bytes."""
+    names = [device.name.removeprefix("/device:") for device in tf.config.list_logical_devices("GPU")]
+    return sum(int(tf.config.experimental.get_memory_info(name)["peak"]) for name in names)
+
+
 def place_layers(model: keras.Model, devices: Mapping[str, str]) -> None:
     """Keep layers' weights on devices, and run there what the layers compute.
 

@@ -27,6 +27,8 @@ class ReplicaTotals:
     """Waiting for rows."""
     resident_bytes: int = 0
     """The most at any report."""
+    gpu_bytes: int = 0
+    """The most held on its worker's GPUs; 0 without any."""
     processor_s: float = 0.0
     lives: int = 1
     """Processes that were this replica, one after the other."""
@@ -46,6 +48,7 @@ class ReplicaTotals:
         self.exchange_s += report.exchange_s
         self.data_s += report.data_s
         self.resident_bytes = max(self.resident_bytes, report.resident_bytes)
+        self.gpu_bytes = max(self.gpu_bytes, report.gpu_bytes)
         self.processor_s = report.processor_s
         if report.count:
             self.losses.append(report.loss_sum / report.count)

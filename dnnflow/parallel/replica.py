@@ -312,6 +312,8 @@ class Replica:
     def _report(self) -> None:
         import psutil
 
+        from dnnflow.parallel.devices import gpu_bytes
+
         with self._lock:
             ledger, self._ledger = self._ledger, _Ledger()
         process = psutil.Process()
@@ -323,6 +325,7 @@ class Replica:
                 pushes=ledger.pushes, compute_s=ledger.seconds["compute"],
                 exchange_s=ledger.seconds["exchange"], data_s=ledger.seconds["data"],
                 resident_bytes=int(process.memory_info().rss), processor_s=times.user + times.system,
+                gpu_bytes=gpu_bytes(),
                 done=tuple(ledger.done.items()), spans=tuple(ledger.spans),
             )
         )  # fmt: skip

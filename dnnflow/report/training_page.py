@@ -14,6 +14,7 @@ from dnnflow.paths import write_file
 from dnnflow.report import training_tables
 from dnnflow.report.tables import versions
 from dnnflow.report.training_figures import drawn
+from dnnflow.wording import memory_in_words
 
 if TYPE_CHECKING:
     from dnnflow.parallel.history import History
@@ -61,7 +62,7 @@ def replica_rows(replicas: Sequence[ReplicaNumbers]) -> list[tuple[str, ...]]:
             f"{one.exchange_s:,.1f} s",
             f"{one.data_s:,.1f} s",
             f"{one.processor_s:,.1f} s",
-            f"{one.resident_bytes / 1e6:,.0f} MB",
+            memory_in_words(one.resident_bytes, one.gpu_bytes),
             str(one.lives - 1),
         )
         for one in replicas

@@ -94,6 +94,7 @@ def _replica(number: int, totals: "ReplicaTotals", worker: str, most: int) -> Re
         exchange_s=totals.exchange_s,
         data_s=totals.data_s,
         resident_bytes=totals.resident_bytes,
+        gpu_bytes=totals.gpu_bytes,
         processor_s=totals.processor_s,
         seen=tuple(seen[i] for i in kept),
         losses=tuple(losses[i] for i in kept),
