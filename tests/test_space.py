@@ -14,7 +14,11 @@ from dnnflow.design.layers import Design
 from dnnflow.design.space import Space
 from dnnflow.errors import DesignError
 
-PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
+PIPELINES = [
+    path
+    for path in sorted((Path(__file__).parent.parent / "pipelines").glob("*.yaml"))
+    if "space" in yaml.safe_load(path.read_text())
+]
 
 REPEATABLE = settings(max_examples=40, deadline=None, derandomize=True)
 small_spaces = st.fixed_dictionaries(
