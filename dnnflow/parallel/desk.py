@@ -1,5 +1,6 @@
 """A server's side of one connection: frames in, calls of the server of weights, frames out."""
 
+import select
 import threading
 from typing import Protocol
 
@@ -111,7 +112,12 @@ class Desk:
     def is_quick(self) -> bool:
         """Whether an answer neither waits for another replica nor for what is still on its way."""
         plain = self._push.plain and self._reply.plain
-        return plain and self._link.shared and getattr(self._server, "never_waits", False)
+        return (
+            hasattr(select, "epoll")
+            and plain
+            and self._link.shared
+            and getattr(self._server, "never_waits", False)
+        )
 
     def _answer(self, frame: tuple[int, ...]) -> None:
         _, operation, kind, _, replica, step, version, count, length = frame

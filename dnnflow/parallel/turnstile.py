@@ -3,6 +3,7 @@
 Threads of one Python process would hand its lock to each other for every message.
 """
 
+import logging
 import os
 import select
 import socket
@@ -10,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from dnnflow.parallel.desk import Desk
 from dnnflow.parallel.link import LOOKS
 
+LOG = logging.getLogger(__name__)
 _TICK_S = 1.0
 """How often idle connections are looked for."""
 
@@ -40,9 +43,8 @@ class Turnstile:
         self._idle_s, self._ended = idle_s, ended
         self._lock = threading.Lock()
         self._visitors: dict[int, _Visitor] = {}
-        self._poll = select.epoll()
         self._bell, self._rope = socket.socketpair()
-        self._poll.register(self._bell.fileno(), select.EPOLLIN)
+        self._poll: Any = None  # made for the first connection: not every system has epoll
         self._thread: threading.Thread | None = None
         self._stopped = False
 
@@ -56,6 +58,9 @@ class Turnstile:
         with self._lock:
             if self._stopped:
                 return False
+            if self._poll is None:
+                self._poll = select.epoll()
+                self._poll.register(self._bell.fileno(), select.EPOLLIN)
             number = sock.fileno()
             self._visitors[number] = _Visitor(desk, sock, time.monotonic())
             self._poll.register(number, select.EPOLLIN)
@@ -77,7 +82,8 @@ class Turnstile:
                 return False
         for number in list(self._visitors):
             self._let_go(number)
-        self._poll.close()
+        if self._poll is not None:
+            self._poll.close()
         self._bell.close()
         return True
 
@@ -100,9 +106,9 @@ class Turnstile:
         """Return which sockets have something, having looked some times before it sleeps."""
         for _ in range(LOOKS):
             if ready := self._poll.poll(0):
-                return ready
+                return list(ready)
             os.sched_yield()
-        return self._poll.poll(_TICK_S)
+        return list(self._poll.poll(_TICK_S))
 
     def _answer(self, number: int, now_s: float) -> None:
         visitor = self._visitors[number]
@@ -110,6 +116,9 @@ class Turnstile:
         try:
             goes_on = visitor.desk.answer_one()
         except OSError:  # ChannelError and TimeLimitError are
+            goes_on = False
+        except Exception:  # a fault of ours ends one connection, as in a thread of its own, not all of them
+            LOG.exception("a connection ended by a fault of the server")
             goes_on = False
         if not goes_on:
             self._let_go(number)
