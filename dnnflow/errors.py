@@ -64,3 +64,15 @@ class StoreError(DnnflowError, RuntimeError):
 
 class OutOfMemoryError(DnnflowError, MemoryError):
     """A design needs more memory than its worker may use."""
+
+
+class LimitError(InputError):
+    """Something is larger, longer or more frequent than a server takes."""
+
+
+class ConflictError(InputError):
+    """A key or a name was used for something else before."""
+
+
+class LaunchError(DnnflowError, RuntimeError):
+    """A job could not be handed to what runs it."""

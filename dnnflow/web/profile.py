@@ -1,0 +1,53 @@
+"""What an upload holds, as plain values: what the page shows before a label is chosen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """One column of a table."""
+
+    name: str
+    kind: str
+    """`number` or `text`, as the study will take it."""
+    missing: int
+    """Rows without a value."""
+    distinct: int
+    """Different values, counted up to `MOST_CLASSES` + 1."""
+    histogram: tuple[int, ...] = ()
+    """Of a column of numbers: rows in equal bins from `least` to `most`."""
+    least: float | None = None
+    most: float | None = None
+    values: tuple[tuple[str, int], ...] = ()
+    """The most frequent values and their rows; all of them where the column may be a label."""
+    label_problem: str | None = None
+    """Why it cannot be the label: rule, value, remedy; None where it can."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A table that was read to its end."""
+
+    rows: int
+    text_bytes: int
+    """Unpacked."""
+    columns: tuple[ColumnProfile, ...]
+    first_rows: tuple[tuple[str, ...], ...]
+    """As written in the file, at most 10."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Delimiter, quote, encoding and header as they were found out: fields of the pipeline's `dataset`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Profile":
+        """Return what `to_dict` gave."""
+        raise NotImplementedError
+
+
+MOST_CLASSES = 1000
+"""A label with more classes is refused."""
