@@ -1,11 +1,40 @@
 """Tables that were sent to the web server: received, checked as they arrive, kept for a while."""
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import asyncio
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from dnnflow.data.source_text import compression_of
+from dnnflow.errors import ConflictError, DataError, LimitError, NotFoundError
+from dnnflow.paths import write_file
+from dnnflow.results.records import new_study_id
 from dnnflow.web.limits import UploadLimits
 from dnnflow.web.profile import Profile
+
+RECORD = "upload.json"
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{15}")
+_ASIDE = ".incoming-"
+_KEYS = ".keys"
+_OWNER = "owner.lock"
+_NAME_LENGTH = 120
+_WRITE_BYTES = 1 << 20
+_AHEAD_BYTES = 32 << 20
+"""How far receiving may be ahead of the parser."""
+_LINE_BYTES = 512 << 20
+_ENDINGS = {None: "table.csv", "gzip": "table.csv.gz", "zstd": "table.csv.zst"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +58,8 @@ class Upload:
 class Uploads:
     """Receives, keeps, finds and forgets uploads under one directory.
 
+    Safe for threads, but for `receive`, which belongs to one event loop.
+
     Parameters
     ----------
     directory
@@ -39,6 +70,8 @@ class Uploads:
 
     def __init__(self, directory: Path, limits: UploadLimits) -> None:
         self._directory, self._limits = directory, limits
+        self._receiving = 0
+        self._known: dict[str, Upload] = {}
 
     async def receive(self, parts: AsyncIterator[bytes], *, name: str, key: str | None = None) -> Upload:
         """Take a table as it streams in, checking it meanwhile in a process of its own.
@@ -61,7 +94,19 @@ class Uploads:
         ConflictError
             If the key was used with other bytes.
         """
-        raise NotImplementedError
+        if self._receiving >= self._limits.at_once:
+            raise LimitError(
+                f"a server may receive at most {self._limits.at_once} uploads at once, got one more; "
+                "try again when one of them is done"
+            )
+        self._receiving += 1
+        try:
+            with self._aside() as aside:
+                reception = Reception(aside, shown_name(name), self._limits)
+                profile = await reception.run(parts)
+                return self._keep(aside, reception, profile, key)
+        finally:
+            self._receiving -= 1
 
     def get(self, upload_id: str) -> Upload:
         """Return an upload.
@@ -71,16 +116,299 @@ class Uploads:
         NotFoundError
             If there is none, or no longer.
         """
-        raise NotImplementedError
+        path = self._directory / upload_id / RECORD if _ID.fullmatch(upload_id) else None
+        if path is None or not path.is_file():
+            self._known.pop(upload_id, None)
+            raise NotFoundError(
+                f"there is no upload {upload_id[:40]!r}; it may have expired: send the table again"
+            )
+        if upload_id not in self._known:
+            self._known[upload_id] = _upload(path)
+        return self._known[upload_id]
 
     def all(self) -> list[Upload]:
         """Return all uploads, the newest first."""
-        raise NotImplementedError
+        found = []
+        for path in self._directory.glob(f"*/{RECORD}"):
+            with suppress(NotFoundError, OSError, ValueError, KeyError, TypeError):
+                found.append(self.get(path.parent.name))
+        return sorted(found, key=lambda upload: upload.created_at, reverse=True)
 
     def delete(self, upload_id: str) -> None:
-        """Forget an upload; studies keep their dataset."""
-        raise NotImplementedError
+        """Forget an upload; studies keep their dataset.
 
-    def expire(self) -> int:
-        """Delete what is kept no longer and what was left by a server that died; return how many."""
-        raise NotImplementedError
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        self.get(upload_id)
+        self._known.pop(upload_id, None)
+        for path in self._directory.glob(f"{_KEYS}/*.json"):
+            with suppress(OSError, ValueError, KeyError):
+                if json.loads(path.read_bytes())["upload_id"] == upload_id:
+                    path.unlink()
+        shutil.rmtree(self._directory / upload_id, ignore_errors=True)
+
+    def expire(self, keep: Collection[str] = ()) -> int:
+        """Delete what is kept no longer and what was left by a server that died.
+
+        Parameters
+        ----------
+        keep
+            Ids of uploads that are still needed, however old.
+
+        Returns
+        -------
+        int
+            How many were deleted.
+        """
+        now = _text(datetime.now(UTC))
+        old = [u.upload_id for u in self.all() if u.expires_at < now and u.upload_id not in keep]
+        for upload_id in old:
+            with suppress(NotFoundError):
+                self.delete(upload_id)
+        dead = [path for path in self._directory.glob(f"{_ASIDE}*") if not _is_owned(path)]
+        for path in dead:
+            shutil.rmtree(path, ignore_errors=True)
+        return len(old) + len(dead)
+
+    @contextmanager
+    def _aside(self) -> Iterator[Path]:
+        """Yield an empty directory that is removed at the end; a lock says that its server lives."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        aside = self._directory / f"{_ASIDE}{new_study_id()}"
+        aside.mkdir()
+        try:
+            with (aside / _OWNER).open("wb") as owner:
+                fcntl.flock(owner, fcntl.LOCK_EX)
+                yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _keep(self, aside: Path, reception: "Reception", profile: Profile, key: str | None) -> Upload:
+        """Give a checked upload its place, or return the one that has the key; without an await within."""
+        digest = reception.digest
+        key_path = self._directory / _KEYS / f"{_hash(key)}.json" if key is not None else None
+        if key_path is not None and (earlier := self._earlier(key_path, digest)) is not None:
+            return earlier
+        upload_id = aside.name.removeprefix(_ASIDE)
+        path = self._directory / upload_id
+        ready = aside / "ready"
+        ready.mkdir()
+        ending = _ENDINGS[compression_of(reception.beginning)]
+        os.rename(reception.path, ready / ending)
+        now = datetime.now(UTC)
+        expires = _text(now + timedelta(seconds=self._limits.kept_s))
+        upload = Upload(
+            upload_id, reception.name, path / ending, reception.size, digest, _text(now), expires, profile
+        )
+        values = {**asdict(replace(upload, path=Path(ending))), "path": ending}
+        write_file(ready / RECORD, json.dumps(values))
+        os.rename(ready, path)
+        if key_path is not None:
+            write_file(key_path, json.dumps({"upload_id": upload_id, "digest": digest}))
+        self._known[upload_id] = upload
+        return upload
+
+    def _earlier(self, key_path: Path, digest: str) -> Upload | None:
+        """Return the upload that was made with a key, unless it is gone."""
+        try:
+            made = json.loads(key_path.read_bytes())
+            upload = self.get(made["upload_id"])
+        except (OSError, ValueError, KeyError, NotFoundError):
+            return None
+        if made["digest"] != digest:
+            raise ConflictError(
+                f"an idempotency key stands for one table, got other bytes than those of {upload.name!r}; "
+                "send another key"
+            )
+        return upload
+
+
+class Reception:
+    """One upload on its way in: its file, and the process that parses it."""
+
+    def __init__(self, aside: Path, name: str, limits: UploadLimits) -> None:
+        self.path, self.name, self._limits = aside / "table", name, limits
+        self.size = 0
+        self.beginning = b""
+        self._log = aside / "parser.log"
+        self._hash = hashlib.sha256()
+        self._read = 0
+        self._moved = asyncio.Event()
+        self._answer: dict[str, Any] | None = None
+        self._deadline: asyncio.Timeout | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of what was received."""
+        return self._hash.hexdigest()
+
+    async def run(self, parts: AsyncIterator[bytes]) -> Profile:
+        """Write and check the table; the process has ended when this returns or raises."""
+        self.path.touch()
+        process = await self._start()
+        listening = asyncio.ensure_future(self._listen(process))
+        try:
+            try:
+                async with asyncio.timeout(self._limits.seconds_s):
+                    await self._receive(parts, process)
+                    await listening
+            except TimeoutError:
+                if self._answer is None:
+                    raise LimitError(
+                        f"an upload may take at most {self._limits.seconds_s:g} s, got more; send a smaller "
+                        "table, or compress it"
+                    ) from None
+            return self._profile()
+        finally:
+            listening.cancel()
+            await asyncio.shield(_end(process))
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        limits = json.dumps(asdict(self._limits))
+        with self._log.open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "dnnflow.web.profiler",
+                str(self.path),
+                self.name,
+                limits,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                limit=_LINE_BYTES,
+            )
+
+    async def _receive(self, parts: AsyncIterator[bytes], process: asyncio.subprocess.Process) -> None:
+        """Write parts as they come; returns early when the parser has answered."""
+        loop = asyncio.get_running_loop()
+        told = process.stdin
+        with self.path.open("wb", buffering=0) as file:
+            batch: list[bytes] = []
+            length = 0
+            try:
+                async with asyncio.timeout(None) as self._deadline:
+                    while self._answer is None:
+                        self._deadline.reschedule(loop.time() + self._limits.stall_s)
+                        part = await anext(parts, None)
+                        self._deadline.reschedule(None)
+                        if part is not None:
+                            batch.append(part)
+                            length += len(part)
+                            self._check_size(length)
+                        if batch and (part is None or length >= _WRITE_BYTES or self.size < _WRITE_BYTES):
+                            await asyncio.to_thread(self._write, file, batch)
+                            _tell(told, f"{self.size}\n")
+                            batch, length = [], 0
+                            await self._not_too_far()
+                        if part is None:
+                            _tell(told, "end\n")
+                            return
+            except TimeoutError:
+                if self._answer is None:
+                    raise LimitError(
+                        f"a part of an upload must come within {self._limits.stall_s:g} s of the one before, "
+                        "got none; send the table again over a steadier connection"
+                    ) from None
+
+    def _check_size(self, length: int) -> None:
+        if self.size + length > self._limits.stored_bytes:
+            raise LimitError(
+                f"an upload may have at most {self._limits.stored_bytes} bytes, got more; compress it, "
+                "or send fewer rows"
+            )
+
+    def _write(self, file: Any, batch: list[bytes]) -> None:
+        data = b"".join(batch)
+        if len(self.beginning) < 4:
+            self.beginning = (self.beginning + data[:4])[:4]
+        self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        self.size += len(data)
+
+    async def _not_too_far(self) -> None:
+        """Wait until the parser is near enough, or has answered."""
+        while self._answer is None and self.size - self._read > _AHEAD_BYTES:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        """Hear the parser until it has answered or ended."""
+        answer: dict[str, Any] = {}
+        while process.stdout is not None and (line := await process.stdout.readline()):
+            said = json.loads(line)
+            if "read" in said:
+                self._read = said["read"]
+                self._moved.set()
+            else:
+                answer = said
+        self._answer = answer
+        self._moved.set()
+        if self._deadline is not None:
+            with suppress(RuntimeError):  # receiving is over
+                self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    def _profile(self) -> Profile:
+        answer = self._answer or {}
+        if "limit" in answer:
+            raise LimitError(answer["limit"])
+        if "error" in answer:
+            raise DataError(answer["error"])
+        if "profile" not in answer:
+            end = self._log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"the parser process of an upload ended without an answer: {end}")
+        return Profile.from_dict(answer["profile"])
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End a parser process and reap it."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()
+    transport = getattr(process, "_transport", None)
+    if transport is not None:
+        transport.close()
+
+
+def _tell(stream: asyncio.StreamWriter | None, line: str) -> None:
+    if stream is not None and not stream.is_closing():
+        stream.write(line.encode())
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as it may be shown: its last part, on one line, not too long."""
+    last = re.split(r"[\\/]", name)[-1]
+    plain = "".join(sign for sign in last if unicodedata.category(sign)[0] != "C").strip()
+    return plain[:_NAME_LENGTH] or "table.csv"
+
+
+def _upload(path: Path) -> Upload:
+    values = json.loads(path.read_bytes())
+    profile = Profile.from_dict(values.pop("profile"))
+    return Upload(**{**values, "path": path.parent / values["path"], "profile": profile})
+
+
+def _is_owned(aside: Path) -> bool:
+    """Say whether the server lives that receives into a directory."""
+    try:
+        with (aside / _OWNER).open("rb") as owner:
+            fcntl.flock(owner, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _text(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")
