@@ -257,7 +257,7 @@ def _ahead(pool: ThreadPoolExecutor, blocks: Iterator[Block]) -> Iterator[Block]
 
 def _examples(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:
     """Return the first rows as they are written; long values are cut."""
-    lines = io.StringIO(head.decode(errors="replace"), newline="")
+    lines = io.TextIOWrapper(io.BytesIO(head), "utf-8", "replace", newline="")  # decodes as far as it is read
     quoting = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
     rows = csv.reader(lines, delimiter=dialect.delimiter, **quoting)
     try:

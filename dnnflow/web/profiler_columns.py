@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dnnflow.data.arrow import codes
 from dnnflow.data.inference import ColumnFacts, check_label
-from dnnflow.data.schema import Classes, Kind
+from dnnflow.data.schema import CONTINUOUS_CLASSES, Classes, Kind
 from dnnflow.errors import DataError
 from dnnflow.web.profile import MOST_CLASSES, ColumnProfile
 
@@ -98,11 +98,20 @@ class NumberCounts:
 
     def _count(self, values: NDArray[np.float64]) -> None:
         found, counts = np.unique(values + 0.0, return_counts=True)
+        if len(found) > MOST_CLASSES:
+            self._have_many(found)
+            return
         for value, count in zip(found.tolist(), counts.tolist(), strict=True):
             self._values[value] = self._values.get(value, 0) + count
         if len(self._values) > MOST_CLASSES:
-            self._many = True
-            self._values = dict(list(self._values.items())[: MOST_CLASSES + 1])
+            self._have_many(np.array([*self._values]))
+
+    def _have_many(self, values: NDArray[np.float64]) -> None:
+        """Stop to count values; keep as many as show that they are too many or continuous."""
+        self._many = True
+        fractions = values[values != np.floor(values)]
+        kept = [*fractions[: CONTINUOUS_CLASSES + 1], *values[: CONTINUOUS_CLASSES + 1]]
+        self._values = dict.fromkeys(map(float, kept if len(fractions) else values[: MOST_CLASSES + 1]), 0)
 
     def profile(self, name: str, kind: Kind, rows: int, facts: ColumnFacts) -> ColumnProfile:
         """Return the column's profile."""
@@ -120,7 +129,7 @@ class NumberCounts:
             name,
             kind,
             rows - facts.values,
-            len(named),
+            MOST_CLASSES + 1 if self._many else len(named),
             bins,
             histogram.least,
             histogram.most,
