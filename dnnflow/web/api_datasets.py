@@ -78,7 +78,9 @@ async def upload_dataset(
         first = await anext(body, b"")  # the file's name is known then
         body, shown = _with_first(first, body), shown or field.name
     elif kind not in RAW_TYPES:
-        raise Refusal(415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}")
+        raise Refusal(
+            415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
+        )
     try:
         made = await services.uploads.receive(body, name=clean_name(shown), key=key)
     except ClientDisconnect:

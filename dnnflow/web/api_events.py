@@ -49,7 +49,9 @@ async def watch_study(
 
 @router.get("/runs/{run_id}/events", operation_id="watchRun", summary="Watch a parallel training", tags=["runs"],
             response_class=StreamingResponse, responses=STREAM)  # fmt: skip
-async def watch_run(request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S) -> StreamingResponse:
+async def watch_run(
+    request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S
+) -> StreamingResponse:
     """Stream where a parallel training stands."""
 
     def look(of: str) -> Look:

@@ -11,9 +11,10 @@ from dnnflow.pipeline import Pipeline
 from dnnflow.results.records import new_study_id
 from dnnflow.train_pipeline import TrainPipeline
 from dnnflow.web.control import want
+from dnnflow.web.estimation import estimate
 from dnnflow.web.intake import accept, read_yaml
 from dnnflow.web.problems import FieldProblem, Refusal
-from dnnflow.web.replies import Created, StudyPage, StudyStatus
+from dnnflow.web.replies import Created, Estimate, StudyPage, StudyStatus
 from dnnflow.web.requests import (
     Key,
     StudyId,

@@ -10,6 +10,7 @@ from starlette.staticfiles import StaticFiles
 from dnnflow.web import (
     api_datasets,
     api_events,
+    api_models,
     api_results,
     api_runs,
     api_studies,
@@ -17,6 +18,7 @@ from dnnflow.web import (
     login,
     problems,
 )
+from dnnflow.web.predictions import Predictions
 from dnnflow.web.rates import Buckets
 from dnnflow.web.security import Guard, check_config
 from dnnflow.web.results import Results
@@ -68,9 +70,10 @@ def create_app(services: Services) -> FastAPI:
     state = app.state
     state.services, state.views, state.sessions = services, Views(services), sessions
     state.results = Results(services.store, state.views)
+    state.predictions = Predictions()
     state.watch = Watch(services.config.limits.streams)
     problems.install(app)
-    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_runs):
+    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_models, api_runs):
         app.include_router(part.router, prefix="/api/v1")
     _add_pages(app)
     app.include_router(login.router)

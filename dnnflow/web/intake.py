@@ -24,6 +24,10 @@ STUDY_MODEL = "study:"
 MOST_TEXT = 512 * 1024
 """Characters of a pipeline as text."""
 
+CHECKED = 256
+"""Designs that are drawn to see whether a pipeline is right; the driver draws and checks all of them."""
+MOST_DESIGNS = 1_000_000
+
 PLACES: Mapping[str, str] = {
     "dataset.storage_options": "remove it: it says how a place is reached",
     "space.reference": "remove it: it names code; describe layers instead",
@@ -66,6 +70,10 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
     overrides = [] if refused else [*_resolved(services, data, refused)]
     if refused:
         raise _refusal(refused)
+    wanted = data.get("designs")
+    capped = isinstance(wanted, int) and not isinstance(wanted, bool) and CHECKED < wanted <= MOST_DESIGNS
+    if capped:
+        overrides.append(f"designs={CHECKED}")
     try:
         written = text if text is not None else yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False)
         pipeline, problems = check_text(written, overrides, folder=services.settings.workspace.home)
@@ -80,7 +88,7 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
                 for one in problems
             ]
         )
-    return pipeline
+    return pipeline.model_copy(update={"designs": wanted}) if capped else pipeline
 
 
 def read_yaml(text: str) -> Any:
