@@ -1,7 +1,7 @@
 """Models of a study: listed, downloaded, applied to rows."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi import Path as PathOf
@@ -9,10 +9,9 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
 
-from dnnflow.errors import LimitError
 from dnnflow.web.predictions import Predictions
 from dnnflow.web.problems import FieldProblem, Refusal
-from dnnflow.web.replies import ModelInfo, Models, Predicted
+from dnnflow.web.replies import Models, Predicted
 from dnnflow.web.requests import StudyId, TheServices, TheViews, problems_of
 from dnnflow.web.saved_models import MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.services import Services

@@ -47,8 +47,8 @@ def list_runs(
     return RunPage(runs=[status_of_run(one) for one in shown], next_cursor=more)
 
 
-@router.post("/runs", operation_id="createRun", summary="Start a parallel training", status_code=HTTPStatus.CREATED,
-             responses=problems_of(400, 403, 408, 409, 413, 415), openapi_extra=PIPELINE_BODY)  # fmt: skip
+@router.post("/runs", operation_id="createRun", summary="Start a parallel training",
+             status_code=HTTPStatus.CREATED, responses=problems_of(400, 403, 408, 409, 413, 415), openapi_extra=PIPELINE_BODY)  # fmt: skip
 async def create_run(
     request: Request, response: Response, services: TheServices, key: Key = None
 ) -> RunStatus:

@@ -52,7 +52,7 @@ PIPELINE_BODY = {
             },
             "application/yaml": {
                 "schema": {"type": "string"},
-                "example": "name: iris\ndataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
+                "example": "dataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
             },
         },
     }
@@ -129,6 +129,19 @@ def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
         state=LAUNCH_STATES[made.state],
         url=f"/studies/{made.launch_id}",
     )
+
+
+@router.post(
+    "/studies/estimate",
+    operation_id="estimateStudy",
+    summary="What a pipeline would train",
+    responses=problems_of(400, 403, 408, 413, 415),
+    openapi_extra=PIPELINE_BODY,
+)
+async def estimate_study(request: Request, services: TheServices) -> Estimate:
+    """Return designs, weights and time of a pipeline, or what is wrong with it; nothing is started."""
+    data, text = await read_pipeline(request)
+    return await run_in_threadpool(estimate, services, data, text)
 
 
 @router.get(

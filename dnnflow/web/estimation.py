@@ -77,9 +77,9 @@ def estimate_of(pipeline: Pipeline, profile: Profile) -> Estimate:
 def sample(pipeline: Pipeline) -> tuple[int, list[Design]]:
     """Return how many designs a pipeline has, and some of them."""
     space = pipeline.space.to_space()
-    length = space.length
+    length = space.length()
     wanted = pipeline.designs
-    total = min(one for one in (length, wanted) if one is not None) if length or wanted else 1
+    total = min((one for one in (length, wanted) if one is not None), default=1)
     if pipeline.space.explicit or (pipeline.strategy == "grid" and total <= SAMPLE):
         return total, list(islice(space.grid(), min(total, SAMPLE)))
     return total, list(space.sample(min(total, SAMPLE), pipeline.seed))

@@ -104,7 +104,7 @@ def read_yaml(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else None
                 message = f"aliases (*{event.anchor}) are not taken; write the value out"
                 raise _refusal([FieldProblem(where="pipeline", message=message, line=line)])
         return yaml.safe_load(text)
@@ -192,7 +192,7 @@ def _resolved_model(
         refused.append(
             FieldProblem(
                 where="model.source",
-                message=f"a sent pipeline trains a model of a study, study:STUDY_ID/RANK, got {source[:100]!r}; "
+                message=f"a sent pipeline trains a model of a study, study:ID/RANK, got {source[:100]!r}; "
                 "/api/v1/studies/{study_id}/models lists them",
             )
         )

@@ -106,7 +106,7 @@ class Predictions:
                 self._end()
                 if attempt == 2:
                     raise LimitError(
-                        "predictions must fit the memory of their process, got one that ended it; send fewer rows"
+                        "predictions must fit their process' memory, got some that ended it; send fewer rows"
                     ) from error
         raise self._too_slow()
 
@@ -119,7 +119,8 @@ class Predictions:
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dnnflow.web.predictor", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment,
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env=environment,
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         return self._connection

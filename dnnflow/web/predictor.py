@@ -1,7 +1,7 @@
 """The process that applies models: `python -m dnnflow.web.predictor FD`, started by `predictions`.
 
-It gets one message after the other on a socket: a JSON header, then a CSV; and answers each with JSON. TensorFlow
-is imported here and never in the server.
+It gets one message after the other on a socket: a JSON header, then a CSV; and answers each with JSON.
+TensorFlow is imported here and never in the server.
 """
 
 import json

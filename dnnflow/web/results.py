@@ -76,7 +76,8 @@ class Results:
         if name not in plots:
             known = ", ".join([*plots, *LIVE_PLOTS])
             raise NotFoundError(
-                f"a plot must be one that the study has numbers for ({known}), got {name[:64]!r}; wait for trials"
+                f"a plot must be one that the study has numbers for ({known}), got {name[:64]!r}; "
+                "wait for trials"
             )
         return plots[name]
 
