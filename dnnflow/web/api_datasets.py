@@ -109,22 +109,35 @@ def list_datasets(services: TheServices) -> Datasets:
     return Datasets(datasets=[summary_of(upload) for upload in services.uploads.all()])
 
 
-@router.get("/datasets/{upload_id}", operation_id="getDataset", summary="An upload with its profile",
-            responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/datasets/{upload_id}",
+    operation_id="getDataset",
+    summary="An upload with its profile",
+    responses=problems_of(404),
+)
 def get_dataset(upload_id: UploadId, services: TheServices) -> Dataset:
     """Return an upload's columns and first rows."""
     return dataset_of(services.uploads.get(upload_id))
 
 
-@router.delete("/datasets/{upload_id}", operation_id="deleteDataset", summary="Delete an upload",
-               status_code=HTTPStatus.NO_CONTENT, responses=problems_of(403, 404))  # fmt: skip
+@router.delete(
+    "/datasets/{upload_id}",
+    operation_id="deleteDataset",
+    summary="Delete an upload",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=problems_of(403, 404),
+)
 def delete_dataset(upload_id: UploadId, services: TheServices) -> None:
     """Forget an upload; studies keep their preprocessed table."""
     services.uploads.delete(upload_id)
 
 
-@router.get("/datasets/{upload_id}/columns/{index}/label", operation_id="checkLabel",
-            summary="Whether a column can be the label", responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/datasets/{upload_id}/columns/{index}/label",
+    operation_id="checkLabel",
+    summary="Whether a column can be the label",
+    responses=problems_of(404),
+)
 def check_label(
     upload_id: UploadId,
     index: Annotated[int, PathOf(ge=0, lt=2**31, description="Place of the column, from 0.")],

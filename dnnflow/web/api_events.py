@@ -23,7 +23,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "content": {
             "text/event-stream": {
                 "schema": {"type": "string"},
-                "example": 'retry: 2000\n\nevent: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
+                "example": 'event: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
             }
         },
     }
@@ -31,8 +31,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
 OVER = ("finished", "failed", "stopped")
 
 
-@router.get("/studies/{study_id}/events", operation_id="watchStudy", summary="Watch a study",
-            tags=["studies"],             response_class=StreamingResponse, responses=STREAM)  # fmt: skip
+@router.get(
+    "/studies/{study_id}/events",
+    operation_id="watchStudy",
+    summary="Watch a study",
+    tags=["studies"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def watch_study(
     request: Request, study_id: StudyId, views: TheViews, max_s: MaxS = LONGEST_S
 ) -> StreamingResponse:
@@ -47,8 +53,14 @@ async def watch_study(
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
-@router.get("/runs/{run_id}/events", operation_id="watchRun", summary="Watch a training",
-            tags=["runs"],             response_class=StreamingResponse, responses=STREAM)  # fmt: skip
+@router.get(
+    "/runs/{run_id}/events",
+    operation_id="watchRun",
+    summary="Watch a training",
+    tags=["runs"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def watch_run(
     request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S
 ) -> StreamingResponse:

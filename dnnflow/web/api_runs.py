@@ -47,8 +47,14 @@ def list_runs(
     return RunPage(runs=[status_of_run(one) for one in shown], next_cursor=more)
 
 
-@router.post("/runs", operation_id="createRun", summary="Start a parallel training",
-             status_code=HTTPStatus.CREATED, responses=problems_of(400, 403, 408, 409, 413, 415), openapi_extra=PIPELINE_BODY)  # fmt: skip
+@router.post(
+    "/runs",
+    operation_id="createRun",
+    summary="Start a parallel training",
+    status_code=HTTPStatus.CREATED,
+    responses=problems_of(400, 403, 408, 409, 413, 415),
+    openapi_extra=PIPELINE_BODY,
+)
 async def create_run(
     request: Request, response: Response, services: TheServices, key: Key = None
 ) -> RunStatus:
@@ -77,8 +83,12 @@ def get_run(run_id: RunId, views: TheViews) -> RunStatus:
     return status_of_run(run_of(views, run_id))
 
 
-@router.post("/runs/{run_id}/cancel", operation_id="cancelRun", summary="Cancel a training",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/runs/{run_id}/cancel",
+    operation_id="cancelRun",
+    summary="Cancel a training",
+    responses=problems_of(403, 404, 409),
+)
 def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStatus:
     """End a parallel training."""
     found = run_of(views, run_id)
@@ -89,8 +99,13 @@ def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStat
     return status_of_run(services.launcher.cancel(run_id))
 
 
-@router.get("/runs/{run_id}/report", operation_id="getRunReport", summary="A training's report",
-            response_class=HTMLResponse, responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/runs/{run_id}/report",
+    operation_id="getRunReport",
+    summary="A training's report",
+    response_class=HTMLResponse,
+    responses=problems_of(404),
+)
 def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Response:
     """Return the report of a finished training."""
     found = run_of(views, run_id)

@@ -152,24 +152,36 @@ def get_study(study_id: StudyId, views: TheViews) -> StudyStatus:
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/pause", operation_id="pauseStudy", summary="Pause a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/pause",
+    operation_id="pauseStudy",
+    summary="Pause a study",
+    responses=problems_of(403, 404, 409),
+)
 def pause(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a study finish what is being trained, and then wait."""
     want(services, views, study_id, "pause")
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/resume", operation_id="resumeStudy", summary="Resume a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/resume",
+    operation_id="resumeStudy",
+    summary="Resume a study",
+    responses=problems_of(403, 404, 409),
+)
 def resume(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a paused, stopped or failed study go on with what is missing."""
     want(services, views, study_id, "run")
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/cancel", operation_id="cancelStudy", summary="Cancel a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/cancel",
+    operation_id="cancelStudy",
+    summary="Cancel a study",
+    responses=problems_of(403, 404, 409),
+)
 def cancel(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a study stop; its trials are kept, and it can be resumed."""
     want(services, views, study_id, "cancel")
