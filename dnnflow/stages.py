@@ -129,7 +129,7 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     key = study_key(pipeline, dataset, designs)
     known = None if new else store.study_of(key)
     path = str(dataset.path.absolute())
-    plain = _without_secrets(pipeline.plain())
+    plain = without_secrets(pipeline.plain())
     if known is not None:
         store.renew(known.study_id, pipeline=plain, dataset_path=path)
     else:
@@ -151,7 +151,7 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     return Study(store, settings, known.study_id)
 
 
-def _without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
+def without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline for the store: how to log in to a file system is nothing that results need."""
     options = plain.get("dataset", {}).get("storage_options")
     if not options:
