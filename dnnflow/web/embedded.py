@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-from dnnflow.errors import ConflictError, LaunchError, NotFoundError
+from dnnflow.errors import ConflictError, LaunchError
 from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
-from dnnflow.results.records import Wanted, utc_now
-from dnnflow.results.store import Store
+from dnnflow.results.records import utc_now
 from dnnflow.settings import Settings
 from dnnflow.stages import without_secrets
 from dnnflow.train_pipeline import TrainPipeline
@@ -43,9 +42,7 @@ class EmbeddedLauncher:
         self._directory_made()
         self._supervise()
 
-    def launch(
-        self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None
-    ) -> Launch:
+    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
         """Queue a job; see `Launcher`."""
         plain = pipeline.plain()
         digest = content_id(plain)
@@ -69,8 +66,8 @@ class EmbeddedLauncher:
                 job = self._jobs.find(made)
                 if job.request["digest"] != digest:
                     raise ConflictError(
-                        f"an idempotency key stands for one pipeline, got the key of job {made} with another; "
-                        "take a new key"
+                        f"an idempotency key stands for one pipeline, got the key of job {made} "
+                        "with another; take a new key"
                     )
         self._supervise()
         return self._shown(job)
@@ -98,16 +95,12 @@ class EmbeddedLauncher:
                 job.forget_answer()
                 self._jobs.change(job, state=LaunchState.QUEUED, queued_s=time.time(), ended_at=None,
                                   error=None, deaths=0, cancel_s=None)  # fmt: skip
-        if job.request["kind"] == "study":
-            self._want(launch_id, Wanted.RUN)
         self._supervise()
         return self._shown(job)
 
     def cancel(self, launch_id: str) -> Launch:
         """End a job: one that waits at once, one that runs by its supervisor, within seconds."""
         job = self._jobs.find(launch_id)
-        if job.request["kind"] == "study" and not job.standing.state.has_ended:
-            self._want(launch_id, Wanted.CANCEL)
         with self._jobs.changing():
             state = job.standing.state
             if state is LaunchState.QUEUED:
@@ -127,14 +120,6 @@ class EmbeddedLauncher:
             queue = [one.launch_id for one in self._jobs.queue()]
             place = queue.index(job.launch_id) if job.launch_id in queue else None
         return self._jobs.launch(job, place)
-
-    def _want(self, study_id: str, wanted: Wanted) -> None:
-        """Tell the study's driver, if there is a study yet."""
-        with Store(self._settings.store_url) as store:
-            try:
-                store.set_wanted(study_id, wanted)
-            except NotFoundError:
-                return
 
     def _directory_made(self) -> None:
         try:

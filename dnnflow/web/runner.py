@@ -80,7 +80,9 @@ def answer_of(job: Job, *, continued: bool) -> dict[str, Any]:
         import traceback
 
         traceback.print_exc()
-        message = f"a job ends without a fault of the program, got {type(error).__name__}: {error}; see its log"
+        message = (
+            f"a job ends without a fault of the program, got {type(error).__name__}: {error}; see its log"
+        )
         return {"state": "failed", "error": message}
     return {"state": "finished", "outcome": outcome}
 

@@ -33,6 +33,11 @@ STOP_S = 8.0
 MOST_DEATHS = 2
 """A child that dies without an answer is started once more."""
 
+DIED = (
+    "a job's process must live until it has an answer, got its death twice, as by a lack of memory; "
+    "see the log, narrow the space or name fewer executor.workers, then resume"
+)
+
 
 class Supervisor:
     """Takes jobs in the order in which they were queued."""
@@ -131,9 +136,7 @@ class Supervisor:
         elif standing.deaths + 1 < MOST_DEATHS:
             self._jobs.change(job, state=LaunchState.QUEUED, deaths=standing.deaths + 1)
         else:
-            message = ("a job's process must live until it has an answer, got its death twice, as by a lack of "
-                       "memory; see the log, narrow the space or name fewer executor.workers, then resume")  # fmt: skip
-            self._end(job, LaunchState.FAILED, message)
+            self._end(job, LaunchState.FAILED, DIED)
 
     def _end(self, job: Job, state: LaunchState, error: str | None = None) -> None:
         self._jobs.change(job, state=state, error=error, ended_at=utc_now())
