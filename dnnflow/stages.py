@@ -146,6 +146,7 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     plain = without_secrets(pipeline.plain())
     if known is not None:
         store.renew(known.study_id, pipeline=plain, dataset_path=path)
+        store.start(known.study_id)
     else:
         known = StudyRecord(
             study_id=study_id or new_study_id(),
