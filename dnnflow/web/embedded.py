@@ -5,13 +5,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 
-from dnnflow.errors import ConflictError, LaunchError
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
-from dnnflow.results.records import utc_now
+from dnnflow.results.records import Wanted, utc_now
+from dnnflow.results.store import Store
 from dnnflow.settings import Settings
 from dnnflow.stages import without_secrets
 from dnnflow.train_pipeline import TrainPipeline
@@ -92,6 +94,7 @@ class EmbeddedLauncher:
         job = self._jobs.find(launch_id)
         with self._jobs.changing():
             if job.standing.state.has_ended:
+                want(self._settings, job, Wanted.RUN)
                 job.forget_answer()
                 self._jobs.change(job, state=LaunchState.QUEUED, queued_s=time.time(), ended_at=None,
                                   error=None, deaths=0, cancel_s=None)  # fmt: skip
@@ -103,6 +106,8 @@ class EmbeddedLauncher:
         job = self._jobs.find(launch_id)
         with self._jobs.changing():
             state = job.standing.state
+            if not state.has_ended:
+                want(self._settings, job, Wanted.CANCEL)
             if state is LaunchState.QUEUED:
                 self._jobs.change(job, state=LaunchState.CANCELLED, ended_at=utc_now())
             elif state is LaunchState.RUNNING:
@@ -158,6 +163,13 @@ class EmbeddedLauncher:
                 raise LaunchError(
                     f"a job needs a process to run in, got: {error.strerror}; free memory or processes"
                 ) from error
+
+
+def want(settings: Settings, job: Job, wanted: Wanted) -> None:
+    """Tell who trains a job's study what is wanted of it, if there is a study yet."""
+    if job.request["kind"] == "study":
+        with suppress(NotFoundError), Store(settings.store_url) as store:
+            store.set_wanted(job.launch_id, wanted)
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -56,7 +56,7 @@ class Job:
     @cached_property
     def request(self) -> Mapping[str, Any]:
         """What is to be run: kind, name, created_at, pipeline and digest of the pipeline."""
-        return _read(self.path / "request.json")
+        return dict(_read(self.path / "request.json"))
 
     @property
     def standing(self) -> Standing:
@@ -67,12 +67,13 @@ class Job:
     @property
     def progress(self) -> Mapping[str, Any]:
         """What the child last told: stage, dashboard, progress."""
-        return _read(self.path / "progress.json", missing={})
+        return dict(_read(self.path / "progress.json", missing={}))
 
     @property
     def answer(self) -> Mapping[str, Any] | None:
         """How the child ended: state, and error or outcome; None while there is no answer."""
-        return _read(self.path / "answer.json", missing=None)
+        answer: Mapping[str, Any] | None = _read(self.path / "answer.json", missing=None)
+        return answer
 
     def tell(self, progress: Mapping[str, Any]) -> None:
         """Write what the child does now."""

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dnnflow.errors import DnnflowError
+from dnnflow.errors import DnnflowError, StudyStopped
 from dnnflow.events import ClusterReady, Event, StageStarted, TrainingProgress, TrialsStored
 from dnnflow.settings import Settings
 from dnnflow.web.jobs import Job
@@ -72,7 +72,7 @@ def answer_of(job: Job, *, continued: bool) -> dict[str, Any]:
     """Run a job and return how it ended."""
     try:
         outcome = run(job, continued=continued)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StudyStopped):
         return {"state": "cancelled"}
     except DnnflowError as error:
         return {"state": "failed", "error": str(error)}
