@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli_train import train
+from dnnflow.cli_web import web
 from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
@@ -47,6 +48,7 @@ Overrides = Annotated[
 
 
 app.command()(train)
+app.command()(web)
 
 
 @app.callback()
