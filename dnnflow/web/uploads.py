@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dnnflow.data.source_text import compression_of
-from dnnflow.errors import ConflictError, LimitError, NotFoundError
+from dnnflow.errors import BusyError, ConflictError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.records import new_study_id
 from dnnflow.web.limits import UploadLimits
@@ -90,7 +90,7 @@ class Uploads:
             If the key was used with other bytes.
         """
         if self._receiving >= self._limits.at_once:
-            raise LimitError(
+            raise BusyError(
                 f"a server may receive at most {self._limits.at_once} uploads at once, got one more; "
                 "try again when one of them is done"
             )
