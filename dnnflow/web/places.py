@@ -38,6 +38,6 @@ def outcome_of(plain: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     return {
         "last": {name: float(value) for name, value in rows[-1].items() if value} if rows else None,
-        "model": Path(files["model"]).name,
-        "report": Path(files["report"]).name,
+        "model": files["model"],
+        "report": files["report"],
     }
