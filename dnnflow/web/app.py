@@ -1,0 +1,77 @@
+"""The web server's application: pages, API and files, behind one guard."""
+
+import importlib
+from pathlib import Path
+
+from bokeh.util.paths import static_path
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from dnnflow.web import api_studies, api_system, login, problems
+from dnnflow.web.rates import Buckets
+from dnnflow.web.security import Guard, check_config
+from dnnflow.web.services import Services
+from dnnflow.web.sessions import Sessions, read_secret
+from dnnflow.web.views import Views
+
+STATIC = Path(__file__).parent / "static"
+DESCRIPTION = """
+Find out which network design works best on a table: upload it, start a study, watch it, use its models.
+
+Errors are `application/problem+json` (RFC 9457): `rule` says what was broken, `remedy` what to do.
+"""
+TAGS = [
+    {"name": "datasets", "description": "Tables: uploaded, profiled, kept for a while."},
+    {
+        "name": "studies",
+        "description": "Many designs on one table: made, watched, paused, resumed, cancelled.",
+    },
+    {"name": "results", "description": "What came of a study."},
+    {"name": "models", "description": "The best designs' models: downloaded, applied to rows."},
+    {"name": "runs", "description": "Parallel trainings."},
+    {"name": "system", "description": "The server itself."},
+]
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the application.
+
+    Raises
+    ------
+    InputError
+        If others than this machine would be served without a login.
+    """
+    check_config(services.config)
+    app = FastAPI(
+        title="dnnflow",
+        description=DESCRIPTION,
+        version="1",
+        openapi_tags=TAGS,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    secret = read_secret(services.settings.workspace.home / "web" / "secret")
+    sessions = Sessions(services.config.token, secret)
+    state = app.state
+    state.services, state.views, state.sessions = services, Views(services), sessions
+    problems.install(app)
+    for part in (api_system, api_studies):
+        app.include_router(part.router, prefix="/api/v1")
+    _add_pages(app)
+    app.include_router(login.router)
+    app.mount("/static/bokeh", StaticFiles(directory=static_path()), name="bokeh")
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    limits = services.config.limits
+    state.logins = Buckets(limits.logins_minute / 60.0, limits.logins_minute)
+    app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
+    return app
+
+
+def _add_pages(app: FastAPI) -> None:
+    try:
+        pages = importlib.import_module("dnnflow.web.pages")
+    except ModuleNotFoundError:
+        return
+    app.include_router(pages.router)

@@ -1,0 +1,212 @@
+"""Every refusal as problem+json (RFC 9457): rule, value, remedy; never a traceback."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from dnnflow.errors import (
+    ConflictError,
+    DnnflowError,
+    InputError,
+    LaunchError,
+    LimitError,
+    NotFoundError,
+    StoreError,
+    StudyError,
+    TimeLimitError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+_LOG = logging.getLogger("dnnflow.web")
+
+STATUSES: tuple[tuple[type[DnnflowError], int], ...] = (
+    (ConflictError, 409),
+    (LimitError, 413),
+    (NotFoundError, 404),
+    (InputError, 422),
+    (StoreError, 503),
+    (LaunchError, 503),
+    (StudyError, 409),
+    (TimeLimitError, 504),
+)
+"""The first that fits counts; everything else is a fault of the server."""
+
+TITLES = {
+    413: "Too large",
+    421: "Unknown host",
+    422: "Not valid",
+    429: "Too many requests",
+    503: "Not available now",
+    504: "Took too long",
+}
+
+
+class FieldProblem(BaseModel):
+    """One thing wrong with a request."""
+
+    where: str
+    """Dotted path, e.g. `pipeline.space.depth`, or a query's or header's name."""
+    message: str
+    line: int | None = None
+    """Of a pipeline that was sent as YAML."""
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    type: str = Field(examples=["urn:dnnflow:problem:not-found"])
+    """What a program tells problems apart by."""
+    title: str
+    status: int = Field(ge=400, lt=600)
+    detail: str
+    """For a person: rule, value, remedy."""
+    rule: str | None = None
+    """What was broken."""
+    remedy: str | None = None
+    """What to do."""
+    errors: list[FieldProblem] | None = None
+    """Each thing that is wrong, where there are several or a place is known."""
+
+
+class Refusal(HTTPException):
+    """Ends a request with a problem whose status no error of dnnflow stands for."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[FieldProblem] = (),
+    ) -> None:
+        super().__init__(status, detail, headers)
+        self.errors = tuple(errors)
+
+
+def make_problem(status: int, detail: str, errors: Sequence[FieldProblem] = ()) -> Problem:
+    """Return a problem; rule and remedy are read from a message that is written as ours are."""
+    title = TITLES.get(status) or HTTPStatus(status).phrase
+    rule, got, rest = detail.partition(", got ")
+    _, semicolon, remedy = (rest if got else detail).rpartition("; ")
+    return Problem(
+        type=f"urn:dnnflow:problem:{title.lower().replace(' ', '-')}",
+        title=title,
+        status=status,
+        detail=detail,
+        rule=rule if got else None,
+        remedy=remedy if semicolon else None,
+        errors=list(errors) or None,
+    )
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[FieldProblem] = (),
+) -> JSONResponse:
+    """Return a problem as a response."""
+    body = make_problem(status, detail, errors).model_dump(mode="json", exclude_none=True)
+    return JSONResponse(
+        body, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers) if headers else None
+    )
+
+
+def status_of(error: DnnflowError) -> int:
+    """Return the HTTP status that stands for an error."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+Page = Callable[[Request, Problem], Response]
+"""Shows a problem to a person; pages set it at `app.state.problem_page`."""
+
+
+def install(app: FastAPI) -> None:
+    """Have every error of an app answered by a problem: as JSON, or as a page where a page was asked for."""
+    app.add_exception_handler(DnnflowError, _of_dnnflow)
+    app.add_exception_handler(Refusal, _of_refusal)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(RequestValidationError, _of_validation)
+    app.add_exception_handler(Exception, _of_fault)
+
+
+def _answer(
+    request: Request,
+    status: int,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[FieldProblem] = (),
+) -> Response:
+    page: Page | None = getattr(request.app.state, "problem_page", None)
+    wants_page = "text/html" in request.headers.get("accept", "")
+    if page is not None and wants_page and not request.url.path.startswith("/api/"):
+        shown = page(request, make_problem(status, detail, errors))
+        shown.status_code = status
+        shown.headers.update(headers or {})
+        return shown
+    return problem_response(status, detail, headers=headers, errors=errors)
+
+
+def _of_dnnflow(request: Request, error: Exception) -> Response:
+    status = status_of(error) if isinstance(error, DnnflowError) else 500
+    if status == 500:
+        _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+    headers = {"Retry-After": "5"} if status == 503 else None
+    return _answer(request, status, str(error), headers=headers)
+
+
+def _of_refusal(request: Request, error: Exception) -> Response:
+    if not isinstance(error, Refusal):
+        raise error
+    return _answer(request, error.status_code, error.detail, headers=error.headers, errors=error.errors)
+
+
+def _of_http(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    details = {
+        404: f"a page or resource must be known, got {request.url.path}; "
+        "/api/v1/openapi.json lists what there is",
+        405: f"a resource takes the methods it lists, got {request.method} {request.url.path}; "
+        "see the header Allow",
+    }
+    phrase = HTTPStatus(error.status_code).phrase
+    detail = details.get(error.status_code, str(error.detail)) if error.detail == phrase else error.detail
+    return _answer(request, error.status_code, str(detail), headers=error.headers)
+
+
+def _of_validation(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    errors = [_field(item) for item in error.errors()]
+    told = "; ".join(f"{item.where}: {item.message}" for item in errors)
+    return _answer(request, 422, f"a request must be as the API describes it, got {told}", errors=errors)
+
+
+def _field(item: Mapping[str, Any]) -> FieldProblem:
+    place = [str(part) for part in item["loc"] if part not in ("body", "query", "path", "header")]
+    message = str(item["msg"]).removeprefix("Value error, ")
+    given = item.get("input")
+    if isinstance(given, str | int | float) and item["type"] != "missing":
+        message += f", got {str(given)[:80]!r}"
+    return FieldProblem(where=".".join(place) or str(item["loc"][0]), message=message)
+
+
+def _of_fault(request: Request, error: Exception) -> Response:
+    _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _answer(
+        request,
+        500,
+        "a request must be answered, got a fault of the server; the server's log has its cause",
+    )

@@ -1,0 +1,158 @@
+"""A launcher that runs nothing, and studies made by inserting trials."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from dnnflow.design.layers import Design, Layer, Optimizer
+from dnnflow.errors import ConflictError, NotFoundError
+from dnnflow.pipeline import Pipeline
+from dnnflow.results.records import StudyRecord, StudyState, utc_now
+from dnnflow.results.store import Store
+from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.training.records import Trial, TrialError, TrialState
+from dnnflow.web.launching import Launch, LaunchState
+
+
+@dataclass
+class RecordingLauncher:
+    """Takes every job and runs none; `asked` says what was asked of it, in order."""
+
+    launches: dict[str, Launch] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    pipelines: dict[str, Pipeline | TrainPipeline] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return "a recorder"
+
+    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
+        with self.lock:
+            if key is not None and key in self.keys:
+                made = self.launches[self.keys[key]]
+                if dict(made.pipeline) != pipeline.plain():
+                    raise ConflictError(
+                        f"a key is used for one pipeline, got {key} with another; make a new key"
+                    )
+                return made
+            kind = "train" if isinstance(pipeline, TrainPipeline) else "study"
+            made = Launch(launch_id=launch_id, kind=kind, name=pipeline.name, state=LaunchState.QUEUED,
+                          created_at=utc_now(), pipeline=pipeline.plain(), queue_place=0)  # fmt: skip
+            self.launches[launch_id], self.pipelines[launch_id] = made, pipeline
+            self.asked.append(("launch", launch_id))
+            if key is not None:
+                self.keys[key] = launch_id
+            return made
+
+    def get(self, launch_id: str) -> Launch:
+        try:
+            return self.launches[launch_id]
+        except KeyError:
+            raise NotFoundError(f"a job is found by its id, got {launch_id[:64]!r}; start one") from None
+
+    def all(self) -> Sequence[Launch]:
+        return sorted(self.launches.values(), key=lambda one: one.created_at, reverse=True)
+
+    def resume(self, launch_id: str) -> Launch:
+        self.asked.append(("resume", launch_id))
+        return self.set(launch_id, state=LaunchState.QUEUED, ended_at=None, error=None)
+
+    def cancel(self, launch_id: str) -> Launch:
+        self.asked.append(("cancel", launch_id))
+        return self.set(launch_id, state=LaunchState.CANCELLED, ended_at=utc_now())
+
+    def log(self, launch_id: str) -> str:
+        return f"log of {self.get(launch_id).name}"
+
+    def set(self, launch_id: str, **changes: object) -> Launch:
+        """Change what is known of a job, as its end would."""
+        self.launches[launch_id] = replace(self.get(launch_id), **changes)
+        return self.launches[launch_id]
+
+
+DESCRIBED = {
+    "dataset_id": "d" * 64,
+    "label": "species",
+    "class_names": ["setosa", "versicolor", "virginica"],
+    "n_features": 4,
+    "rows": {"train": 120, "test": 30},
+    "dropped_rows": 0,
+    "class_counts": {"train": [40, 40, 40], "test": [10, 10, 10]},
+}
+"""What `Dataset.describe()` may give."""
+EPOCHS = 5
+
+
+def insert_study(
+    store: Store,
+    trials: int = 24,
+    *,
+    designs: int | None = None,
+    failed: int = 0,
+    state: StudyState = StudyState.FINISHED,
+    name: str = "iris",
+    pipeline: dict[str, object] | None = None,
+    study_id: str | None = None,
+) -> str:
+    """Insert a study with trials whose numbers are made up, and return its id.
+
+    Parameters
+    ----------
+    trials
+        In all; the first `failed` of them have failed.
+    designs
+        Designs of the study; as many as trials by default.
+    """
+    drawn = [design(index) for index in range(designs or trials)]
+    plain = {"name": name, "dataset": {"source": "iris.csv", "label": "species"}, "designs": len(drawn)}
+    ids = {} if study_id is None else {"study_id": study_id}
+    record = StudyRecord(key="k" * 64, name=name, state=state, dataset_id="d" * 64, dataset_path="/nowhere",
+                         n_designs=len(drawn), pipeline=pipeline or plain, dataset=DESCRIBED, **ids)  # fmt: skip
+    store.add_study(record, drawn)
+    for first in range(0, trials, 5000):
+        some = range(first, min(trials, first + 5000))
+        store.add_trials(
+            record.study_id, [(drawn[i], trial(drawn[i], i, has_failed=i < failed)) for i in some]
+        )
+    return record.study_id
+
+
+def design(index: int) -> Design:
+    """Return the design of that number; no two are alike."""
+    depth, units = index % 8, 8 * (1 + index % 4)
+    activation = ("relu", "tanh", "selu")[index % 3]
+    layers = tuple(Layer(units=units, activation=activation) for _ in range(depth))
+    return Design(
+        layers=layers, optimizer=Optimizer("adam", 0.001 * (1 + index % 5)), epochs=EPOCHS, seed=index
+    )
+
+
+def trial(made: Design, index: int, *, has_failed: bool = False) -> Trial:
+    """Return a trial of a design."""
+    spent = {"engine": "keras", "worker": "tcp://127.0.0.1:1", "started_at": utc_now(), "queue_s": 0.1,
+             "training_s": 0.5 + 0.1 * len(made.layers), "total_s": 1.0}  # fmt: skip
+    if has_failed:
+        error = TrialError("MemoryError", "too <b>big</b>", "Traceback …\nMemoryError: too <b>big</b>")
+        return Trial(design_id=made.design_id, state=TrialState.FAILED, error=error, **spent)
+    right = 5 + (index * 7) % 5
+    accuracy = (20 + right) / 30
+    history = {
+        "loss": tuple(1.0 / (1 + epoch + index % 3) for epoch in range(EPOCHS)),
+        "accuracy": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
+    }
+    return Trial(
+        design_id=made.design_id,
+        state=TrialState.COMPLETED,
+        test_accuracy=accuracy,
+        test_loss=float("nan") if index % 11 == 0 else 0.3,
+        train_accuracy=0.95,
+        train_loss=0.2,
+        parameters=100 + 40 * len(made.layers),
+        flops=200 + 80 * len(made.layers),
+        epochs_run=EPOCHS,
+        history=history,
+        confusion=((10, 0, 0), (0, 10, 0), (0, 10 - right, right)),
+        **spent,
+    )

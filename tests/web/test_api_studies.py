@@ -1,0 +1,16 @@
+"""Studies over REST."""
+
+from starlette.testclient import TestClient
+
+
+def test_a_study_is_listed_and_shown(client: TestClient, make_study) -> None:
+    study_id = make_study(24, failed=2)
+    listed = client.get("/api/v1/studies").json()
+    assert [one["study_id"] for one in listed["studies"]] == [study_id]
+    shown = client.get(f"/api/v1/studies/{study_id}").json()
+    assert (shown["state"], shown["completed"], shown["failed"], shown["missing"]) == ("finished", 22, 2, 0)
+    assert sum(count for _, _, count in shown["live"]["accuracy"]["cells"]) == 22
+
+
+def test_health(client: TestClient) -> None:
+    assert client.get("/api/v1/health").json()["status"] == "ok"
