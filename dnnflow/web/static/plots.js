@@ -45,4 +45,7 @@ const seen = new IntersectionObserver((entries) => {
     load(entry.target);
   }
 }, { rootMargin: "300px" });
-for (const place of document.querySelectorAll("[data-plot]")) seen.observe(place);
+
+export function drawPlots(part) {
+  for (const place of part.querySelectorAll("[data-plot]")) seen.observe(place);
+}
