@@ -143,6 +143,7 @@ class TrialQuery:
     min_accuracy: float | None = None
     depth: int | None = None
     error_type: str | None = None
+    design_id: str | None = None
     sort: str = "test_accuracy"
     """A column of `SORTS`."""
     descending: bool = True
@@ -195,6 +196,8 @@ def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnEle
         yield trials.c.depth == query.depth
     if query.error_type is not None:
         yield trials.c.error_type == query.error_type
+    if query.design_id is not None:
+        yield trials.c.design_id == query.design_id
     if after and query.after is not None:
         yield _behind(query, *query.after)
 

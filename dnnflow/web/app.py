@@ -7,9 +7,10 @@ from bokeh.util.paths import static_path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from dnnflow.web import api_studies, api_system, login, problems
+from dnnflow.web import api_results, api_studies, api_system, login, problems
 from dnnflow.web.rates import Buckets
 from dnnflow.web.security import Guard, check_config
+from dnnflow.web.results import Results
 from dnnflow.web.services import Services
 from dnnflow.web.sessions import Sessions, read_secret
 from dnnflow.web.views import Views
@@ -56,8 +57,9 @@ def create_app(services: Services) -> FastAPI:
     sessions = Sessions(services.config.token, secret)
     state = app.state
     state.services, state.views, state.sessions = services, Views(services), sessions
+    state.results = Results(services.store, state.views)
     problems.install(app)
-    for part in (api_system, api_studies):
+    for part in (api_system, api_studies, api_results):
         app.include_router(part.router, prefix="/api/v1")
     _add_pages(app)
     app.include_router(login.router)

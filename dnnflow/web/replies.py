@@ -231,3 +231,81 @@ class Created(Reply):
     state: StateName
     url: str
     """Path of its page."""
+
+
+class Place(Reply):
+    """A design's place on the leaderboard."""
+
+    rank: int
+    """1 is the best."""
+    design_id: str
+    design: str
+    """In words."""
+    test_accuracy: float
+    low: float
+    """Lower end of the Wilson 95 % interval of `test_accuracy`."""
+    high: float
+    """Upper end of it."""
+    within_noise: bool
+    """Whether its accuracy cannot be told from the first's."""
+    train_accuracy: float | None
+    test_loss: float | None
+    depth: int | None
+    """Hidden layers."""
+    parameters: int | None
+    flops: int | None
+    epochs_run: int
+    training_s: float
+
+
+class Leaderboard(Reply):
+    """The best designs of a study."""
+
+    places: list[Place]
+    noise: str | None
+    """How far the first place can be trusted, in words."""
+    majority_rate: float | None
+    """Accuracy of always guessing the largest class."""
+    test_rows: int
+
+
+class PlotNames(Reply):
+    """Plots that a study has numbers for."""
+
+    plots: list[str]
+
+
+class Compared(Reply):
+    """One of two studies that are compared."""
+
+    status: StudyStatus
+    places: list[Place]
+    """The ten best."""
+    median_accuracy: float | None
+    median_training_s: float | None
+    test_rows: int
+    majority_rate: float | None
+
+
+class Difference(Reply):
+    """Where two pipelines differ."""
+
+    where: str
+    """Dotted path."""
+    a: Any
+    b: Any
+
+
+class Comparison(Reply):
+    """Two studies side by side."""
+
+    a: Compared
+    b: Compared
+    same_table: bool
+    """Whether they were trained and tested on the same rows: only then are accuracies comparable."""
+    best_difference: float | None
+    """Best accuracy of b less that of a."""
+    within_noise: bool | None
+    """Whether the two best cannot be told apart on so many test rows."""
+    pipeline: list[Difference]
+    """Where their pipelines differ."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Path, Request
 
 from dnnflow.web.problems import FieldProblem, Problem, Refusal
+from dnnflow.web.results import Results
 from dnnflow.web.services import Services
 from dnnflow.web.views import Views
 
@@ -23,8 +24,15 @@ def get_views(request: Request) -> Views:
     return views
 
 
+def get_results(request: Request) -> Results:
+    """Return the app's results of studies."""
+    results: Results = request.app.state.results
+    return results
+
+
 TheServices = Annotated[Services, Depends(get_services)]
 TheViews = Annotated[Views, Depends(get_views)]
+TheResults = Annotated[Results, Depends(get_results)]
 
 StudyId = Annotated[
     str,

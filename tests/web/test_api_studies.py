@@ -14,3 +14,16 @@ def test_a_study_is_listed_and_shown(client: TestClient, make_study) -> None:
 
 def test_health(client: TestClient) -> None:
     assert client.get("/api/v1/health").json()["status"] == "ok"
+
+
+def test_results(client: TestClient, make_study) -> None:
+    study_id = make_study(24, failed=2)
+    base = f"/api/v1/studies/{study_id}"
+    for path in ("trials", "leaderboard", "failures", "plots", "export", "export?format=parquet", "report"):
+        answer = client.get(f"{base}/{path}")
+        assert answer.status_code == 200, (path, answer.text[:500])
+    for name in client.get(f"{base}/plots").json()["plots"]:
+        assert "doc" in client.get(f"{base}/plots/{name}").json()
+    design_id = client.get(f"{base}/trials").json()["trials"][0]["design_id"]
+    assert client.get(f"{base}/trials/{design_id}").json()["history"]["loss"]
+    assert client.get(f"/api/v1/compare?a={study_id}&b={study_id}").status_code == 200
