@@ -82,7 +82,8 @@ class FormField:
     @property
     def label(self) -> str:
         """The name in words."""
-        return LABELS.get(self.name, self.name.replace("_", " "))
+        words = LABELS.get(self.name, self.name.replace("_", " "))
+        return words[:1].upper() + words[1:]
 
     @property
     def is_first(self) -> bool:

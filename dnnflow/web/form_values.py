@@ -23,12 +23,12 @@ HINTS = {
 }
 """What is typed for each form of a parameter."""
 FORM_LABELS = {
-    "constant": "is",
+    "constant": "value",
     "choice": "one of",
-    "int": "whole number in",
-    "log_int": "whole number, log-spaced in",
-    "uniform": "number in",
-    "loguniform": "number, log-spaced in",
+    "int": "whole range",
+    "log_int": "whole, log",
+    "uniform": "range",
+    "loguniform": "range, log",
 }
 
 

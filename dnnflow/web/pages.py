@@ -6,8 +6,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from dnnflow.web import pages_new, pages_results, pages_study
-from dnnflow.web.rendering import page
+from dnnflow.web.rendering import page, problem_page
 from dnnflow.web.requests import TheViews, decode_cursor, encode_cursor
+
+__all__ = ["problem_page", "router"]
 
 PLACES = 50
 """Studies of one page of the list."""

@@ -59,16 +59,16 @@ def ask_for_label(
 
 
 def _label_page(
-    request: Request, upload: Upload, *, find: str = "", label: str = "", message: str = "", status: int = 200
+    request: Request, upload: Upload, *, find: str = "", label: str = "", message: str = "", code: int = 200
 ) -> Response:
     profile = upload.profile
     names = [column.name for column in profile.columns]
     chosen = names.index(label) if label in names else rules.guess_label(profile)
     found = [index for index, name in enumerate(names) if find.lower() in name.lower()]
-    first = [] if chosen is None or chosen in found[:MOST_COLUMNS] else [chosen]
-    shown = [(index, profile.columns[index]) for index in [*first, *found[:MOST_COLUMNS]]]
+    order = dict.fromkeys([*([] if chosen is None else [chosen]), *found])
+    shown = [(index, profile.columns[index]) for index in [*order][:MOST_COLUMNS]]
     return page(
-        request, "label.html", status=status, title=f"Label of {upload.name}", place="new", upload=upload,
+        request, "label.html", code=code, title=f"Label of {upload.name}", place="new", upload=upload,
         profile=profile, shown=shown, chosen=chosen, find=find, message=message, rules=rules.IN_WORDS,
         column=None if chosen is None else profile.columns[chosen], rows=profile.rows or 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
@@ -99,7 +99,7 @@ async def ask_for_rules(
     upload = await run_in_threadpool(services.uploads.get, upload_id)
     wrong = rules.label_problem(upload.profile, label)
     if wrong:
-        return _label_page(request, upload, label=label, message=wrong, status=422)
+        return _label_page(request, upload, label=label, message=wrong, code=422)
     plain = rules.starting_rules(upload, label)
     form = await run_in_threadpool(forms.form_of, plain, partial(rules.check, services))
     return await _rules_page(request, services, upload, label, form)
@@ -137,7 +137,7 @@ async def _rules_page(
 ) -> Response:
     estimate = await run_in_threadpool(rules.estimate, upload, form.pipeline)
     return page(
-        request, "rules.html", status=422 if wrong or form.troubles else 200, title="Rules", place="new",
+        request, "rules.html", code=422 if wrong or form.troubles else 200, title="Rules", place="new",
         upload=upload, label=label, form=form, groups=field_groups(), forms=FORMS, hints=HINTS,
         form_labels=FORM_LABELS, key=key or secrets.token_urlsafe(18), estimate=estimate,
         yaml=form.yaml if text is None else text, yaml_wrong=wrong,
@@ -180,7 +180,7 @@ async def start_with_good_rules(
     label = form.get("label", "")
     wrong = rules.label_problem(upload.profile, label)
     if wrong:
-        return _label_page(request, upload, label=label, message=wrong, status=422)
+        return _label_page(request, upload, label=label, message=wrong, code=422)
     plain = rules.starting_rules(upload, label)
     read = await run_in_threadpool(forms.form_of, plain, partial(rules.check, services))
     if read.pipeline is None:

@@ -11,6 +11,7 @@ from dnnflow.report.tables import confusion
 from dnnflow.results.depth import timing
 from dnnflow.results.overview import SORTS, TrialQuery
 from dnnflow.training.records import TrialState
+from dnnflow.web import comparison
 from dnnflow.web.rendering import fragment, page
 from dnnflow.web.requests import DesignId, StudyId, TheResults, TheServices, TheViews, decode_cursor
 from dnnflow.web.services import Services
@@ -157,6 +158,7 @@ def ask_for_rows(request: Request, study_id: StudyId, services: TheServices, vie
 def compare(
     request: Request,
     views: TheViews,
+    results: TheResults,
     study: Annotated[list[str], Query(max_length=64)] = [],  # noqa: B006
     a: Annotated[str, Query(max_length=64)] = "",
     b: Annotated[str, Query(max_length=64)] = "",
@@ -164,9 +166,10 @@ def compare(
     """Show two studies side by side."""
     asked = [one for one in ([a, b] if a or b else study) if one]
     message = "" if len(asked) in (0, 2) else f"two studies are compared, got {len(asked)}; mark two"
-    statuses = [views.status(one) for one in asked] if len(asked) == 2 else []
+    compared = comparison.compare(views, results, asked[0], asked[1]) if len(asked) == 2 else None
+    statuses = [views.status(one) for one in asked] if compared else []
     known = [one for one in views.summaries(limit=200) if one.kind == "study"]
     return page(
         request, "compare.html", title="Compare", place="compare", known=known, asked=[*asked, "", ""][:2],
-        statuses=statuses, message=message, grids=[one.model_dump(mode="json")["live"] for one in statuses],
+        compared=compared, statuses=statuses, message=message, grids=[one.model_dump(mode="json")["live"] for one in statuses],
     )  # fmt: skip

@@ -34,7 +34,7 @@ def environment() -> Environment:
     return made
 
 
-def page(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+def page(request: Request, template: str, *, code: int = 200, **values: Any) -> Response:
     """Return a page as a response; `title` and, for the menu, `place` are among the values."""
     token = csrf_token(request)
     field = Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, token)
@@ -42,7 +42,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     logged_in = sessions.needs_login and sessions.is_valid(request.state.session, logged_in=True)
     context = {"place": "", **values, "csrf": token, "csrf_field": field, "logged_in": logged_in}
     text = environment().get_template(template).render(context)
-    return keep_session(request, HTMLResponse(text, status_code=status))
+    return keep_session(request, HTMLResponse(text, status_code=code))
 
 
 def fragment(template: str, **values: Any) -> Response:
@@ -55,7 +55,7 @@ def problem_page(request: Request, problem: Problem) -> Response:
     remedy = problem.remedy or ""
     rule = problem.detail.removesuffix(f"; {remedy}") if remedy else problem.detail
     return page(
-        request, "error.html", status=problem.status, title=problem.title, rule=_sentence(rule),
+        request, "error.html", code=problem.status, title=problem.title, rule=_sentence(rule),
         remedy=_sentence(remedy),
     )  # fmt: skip
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dnnflow.pipeline import Pipeline
-from dnnflow.web.form_fields import fields_by_path
 from dnnflow.web.forms import Trouble
 from dnnflow.web.intake import UPLOAD, accept
 from dnnflow.web.problems import FieldProblem, Refusal
@@ -44,15 +43,9 @@ def base(upload: Upload, label: str) -> dict[str, Any]:
 
 def starting_rules(upload: Upload, label: str) -> dict[str, Any]:
     """Return the pipeline that a new study starts from: good for most tables."""
-    known = fields_by_path()
-    reading = {
-        name: value
-        for name, value in upload.profile.reading.items()
-        if (one := known.get(f"dataset.{name}")) and value is not None and value != one.default
-    }
     return {
         "name": name_of(upload),
-        "dataset": {**base(upload, label), **reading},
+        "dataset": base(upload, label),
         "space": {
             "depth": {"int": [1, 5]},
             "units": {"choice": [16, 32, 64]},
