@@ -20,7 +20,7 @@ from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
 from dnnflow.refit import best_design, is_refitted, refit_design
 from dnnflow.results.aggregate import StudyView
-from dnnflow.results.records import StudyRecord, StudyState, new_study_id
+from dnnflow.results.records import StudyRecord, StudyState, check_study_id, new_study_id, taken_id
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
 from dnnflow.study import Study
@@ -117,24 +117,38 @@ def draw_designs(pipeline: Pipeline) -> list[Design]:
 
 
 def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False,
-          listener: Listener = ignore) -> Study:  # fmt: skip
+          study_id: str | None = None, listener: Listener = ignore) -> Study:  # fmt: skip
     """Return the study of a pipeline: the one of the same key, else (or with `new`) a new one.
 
     A study that goes on takes device, executor and outputs from this pipeline: they are no part of its key.
+
+    Parameters
+    ----------
+    study_id
+        The id of a new study; the study that has it already goes on, if it is of the same key.
+
+    Raises
+    ------
+    ConflictError
+        If another study has this id.
+    InputError
+        If it is no id.
     """
+    if study_id is not None:
+        check_study_id(study_id)
     store = Store(settings.store_url)
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
         listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
     key = study_key(pipeline, dataset, designs)
-    known = None if new else store.study_of(key)
+    known = _known(store, key, new=new, study_id=study_id)
     path = str(dataset.path.absolute())
     plain = _without_secrets(pipeline.plain())
     if known is not None:
         store.renew(known.study_id, pipeline=plain, dataset_path=path)
     else:
         known = StudyRecord(
-            study_id=new_study_id(),
+            study_id=study_id or new_study_id(),
             key=key,
             name=pipeline.name,
             state=StudyState.RUNNING,
@@ -149,6 +163,16 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
         )
         store.add_study(known, designs)
     return Study(store, settings, known.study_id)
+
+
+def _known(store: Store, key: str, *, new: bool, study_id: str | None) -> StudyRecord | None:
+    """Return the study that goes on, None where a new one is to be made."""
+    if study_id is None:
+        return None if new else store.study_of(key)
+    held = store.find(study_id)
+    if held is not None and (new or held.key != key):
+        raise taken_id(study_id)
+    return held
 
 
 def _without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
@@ -249,15 +273,18 @@ def refit(study: Study, pipeline: Pipeline, *, client: "Client | None" = None,
 
 
 def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None, new: bool = False,
-                 listener: Listener = ignore) -> Study:  # fmt: skip
+                 study_id: str | None = None, listener: Listener = ignore) -> Study:  # fmt: skip
     """Run all stages of a pipeline in this process: the whole job without Prefect.
 
-    A study of the same key that is unfinished is continued; a finished one is returned as it is.
+    A study of the same key that is unfinished is continued; a finished one is returned as it is. `study_id`
+    is the id of a new study, as in `begin`.
     """
+    if study_id is not None:  # before hours of preprocessing
+        check_study_id(study_id)
     upload(pipeline, listener)
     with open_named_client(pipeline, settings, client=client, listener=listener) as named:
         dataset = preprocess(pipeline, settings, client=named, listener=listener)
-        study = begin(pipeline, dataset, settings, new=new, listener=listener)
+        study = begin(pipeline, dataset, settings, new=new, study_id=study_id, listener=listener)
         if study.is_finished and settings.workspace.report(study.id).is_file():
             listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
             if pipeline.outputs.report:

@@ -529,6 +529,54 @@ def test_relative_damping_follows_replicas_that_come_and_go() -> None:
     assert steps[count - 1 :: count] == pytest.approx([1, 1], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters", "replicas", "less", "factor"),
+    [
+        ("sgd", {"momentum": 0.9}, 4, {"momentum": 0.6}, 4.0),
+        ("sgd", {"momentum": 0.9, "nesterov": True}, 2, {"momentum": 0.8, "nesterov": True}, 2.0),
+        ("sgd", {"momentum": 0.9}, 50, {"momentum": 0.001}, 9.99),
+        ("sgd", {}, 4, {}, 1.0),
+        ("adam", {}, 4, {"beta_1": 0.6}, 1.0),
+        ("adamw", {"beta_1": 0.8, "weight_decay": 0.1}, 3, {"beta_1": 0.4, "weight_decay": 0.1}, 1.0),
+        ("rmsprop", {}, 4, {}, 1.0),
+        ("adam", {"beta_1": 0.0}, 4, {"beta_1": 0.0}, 1.0),
+        ("adam", {}, 1, {}, 1.0),
+    ],
+)
+def test_momentum_is_less_by_what_asynchrony_adds(
+    name: str, parameters: dict[str, Any], replicas: int, less: dict[str, Any], factor: float
+) -> None:
+    found, scale = damping.less_momentum(OptimizerSpec(name, 0.1, parameters), replicas)
+    assert (found.name, found.learning_rate) == (name, 0.1)
+    assert dict(found.parameters) == pytest.approx(less)
+    assert scale == pytest.approx(factor)
+
+
+def total_effect(replicas: int, **settings: Any) -> float:
+    """Return how far one gradient of 1 moves the weights in the end, applied by a server without others."""
+    spec = OptimizerSpec("sgd", 0.1, {"momentum": 0.9})
+    algorithm = Algorithm(server_optimizer=spec, **settings)
+    state = ServerState(np.zeros(1), algorithm, replicas=replicas, layout=None, shard=None)
+    for step in range(400):
+        gradient = np.ones(1) if step == 0 else np.zeros(1)
+        state.apply_one(pushed(algorithm, gradient, step), 0, replicas, np.empty(1))
+    return -float(state.weights[0])
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4, 16])
+def test_less_momentum_moves_the_weights_as_far(replicas: int) -> None:
+    """Else training with more replicas learns slower or faster than the rate that was set."""
+    assert total_effect(replicas) == pytest.approx(1.0)
+    assert total_effect(replicas, damping=True) == pytest.approx(1.0)
+
+
+def test_synchronous_training_and_the_inverse_rule_keep_the_momentum() -> None:
+    assert Algorithm(damping=True).corrects_momentum
+    assert not Algorithm(damping=True, damping_rule="inverse").corrects_momentum
+    assert not Algorithm(damping=True, synchronous=True).corrects_momentum
+    assert not Algorithm().corrects_momentum
+
+
 def test_a_damping_goes_on_with_the_mean_that_it_had() -> None:
     """After a restore a mean of its own would lengthen steps that were short before."""
     one, other = damping.Damping("relative"), damping.Damping("relative")

@@ -19,7 +19,7 @@ from conftest import PIPELINES, ROOT
 
 from dnnflow.api import open_study, run_study
 from dnnflow.design.layers import Design
-from dnnflow.errors import DataError, DesignError, NotFoundError, StudyError
+from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
 from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.models import load_model
@@ -28,6 +28,7 @@ from dnnflow.pipeline_file import load_pipeline
 from dnnflow.results import schema
 from dnnflow.results.records import StudyState
 from dnnflow.settings import Settings
+from dnnflow.stages import run_pipeline
 from dnnflow.study import Study
 from dnnflow.training.records import Portion, Trial, TrialState
 
@@ -208,6 +209,31 @@ def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> Non
     finished = run_study(pipeline, settings=settings)
     assert finished.id == begun.id
     assert finished.trials()["design_id"].nunique() == len(finished.trials()) == 12
+
+
+def test_a_new_study_gets_the_id_that_was_made_for_it(settings: Settings) -> None:
+    """A page is opened under the id before the study is begun; a retry must find the same study again."""
+    from dnnflow import stages
+
+    pipeline = iris("designs=2")
+    dataset = stages.preprocess(pipeline, settings)
+    other = stages.begin(pipeline, dataset, settings)
+    begun = stages.begin(pipeline, dataset, settings, study_id="Made-before_1")
+    assert (begun.id, begun.key) == ("Made-before_1", other.key)
+    assert stages.begin(pipeline, dataset, settings, study_id="Made-before_1").id == "Made-before_1"
+    assert len(begun.store.studies()) == 2
+    more = iris("designs=3")
+    for refused in ({"new": True}, {"pipeline": more}):
+        call = {"pipeline": pipeline, "study_id": begun.id} | refused
+        with pytest.raises(ConflictError, match="got Made-before_1, which another study has; leave it out"):
+            stages.begin(call.pop("pipeline"), dataset, settings, **call)
+    assert run_pipeline(pipeline, settings, study_id="Made-before_2").id == "Made-before_2"
+
+
+@pytest.mark.parametrize("study_id", ["", "-x", "../x", "a/b", "a" * 65, "a b", "ä", "a\n"])
+def test_an_id_that_is_no_name_of_a_directory_is_refused(settings: Settings, study_id: str) -> None:
+    with pytest.raises(InputError, match="a study's id is 1 to 64 letters, digits, _ and -"):
+        run_pipeline(iris(), settings, study_id=study_id)
 
 
 def test_a_study_that_goes_on_takes_device_outputs_and_place_of_data_from_the_call(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 UNITS, STEPS, FEATURES, CLASSES = 20, 30, 19, 3
-SAMPLES, BATCH, EPOCHS = 19_000, 100, 16
+SAMPLES, BATCH, EPOCHS = 19_000, 100, 40
 GOAL_ONE, GOAL_TWO = 1.05, 1.6
 
 

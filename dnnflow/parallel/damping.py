@@ -1,14 +1,52 @@
-"""How much less a late push counts: the factors of its learning rate."""
+"""What is done about staleness: the factors of a late push's learning rate, and less momentum."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+
+from dnnflow.parallel.optimizer_spec import OptimizerSpec
 
 LIMIT = 5.0
 """By how much a push that is less late than most is lengthened at most."""
 MEMORY = 1000
 """Pushes that the mean looks back on, so that it follows replicas that come and go."""
+_MOMENTA: Mapping[str, tuple[str, float]] = {
+    "sgd": ("momentum", 0.0),
+    **dict.fromkeys(("adam", "adamw", "nadam", "adamax"), ("beta_1", 0.9)),
+}
+"""The parameter that is an optimizer's momentum, and Keras' default of it."""
+_LEAST_MOMENTUM = 1e-3
+"""None at all would leave the optimizer without its slots, which a restored server has."""
+
+
+def less_momentum(spec: OptimizerSpec, replicas: int) -> tuple[OptimizerSpec, float]:
+    """Return an optimizer whose momentum and that of asynchrony make the one that was asked for.
+
+    Pushes of n asynchronous replicas act like steps with a momentum of 1 - 1/n (Mitliagkas, Zhang, Hadjis and
+    Ré 2016, Asynchrony begets Momentum). Momenta m and k one after the other spread a gradient's effect over
+    1 / ((1 - m)(1 - k)) steps, so that m' = 1 - n (1 - m), or none where that is below 0.
+
+    Parameters
+    ----------
+    replicas
+        n, of those that push to one server.
+
+    Returns
+    -------
+    OptimizerSpec, float
+        And the factor of its rate, which keeps a gradient's effect in all: (1 - m') / (1 - m) for `sgd`, 1
+        for Adam, whose moments are means.
+    """
+    name, usual = _MOMENTA.get(spec.name, ("", 0.0))
+    given = spec.parameters.get(name)
+    momentum = float(given) if isinstance(given, int | float) else usual
+    if not momentum or replicas < 2:
+        return spec, 1.0
+    less = min(momentum, max(_LEAST_MOMENTUM, 1 - replicas * (1 - momentum)))
+    changed = replace(spec, parameters={**spec.parameters, name: less})
+    return changed, (1 - less) / (1 - momentum) if spec.name == "sgd" else 1.0
 
 
 def inverse_factor(staleness: int) -> float:

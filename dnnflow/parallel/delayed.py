@@ -62,6 +62,7 @@ class DelayedMove:
         self._coming = aligned_vector(layout.size, layout.dtype)  # the answer, while it is on its way
         self._spare = aligned_vector(layout.size, layout.dtype)
         self._thread = ThreadPoolExecutor(1, "dnnflow-push")
+        self._thread.submit(int)  # begins it before its maker has a core of its own
         self._flight: Future[Answer] | None = None
         self._versions: tuple[int, ...] = ()  # of the weights that are computed on
 

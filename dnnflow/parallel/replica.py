@@ -14,6 +14,7 @@ import numpy as np
 from dnnflow.data.source import Source
 from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
 from dnnflow.parallel.coordinator import Coordinator, Report, Span
+from dnnflow.parallel.cores import OwnCore
 from dnnflow.parallel.leases import Lease, lane_of
 from dnnflow.parallel.parcel import Parcel
 from dnnflow.parallel.rows import Batch, Batches, Batching, asked
@@ -177,12 +178,17 @@ class Replica:
         self._move = make_move(self._step, duty.algorithm, duty.peers)
         self._ledger, self._lock = _Ledger(), threading.Lock()
         self._stopped = threading.Event()
+        self._core = OwnCore()
         self._samples = 0
         self._pushed: tuple[Tally, list[Batch]] | None = None  # and not known to be answered
 
     def run(self, shards: Shards) -> int:
         """Train until no row is left or the coordinator says stop; return the samples trained on."""
-        with Batches(self._duty.source, self._leases(), self._duty.batching) as batches, self._reporting():
+        with (
+            Batches(self._duty.source, self._leases(), self._duty.batching) as batches,
+            self._reporting(),
+            self._core,  # behind those that start threads, which run where they like
+        ):
             shards.join()
             shards.pull(self._move.weights)
             try:
@@ -205,6 +211,7 @@ class Replica:
         def report() -> None:
             while not ended.wait(REPORT_S):
                 self._report()
+                self._core.look()
 
         thread = threading.Thread(target=report, name="dnnflow-report", daemon=True)
         thread.start()

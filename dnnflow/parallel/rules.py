@@ -10,7 +10,7 @@ import numpy as np
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.optimizers import FlatOptimizer, blocks, is_flat, scratch_of
-from dnnflow.parallel.settings import Algorithm, Kind, OptimizerSpec
+from dnnflow.parallel.settings import Kind, OptimizerSpec
 from dnnflow.parallel.updates import elastic_server, merge_statistics, weighted_mean
 from dnnflow.parallel.weights import FlatLayout, Vector
 
@@ -152,17 +152,23 @@ class StatisticsRule:
             out[self._start :] = self._statistics
 
 
-def make_rule(algorithm: Algorithm, weights: Vector, layout: FlatLayout, shard: slice | None) -> Rule:
+def make_rule(
+    kind: Kind, spec: OptimizerSpec | None, weights: Vector, layout: FlatLayout, shard: slice | None
+) -> Rule:
     """Return the rule of an algorithm on the learned part of a server's weights.
+
+    Parameters
+    ----------
+    spec
+        The server's optimizer; None for an algorithm that has none.
 
     Raises
     ------
     InputError
         For an optimizer that needs whole tensors on a shard.
     """
-    if algorithm.kind is Kind.EASGD:
+    if kind is Kind.EASGD:
         return ElasticRule(weights)
-    spec = algorithm.used_server_optimizer
     if spec is None:
         return AddRule(weights)
     if is_flat(spec):

@@ -76,8 +76,9 @@ class Algorithm:
     damping: bool = False
     """Whether a push that is late by many updates counts less."""
     damping_rule: str = "relative"
-    """relative: a push counts less if it is later than usual, and the mean rate stays. inverse: the rate is
-    divided by 1 + τ, τ the updates that a push is late by: all replicas together learn slower then."""
+    """relative: a push counts less if it is later than usual, the mean rate stays, and the server's momentum
+    is lower by what asynchrony adds. inverse: the rate is divided by 1 + τ, τ the updates that a push is late
+    by: all replicas together learn slower then."""
     staleness_bound: int | None = None
     """s: an asynchronous replica more than s pushes ahead of the slowest waits for it; None for never."""
     gem_rate: float | None = None
@@ -156,6 +157,11 @@ class Algorithm:
     def has_server_optimizer(self) -> bool:
         """Whether the server applies an optimizer; else it adds, or averages."""
         return self.kind in (Kind.DOWNPOUR, Kind.DILOCO)
+
+    @property
+    def corrects_momentum(self) -> bool:
+        """Whether the server's optimizer gets less momentum, for what asynchrony adds of its own."""
+        return self.damping and self.damping_rule == "relative" and not self.synchronous
 
     @property
     def push_kind(self) -> PushKind:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.damping import Damping
+from dnnflow.parallel.damping import Damping, less_momentum
 from dnnflow.parallel.messages import Push
 from dnnflow.parallel.rules import StatisticsRule, make_rule
 from dnnflow.parallel.settings import Algorithm, Kind
@@ -49,12 +49,15 @@ class ServerState:
         self.weights = np.array(weights)
         self.version = self.samples = 0
         self.learned = learned
-        self._rule = make_rule(algorithm, self.weights[:learned], layout, shard)
+        spec = algorithm.used_server_optimizer
+        self.rate = spec.learning_rate if spec else None
+        used, self._factor = spec, 1.0
+        if spec and algorithm.corrects_momentum:
+            used, self._factor = less_momentum(spec, replicas)
+        self._rule = make_rule(algorithm.kind, used, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas
         self._damping = Damping(algorithm.damping_rule) if algorithm.damping else None
-        spec = algorithm.used_server_optimizer
-        self.rate = spec.learning_rate if spec else None
 
     def apply_one(self, push: Push, staleness: int, live: int, out: Vector) -> None:
         """Apply a push alone.
@@ -89,7 +92,7 @@ class ServerState:
         if self.rate is None:
             elastic = algorithm.kind is Kind.EASGD
             return algorithm.elastic_share(max(self._replicas, live)) if elastic else 1.0
-        rate = self.rate
+        rate = self.rate * self._factor
         if algorithm.schedule.every is not None:
             rate = scheduled_rate(rate, algorithm.schedule, self.samples)
         return rate * self._damping.factor(staleness) if self._damping else rate

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dnnflow.errors import TimeLimitError
 from dnnflow.parallel.messages import Push
 from dnnflow.parallel.settings import PushKind
 from dnnflow.parallel.updates import difference
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from dnnflow.parallel.server import ParameterServer
 
 POLL_S = 0.002
+END_S = 900.0
+"""How long a push may be on its way at the end; longer than a channel waits for its answer."""
 
 
 class Uplink:
@@ -51,11 +54,18 @@ class Uplink:
 
         Raises
         ------
+        TimeLimitError
+            When the server above does not answer in time.
         Exception
             What has ended the thread before.
         """
         self._ended.set()
-        self._thread.join()
+        self._thread.join(END_S)
+        if self._thread.is_alive():
+            raise TimeLimitError(
+                f"the server above must answer a group's push within {END_S:g} s, got nothing; look at "
+                "its worker"
+            )
         if self.error is not None:
             raise self.error
         self._climb()

@@ -1,5 +1,6 @@
 """A study as the results store keeps it."""
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from dnnflow.errors import InputError
+from dnnflow.errors import ConflictError, InputError
 
 
 class StudyState(StrEnum):
@@ -26,12 +27,36 @@ class StudyState(StrEnum):
         return self is StudyState.FINISHED
 
 
+_STUDY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
 def new_study_id() -> str:
     """Return a random URL-safe study id of 16 characters, which never looks like an option (`-x`)."""
     while True:
         study_id = secrets.token_urlsafe(12)
         if study_id[0].isalnum():
             return study_id
+
+
+def check_study_id(study_id: str) -> None:
+    """Look whether a study may have this id; it becomes a part of URLs and the name of a directory.
+
+    Raises
+    ------
+    InputError
+        If it may not.
+    """
+    if not _STUDY_ID.fullmatch(study_id):
+        raise InputError(
+            "a study's id is 1 to 64 letters, digits, _ and -, beginning with a letter or a digit, "
+            f"got {study_id!r}; leave it out for a random id"
+        )
+
+
+def taken_id(study_id: str) -> ConflictError:
+    """Return what is raised for the id of another study."""
+    return ConflictError(f"a new study has an id of its own, got {study_id}, which another study has; "
+                         "leave it out for a random id")  # fmt: skip
 
 
 def utc_now() -> str:

@@ -1,9 +1,8 @@
 """The results store: studies, their designs and their trials in SQLite or PostgreSQL."""
 
-import difflib
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from types import TracebackType
@@ -15,13 +14,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from dnnflow.design.layers import Design
-from dnnflow.errors import DnnflowError, InputError, NotFoundError, StoreError, StudyError
+from dnnflow.errors import InputError, NotFoundError, StoreError, StudyError
 from dnnflow.paths import canonical_json
 from dnnflow.results import frames
 from dnnflow.results.driver import Driver
-from dnnflow.results.records import StudyRecord, StudyState, utc_now
-from dnnflow.results.rows import clean_text, history_values, trial_of, trial_row
+from dnnflow.results.records import StudyRecord, StudyState, taken_id, utc_now
+from dnnflow.results.rows import history_values, trial_of, trial_row
 from dnnflow.results.schema import open_engine, prepare_schema, store_url, studies, study_designs, trials
+from dnnflow.results.study_rows import json_text, select_studies, study_not_found, study_of_row, study_row
 from dnnflow.training.records import Trial, TrialState
 
 HEARTBEAT_S = 5.0
@@ -29,8 +29,6 @@ HEARTBEAT_S = 5.0
 
 IDS_A_STATEMENT = 500
 """Databases limit the parameters of a statement."""
-
-RECORD_COLUMNS = tuple(column for column in studies.columns if column.name not in ("driver", "heartbeat_s"))
 
 
 class Store:
@@ -57,10 +55,10 @@ class Store:
             self._engine.dispose()
             raise
         dialect = self._engine.dialect.name
-        insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+        self._insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
         # With many rows, SQLAlchemy asks the driver how many were new only if told so
         self._insert_trials = (
-            insert(trials).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
+            self._insert(trials).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         )
         self._clock: sa.ColumnElement[float] = (
             sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
@@ -94,17 +92,18 @@ class Store:
         ------
         InputError
             If `record.n_designs` is not the number of designs.
+        ConflictError
+            If another study has its id.
         """
         if record.n_designs != len(designs):
             raise InputError(f"a study's n_designs is its number of designs, got {record.n_designs} "
                              f"for {len(designs)} designs")  # fmt: skip
-        row = {column.name: getattr(record, column.name) for column in RECORD_COLUMNS}
-        row |= {"state": record.state.value, "name": clean_text(record.name),
-                "pipeline": _dump(record.pipeline), "dataset": _dump(record.dataset)}  # fmt: skip
+        row = study_row(record)
         lines = "\n".join(canonical_json(design.to_dict()) for design in designs)
         blob = zlib.compress(lines.encode(), level=3)
         with self._write() as connection:
-            connection.execute(studies.insert().values(row))
+            if not connection.execute(self._insert(studies).on_conflict_do_nothing().values(row)).rowcount:
+                raise taken_id(record.study_id)
             connection.execute(study_designs.insert().values(study_id=record.study_id, designs=blob))
 
     def study(self, study_id: str) -> StudyRecord:
@@ -117,36 +116,42 @@ class Store:
         """
         prefix = sa.func.substr(studies.c.study_id, 1, len(study_id)) == study_id
         with self._read() as connection:
-            rows = connection.execute(_select_studies().where(prefix).limit(4)).all()
+            rows = connection.execute(select_studies().where(prefix).limit(4)).all()
             exact = [row for row in rows if row.study_id == study_id]
             if exact or (len(rows) == 1 and study_id):
-                return _record(exact[0] if exact else rows[0])
+                return study_of_row(exact[0] if exact else rows[0])
             known = connection.execute(sa.select(studies.c.study_id)).scalars().all()
         if rows and study_id:
             raise NotFoundError(
                 f"a study is found by its id or a unique beginning of it, got {study_id!r}, which fits "
                 f"{', '.join(row.study_id for row in rows)}; type more of it"
             )
-        raise _not_found(study_id, known)
+        raise study_not_found(study_id, known)
+
+    def find(self, study_id: str) -> StudyRecord | None:
+        """Return the study with exactly this id, or None."""
+        with self._read() as connection:
+            row = connection.execute(select_studies().where(studies.c.study_id == study_id)).first()
+        return study_of_row(row) if row else None
 
     def studies(self) -> list[StudyRecord]:
         """Return all studies, the newest first."""
         with self._read() as connection:
-            return [_record(row) for row in connection.execute(_select_studies())]
+            return [study_of_row(row) for row in connection.execute(select_studies())]
 
     def study_of(self, key: str) -> StudyRecord | None:
         """Return the newest unfinished study of this key, else the newest finished one, or None."""
         is_finished = sa.case((studies.c.state == StudyState.FINISHED.value, 1), else_=0)
-        query = _select_studies().where(studies.c.key == key).order_by(None)
+        query = select_studies().where(studies.c.key == key).order_by(None)
         with self._read() as connection:
             row = connection.execute(
                 query.order_by(is_finished, studies.c.created_at.desc()).limit(1)
             ).first()
-        return _record(row) if row else None
+        return study_of_row(row) if row else None
 
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
         """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
-        self._update(study_id, pipeline=_dump(pipeline), dataset_path=dataset_path)
+        self._update(study_id, pipeline=json_text(pipeline), dataset_path=dataset_path)
 
     def forget_failed(self, study_id: str) -> int:
         """Delete the trials that did not complete, so that they are trained again; return how many."""
@@ -160,7 +165,7 @@ class Store:
         with self._read() as connection:
             blob = connection.execute(query).scalar()
         if blob is None:
-            raise _not_found(study_id)
+            raise study_not_found(study_id)
         lines = zlib.decompress(blob).decode().splitlines()
         return [Design.from_dict(json.loads(line)) for line in lines]
 
@@ -177,7 +182,7 @@ class Store:
         with self._write() as connection:
             changed = connection.execute(query)
         if not changed.rowcount:
-            raise _not_found(study_id)
+            raise study_not_found(study_id)
 
     # ---- who drives a study
 
@@ -266,7 +271,7 @@ class Store:
         query = sa.select(studies.c.driver, silent_s).where(studies.c.study_id == study_id)
         row = connection.execute(query.with_for_update()).first()
         if row is None:
-            raise _not_found(study_id)
+            raise study_not_found(study_id)
         return (Driver.parse(row[0]) if row[0] else None), float(row[1])
 
     # ---- trials
@@ -285,7 +290,7 @@ class Store:
         touched = studies.update().where(studies.c.study_id == study_id).values(updated_at=utc_now())
         with self._write() as connection:
             if not connection.execute(touched).rowcount:
-                raise _not_found(study_id)
+                raise study_not_found(study_id)
             return connection.execute(self._insert_trials, rows).rowcount
 
     def finished(self, study_id: str) -> set[str]:
@@ -373,28 +378,3 @@ class Store:
             cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise StoreError(f"the store {self.url} must be readable and writable, got: {cause}; "
                              "check DNNFLOW_STORE") from error  # fmt: skip
-
-
-def _select_studies() -> sa.Select[Any]:
-    return sa.select(*RECORD_COLUMNS).order_by(studies.c.created_at.desc(), studies.c.study_id)
-
-
-def _record(row: Any) -> StudyRecord:
-    values = dict(row._mapping)
-    load: Callable[[str], Any] = json.loads
-    values |= {"state": StudyState(row.state), "pipeline": load(row.pipeline), "dataset": load(row.dataset)}
-    return StudyRecord(**values)
-
-
-def _dump(value: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a study's pipeline and dataset are JSON types, got: {error}") from error
-
-
-def _not_found(study_id: str, known: Sequence[str] = ()) -> DnnflowError:
-    near = difflib.get_close_matches(study_id, known, n=3, cutoff=0.5)
-    meant = f"; did you mean {' or '.join(near)}?" if near else ";"
-    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}{meant} "
-                         "`dnnflow studies` lists them")  # fmt: skip

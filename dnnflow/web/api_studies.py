@@ -28,6 +28,35 @@ from dnnflow.web.views import LAUNCH_STATES
 
 router = APIRouter(tags=["studies"], responses=problems_of())
 
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+PIPELINE_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["pipeline"],
+                    "properties": {"pipeline": {"type": "object", "description": "See /schema."}},
+                    "additionalProperties": False,
+                },
+                "example": {
+                    "pipeline": {
+                        "name": "iris",
+                        "dataset": {"source": "upload:Zk3v0mJq8WcR1x9s", "label": "species"},
+                        "space": {"depth": {"int": [1, 3]}, "units": {"choice": [16, 32]}},
+                        "designs": 24,
+                    }
+                },
+            },
+            "application/yaml": {
+                "schema": {"type": "string"},
+                "example": "name: iris\ndataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
+            },
+        },
+    }
+}
+
 
 @router.get(
     "/studies", operation_id="listStudies", summary="List studies and parallel trainings, newest first"
@@ -51,6 +80,7 @@ def list_studies(
     summary="Start a study",
     status_code=HTTPStatus.CREATED,
     responses=problems_of(400, 403, 408, 409, 413, 415),
+    openapi_extra=PIPELINE_BODY,
 )
 async def create_study(
     request: Request, response: Response, services: TheServices, key: Key = None
@@ -68,7 +98,7 @@ async def read_pipeline(request: Request) -> tuple[Any, str | None]:
     body = await request.body()
     try:
         text = body.decode()
-        if kind in ("application/yaml", "application/x-yaml", "text/yaml"):
+        if kind in YAML_TYPES:
             return await run_in_threadpool(read_yaml, text), text
         data = await run_in_threadpool(json.loads, text)
     except (ValueError, RecursionError) as error:

@@ -7,13 +7,23 @@ from bokeh.util.paths import static_path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from dnnflow.web import api_results, api_studies, api_system, login, problems
+from dnnflow.web import (
+    api_datasets,
+    api_events,
+    api_results,
+    api_runs,
+    api_studies,
+    api_system,
+    login,
+    problems,
+)
 from dnnflow.web.rates import Buckets
 from dnnflow.web.security import Guard, check_config
 from dnnflow.web.results import Results
 from dnnflow.web.services import Services
 from dnnflow.web.sessions import Sessions, read_secret
 from dnnflow.web.views import Views
+from dnnflow.web.watch import Watch
 
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """
@@ -58,8 +68,9 @@ def create_app(services: Services) -> FastAPI:
     state = app.state
     state.services, state.views, state.sessions = services, Views(services), sessions
     state.results = Results(services.store, state.views)
+    state.watch = Watch(services.config.limits.streams)
     problems.install(app)
-    for part in (api_system, api_studies, api_results):
+    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_runs):
         app.include_router(part.router, prefix="/api/v1")
     _add_pages(app)
     app.include_router(login.router)

@@ -38,6 +38,10 @@ StudyId = Annotated[
     str,
     Path(description="A study's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
 ]
+RunId = Annotated[
+    str,
+    Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
+]
 DesignId = Annotated[str, Path(description="A design's whole id: 64 hexadecimal digits.", max_length=64)]
 Key = Annotated[
     str | None,

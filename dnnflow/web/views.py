@@ -125,8 +125,8 @@ class Views:
             elapsed_s=_elapsed_s(record, is_over=not is_driven),
             training_s=counted.totals.training_s,
             wanted=wanted,  # type: ignore[arg-type]
-            dashboard=_link(record.dashboard or (launch.dashboard if launch else None)),
-            run_url=_link(launch.run_url if launch else None),
+            dashboard=link(record.dashboard or (launch.dashboard if launch else None)),
+            run_url=link(launch.run_url if launch else None),
             error=launch.error if launch is not None and state == "failed" else None,
             created_at=record.created_at,
             updated_at=record.updated_at,
@@ -282,8 +282,8 @@ def status_of_launch(launch: Launch) -> StudyStatus:
         elapsed_s=_seconds_between(launch.created_at, launch.ended_at),
         training_s=0.0,
         wanted="cancel" if launch.state is LaunchState.CANCELLED else "run",
-        dashboard=_link(launch.dashboard),
-        run_url=_link(launch.run_url),
+        dashboard=link(launch.dashboard),
+        run_url=link(launch.run_url),
         error=launch.error,
         created_at=launch.created_at,
         updated_at=launch.ended_at or launch.started_at or launch.created_at,
@@ -358,7 +358,7 @@ def _seconds_between(first: str, last: str | None) -> float | None:
         return None
 
 
-def _link(address: str | None) -> str | None:
+def link(address: str | None) -> str | None:
     """Return an address that is safe to be followed, or None."""
     return address if address and address.startswith(("http://", "https://")) else None
 

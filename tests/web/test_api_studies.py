@@ -27,3 +27,13 @@ def test_results(client: TestClient, make_study) -> None:
     design_id = client.get(f"{base}/trials").json()["trials"][0]["design_id"]
     assert client.get(f"{base}/trials/{design_id}").json()["history"]["loss"]
     assert client.get(f"/api/v1/compare?a={study_id}&b={study_id}").status_code == 200
+
+
+def test_events_of_a_finished_study_end_at_once(client: TestClient, make_study) -> None:
+    study_id = make_study(24)
+    text = client.get(f"/api/v1/studies/{study_id}/events?max_s=5").text
+    assert [line for line in text.splitlines() if line.startswith("event")] == ["event: status", "event: end"]
+
+
+def test_openapi(client: TestClient) -> None:
+    assert client.get("/api/v1/openapi.json").status_code == 200

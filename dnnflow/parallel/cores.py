@@ -1,0 +1,174 @@
+"""A processor core of its own for what a replica computes with.
+
+Where replicas and their server fill all cores, the kernel puts two that compute on one core now and then
+while another is idle: two replicas of a small LSTM on two cores got 1.5 times the samples of one, each on a
+core of its own 1.75 times.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+LOG = logging.getLogger(__name__)
+MOST_WAITING = 0.25
+"""Share of the time that a thread may wait for its core before it takes whichever is free."""
+WATCH_S = 2.0
+"""Over which that share is taken."""
+_TASKS = Path("/proc/self/task")
+_CPUS = Path("/sys/devices/system/cpu")
+_busy = threading.Lock()
+"""Of this process: TensorFlow's threads compute for one replica at a time."""
+
+
+class OwnCore:
+    """Keeps the calling thread and TensorFlow's on a core that no other replica of this machine keeps.
+
+    A core is taken by a lock on a file in the directory of temporary files, which ends with the process.
+    Other threads (rows, reports, pushes, Dask's) run where they like. Nothing happens where the system has no
+    such affinity, where there is one core, and where all are taken. Where something else computes on the core
+    (a container that sees other locks, another program), the threads soon wait for it, and are let go: call
+    `look` now and then.
+
+    Attributes
+    ----------
+    core : int or None
+        The core, while it is kept.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory or Path(tempfile.gettempdir())
+        self._stack = contextlib.ExitStack()
+        self._changing = threading.Lock()
+        self._allowed: set[int] = set()
+        self._threads: list[int] = []
+        self._seen: tuple[float, float] = (0.0, 0.0)
+        self.core: int | None = None
+
+    def __enter__(self) -> "OwnCore":
+        if sys.platform != "linux" or not _TASKS.is_dir() or not _busy.acquire(blocking=False):
+            return self
+        self._stack.callback(_busy.release)
+        self._allowed = os.sched_getaffinity(0)
+        found = self._free_core() if len(self._allowed) > 1 else None
+        if found is None:
+            self._stack.close()
+            return self
+        self.core = found
+        self._threads = [threading.get_native_id(), *_threads("tf_")]
+        for thread in self._threads:
+            _pin(thread, {found})
+        self._seen = (time.monotonic(), self._waited_s())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+    def look(self) -> None:
+        """Let the core go if the threads have waited for it for too much of the last seconds."""
+        if self.core is None or (now_s := time.monotonic()) - self._seen[0] < WATCH_S:
+            return
+        waited_s = self._waited_s()
+        share = (waited_s - self._seen[1]) / (now_s - self._seen[0])
+        self._seen = (now_s, waited_s)
+        if share > MOST_WAITING:
+            LOG.info(
+                "core %s is used by others too (waited %.0f %% of the time): let go", self.core, 100 * share
+            )
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Let the threads run on all cores that they might run on before."""
+        with self._changing:
+            if self.core is not None:
+                for thread in _threads():  # one that was made meanwhile has its maker's core
+                    if _cores_of(thread) == {self.core}:
+                        _pin(thread, self._allowed)
+                self.core = None
+            self._stack.close()
+
+    def _free_core(self) -> int | None:
+        """Return the first core that no other process has taken, and take it until `let_go`."""
+        for core in in_order(self._allowed):
+            file = _open(self._directory / f"dnnflow-core-{core}.lock")
+            if file is not None and _lock(file):
+                self._stack.callback(file.close)
+                return core
+            if file is not None:
+                file.close()
+        return None
+
+    def _waited_s(self) -> float:
+        """Return how long the threads have been ready to run and did not."""
+        return sum(map(_run_delay_s, self._threads))
+
+
+def in_order(cores: set[int]) -> list[int]:
+    """Return cores so that those which share a physical one with an earlier core come last."""
+    first: list[int] = []
+    later: list[int] = []
+    known: set[str] = set()
+    for core in sorted(cores):
+        siblings = _siblings(core)
+        (later if siblings in known else first).append(core)
+        known.add(siblings)
+    return first + later
+
+
+def _siblings(core: int) -> str:
+    try:
+        return (_CPUS / f"cpu{core}" / "topology" / "thread_siblings_list").read_text().strip()
+    except OSError:
+        return str(core)
+
+
+def _threads(prefix: str = "") -> Iterator[int]:
+    """Yield the threads of this process whose names begin so; TensorFlow's do with `tf_`."""
+    for task in _TASKS.iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if (task / "comm").read_text().startswith(prefix):
+                yield int(task.name)
+
+
+def _cores_of(thread: int) -> set[int]:
+    try:
+        return os.sched_getaffinity(thread)
+    except OSError:
+        return set()
+
+
+def _pin(thread: int, cores: set[int]) -> None:
+    with contextlib.suppress(OSError):  # it has ended
+        os.sched_setaffinity(thread, cores)
+
+
+def _run_delay_s(thread: int) -> float:
+    try:
+        return int((_TASKS / str(thread) / "schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _open(path: Path) -> IO[Any] | None:
+    """Open a lock file that anybody may have made; None where that is refused."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    for more in (0, os.O_CREAT):  # a sticky directory refuses O_CREAT for another user's file
+        with contextlib.suppress(OSError):
+            return os.fdopen(os.open(path, flags | more, 0o644), "rb")
+    return None
+
+
+def _lock(file: IO[Any]) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
