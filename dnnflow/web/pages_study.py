@@ -8,11 +8,11 @@ from starlette.responses import RedirectResponse, Response
 
 from dnnflow.results.overview import failure_kinds
 from dnnflow.web.control import Wish, want
-from dnnflow.web.launching import Launch, LaunchState
 from dnnflow.web.problems import Refusal
 from dnnflow.web.rendering import page
 from dnnflow.web.replies import Failure, StudyStatus
 from dnnflow.web.requests import StudyId, TheServices, TheViews
+from dnnflow.web.runs import run_status
 from dnnflow.web.security import checked_form
 
 ENDED = ("finished", "failed", "stopped")
@@ -64,20 +64,14 @@ def control_study(
 
 
 @router.get("/runs/{run_id}")
-def watch_run(request: Request, run_id: str, services: TheServices) -> Response:
+def watch_run(request: Request, run_id: StudyId, services: TheServices, views: TheViews) -> Response:
     """Show where a parallel training stands."""
-    launch = services.launcher.get(run_id)
-    if launch.kind != "train":
-        return RedirectResponse(f"/studies/{launch.launch_id}", status_code=303)
+    run = run_status(views, run_id)
     return page(
-        request, "run.html", title=launch.name, place="studies", run=launch, ended=launch.state.has_ended,
-        progress=launch.progress or {}, outcome=launch.outcome or {}, failed=launch.state is LaunchState.FAILED,
-        state=_state_of(launch), log=services.launcher.log(run_id)[-4000:],
+        request, "run.html", title=run.name, place="studies", run=run, progress=run.progress or {},
+        outcome=run.outcome or {}, ended=run.state in ("finished", "failed", "cancelled"),
+        log=services.launcher.log(run_id)[-4000:],
     )  # fmt: skip
-
-
-def _state_of(launch: Launch) -> str:
-    return {LaunchState.CANCELLED: "stopped"}.get(launch.state, launch.state.value)
 
 
 @router.post("/runs/{run_id}/cancel")
