@@ -90,7 +90,9 @@ class _Dumper(yaml.SafeDumper):
         node.flow_style = bool(keys & {"choice", "int", "log_int", "uniform", "loguniform", "patience"})
         return node
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
         node = super().represent_sequence(tag, sequence, flow_style)
         node.flow_style = all(isinstance(one, yaml.ScalarNode) for one in node.value)
         return node

@@ -38,6 +38,6 @@ def show_help(request: Request) -> Response:
 
 
 @router.get("/login")
-def ask_to_log_in(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:  # noqa: A002
+def ask_to_log_in(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
     """Ask for the token."""
     return page(request, "login.html", title="Log in", next=next, message="")

@@ -11,7 +11,18 @@ from dnnflow.web.profile import Profile
 from dnnflow.web.services import Services
 from dnnflow.web.uploads import Upload
 
-USUAL_LABELS = ("label", "class", "target", "y", "species", "diagnosis", "outcome", "category", "digit", "quality")
+USUAL_LABELS = (
+    "label",
+    "class",
+    "target",
+    "y",
+    "species",
+    "diagnosis",
+    "outcome",
+    "category",
+    "digit",
+    "quality",
+)
 """Names of columns that are guessed to be the label, the most telling first."""
 IN_WORDS = (
     "100 designs of 1 to 5 hidden layers with 16, 32 or 64 units, relu or tanh, Adam with a learning rate from "
@@ -76,7 +87,9 @@ def with_table(data: Any, base: Mapping[str, Any]) -> dict[str, Any]:
         If it is none, or none of a study.
     """
     if not isinstance(data, dict):
-        raise Refusal(422, f"a pipeline is a mapping of sections, got {type(data).__name__}; paste a whole one")
+        raise Refusal(
+            422, f"a pipeline is a mapping of sections, got {type(data).__name__}; paste a whole one"
+        )
     if "model" in data:
         raise Refusal(422, "a study has a space of designs, got a pipeline with a model; use `dnnflow run`")
     dataset = data.get("dataset")

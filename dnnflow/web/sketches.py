@@ -32,7 +32,11 @@ class Sketch:
 def sketch(history: Mapping[str, Sequence[float | None]]) -> Sketch | None:
     """Return the lines of some measures, None where none has a value."""
     finite = {
-        name: [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None and math.isfinite(value)]
+        name: [
+            (epoch, value)
+            for epoch, value in enumerate(values, 1)
+            if value is not None and math.isfinite(value)
+        ]
         for name, values in history.items()
     }
     finite = {name: pairs for name, pairs in finite.items() if pairs}
@@ -54,6 +58,8 @@ def sketch(history: Mapping[str, Sequence[float | None]]) -> Sketch | None:
              (x(pairs[-1][0]), y(pairs[-1][1])))
         for name, pairs in finite.items()
     )  # fmt: skip
-    ticks = tuple((y(low + part * (high - low) / 4), f"{low + part * (high - low) / 4:.3g}") for part in range(5))
+    ticks = tuple(
+        (y(low + part * (high - low) / 4), f"{low + part * (high - low) / 4:.3g}") for part in range(5)
+    )
     marked = sorted({1, *(1 + round(part * (last - 1) / 4) for part in range(5))})
     return Sketch(lines, ticks, tuple((x(epoch), str(epoch)) for epoch in marked))

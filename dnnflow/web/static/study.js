@@ -49,6 +49,7 @@ function update(status) {
   }
   text("rate", rate(status.rate));
   text("eta", duration(status.eta_s));
+  at("left").hidden = status.eta_s === null;
   text("elapsed", duration(status.elapsed_s));
   text("failed", count(status.failed));
   if (status.dataset) {
