@@ -4,13 +4,16 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
-.PHONY: quickstart serve test lint types unit clean
+.PHONY: quickstart serve web test lint types unit clean
 
 quickstart: .venv/installed
 	@$(BIN)/python flows/quickstart.py
 
 serve: .venv/installed
 	@$(BIN)/python flows/serve.py
+
+web: .venv/installed
+	@$(BIN)/dnnflow web
 
 test: lint types unit
 

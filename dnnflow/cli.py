@@ -2,8 +2,8 @@
 
 Exit codes: 0 done; 1 an unexpected failure; 2 a wrong argument, pipeline or design; 3 a table that cannot
 be used; 4 something that does not exist; 5 a cluster that cannot do what was asked; 6 a study that cannot go
-on; 7 a results store that cannot be used; 130 stopped by Ctrl-C (the same
-command goes on with what is missing).
+on; 7 a results store that cannot be used; 130 stopped by Ctrl-C (the same command goes on with what is
+missing) or by `dnnflow cancel`.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli_train import train
+from dnnflow.cli_web import web
 from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     help="Find out which network design works best on your table.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, "
-        "4 not found, 5 cluster, 6 study cannot go on, 7 results store, 130 stopped by Ctrl-C."
+        "4 not found, 5 cluster, 6 study cannot go on, 7 results store, 130 stopped by Ctrl-C or cancel."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -47,6 +48,7 @@ Overrides = Annotated[
 
 
 app.command()(train)
+app.command()(web)
 
 
 @app.callback()
@@ -189,12 +191,17 @@ def resume(
     failed: Annotated[bool, typer.Option("--failed", help="Train failed designs once more.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is missing of a study, as its pipeline says."""
+    """Train what is missing of a study, as its pipeline says; a paused one goes on where it is paused."""
     from dnnflow.api import open_study
+    from dnnflow.results.records import Wanted
+    from dnnflow.results.requests import is_paused, request
     from dnnflow.stages import require_success
     from dnnflow.terminal import Progress, show_study
 
     study = open_study(study_id)
+    if not failed and is_paused(study.store, study.id):
+        _print(request(study.store, study.id, Wanted.RUN))
+        return
     if failed:
         study.forget_failed()
     with Progress(quiet=as_json) as progress:
@@ -204,6 +211,27 @@ def resume(
     else:
         show_study(study)
     require_success(study)
+
+
+@app.command()
+def pause(study_id: StudyId) -> None:
+    """Have a study that is trained wait: what is in flight is stored, its process and cluster stay."""
+    _request(study_id, "pause")
+
+
+@app.command()
+def cancel(study_id: StudyId) -> None:
+    """Stop a study that is trained, wherever it was started; its trials stay, `dnnflow resume` goes on."""
+    _request(study_id, "cancel")
+
+
+def _request(study_id: str, wanted: str) -> None:
+    from dnnflow.results.records import Wanted
+    from dnnflow.results.requests import request
+    from dnnflow.results.store import Store
+
+    with Store(Settings.from_environment().store_url) as store:
+        _print(request(store, store.study(study_id).study_id, Wanted(wanted)))
 
 
 @app.command()

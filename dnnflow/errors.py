@@ -48,6 +48,12 @@ class StudyError(DnnflowError, RuntimeError):
     exit_code = 6
 
 
+class StudyStopped(StudyError):
+    """A study was stopped by request while it was trained; what is stored stays, and it can go on."""
+
+    exit_code = 130
+
+
 class TimeLimitError(DnnflowError, TimeoutError):
     """A design or a wait passed its time limit."""
 

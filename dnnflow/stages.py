@@ -143,9 +143,10 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     key = study_key(pipeline, dataset, designs)
     known = _known(store, key, new=new, study_id=study_id)
     path = str(dataset.path.absolute())
-    plain = _without_secrets(pipeline.plain())
+    plain = without_secrets(pipeline.plain())
     if known is not None:
         store.renew(known.study_id, pipeline=plain, dataset_path=path)
+        store.start(known.study_id)
     else:
         known = StudyRecord(
             study_id=study_id or new_study_id(),
@@ -175,7 +176,7 @@ def _known(store: Store, key: str, *, new: bool, study_id: str | None) -> StudyR
     return held
 
 
-def _without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
+def without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline for the store: how to log in to a file system is nothing that results need."""
     options = plain.get("dataset", {}).get("storage_options")
     if not options:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from dnnflow.data.dataset import Dataset
 from dnnflow.design.layers import Design
+from dnnflow.errors import StudyStopped
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
+from dnnflow.execute.control import Control, Stopped, control_from
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.execute.portions import Plan, designs_of, plan_study
 from dnnflow.live.publish import Shown, shown_on
 from dnnflow.live.tally import StudyTally
 from dnnflow.models import BestWeights, Place, read_weights, save_model
 from dnnflow.results.aggregate import StudyView, load_view
-from dnnflow.results.records import StudyRecord, StudyState
+from dnnflow.results.records import StudyRecord, StudyState, Wanted
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
 from dnnflow.training.job import Job, make_importable
@@ -129,9 +131,13 @@ class Study:
 
         Raises
         ------
+        StudyStopped
+            If somebody asks for it meanwhile (`dnnflow cancel`).
         StudyError
             If another living process trains this study.
         """
+        if self.record.state is StudyState.STOPPED and shard is None:
+            self.store.start(self.study_id)
         with self.store.driving(self.study_id):
             missing = self.missing(shard)
             try:
@@ -140,7 +146,8 @@ class Study:
                     self.store.set_dashboard(self.study_id, executor.dashboard)
                     if self.plan.summary and (shard is None or shard[0] == 0):
                         listener(Notice(self.plan.summary))
-                    Drive(self, listener).run(executor, self.plan.containing(missing, shard))
+                    with control_from(self.store, self.study_id) as control:
+                        Drive(self, listener).run(executor, self.plan.containing(missing, shard), control)
             except BaseException:
                 self.store.set_state(self.study_id, StudyState.STOPPED)
                 raise
@@ -186,6 +193,7 @@ class Study:
 
     def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
         """Train what is missing, save the best models and write the report; does nothing twice."""
+        self.store.start(self.study_id)
         section = self.record.pipeline.get("executor", {})
         with open_client(section, self.settings, client=client, listener=listener) as opened:
             self.train(executor_on(opened), listener=listener)
@@ -239,19 +247,60 @@ class Drive:
         self._told, self._told_trials = 0.0, -1
         self._trained = 0
 
-    def run(self, executor: "Executor", portions: Sequence[Portion]) -> None:
-        """Train portions on an executor; every batch of outcomes is stored before the next is awaited."""
+    def run(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
+        """Train portions on an executor, as the control allows.
+
+        Raises
+        ------
+        StudyStopped
+            If it says so before all are trained.
+        """
+        left = list(portions)
+        with shown_on(executor.client, Shown(self._study.record.name, self._tally.numbers), self._listener):
+            while left := [portion for portion in left if not self._has(portion)]:
+                if control.wanted is Wanted.CANCEL:
+                    raise self._stopped()
+                if control.wanted is Wanted.PAUSE:
+                    self._pause(control)
+                else:
+                    with suppress(Stopped):
+                        self._train(executor, left, control)
+                    self._tell(force=True)
+
+    def _train(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
+        """Store every batch of outcomes before the next is awaited."""
         batches = executor.train(
-            portions, self._study.job(), keep_above=self._keeper.threshold, listener=self._listener
+            portions,
+            self._study.job(),
+            keep_above=self._keeper.threshold,
+            control=control,
+            listener=self._listener,
         )
-        shown = Shown(self._study.record.name, self._tally.numbers)
-        with (
-            shown_on(executor.client, shown, self._listener),
-            closing(batches),
-        ):  # an error here, or Ctrl-C, stops what is in flight
+        with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
             for outcomes in batches:
                 self._store([x for x in outcomes if x.trial.design_id not in self._stored])
-        self._tell(force=True)
+
+    def _has(self, portion: Portion) -> bool:
+        return all(design.design_id in self._stored for design in portion.designs)
+
+    def _pause(self, control: Control) -> None:
+        """Wait while a pause is wanted; the time is none of the training's."""
+        study, start = self._study, time.monotonic()
+        study.store.set_obeyed(study.id, Wanted.PAUSE)
+        self._listener(Notice(f"paused by request, {self._done()}; dnnflow resume {study.id} goes on"))
+        control.wait()
+        self._start += time.monotonic() - start
+        if control.wanted is Wanted.RUN:
+            study.store.set_obeyed(study.id, Wanted.RUN)
+            self._listener(Notice("goes on by request"))
+
+    def _stopped(self) -> StudyStopped:
+        study_id = self._study.id
+        return StudyStopped(f"a study is trained while it is wanted, got a request to stop study {study_id}, "
+                            f"{self._done()}; dnnflow resume {study_id} goes on")  # fmt: skip
+
+    def _done(self) -> str:
+        return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

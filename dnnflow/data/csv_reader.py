@@ -194,15 +194,19 @@ def _parse_options(data: bytes, dialect: Dialect, refuse: Any) -> Any:
 def line_of(text: Text, dialect: Dialect, block: Block, row: int) -> int:
     """Return the line of the text, from 1, on which the `row`-th record (from 1) of a block begins."""
     before = sum(text.read(a, b).count(b"\n") for a, b in _ranges(text.start, block.start))
-    content = block.read().decode(errors="replace")
-    reader = _reader(content, dialect.delimiter, dialect.quote)
+    return before + line_in(block.read(), dialect, row)
+
+
+def line_in(data: bytes, dialect: Dialect, row: int) -> int:
+    """Return the line, from 1, on which the `row`-th record (from 1) of some whole records begins."""
+    reader = _reader(data.decode(errors="replace"), dialect.delimiter, dialect.quote)
     line = 1
     for values in reader:
         row -= bool(values)  # blank lines are no rows
         if row == 0:
             break
         line = reader.line_num + 1
-    return before + line
+    return line
 
 
 def read_rows(source: Source) -> "pd.DataFrame":

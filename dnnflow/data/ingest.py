@@ -22,7 +22,7 @@ from dnnflow.data.csv_reader import Dialect, blocks, read_dialect
 from dnnflow.data.dataset import FORMAT, MANIFEST, Dataset, dataset_id, sealed
 from dnnflow.data.preprocess import Preprocessing
 from dnnflow.data.recipe import Recipe, Source
-from dnnflow.data.schema import Classes, Column, Kind, shown
+from dnnflow.data.schema import Classes, Column, Kind
 from dnnflow.data.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.data.split import EXACT_SPLIT_ROWS, SplitRule, exact_rule, threshold_rule
 from dnnflow.data.statistics import (
@@ -39,7 +39,6 @@ from dnnflow.data.statistics import (
 from dnnflow.data.stream import open_stream
 from dnnflow.data.table import Job, Parsed, Table, parse_table
 from dnnflow.data.tasks import open_scratch, open_tasks
-from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
 
@@ -175,17 +174,8 @@ def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
         return classes, threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
     calls = ((block, recipe.label, classes) for block in parsed.blocks)
     codes = np.concatenate(list(table.tasks.run("label", label_block, calls)))
-    _check_counts(classes, np.bincount(codes[codes >= 0], minlength=len(classes.names)), recipe.label)
+    classes.check_counts(np.bincount(codes[codes >= 0], minlength=len(classes.names)).tolist(), recipe.label)
     return classes, exact_rule(recipe.split_seed, recipe.test_fraction, codes)
-
-
-def _check_counts(classes: Classes, counts: NDArray[np.integer], label: str) -> None:
-    if (counts < 2).any():
-        name = shown(classes.names[int(np.argmin(counts))])
-        raise DataError(
-            f"a class needs at least 2 rows (one to train, one to test), got 1 of {name} in column "
-            f"{label!r}; add rows of it, or remove that row"
-        )
 
 
 def _layout(recipe: Recipe, columns: list[Column], classes: Classes, rule: SplitRule) -> Layout:
@@ -222,7 +212,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
             yield part
 
     statistics = reduce(BlockStatistics.merge, counted())
-    _check_counts(layout.classes, statistics.train + statistics.test, layout.label)
+    layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
     fill = _fill(table, parsed, layout, statistics.moments)
     preprocessing = fitting.fit(table.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)

@@ -58,7 +58,7 @@ def read_quickly(
     if _has_short_rows(data, dialect, frame):
         return None
     # In one call, that runs in polars' own threads.
-    values = frame.select(numbers).to_numpy(order="fortran").T
+    values = frame.select(numbers).to_numpy(order="fortran").T.reshape(len(numbers), frame.height)
     kept = frame.select(texts).to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
     for place, name in enumerate(texts):
         kept = kept.set_column(place, name, kept.column(name).dictionary_encode())

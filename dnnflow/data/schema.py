@@ -146,6 +146,20 @@ class Classes:
                 "choose another label column or group its values first"
             )
 
+    def check_counts(self, counts: Sequence[int], label: str) -> None:
+        """Refuse a class with one row.
+
+        Raises
+        ------
+        DataError
+        """
+        least = min(range(len(counts)), key=counts.__getitem__)
+        if counts[least] < 2:
+            raise DataError(
+                f"a class needs at least 2 rows (one to train, one to test), got 1 of "
+                f"{shown(self.names[least])} in column {label!r}; add rows of it, or remove that row"
+            )
+
 
 def _number_name(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)

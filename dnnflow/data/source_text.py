@@ -145,8 +145,8 @@ def plain_text(source: Source) -> tuple[Text, str] | None:
         stamp = _stamp(path)
         with path.open("rb") as file:
             head = file.read(_PIECE_BYTES)
-        encoding = _encoding_of(head, source)
-        _check_head(head)
+        encoding = encoding_of(head, source)
+        check_head(head)
         check_text(head)
         codecs.getincrementaldecoder(encoding)().decode(head)
     except (OSError, UnicodeError, DataError):
@@ -157,7 +157,8 @@ def plain_text(source: Source) -> tuple[Text, str] | None:
     return (Text(path, mark, stamp[0], "", (), stamp), encoding) if stamp[0] > mark else None
 
 
-def _encoding_of(head: bytes, source: Source) -> str:
+def encoding_of(head: bytes, source: Source) -> str:
+    """Return the encoding that a source has by its own word, else by its first bytes."""
     return source.encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
@@ -194,17 +195,17 @@ def open_text(source: Source, scratch: Path, *, copy: bool = False, block_bytes:
 def _open_as(source: Source, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:
     with ExitStack() as stack:
         stream, compressed = stack.enter_context(_binary(source))
-        with _readable(source):
+        with readable(source):
             head = _read(stream, _PIECE_BYTES)
-        _check_head(head)
-        encoding = encoding or _encoding_of(head, source)
+        check_head(head)
+        encoding = encoding or encoding_of(head, source)
         in_place = _local_path(source.url) is not None and not (compressed or copy) and _is_utf8(encoding)
         mark = len(codecs.BOM_UTF8) if in_place and head.startswith(codecs.BOM_UTF8) else 0
         path = _local_path(source.url) if in_place else scratch / "source.csv"
         sink = None if in_place else stack.enter_context((scratch / "source.csv").open("wb"))
         scan = _Scan(Cutter(source.quote.encode(), mark, block_bytes), sink, encoding == "latin-1")
-        with _readable(source):
-            for piece in _decoded(_pieces(stream, head[mark:]), encoding):
+        with readable(source):
+            for piece in decoded(_pieces(stream, head[mark:]), encoding):
                 scan.feed(piece)
         return scan.text(path or scratch, mark)
 
@@ -260,7 +261,7 @@ def _read(stream: IO[bytes], size: int) -> bytes:
     return bytes(stream.read(size) or b"")
 
 
-def _decoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+def decoded(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
     """Yield the text in UTF-8.
 
     Raises
@@ -290,7 +291,13 @@ def _is_utf8(encoding: str) -> bool:
     return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig", "ascii")
 
 
-def _check_head(head: bytes) -> None:
+def check_head(head: bytes) -> None:
+    """Refuse an empty file, and what begins like a file of another format.
+
+    Raises
+    ------
+    DataError
+    """
     if not head.strip():
         raise _empty_error()
     for magic, name in _FORMATS.items():
@@ -321,7 +328,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _readable(source: Source) -> Iterator[None]:
+def readable(source: Source) -> Iterator[None]:
     """Turn what goes wrong while reading into an error that says what to do."""
     try:
         yield
@@ -339,17 +346,29 @@ def _readable(source: Source) -> Iterator[None]:
 def _binary(source: Source) -> Iterator[tuple[IO[bytes], bool]]:
     """Open a source for reading bytes, decompressed; also say whether it was compressed."""
     with ExitStack() as stack:
-        with _readable(source):
+        with readable(source):
             raw = stack.enter_context(_opened(source))
-            head = raw.read(4)
-            compression = next((c for magic, c in _COMPRESSIONS.items() if head.startswith(magic)), None)
-            raw.seek(0)
-            stream: Any = raw
-            if compression:
-                import pyarrow as pa
+            stream, compressed = stack.enter_context(unpacked(raw))
+        yield stream, compressed
 
-                stream = stack.enter_context(pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression))
-        yield stream, compression is not None
+
+def compression_of(head: bytes) -> str | None:
+    """Return how bytes are compressed that begin so, if they are."""
+    return next((name for magic, name in _COMPRESSIONS.items() if head.startswith(magic)), None)
+
+
+@contextmanager
+def unpacked(raw: Any) -> Iterator[tuple[IO[bytes], bool]]:
+    """Yield a file's bytes, decompressed; also say whether it was compressed."""
+    compression = compression_of(raw.read(4))
+    raw.seek(0)
+    if compression is None:
+        yield raw, False
+        return
+    import pyarrow as pa
+
+    with pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) as stream:
+        yield stream, True
 
 
 def _opened(source: Source) -> Any:

@@ -25,6 +25,7 @@ from dnnflow.design.layers import Design
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
 from dnnflow.execute.cluster import own_cluster, respawn, workers_of
+from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
@@ -77,6 +78,7 @@ class DaskExecutor:
         return self._client.dashboard_link or None
 
     def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
+              control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -87,7 +89,8 @@ class DaskExecutor:
         DnnflowError
             When no worker can do the job, for the reason the last of them gave.
         """
-        run = _Run(self._client, self._options, portions, job, keep_above=keep_above, listener=listener)
+        run = _Run(self._client, self._options, portions, job, keep_above=keep_above,
+                   control=control or Control(), listener=listener)  # fmt: skip
         try:
             yield from run.outcomes()
         finally:
@@ -104,11 +107,12 @@ class _Run:
     """
 
     def __init__(self, client: Client, options: DaskOptions, portions: Sequence[Portion], job: Job, *,
-                 keep_above: Callable[[], float], listener: Listener) -> None:  # fmt: skip
+                 keep_above: Callable[[], float], control: Control, listener: Listener) -> None:  # fmt: skip
         self._client = client
         self._options = options
         self._job = job
         self._keep_above = keep_above
+        self._control = control
         self._listener = listener
         self._name = secrets.token_hex(8)
         self._backlog = Backlog(portions, options.packs)
@@ -123,7 +127,7 @@ class _Run:
         self._noticed: set[str] = set()
 
     def outcomes(self) -> Iterator[list[Outcome]]:
-        """Yield outcomes until no design is unfinished."""
+        """Yield outcomes until no design is unfinished, or the control ends the run."""
         if not self._backlog.unfinished:
             return
         self._client.subscribe_topic(TOPIC, self._on_event)
@@ -131,7 +135,10 @@ class _Run:
         while self._backlog.unfinished:
             if fresh := self._receive():
                 yield fresh
-            self._feed()
+            if self._control.may_begin:
+                self._feed()
+            elif self._control.must_end or not self._futures:
+                return
 
     def close(self) -> None:
         """Cancel what is in flight and leave nothing running."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dnnflow.events import Listener, ignore
+from dnnflow.execute.control import Control
 from dnnflow.training.job import Job
 from dnnflow.training.records import Outcome, Portion
 
@@ -35,6 +36,7 @@ class Executor(Protocol):
         ...
 
     def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
+              control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once, in lists, as they finish.
 
@@ -50,6 +52,9 @@ class Executor(Protocol):
             Dataset, training settings and device.
         keep_above
             Asked for each task that is made: the test accuracy from which on weights come along.
+        control
+            Says when nothing more is to be handed out and when what is in flight is to be stopped; the
+            generator then ends, without an outcome of every design.
         listener
             Told of lost and recycled workers.
 

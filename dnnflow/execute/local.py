@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ignore
+from dnnflow.execute.control import Control, Stopped
 from dnnflow.execute.executor import never
 from dnnflow.execute.gpus import visible_gpus
 from dnnflow.execute.packs import Backlog, PackLimits
@@ -24,6 +25,7 @@ class LocalExecutor:
     dashboard = client = None
 
     def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
+              control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -38,10 +40,17 @@ class LocalExecutor:
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
         make_importable([os.getcwd()])
         submitted_at, backlog = time.time(), Backlog(portions, PACKS)
-        while load := backlog.take(self.slots):
-            start = time.monotonic()
-            outcomes = run_pack(load.pack(keep_above()), job)
+        control = control or Control()
+        while control.may_begin and (load := backlog.take(self.slots)):
+            start, outcomes, was_stopped = time.monotonic(), list[Outcome](), False
+            try:
+                with control.interruptible():
+                    outcomes += run_pack(load.pack(keep_above()), job, report=outcomes.extend, flush_s=0.0)
+            except Stopped:
+                was_stopped = True
             backlog.observe(load, time.monotonic() - start)
             for outcome in outcomes:
                 backlog.finish(outcome.trial.design_id)
             yield [with_queue_s(outcome, submitted_at) for outcome in outcomes]
+            if was_stopped:
+                return

@@ -3,7 +3,6 @@
 Arguments and results travel as bytes, so that the scheduler neither unpickles nor measures what it passes on.
 """
 
-import ctypes
 import pickle
 import threading
 import zlib
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
+from dnnflow.execute.control import Stopped, interrupt
 from dnnflow.execute.queueing import with_queue_s
 from dnnflow.training.job import Job
 from dnnflow.training.records import Outcome, Pack
@@ -52,10 +52,6 @@ class Delivery:
     """From the task's start to its end."""
     resident_bytes: int
     """Resident memory of the worker process after the pack."""
-
-
-class Stopped(BaseException):
-    """The driver no longer wants this pack. Not an `Exception`, so that no engine records it as a failure."""
 
 
 _one_at_a_time = threading.Lock()
@@ -125,7 +121,7 @@ def stop_run(run: str) -> None:
     with _running_lock:
         _stopped.add(run)
         for thread in [ident for ident, name in _running.items() if name == run]:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Stopped))
+            interrupt(thread)
 
 
 def pack_outcomes(run: str, outcomes: Sequence[Outcome]) -> bytes:

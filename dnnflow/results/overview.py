@@ -205,9 +205,9 @@ def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnEle
 def _behind(query: TrialQuery, value: Any, design_id: str) -> "sa.ColumnElement[bool]":
     column = trials.c[query.sort]
     if value is None:
-        return column.is_(None) & (trials.c.design_id > design_id)
+        return sa.and_(column.is_(None), trials.c.design_id > design_id)
     beyond = column < value if query.descending else column > value
-    return beyond | ((column == value) & (trials.c.design_id > design_id)) | column.is_(None)
+    return sa.or_(beyond, sa.and_(column == value, trials.c.design_id > design_id), column.is_(None))
 
 
 def failure_kinds(store: Store, study_id: str) -> Sequence[tuple[str, int, str, str]]:

@@ -27,6 +27,16 @@ class StudyState(StrEnum):
         return self is StudyState.FINISHED
 
 
+class Wanted(StrEnum):
+    """What is wanted of a study that is not finished; who trains it obeys within a second."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    """Nothing more is handed out; the process and its cluster wait."""
+    CANCEL = "cancel"
+    """What is in flight is stopped, and the process ends; what has been stored stays."""
+
+
 _STUDY_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -87,6 +97,10 @@ class StudyRecord:
     """What `Dataset.describe()` gave, as JSON types."""
     dashboard: str | None = None
     """URL of the Dask dashboard."""
+    wanted: Wanted = Wanted.RUN
+    """What a person asked for last."""
+    obeyed: Wanted = Wanted.RUN
+    """What the process that drives the study has come to: a pause that is wanted takes seconds."""
 
     def __post_init__(self) -> None:
         if not self.study_id:

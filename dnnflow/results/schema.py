@@ -11,11 +11,14 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from dnnflow.errors import InputError, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised with every change of the tables below."""
 
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process's write to a SQLite file."""
+
+PREVIOUS_VERSION = 1
+"""What this version makes of a store in place: it adds `wanted` and `obeyed` to `studies`."""
 
 metadata = sa.MetaData()
 
@@ -38,6 +41,8 @@ studies = sa.Table(
     sa.Column("dashboard", sa.Text),
     sa.Column("driver", sa.Text),
     sa.Column("heartbeat_s", sa.Double),
+    sa.Column("wanted", sa.String(8), nullable=False, server_default="run"),
+    sa.Column("obeyed", sa.String(8), nullable=False, server_default="run"),
 )
 
 study_designs = sa.Table(
@@ -170,21 +175,38 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def prepare_schema(connection: sa.Connection) -> None:
-    """Create the tables in an empty database, and refuse one of another version.
+    """Create the tables in an empty database, bring those of the version before up, refuse all others.
 
     Raises
     ------
     StoreError
-        If the tables are of another version than this one.
+        If the tables are of another version.
     """
-    if not sa.inspect(connection).has_table(schema_versions.name):
-        if connection.dialect.name == "postgresql":  # two processes may open a new database at once
+    found = _version(connection)
+    if found in (None, PREVIOUS_VERSION):
+        if connection.dialect.name == "postgresql":  # two processes may open a database at once
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(3660117)"))
-        metadata.create_all(connection)
-    found = connection.execute(sa.select(sa.func.max(schema_versions.c.version))).scalar()
-    if found is None:
-        connection.execute(schema_versions.insert().values(version=SCHEMA_VERSION))
+            found = _version(connection)
+        if found is None:
+            metadata.create_all(connection)
+            connection.execute(schema_versions.insert().values(version=SCHEMA_VERSION))
+        elif found == PREVIOUS_VERSION:
+            _migrate(connection)
     elif found != SCHEMA_VERSION:
         remedy = "update dnnflow" if found > SCHEMA_VERSION else "set DNNFLOW_STORE to a new store"
         raise StoreError(f"this dnnflow reads stores of version {SCHEMA_VERSION}, "
                          f"got one of version {found}; {remedy}")  # fmt: skip
+
+
+def _version(connection: sa.Connection) -> int | None:
+    if not sa.inspect(connection).has_table(schema_versions.name):
+        return None
+    return connection.execute(sa.select(sa.func.max(schema_versions.c.version))).scalar()
+
+
+def _migrate(connection: sa.Connection) -> None:
+    """Add what the version before lacks; a process of that version that is at work goes on undisturbed."""
+    for column in (studies.c.wanted, studies.c.obeyed):
+        definition = sa.schema.CreateColumn(column).compile(connection)
+        connection.execute(sa.text(f"ALTER TABLE {studies.name} ADD COLUMN {definition}"))
+    connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))

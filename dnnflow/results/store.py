@@ -1,7 +1,6 @@
 """The results store: studies, their designs and their trials in SQLite or PostgreSQL."""
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -15,13 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dnnflow.design.layers import Design
 from dnnflow.errors import InputError, NotFoundError, StoreError, StudyError
-from dnnflow.paths import canonical_json
-from dnnflow.results import frames
+from dnnflow.results import frames, study_rows
 from dnnflow.results.driver import Driver
-from dnnflow.results.records import StudyRecord, StudyState, taken_id, utc_now
+from dnnflow.results.records import StudyRecord, StudyState, Wanted, taken_id, utc_now
 from dnnflow.results.rows import history_values, trial_of, trial_row
 from dnnflow.results.schema import open_engine, prepare_schema, store_url, studies, study_designs, trials
-from dnnflow.results.study_rows import json_text, select_studies, study_not_found, study_of_row, study_row
 from dnnflow.training.records import Trial, TrialState
 
 HEARTBEAT_S = 5.0
@@ -98,9 +95,7 @@ class Store:
         if record.n_designs != len(designs):
             raise InputError(f"a study's n_designs is its number of designs, got {record.n_designs} "
                              f"for {len(designs)} designs")  # fmt: skip
-        row = study_row(record)
-        lines = "\n".join(canonical_json(design.to_dict()) for design in designs)
-        blob = zlib.compress(lines.encode(), level=3)
+        row, blob = study_rows.study_row(record), study_rows.designs_blob(designs)
         with self._write() as connection:
             if not connection.execute(self._insert(studies).on_conflict_do_nothing().values(row)).rowcount:
                 raise taken_id(record.study_id)
@@ -116,42 +111,41 @@ class Store:
         """
         prefix = sa.func.substr(studies.c.study_id, 1, len(study_id)) == study_id
         with self._read() as connection:
-            rows = connection.execute(select_studies().where(prefix).limit(4)).all()
+            rows = connection.execute(study_rows.select_studies().where(prefix).limit(4)).all()
             exact = [row for row in rows if row.study_id == study_id]
             if exact or (len(rows) == 1 and study_id):
-                return study_of_row(exact[0] if exact else rows[0])
+                return study_rows.study_of_row(exact[0] if exact else rows[0])
             known = connection.execute(sa.select(studies.c.study_id)).scalars().all()
         if rows and study_id:
-            raise NotFoundError(
-                f"a study is found by its id or a unique beginning of it, got {study_id!r}, which fits "
-                f"{', '.join(row.study_id for row in rows)}; type more of it"
-            )
-        raise study_not_found(study_id, known)
+            raise study_rows.several_fit(study_id, [row.study_id for row in rows])
+        raise study_rows.study_not_found(study_id, known)
 
     def find(self, study_id: str) -> StudyRecord | None:
         """Return the study with exactly this id, or None."""
         with self._read() as connection:
-            row = connection.execute(select_studies().where(studies.c.study_id == study_id)).first()
-        return study_of_row(row) if row else None
+            row = connection.execute(
+                study_rows.select_studies().where(studies.c.study_id == study_id)
+            ).first()
+        return study_rows.study_of_row(row) if row else None
 
     def studies(self) -> list[StudyRecord]:
         """Return all studies, the newest first."""
         with self._read() as connection:
-            return [study_of_row(row) for row in connection.execute(select_studies())]
+            return [study_rows.study_of_row(row) for row in connection.execute(study_rows.select_studies())]
 
     def study_of(self, key: str) -> StudyRecord | None:
         """Return the newest unfinished study of this key, else the newest finished one, or None."""
         is_finished = sa.case((studies.c.state == StudyState.FINISHED.value, 1), else_=0)
-        query = select_studies().where(studies.c.key == key).order_by(None)
+        query = study_rows.select_studies().where(studies.c.key == key).order_by(None)
         with self._read() as connection:
             row = connection.execute(
                 query.order_by(is_finished, studies.c.created_at.desc()).limit(1)
             ).first()
-        return study_of_row(row) if row else None
+        return study_rows.study_of_row(row) if row else None
 
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
         """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
-        self._update(study_id, pipeline=json_text(pipeline), dataset_path=dataset_path)
+        self._update(study_id, pipeline=study_rows.json_text(pipeline), dataset_path=dataset_path)
 
     def forget_failed(self, study_id: str) -> int:
         """Delete the trials that did not complete, so that they are trained again; return how many."""
@@ -165,9 +159,8 @@ class Store:
         with self._read() as connection:
             blob = connection.execute(query).scalar()
         if blob is None:
-            raise study_not_found(study_id)
-        lines = zlib.decompress(blob).decode().splitlines()
-        return [Design.from_dict(json.loads(line)) for line in lines]
+            raise study_rows.study_not_found(study_id)
+        return study_rows.designs_of_blob(blob)
 
     def set_state(self, study_id: str, state: StudyState) -> None:
         """Set where a study stands."""
@@ -177,12 +170,40 @@ class Store:
         """Set the URL of the Dask dashboard that shows a study."""
         self._update(study_id, dashboard=dashboard)
 
+    # ---- what is wanted of a study
+
+    def wanted(self, study_id: str) -> Wanted:
+        """Return what is wanted of a study; one value, for who asks often."""
+        query = sa.select(studies.c.wanted).where(studies.c.study_id == study_id)
+        with self._read() as connection:
+            value = connection.execute(query).scalar()
+        if value is None:
+            raise study_rows.study_not_found(study_id)
+        return Wanted(value)
+
+    def set_wanted(self, study_id: str, wanted: Wanted) -> None:
+        """Say what is wanted of a study; who trains it obeys within a second."""
+        self._update(study_id, wanted=wanted.value)
+
+    def set_obeyed(self, study_id: str, wanted: Wanted) -> None:
+        """Say what the process that drives a study has come to."""
+        self._update(study_id, obeyed=wanted.value)
+
+    def start(self, study_id: str) -> None:
+        """Say that a study is about to go on, whatever was wanted before; not while another process does."""
+        run = {"wanted": Wanted.RUN.value, "obeyed": Wanted.RUN.value, "state": StudyState.RUNNING.value}
+        is_open = (studies.c.study_id == study_id) & (studies.c.state != StudyState.FINISHED.value)
+        with self._write() as connection:
+            other, silent_s = self._driver(connection, study_id)
+            if not (other and other.is_alive(silent_s)):
+                connection.execute(studies.update().where(is_open).values(run))
+
     def _update(self, study_id: str, **values: Any) -> None:
         query = studies.update().where(studies.c.study_id == study_id).values(**values)
         with self._write() as connection:
             changed = connection.execute(query)
         if not changed.rowcount:
-            raise study_not_found(study_id)
+            raise study_rows.study_not_found(study_id)
 
     # ---- who drives a study
 
@@ -271,7 +292,7 @@ class Store:
         query = sa.select(studies.c.driver, silent_s).where(studies.c.study_id == study_id)
         row = connection.execute(query.with_for_update()).first()
         if row is None:
-            raise study_not_found(study_id)
+            raise study_rows.study_not_found(study_id)
         return (Driver.parse(row[0]) if row[0] else None), float(row[1])
 
     # ---- trials
@@ -290,7 +311,7 @@ class Store:
         touched = studies.update().where(studies.c.study_id == study_id).values(updated_at=utc_now())
         with self._write() as connection:
             if not connection.execute(touched).rowcount:
-                raise study_not_found(study_id)
+                raise study_rows.study_not_found(study_id)
             return connection.execute(self._insert_trials, rows).rowcount
 
     def finished(self, study_id: str) -> set[str]:

@@ -2,13 +2,16 @@
 
 import difflib
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
+from dnnflow.design.layers import Design
 from dnnflow.errors import DnnflowError, InputError, NotFoundError
-from dnnflow.results.records import StudyRecord, StudyState
+from dnnflow.paths import canonical_json
+from dnnflow.results.records import StudyRecord, StudyState, Wanted
 from dnnflow.results.rows import clean_text
 from dnnflow.results.schema import studies
 
@@ -20,7 +23,19 @@ def study_row(record: StudyRecord) -> dict[str, Any]:
     row = {column.name: getattr(record, column.name) for column in RECORD_COLUMNS}
     texts = {"name": clean_text(record.name), "pipeline": json_text(record.pipeline),
              "dataset": json_text(record.dataset)}  # fmt: skip
-    return row | {"state": record.state.value} | texts
+    states = {name: getattr(record, name).value for name in ("state", "wanted", "obeyed")}
+    return row | states | texts
+
+
+def designs_blob(designs: Sequence[Design]) -> bytes:
+    """Return what the store keeps of a study's designs."""
+    lines = "\n".join(canonical_json(design.to_dict()) for design in designs)
+    return zlib.compress(lines.encode(), level=3)
+
+
+def designs_of_blob(blob: bytes) -> list[Design]:
+    """Return the designs of what `designs_blob` gave."""
+    return [Design.from_dict(json.loads(line)) for line in zlib.decompress(blob).decode().splitlines()]
 
 
 def select_studies() -> sa.Select[Any]:
@@ -32,7 +47,8 @@ def study_of_row(row: Any) -> StudyRecord:
     """Return the study of a row of `select_studies`."""
     values = dict(row._mapping)
     load: Callable[[str], Any] = json.loads
-    values |= {"state": StudyState(row.state), "pipeline": load(row.pipeline), "dataset": load(row.dataset)}
+    values |= {"state": StudyState(row.state), "wanted": Wanted(row.wanted), "obeyed": Wanted(row.obeyed)}
+    values |= {"pipeline": load(row.pipeline), "dataset": load(row.dataset)}
     return StudyRecord(**values)
 
 
@@ -48,6 +64,12 @@ def json_text(value: Mapping[str, Any]) -> str:
         return json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"a study's pipeline and dataset are JSON types, got: {error}") from error
+
+
+def several_fit(study_id: str, fitting: Sequence[str]) -> DnnflowError:
+    """Return what is raised for the beginning of several ids."""
+    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}, which "
+                         f"fits {', '.join(fitting)}; type more of it")  # fmt: skip
 
 
 def study_not_found(study_id: str, known: Sequence[str] = ()) -> DnnflowError:

@@ -78,7 +78,9 @@ async def upload_dataset(
         first = await anext(body, b"")  # the file's name is known then
         body, shown = _with_first(first, body), shown or field.name
     elif kind not in RAW_TYPES:
-        raise Refusal(415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}")
+        raise Refusal(
+            415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
+        )
     try:
         made = await services.uploads.receive(body, name=clean_name(shown), key=key)
     except ClientDisconnect:
@@ -107,22 +109,35 @@ def list_datasets(services: TheServices) -> Datasets:
     return Datasets(datasets=[summary_of(upload) for upload in services.uploads.all()])
 
 
-@router.get("/datasets/{upload_id}", operation_id="getDataset", summary="An upload with its profile",
-            responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/datasets/{upload_id}",
+    operation_id="getDataset",
+    summary="An upload with its profile",
+    responses=problems_of(404),
+)
 def get_dataset(upload_id: UploadId, services: TheServices) -> Dataset:
     """Return an upload's columns and first rows."""
     return dataset_of(services.uploads.get(upload_id))
 
 
-@router.delete("/datasets/{upload_id}", operation_id="deleteDataset", summary="Delete an upload",
-               status_code=HTTPStatus.NO_CONTENT, responses=problems_of(403, 404))  # fmt: skip
+@router.delete(
+    "/datasets/{upload_id}",
+    operation_id="deleteDataset",
+    summary="Delete an upload",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=problems_of(403, 404),
+)
 def delete_dataset(upload_id: UploadId, services: TheServices) -> None:
     """Forget an upload; studies keep their preprocessed table."""
     services.uploads.delete(upload_id)
 
 
-@router.get("/datasets/{upload_id}/columns/{index}/label", operation_id="checkLabel",
-            summary="Whether a column can be the label", responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/datasets/{upload_id}/columns/{index}/label",
+    operation_id="checkLabel",
+    summary="Whether a column can be the label",
+    responses=problems_of(404),
+)
 def check_label(
     upload_id: UploadId,
     index: Annotated[int, PathOf(ge=0, lt=2**31, description="Place of the column, from 0.")],

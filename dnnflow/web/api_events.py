@@ -1,6 +1,6 @@
 """/events: what changes, as server-sent events."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
@@ -16,14 +16,14 @@ MaxS = Annotated[
     float, Query(ge=0, le=LONGEST_S, description="Seconds after which the stream ends; ask again then.")
 ]
 HEADERS = {"X-Accel-Buffering": "no"}
-STREAM = {
+STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`event: status` with the resource as data, when it has changed and at most once a second; "
-        "`event: end` when nothing more will change; a comment every 15 seconds.",
+        "description": "`event: status` with the resource as data, when it has changed and at most once a "
+        "second; `event: end` when nothing more will change; a comment every 15 seconds.",
         "content": {
             "text/event-stream": {
                 "schema": {"type": "string"},
-                "example": 'retry: 2000\n\nevent: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
+                "example": 'event: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
             }
         },
     }
@@ -31,8 +31,14 @@ STREAM = {
 OVER = ("finished", "failed", "stopped")
 
 
-@router.get("/studies/{study_id}/events", operation_id="watchStudy", summary="Watch a study", tags=["studies"],
-            response_class=StreamingResponse, responses=STREAM)  # fmt: skip
+@router.get(
+    "/studies/{study_id}/events",
+    operation_id="watchStudy",
+    summary="Watch a study",
+    tags=["studies"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
 async def watch_study(
     request: Request, study_id: StudyId, views: TheViews, max_s: MaxS = LONGEST_S
 ) -> StreamingResponse:
@@ -47,9 +53,17 @@ async def watch_study(
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
 
-@router.get("/runs/{run_id}/events", operation_id="watchRun", summary="Watch a parallel training", tags=["runs"],
-            response_class=StreamingResponse, responses=STREAM)  # fmt: skip
-async def watch_run(request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S) -> StreamingResponse:
+@router.get(
+    "/runs/{run_id}/events",
+    operation_id="watchRun",
+    summary="Watch a training",
+    tags=["runs"],
+    response_class=StreamingResponse,
+    responses=STREAM,
+)
+async def watch_run(
+    request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S
+) -> StreamingResponse:
     """Stream where a parallel training stands."""
 
     def look(of: str) -> Look:

@@ -15,7 +15,16 @@ from dnnflow.results.overview import SORTS, TrialQuery, failure_kinds
 from dnnflow.training.records import TrialState
 from dnnflow.web.comparison import compare
 from dnnflow.web.problems import FieldProblem, Refusal
-from dnnflow.web.replies import Comparison, Failure, Failures, Leaderboard, Place, PlotNames, TrialDetail, TrialPage
+from dnnflow.web.replies import (
+    Comparison,
+    Failure,
+    Failures,
+    Leaderboard,
+    Place,
+    PlotNames,
+    TrialDetail,
+    TrialPage,
+)
 from dnnflow.web.requests import (
     DesignId,
     StudyId,
@@ -77,11 +86,15 @@ def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
         return float(value), design_id
     if value is None or (not is_text and not isinstance(value, bool | str) and abs(value) < 2**63):
         return value, design_id
-    message = f"a cursor is a next_cursor of this list with the same sort, got one of another: {cursor[:80]!r}"
+    message = (
+        f"a cursor is a next_cursor of this list with the same sort, got one of another: {cursor[:80]!r}"
+    )
     raise Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
 
 
-@router.get("/studies/{study_id}/trials/{design_id}", operation_id="getTrial", summary="One trial, with everything")
+@router.get(
+    "/studies/{study_id}/trials/{design_id}", operation_id="getTrial", summary="One trial, with everything"
+)
 def get_trial(study_id: StudyId, design_id: DesignId, views: TheViews, services: TheServices) -> TrialDetail:
     """Return one design's training: its history, confusion counts, or its error with the traceback."""
     return trial_detail(services.store, views.stored(study_id), design_id)

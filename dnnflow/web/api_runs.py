@@ -47,9 +47,17 @@ def list_runs(
     return RunPage(runs=[status_of_run(one) for one in shown], next_cursor=more)
 
 
-@router.post("/runs", operation_id="createRun", summary="Start a parallel training", status_code=HTTPStatus.CREATED,
-             responses=problems_of(400, 403, 408, 409, 413, 415), openapi_extra=PIPELINE_BODY)  # fmt: skip
-async def create_run(request: Request, response: Response, services: TheServices, key: Key = None) -> RunStatus:
+@router.post(
+    "/runs",
+    operation_id="createRun",
+    summary="Start a parallel training",
+    status_code=HTTPStatus.CREATED,
+    responses=problems_of(400, 403, 408, 409, 413, 415),
+    openapi_extra=PIPELINE_BODY,
+)
+async def create_run(
+    request: Request, response: Response, services: TheServices, key: Key = None
+) -> RunStatus:
     """Start a training of a pipeline with a `model`, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
     data, text = await read_pipeline(request)
     status = await run_in_threadpool(launch, services, data, text, key)
@@ -61,34 +69,51 @@ def launch(services: Services, data: Any, text: str | None, key: str | None) -> 
     """Hand a sent pipeline to the launcher, and return what it made of it."""
     pipeline = accept(services, data, text=text)
     if isinstance(pipeline, Pipeline):
-        raise Refusal(422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies")
+        raise Refusal(
+            422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
+        )
     return status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
 
 
-@router.get("/runs/{run_id}", operation_id="getRun", summary="Where a training stands", responses=problems_of(404))
+@router.get(
+    "/runs/{run_id}", operation_id="getRun", summary="Where a training stands", responses=problems_of(404)
+)
 def get_run(run_id: RunId, views: TheViews) -> RunStatus:
     """Return where a parallel training stands."""
     return status_of_run(run_of(views, run_id))
 
 
-@router.post("/runs/{run_id}/cancel", operation_id="cancelRun", summary="Cancel a training",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/runs/{run_id}/cancel",
+    operation_id="cancelRun",
+    summary="Cancel a training",
+    responses=problems_of(403, 404, 409),
+)
 def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStatus:
     """End a parallel training."""
     found = run_of(views, run_id)
     if found.state.has_ended:
-        raise ConflictError(f"a training can be cancelled while it runs, got one that is {found.state}; start a new one")
+        raise ConflictError(
+            f"a training can be cancelled while it runs, got one that is {found.state}; start a new one"
+        )
     return status_of_run(services.launcher.cancel(run_id))
 
 
-@router.get("/runs/{run_id}/report", operation_id="getRunReport", summary="A training's report",
-            response_class=HTMLResponse, responses=problems_of(404))  # fmt: skip
+@router.get(
+    "/runs/{run_id}/report",
+    operation_id="getRunReport",
+    summary="A training's report",
+    response_class=HTMLResponse,
+    responses=problems_of(404),
+)
 def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Response:
     """Return the report of a finished training."""
     found = run_of(views, run_id)
     path = outcome_file(services, dict(found.outcome or {}).get("report"), ".html")
     if path is None:
-        raise NotFoundError(f"a report is there once a training has finished, got {run_id}, {found.state}; wait for it")
+        raise NotFoundError(
+            f"a report is there once a training has finished, got {run_id}, {found.state}; wait for it"
+        )
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 
 

@@ -11,9 +11,10 @@ from dnnflow.pipeline import Pipeline
 from dnnflow.results.records import new_study_id
 from dnnflow.train_pipeline import TrainPipeline
 from dnnflow.web.control import want
+from dnnflow.web.estimation import estimate
 from dnnflow.web.intake import accept, read_yaml
 from dnnflow.web.problems import FieldProblem, Refusal
-from dnnflow.web.replies import Created, StudyPage, StudyStatus
+from dnnflow.web.replies import Created, Estimate, StudyPage, StudyStatus
 from dnnflow.web.requests import (
     Key,
     StudyId,
@@ -51,7 +52,7 @@ PIPELINE_BODY = {
             },
             "application/yaml": {
                 "schema": {"type": "string"},
-                "example": "name: iris\ndataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
+                "example": "dataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
             },
         },
     }
@@ -130,6 +131,19 @@ def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
     )
 
 
+@router.post(
+    "/studies/estimate",
+    operation_id="estimateStudy",
+    summary="What a pipeline would train",
+    responses=problems_of(400, 403, 408, 413, 415),
+    openapi_extra=PIPELINE_BODY,
+)
+async def estimate_study(request: Request, services: TheServices) -> Estimate:
+    """Return designs, weights and time of a pipeline, or what is wrong with it; nothing is started."""
+    data, text = await read_pipeline(request)
+    return await run_in_threadpool(estimate, services, data, text)
+
+
 @router.get(
     "/studies/{study_id}", operation_id="getStudy", summary="Where a study stands", responses=problems_of(404)
 )
@@ -138,24 +152,36 @@ def get_study(study_id: StudyId, views: TheViews) -> StudyStatus:
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/pause", operation_id="pauseStudy", summary="Pause a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/pause",
+    operation_id="pauseStudy",
+    summary="Pause a study",
+    responses=problems_of(403, 404, 409),
+)
 def pause(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a study finish what is being trained, and then wait."""
     want(services, views, study_id, "pause")
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/resume", operation_id="resumeStudy", summary="Resume a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/resume",
+    operation_id="resumeStudy",
+    summary="Resume a study",
+    responses=problems_of(403, 404, 409),
+)
 def resume(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a paused, stopped or failed study go on with what is missing."""
     want(services, views, study_id, "run")
     return views.status(study_id)
 
 
-@router.post("/studies/{study_id}/cancel", operation_id="cancelStudy", summary="Cancel a study",
-             responses=problems_of(403, 404, 409))  # fmt: skip
+@router.post(
+    "/studies/{study_id}/cancel",
+    operation_id="cancelStudy",
+    summary="Cancel a study",
+    responses=problems_of(403, 404, 409),
+)
 def cancel(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
     """Have a study stop; its trials are kept, and it can be resumed."""
     want(services, views, study_id, "cancel")

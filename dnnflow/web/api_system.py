@@ -3,11 +3,13 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
 
 from dnnflow.errors import StoreError
 from dnnflow.pipeline import Pipeline
 from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.web.metrics import CONTENT_TYPE
 from dnnflow.web.replies import Health
 from dnnflow.web.requests import TheServices, problems_of
 
@@ -30,6 +32,17 @@ def health(services: TheServices) -> Health:
         launcher=services.launcher.name,
         version=own_version(),
     )
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Numbers of the server for Prometheus",
+    response_class=PlainTextResponse,
+)
+def metrics(request: Request) -> Response:
+    """Return requests, times, uploads, studies, jobs and event streams in Prometheus' text format."""
+    return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)
 
 
 @router.get("/schema", operation_id="getSchema", summary="JSON schema of pipelines")

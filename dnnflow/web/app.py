@@ -10,6 +10,7 @@ from starlette.staticfiles import StaticFiles
 from dnnflow.web import (
     api_datasets,
     api_events,
+    api_models,
     api_results,
     api_runs,
     api_studies,
@@ -17,9 +18,12 @@ from dnnflow.web import (
     login,
     problems,
 )
+from dnnflow.web.housekeeping import lifespan
+from dnnflow.web.metrics import Measured, Metrics
+from dnnflow.web.predictions import Predictions
 from dnnflow.web.rates import Buckets
-from dnnflow.web.security import Guard, check_config
 from dnnflow.web.results import Results
+from dnnflow.web.security import Guard, check_config
 from dnnflow.web.services import Services
 from dnnflow.web.sessions import Sessions, read_secret
 from dnnflow.web.views import Views
@@ -53,6 +57,7 @@ def create_app(services: Services) -> FastAPI:
         If others than this machine would be served without a login.
     """
     check_config(services.config)
+    watch, predictions = Watch(services.config.limits.streams), Predictions()
     app = FastAPI(
         title="dnnflow",
         description=DESCRIPTION,
@@ -62,15 +67,17 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=lifespan(services, watch, predictions),
     )
     secret = read_secret(services.settings.workspace.home / "web" / "secret")
     sessions = Sessions(services.config.token, secret)
     state = app.state
-    state.services, state.views, state.sessions = services, Views(services), sessions
+    state.services, state.sessions, state.watch = services, sessions, watch
+    state.views = Views(services)
     state.results = Results(services.store, state.views)
-    state.watch = Watch(services.config.limits.streams)
+    state.predictions, state.metrics = predictions, Metrics(services, watch)
     problems.install(app)
-    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_runs):
+    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_models, api_runs):
         app.include_router(part.router, prefix="/api/v1")
     _add_pages(app)
     app.include_router(login.router)
@@ -78,6 +85,7 @@ def create_app(services: Services) -> FastAPI:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     limits = services.config.limits
     state.logins = Buckets(limits.logins_minute / 60.0, limits.logins_minute)
+    app.add_middleware(Measured, metrics=state.metrics)
     app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
     return app
 

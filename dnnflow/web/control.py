@@ -27,7 +27,7 @@ def want(services: Services, views: Views, study_id: str, wish: Wish) -> None:
     status = views.status(study_id, live=False)
     if status.state == "finished":
         raise ConflictError(
-            f"a study can be changed while it is not finished, got {wish} for {study_id}, which has finished; "
+            f"a study can be changed while it is not finished, got {wish} for {study_id}, which has; "
             "start a new one"
         )
     record, launch = views.record(study_id), views.launch(study_id)

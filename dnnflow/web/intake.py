@@ -24,6 +24,10 @@ STUDY_MODEL = "study:"
 MOST_TEXT = 512 * 1024
 """Characters of a pipeline as text."""
 
+CHECKED = 256
+"""Designs that are drawn to see whether a pipeline is right; the driver draws and checks all of them."""
+MOST_DESIGNS = 1_000_000
+
 PLACES: Mapping[str, str] = {
     "dataset.storage_options": "remove it: it says how a place is reached",
     "space.reference": "remove it: it names code; describe layers instead",
@@ -66,6 +70,10 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
     overrides = [] if refused else [*_resolved(services, data, refused)]
     if refused:
         raise _refusal(refused)
+    wanted = data.get("designs")
+    capped = isinstance(wanted, int) and not isinstance(wanted, bool) and CHECKED < wanted <= MOST_DESIGNS
+    if capped:
+        overrides.append(f"designs={CHECKED}")
     try:
         written = text if text is not None else yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False)
         pipeline, problems = check_text(written, overrides, folder=services.settings.workspace.home)
@@ -80,7 +88,7 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
                 for one in problems
             ]
         )
-    return pipeline
+    return pipeline.model_copy(update={"designs": wanted}) if capped else pipeline
 
 
 def read_yaml(text: str) -> Any:
@@ -96,7 +104,7 @@ def read_yaml(text: str) -> Any:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else None
                 message = f"aliases (*{event.anchor}) are not taken; write the value out"
                 raise _refusal([FieldProblem(where="pipeline", message=message, line=line)])
         return yaml.safe_load(text)
@@ -184,7 +192,7 @@ def _resolved_model(
         refused.append(
             FieldProblem(
                 where="model.source",
-                message=f"a sent pipeline trains a model of a study, study:STUDY_ID/RANK, got {source[:100]!r}; "
+                message=f"a sent pipeline trains a model of a study, study:ID/RANK, got {source[:100]!r}; "
                 "/api/v1/studies/{study_id}/models lists them",
             )
         )

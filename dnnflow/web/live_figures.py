@@ -25,7 +25,9 @@ def grid_figure(cells: CellGrid, *, measure: str) -> figure:
             "alpha": [0.15 + 0.85 * math.log1p(count) / math.log1p(most) for _, _, count in cells.cells],
         }
     )
-    plot.quad("left", "right", "high", "low", source=source, fill_color=BLUE, fill_alpha="alpha", line_color=None)
+    plot.quad(
+        "left", "right", "high", "low", source=source, fill_color=BLUE, fill_alpha="alpha", line_color=None
+    )
     rows = [("trials", "@count{0,0}"), (measure, "@low{0.000} – @high{0.000}")]
     plot.add_tools(HoverTool(tooltips=rows))
     return plot

@@ -67,7 +67,9 @@ class FileField:
             for part in parts:
                 yield part
         if not self.is_whole:
-            raise Refusal(400, "a multipart body must end with its boundary, got one that was cut off; send it again")
+            raise Refusal(
+                400, "a multipart body must end with its boundary, got one that was cut off; send it again"
+            )
         if not self._was_found:
             raise Refusal(422, f"a multipart body must have a field {FIELD!r} with the table, got none")
 
@@ -94,7 +96,9 @@ class FileField:
         self._is_file = parameter_of(disposition, "name", header=True) == FIELD
         if self._is_file:
             if self._was_found:
-                raise Refusal(422, f"a multipart body must have one field {FIELD!r}, got several; send one table")
+                raise Refusal(
+                    422, f"a multipart body must have one field {FIELD!r}, got several; send one table"
+                )
             self._was_found = True
             self.name = parameter_of(disposition, "filename", header=True)
 

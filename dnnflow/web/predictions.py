@@ -38,8 +38,15 @@ class Predictions:
         self._connection: Connection | None = None
         self._used_s = 0.0
 
-    def predict(self, model: Path, text: bytes, *, rows: int, delimiter: str | None = None) -> dict[str, Any]:
+    def predict(self, model: Path, text: bytes, *, rows: int, **reading: Any) -> dict[str, Any]:
         """Return `classes`, `predictions` and `probabilities` of the rows of a CSV.
+
+        Parameters
+        ----------
+        rows
+            How many there may be.
+        reading
+            `delimiter` and `header`, where they are not as in the table of the training.
 
         Raises
         ------
@@ -52,12 +59,14 @@ class Predictions:
         """
         end_s = time.monotonic() + self._deadline_s
         if not self._waiting.acquire(blocking=False):
-            raise LimitError(f"{MOST_WAITING} requests for predictions may wait, got one more; try again later")
+            raise LimitError(
+                f"{MOST_WAITING} requests for predictions may wait, got one more; try again later"
+            )
         try:
             if not self._turn.acquire(timeout=self._deadline_s):
                 raise self._too_slow()
             try:
-                header = {"path": str(model), "rows": rows, "delimiter": delimiter}
+                header = {"path": str(model), "rows": rows, **reading}
                 return _unpack(self._ask(header, text, end_s))
             finally:
                 self._turn.release()
@@ -71,7 +80,11 @@ class Predictions:
 
     def rest(self) -> None:
         """End the process if it has not been used for a while."""
-        if self._process is not None and time.monotonic() - self._used_s > IDLE_S and self._turn.acquire(blocking=False):
+        if (
+            self._process is not None
+            and time.monotonic() - self._used_s > IDLE_S
+            and self._turn.acquire(blocking=False)
+        ):
             try:
                 self._end()
             finally:
@@ -93,7 +106,7 @@ class Predictions:
                 self._end()
                 if attempt == 2:
                     raise LimitError(
-                        "predictions must fit the memory of their process, got one that ended it; send fewer rows"
+                        "predictions must fit their process' memory, got some that ended it; send fewer rows"
                     ) from error
         raise self._too_slow()
 
@@ -106,7 +119,8 @@ class Predictions:
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dnnflow.web.predictor", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment,
+                pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                env=environment,
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         return self._connection

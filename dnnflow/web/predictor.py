@@ -1,22 +1,24 @@
 """The process that applies models: `python -m dnnflow.web.predictor FD`, started by `predictions`.
 
-It gets one message after the other on a socket: a JSON header, then a CSV; and answers each with JSON. TensorFlow
-is imported here and never in the server.
+It gets one message after the other on a socket: a JSON header, then a CSV; and answers each with JSON.
+TensorFlow is imported here and never in the server.
 """
 
-import io
 import json
 import sys
 from collections import OrderedDict
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 MOST_KEPT = 4
 """Models that are kept in memory."""
 
 
-def predict(header: dict[str, Any], text: bytes, models: "OrderedDict[tuple[str, int], Any]") -> dict[str, Any]:
+def predict(
+    header: dict[str, Any], text: bytes, models: "OrderedDict[tuple[str, int], Any]"
+) -> dict[str, Any]:
     """Return classes and probabilities of raw rows.
 
     Parameters
@@ -31,20 +33,24 @@ def predict(header: dict[str, Any], text: bytes, models: "OrderedDict[tuple[str,
     DnnflowError
         If the rows or the model cannot be used.
     """
-    import pandas as pd
-
+    from dnnflow.data.csv_reader import read_rows
     from dnnflow.errors import DataError, LimitError
 
     model = _model(Path(header["path"]), models)
-    try:
-        rows = pd.read_csv(io.BytesIO(text), dtype=str, keep_default_na=False, na_filter=False,
-                           sep=header.get("delimiter") or ",", nrows=header["rows"] + 1)  # fmt: skip
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"rows must be a CSV with a header, got: {error}"[:500]) from error
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        path.write_bytes(text)
+        how = {name: header.get(name) for name in ("delimiter", "header")}
+        try:
+            rows = read_rows(model.source(str(path), **how))
+        except DataError as error:  # in words of the sender, who knows nothing of this file
+            raise DataError(str(error).replace(str(path), "the rows")) from error
     if len(rows) > header["rows"]:
-        raise LimitError(f"a request has {header['rows']:,} rows or less, got more; send them in parts")
+        raise LimitError(
+            f"a request has {header['rows']:,} rows or less, got {len(rows):,}; send them in parts"
+        )
     if rows.empty:
-        raise DataError("a request must have a row below its header, got none")
+        raise DataError("a request must have a row, got none; send one below the columns' names")
     table = model.predict(rows)
     probabilities = table.iloc[:, 1:].to_numpy(dtype=float)
     return {
@@ -69,7 +75,9 @@ def _model(path: Path, models: "OrderedDict[tuple[str, int], Any]") -> Any:
     return models[key]
 
 
-def answer(header: dict[str, Any], text: bytes, models: "OrderedDict[tuple[str, int], Any]") -> dict[str, Any]:
+def answer(
+    header: dict[str, Any], text: bytes, models: "OrderedDict[tuple[str, int], Any]"
+) -> dict[str, Any]:
     """Return what `predict` gives, or its error by kind and words."""
     from dnnflow.errors import DnnflowError
 

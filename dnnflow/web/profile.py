@@ -1,7 +1,7 @@
 """What an upload holds, as plain values: what the page shows before a label is chosen."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -11,7 +11,7 @@ class ColumnProfile:
 
     name: str
     kind: str
-    """`number` or `text`, as the study will take it."""
+    """`number`, `text`, `boolean` or `empty`, as the study will take it."""
     missing: int
     """Rows without a value."""
     distinct: int
@@ -24,6 +24,15 @@ class ColumnProfile:
     """The most frequent values and their rows; all of them where the column may be a label."""
     label_problem: str | None = None
     """Why it cannot be the label: rule, value, remedy; None where it can."""
+    feature_problem: str | None = None
+    """Why it must be dropped, or be the label, as it is: rule, value, remedy; None where it may stay."""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ColumnProfile":
+        """Return the column of JSON types."""
+        histogram = tuple(int(rows) for rows in data["histogram"])
+        values = tuple((str(value), int(rows)) for value, rows in data["values"])
+        return cls(**{**data, "histogram": histogram, "values": values})
 
 
 @dataclass(frozen=True)
@@ -41,12 +50,18 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
-        raise NotImplementedError
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Profile":
-        """Return what `to_dict` gave."""
-        raise NotImplementedError
+        """Return what `to_dict` gave, also after a way through JSON."""
+        return cls(
+            rows=int(data["rows"]),
+            text_bytes=int(data["text_bytes"]),
+            columns=tuple(ColumnProfile.from_dict(column) for column in data["columns"]),
+            first_rows=tuple(tuple(map(str, row)) for row in data["first_rows"]),
+            reading=dict(data["reading"]),
+        )
 
 
 MOST_CLASSES = 1000

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dnnflow.web.problems import FieldProblem
+
 
 class Reply(BaseModel):
     """Base of all replies: docstrings of fields are the OpenAPI document's descriptions."""
@@ -418,3 +420,62 @@ class RunPage(Page):
     """Parallel trainings, the newest first."""
 
     runs: list[RunStatus]
+
+
+class ModelInfo(Reply):
+    """A model that a study has saved."""
+
+    rank: int
+    """1 is the best."""
+    size_bytes: int
+    classes: list[str]
+    columns: list[str]
+    """Names of the columns that it reads."""
+    design_id: str | None
+    test_accuracy: float | None
+
+
+class Models(Reply):
+    """Models of a study, the best first."""
+
+    models: list[ModelInfo]
+
+
+class Predicted(Reply):
+    """Classes of rows."""
+
+    classes: list[str]
+    """All classes, in the order of `probabilities`."""
+    predictions: list[str]
+    """The most probable class of each row."""
+    probabilities: list[list[float]]
+    """Of each row, the probability of every class."""
+
+
+class Spread(Reply):
+    """How a number spreads over designs."""
+
+    least: float
+    median: float
+    most: float
+
+
+class Estimate(Reply):
+    """What a pipeline would train, as far as that can be told before."""
+
+    valid: bool
+    designs: int | None
+    """Different designs; null for an invalid pipeline."""
+    sampled: int
+    """Designs that the other numbers are taken from."""
+    features: int | None
+    """Network inputs, after one-hot encoding."""
+    classes: int | None
+    parameters: Spread | None
+    """Weights of a design."""
+    processor_s: float | None
+    """Seconds of one core for all designs, roughly: within a factor of three."""
+    seconds_s: float | None
+    """The same on all of this machine's cores."""
+    problems: list[FieldProblem]
+    """What is wrong; `valid` says whether anything is."""

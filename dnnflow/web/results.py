@@ -76,7 +76,8 @@ class Results:
         if name not in plots:
             known = ", ".join([*plots, *LIVE_PLOTS])
             raise NotFoundError(
-                f"a plot must be one that the study has numbers for ({known}), got {name[:64]!r}; wait for trials"
+                f"a plot must be one that the study has numbers for ({known}), got {name[:64]!r}; "
+                "wait for trials"
             )
         return plots[name]
 
@@ -110,7 +111,9 @@ class Results:
         live = self._views.counted(record).live
         cells = live.accuracy if field_name == "accuracy" else live.time
         if cells is None:
-            raise NotFoundError(f"a plot needs a completed trial, got a study without one: {study_id}; wait for it")
+            raise NotFoundError(
+                f"a plot needs a completed trial, got a study without one: {study_id}; wait for it"
+            )
         return json.dumps(json_item(grid_figure(cells, measure=measure)))
 
     def _get(self, study_id: str) -> Kept:
@@ -132,7 +135,9 @@ class Results:
         self._kept.move_to_end(record.study_id)
         same = kept.stored == stored and kept.state is record.state
         young = time.monotonic() - kept.at_s < COST_FACTOR * kept.cost_s
-        return kept if same or (young and record.state is StudyState.RUNNING and kept.stored <= stored) else None
+        return (
+            kept if same or (young and record.state is StudyState.RUNNING and kept.stored <= stored) else None
+        )
 
     def _compute(self, record: StudyRecord) -> Kept:
         start_s = time.monotonic()

@@ -24,7 +24,8 @@ def run_of(views: Views, run_id: str) -> Launch:
     launch = views.launch(run_id)
     if launch is None or launch.kind != "train":
         raise NotFoundError(
-            f"a training is found by its whole id, got {run_id[:64]!r}, which nobody has; /api/v1/runs lists them"
+            f"a training is found by its whole id, got {run_id[:64]!r}, which nobody has; "
+            "/api/v1/runs lists them"
         )
     return launch
 

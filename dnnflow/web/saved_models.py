@@ -32,7 +32,9 @@ def model_file(workspace: Workspace, study_id: str, rank: int) -> Path:
     try:
         read_about(path)
     except DataError as error:
-        raise NotFoundError(f"a model must be one that a study saved, got another file at rank {rank}") from error
+        raise NotFoundError(
+            f"a model must be one that a study saved, got another file at rank {rank}"
+        ) from error
     return path
 
 

@@ -34,8 +34,8 @@ CONTENT_POLICY = (
 """Inline styles are Bokeh's: it writes style elements into its figures."""
 REPORT_POLICY = (
     "sandbox allow-scripts allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
-    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'; base-uri 'none'; "
-    "form-action 'none'"
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'"
 )
 """Of reports, which carry their scripts: they run as a stranger, who cannot ask this server for anything."""
 
@@ -281,7 +281,7 @@ async def checked_form(request: Request) -> Mapping[str, str]:
     if not sessions_of(request).is_csrf_token(request.state.session, fields.get(CSRF_FIELD)):
         raise Refusal(
             HTTPStatus.FORBIDDEN,
-            "a form must carry its page's token, got none or another's; load the page again and allow cookies",
+            "a form must carry its page's token, got none or another's; load the page again, with cookies",
         )
     return fields
 

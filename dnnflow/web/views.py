@@ -144,7 +144,8 @@ class Views:
         """
         launches = {one.launch_id: one for one in self._services.launcher.all()}
         records = {one.study_id: one for one in self._services.store.studies()}
-        moments = {key: one.created_at for key, one in [*launches.items(), *records.items()]}
+        moments = {key: one.created_at for key, one in launches.items()}
+        moments |= {key: one.created_at for key, one in records.items()}
         places = sorted(((moment, key) for key, moment in moments.items()), reverse=True)
         shown = [place for place in places if after is None or place < after][:limit]
         return [

@@ -104,7 +104,9 @@ class Watch:
     async def _look(self, read: Read, resource_id: str) -> Look:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, resource_id)
 
-    async def _events(self, kind: str, read: Read, resource_id: str, look: Look | None, max_s: float) -> AsyncIterator[bytes]:
+    async def _events(
+        self, kind: str, read: Read, resource_id: str, look: Look | None, max_s: float
+    ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + min(max_s, LONGEST_S)
         with self._watching(kind, read, resource_id) as topic:

@@ -1,4 +1,4 @@
-"""What tests of the web server share: services whose launcher only records, an app, clients, a real server."""
+"""What tests of the web server share: services that only record jobs, an app, clients, a real server."""
 
 import socket
 import threading
@@ -90,12 +90,12 @@ class Served:
 @contextmanager
 def serving(app: FastAPI) -> Iterator[Served]:
     """Serve an app on a free port of loopback for the block."""
-    import uvicorn
+    from dnnflow.web.server import make_server
 
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = int(listening.getsockname()[1])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        server = make_server(app, log_level="warning")
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         deadline = time.monotonic() + 20

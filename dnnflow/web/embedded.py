@@ -1,0 +1,183 @@
+"""Jobs that run on this machine, in children of a supervisor that outlives the web server."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError
+from dnnflow.paths import content_id
+from dnnflow.pipeline import Pipeline
+from dnnflow.results.records import Wanted, utc_now
+from dnnflow.results.store import Store
+from dnnflow.settings import Settings
+from dnnflow.stages import without_secrets
+from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.web.jobs import Job, Jobs, locked
+from dnnflow.web.launching import Launch, LaunchState
+
+LOOK_EVERY_S = 2.0
+"""How often it is looked whether the supervisor of unfinished jobs lives."""
+
+
+class EmbeddedLauncher:
+    """Queues jobs in a directory, where a detached supervisor runs them one after the other.
+
+    Parameters
+    ----------
+    directory
+        Of the jobs; made on first use. Several launchers may share it.
+    settings
+        What jobs run with.
+    """
+
+    name = "this machine"
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self._jobs, self._settings = Jobs(directory.absolute()), settings
+        self._lock, self._looked = Lock(), 0.0
+        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._directory_made()
+        self._supervise()
+
+    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
+        """Queue a job; see `Launcher`."""
+        plain = pipeline.plain()
+        digest = content_id(plain)
+        request = {
+            "kind": "study" if isinstance(pipeline, Pipeline) else "train",
+            "name": pipeline.name,
+            "created_at": utc_now(),
+            "pipeline": plain,
+            "shown": without_secrets(plain),
+            "digest": digest,
+        }
+        with self._jobs.changing():
+            made = self._jobs.of_key(key) if key is not None else None
+            if made is None:
+                if (self._jobs.directory / launch_id).exists():
+                    raise ConflictError(f"a job has an id of its own, got {launch_id} again; take a new one")
+                job = self._jobs.add(launch_id, request)
+                if key is not None:
+                    self._jobs.keep_key(key, launch_id)
+            else:
+                job = self._jobs.find(made)
+                if job.request["digest"] != digest:
+                    raise ConflictError(
+                        f"an idempotency key stands for one pipeline, got the key of job {made} "
+                        "with another; take a new key"
+                    )
+        self._supervise()
+        return self._shown(job)
+
+    def get(self, launch_id: str) -> Launch:
+        """Return a job as it stands now; see `Launcher`."""
+        launch = self._shown(self._jobs.find(launch_id))
+        if not launch.state.has_ended:
+            self._look()
+        return launch
+
+    def all(self) -> Sequence[Launch]:
+        """Return all jobs, the newest first."""
+        places = {job.launch_id: place for place, job in enumerate(self._jobs.queue())}
+        launches = [self._jobs.launch(job, places.get(job.launch_id)) for job in self._jobs.all()]
+        if any(not launch.state.has_ended for launch in launches):
+            self._look()
+        return sorted(launches, key=lambda one: (one.created_at, one.launch_id), reverse=True)
+
+    def resume(self, launch_id: str) -> Launch:
+        """Queue a job once more that has ended; a study goes on with what is missing."""
+        job = self._jobs.find(launch_id)
+        with self._jobs.changing():
+            if job.standing.state.has_ended:
+                want(self._settings, job, Wanted.RUN)
+                job.forget_answer()
+                self._jobs.change(job, state=LaunchState.QUEUED, queued_s=time.time(), ended_at=None,
+                                  error=None, deaths=0, cancel_s=None)  # fmt: skip
+        self._supervise()
+        return self._shown(job)
+
+    def cancel(self, launch_id: str) -> Launch:
+        """End a job: one that waits at once, one that runs by its supervisor, within seconds."""
+        job = self._jobs.find(launch_id)
+        with self._jobs.changing():
+            state = job.standing.state
+            if not state.has_ended:
+                want(self._settings, job, Wanted.CANCEL)
+            if state is LaunchState.QUEUED:
+                self._jobs.change(job, state=LaunchState.CANCELLED, ended_at=utc_now())
+            elif state is LaunchState.RUNNING:
+                self._jobs.change(job, cancel_s=time.time())
+        self._supervise()
+        return self._shown(job)
+
+    def log(self, launch_id: str) -> str:
+        """Return the end of what a job printed."""
+        return self._jobs.find(launch_id).log()
+
+    def _shown(self, job: Job) -> Launch:
+        place = None
+        if job.standing.state is LaunchState.QUEUED:
+            queue = [one.launch_id for one in self._jobs.queue()]
+            place = queue.index(job.launch_id) if job.launch_id in queue else None
+        return self._jobs.launch(job, place)
+
+    def _directory_made(self) -> None:
+        try:
+            self._jobs.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaunchError(
+                f"jobs are kept in a directory that can be written, got {self._jobs.directory}: "
+                f"{error.strerror}; check DNNFLOW_HOME"
+            ) from error
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked >= LOOK_EVERY_S:
+            self._supervise()
+
+    def _supervise(self) -> None:
+        """See to it that a supervisor lives if a job waits or was interrupted."""
+        with self._lock:
+            self._looked = time.monotonic()
+            if self._supervisor is not None and self._supervisor.poll() is not None:
+                self._supervisor = None  # waited for
+            if all(job.standing.state.has_ended for job in self._jobs.all()):
+                return
+            with locked(self._jobs.supervisor_lock, wait=False) as is_free:
+                if not is_free:
+                    return
+            if self._supervisor is None:  # else it is about to take the lock
+                self._supervisor = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "dnnflow.web.supervisor", str(self._jobs.directory)]
+        with (self._jobs.directory / "supervisor.log").open("ab") as log:
+            try:
+                return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                        start_new_session=True, env=environment(self._settings))  # fmt: skip
+            except OSError as error:
+                raise LaunchError(
+                    f"a job needs a process to run in, got: {error.strerror}; free memory or processes"
+                ) from error
+
+
+def want(settings: Settings, job: Job, wanted: Wanted) -> None:
+    """Tell who trains a job's study what is wanted of it, if there is a study yet."""
+    if job.request["kind"] == "study":
+        with suppress(NotFoundError), Store(settings.store_url) as store:
+            store.set_wanted(job.launch_id, wanted)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return this process's environment with settings that another process reads back."""
+    given = {
+        "DNNFLOW_HOME": str(settings.workspace.home.absolute()),
+        "DNNFLOW_STORE": settings.store_url,
+        "DNNFLOW_CLUSTER": settings.cluster or "",
+        "DNNFLOW_TLS": str(settings.tls_directory.absolute()) if settings.tls_directory else "",
+    }
+    return {**os.environ, **given}

@@ -1,0 +1,56 @@
+"""What an app does besides answering: forgetting old uploads, ending idle processes."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from threading import Event, Thread
+
+from fastapi import FastAPI
+
+from dnnflow.web.predictions import Predictions
+from dnnflow.web.services import Services
+from dnnflow.web.watch import Watch
+
+EXPIRE_S = 3600.0
+LOOK_S = 60.0
+_LOG = logging.getLogger("dnnflow.web")
+
+
+def lifespan(
+    services: Services, watch: Watch, predictions: Predictions
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what surrounds an app's life."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        stop = Event()
+        thread = Thread(
+            target=_keep_house, args=(services, predictions, stop), daemon=True, name="housekeeping"
+        )
+        thread.start()
+        watch.reopen()
+        try:
+            yield
+        finally:
+            watch.close()
+            stop.set()
+            predictions.close()
+
+    return life
+
+
+def _keep_house(services: Services, predictions: Predictions, stop: Event) -> None:
+    due_s = 0.0
+    while True:
+        try:
+            if due_s <= 0.0:
+                due_s = EXPIRE_S
+                expired = services.uploads.expire()
+                if expired:
+                    _LOG.info("%d uploads were deleted, being too old", expired)
+            predictions.rest()
+        except Exception:  # the next round may succeed; a server without it would fill its disk
+            _LOG.exception("uploads could not be looked through")
+        if stop.wait(LOOK_S):
+            return
+        due_s -= LOOK_S
