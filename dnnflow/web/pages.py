@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from dnnflow.web import pages_new, pages_results, pages_study
+from dnnflow.web.login import log_in
 from dnnflow.web.rendering import page, problem_page
 from dnnflow.web.requests import TheViews, decode_cursor, encode_cursor
 
@@ -38,6 +39,12 @@ def show_help(request: Request) -> Response:
 
 
 @router.get("/login")
-def ask_to_log_in(request: Request, next: Annotated[str, Query(max_length=2000)] = "/") -> Response:
-    """Ask for the token."""
-    return page(request, "login.html", title="Log in", next=next, message="")
+def ask_to_log_in(
+    request: Request,
+    after: Annotated[str, Query(alias="next", max_length=2000)] = "/",
+    token: Annotated[str | None, Query(max_length=1000)] = None,
+) -> Response:
+    """Ask for the token; the link that the server printed when it was started has it in it."""
+    if token is not None:
+        return log_in(request, token, after)
+    return page(request, "login.html", title="Log in", next=after)
