@@ -98,3 +98,4 @@ def _add_pages(app: FastAPI) -> None:
     except ModuleNotFoundError:
         return
     app.include_router(pages.router)
+    app.state.problem_page = pages.problem_page
