@@ -45,7 +45,7 @@ class Supervisor:
         self._stopping = False
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGTERM: interrupt the child and end; the next supervisor goes on with it."""
+        """Handle a signal: interrupt the child and end; the next supervisor goes on with it."""
         self._stopping = True
 
     def run(self) -> None:
@@ -160,7 +160,7 @@ def main() -> None:
     """Supervise the directory given."""
     supervisor = Supervisor(Path(sys.argv[1]))
     signal.signal(signal.SIGTERM, supervisor.stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, supervisor.stop)  # not ignored: children would inherit that
     supervisor.run()
 
 
