@@ -16,11 +16,12 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled
 from run_watch import Watch
 
 from dnnflow import stages
 from dnnflow.data.dataset import Dataset
-from dnnflow.errors import ClusterError
+from dnnflow.errors import ClusterError, StudyStopped
 from dnnflow.execute.executor import Executor
 from dnnflow.pipeline import Pipeline
 from dnnflow.results.aggregate import StudyView
@@ -130,7 +131,7 @@ def refit(study: Study, pipeline: Pipeline, watch: Watch) -> Path | None:
 
 
 @flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])
-def study(pipeline: PipelineForm, study_id: str | None = None) -> str:
+def study(pipeline: PipelineForm, study_id: str | None = None) -> str | State[str]:
     """Train many network designs on one table and report which work best; returns the study's id."""
     watch, settings = Watch(pipeline.name), Settings.from_environment()
     upload(pipeline, watch)
@@ -139,8 +140,11 @@ def study(pipeline: PipelineForm, study_id: str | None = None) -> str:
         run = begin(pipeline, dataset, settings, watch, study_id)
         if not run.is_finished:
             with stages.open_executor(pipeline, settings, client=client, listener=watch) as executor:
-                for shard in shards(run):
-                    train(run, executor, shard, watch)
+                try:
+                    for shard in shards(run):
+                        train(run, executor, shard, watch)
+                except StudyStopped as error:
+                    return Cancelled(message=str(error))
     view = aggregate(run, watch)
     report(run, view, pipeline.outputs.report, watch)
     if pipeline.refit is not None:

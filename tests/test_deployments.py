@@ -207,9 +207,11 @@ def test_a_schedule_fires_by_itself_and_makes_a_new_study_each_time(
 
 
 @pytest.fixture
-def launcher(server: PrefectServer) -> PrefectLauncher:
+def launcher(server: PrefectServer) -> Iterator[PrefectLauncher]:
     settings = Settings.from_environment({"DNNFLOW_HOME": str(server.home)})
-    return PrefectLauncher(server.environment["PREFECT_API_URL"], server.home / "launches", settings)
+    url = server.environment["PREFECT_API_URL"]
+    with contextlib.closing(PrefectLauncher(url, server.home / "launches", settings)) as opened:
+        yield opened
 
 
 def end_of(launcher: PrefectLauncher, launch_id: str) -> Launch:
@@ -292,5 +294,6 @@ def test_what_prefect_does_not_know_or_cannot_do_is_said(server: PrefectServer, 
             ask("nothing")
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
     away = PrefectLauncher(f"http://127.0.0.1:{free_port()}", tmp_path, settings)
-    with pytest.raises(LaunchError, match=r"got no answer: .*; start it, or give its address with --prefect"):
+    said = r"got no answer: .*; start it, or give its address with --prefect"
+    with contextlib.closing(away), pytest.raises(LaunchError, match=said):
         away.launch(small(), new_study_id())

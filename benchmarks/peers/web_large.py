@@ -22,7 +22,6 @@ def measure(seconds: float) -> None:
     """Print seconds to the first paint and megabytes a minute."""
     sys.path.insert(0, str(ROOT))
     from peers.web_latency import web_server
-
     from tests.web.recording import insert_study
 
     with tempfile.TemporaryDirectory() as folder:
@@ -93,5 +92,5 @@ def stream(client: httpx.Client, store: Store, study_id: str, seconds: float) ->
         stop.set()
         thread.join()
     minutes = seconds / 60
-    print(f"event stream: {received / minutes / 1e6:.3f} MB a minute, {events / minutes:.0f} events a minute, "
+    print(f"event stream: {received / minutes / 1e6:.3f} MB and {events / minutes:.0f} events a minute, "
           f"while {MORE_S:g} trials a second are stored")  # fmt: skip

@@ -87,7 +87,7 @@ def tell(when: str, found: dict[str, np.ndarray]) -> None:
 
 @contextmanager
 def uploading(client: httpx.Client, gigabytes: float) -> Iterator[list[float]]:
-    """Upload tables of that size one after the other, as fast as the server takes them; yield MB/s of each."""
+    """Upload tables of that size one after the other, as fast as they are taken; yield MB/s of each."""
     row = ",".join(f"{number * 0.37:.6f}" for number in range(20))
     block = "".join(f"{row},{'ab'[number % 2]}\n" for number in range(5000)).encode()
     rates: list[float] = []
@@ -122,15 +122,16 @@ def uploading(client: httpx.Client, gigabytes: float) -> Iterator[list[float]]:
 
 
 @contextmanager
-def plain_study(home: Path) -> Iterator[str]:
+def plain_study(home: Path) -> Iterator[None]:
     """Train the same study by `dnnflow run`, whose processes have the priority of the web server."""
     file = home / "load.json"
     file.write_text(json.dumps(PIPELINE | {"seed": 1}))  # JSON is YAML
     environment = {**os.environ, "DNNFLOW_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen((sys.executable, "-m", "dnnflow", "run", str(file), "--new"),
-                               env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # fmt: skip
+    command = (sys.executable, "-m", "dnnflow", "run", str(file), "--new")
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stderr=quiet, stdout=quiet)
     try:
-        yield ""
+        yield
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)

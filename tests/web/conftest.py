@@ -17,6 +17,7 @@ from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
 from dnnflow.web.services import Services, WebConfig
 from dnnflow.web.uploads import Uploads
+from tests.web.browsing import chromium, open_tab, shots, site, tab  # noqa: F401
 from tests.web.recording import RecordingLauncher, insert_study
 
 

@@ -1,0 +1,83 @@
+// Sends rows to a model of a study, and shows the classes and their probabilities.
+import { call, show } from "./api.js";
+import { count } from "./format.js";
+
+const MOST_SHOWN = 200, MOST_CLASSES = 12;
+const form = document.getElementById("predict");
+const failure = document.getElementById("failure");
+const result = document.getElementById("predictions");
+const working = document.getElementById("working");
+const file = document.getElementById("rows-file");
+let last = null;
+
+function cell(row, text, kind = "td", isText = false) {
+  const made = document.createElement(kind);
+  if (kind === "th") made.scope = "col";
+  if (isText) made.className = "t";
+  made.textContent = text;
+  row.append(made);
+}
+
+function showResult({ classes, predictions, probabilities }) {
+  // Of many classes only those that some row is most likely to have
+  const shown = classes.map((_, index) => index)
+    .sort((a, b) => Math.max(...probabilities.map((row) => row[b])) - Math.max(...probabilities.map((row) => row[a])))
+    .slice(0, MOST_CLASSES).sort((a, b) => a - b);
+  const head = document.createElement("tr");
+  cell(head, "Row", "th");
+  cell(head, "Class", "th", true);
+  for (const index of shown) cell(head, classes[index], "th");
+  document.getElementById("predictions-head").replaceChildren(head);
+  document.getElementById("predictions-rows").replaceChildren(...predictions.slice(0, MOST_SHOWN).map((name, at) => {
+    const row = document.createElement("tr");
+    cell(row, count(at + 1));
+    cell(row, name, "td", true);
+    for (const index of shown) cell(row, probabilities[at][index].toFixed(3));
+    return row;
+  }));
+  const few = predictions.length > MOST_SHOWN ? `, the first ${MOST_SHOWN} are shown` : "";
+  const some = classes.length > shown.length ? `; probabilities of ${shown.length} of ${classes.length} classes` : "";
+  document.getElementById("predictions-words").textContent =
+    `${count(predictions.length)} row${predictions.length === 1 ? "" : "s"}${few}${some}.`;
+  result.hidden = false;
+  result.focus();
+}
+
+const quoted = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+
+document.getElementById("save").addEventListener("click", () => {
+  const lines = [["row", "class", ...last.classes].map(quoted).join(",")];
+  last.predictions.forEach((name, at) => lines.push([at + 1, quoted(name), ...last.probabilities[at]].join(",")));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
+  link.download = "predictions.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  failure.hidden = true;
+  const rows = file.files.length ? file.files[0] : document.getElementById("rows").value;
+  if (!file.files.length && !rows.trim()) {
+    show(failure, new Error("Predictions need rows, got none; paste some with the columns' names in the first line."));
+    failure.focus();
+    return;
+  }
+  const button = form.querySelector("button");
+  button.disabled = true;
+  working.textContent = "The model is at work; the first time it takes some seconds …";
+  try {
+    const rank = document.getElementById("rank").value;
+    const path = `/api/v1/studies/${encodeURIComponent(form.dataset.study)}/models/${rank}/predict`;
+    last = await call(path, { method: "POST", body: rows, headers: { "Content-Type": "text/csv" } });
+    showResult(last);
+  } catch (error) {
+    result.hidden = true;
+    show(failure, error);
+    failure.focus();
+  } finally {
+    button.disabled = false;
+    working.textContent = "";
+  }
+});

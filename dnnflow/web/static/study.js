@@ -1,0 +1,142 @@
+// Follows a study by server-sent events: numbers, live plots, failures, controls.
+import { call, show } from "./api.js";
+import { draw } from "./bins.js";
+import { count, duration, number, rate } from "./format.js";
+
+const watch = document.getElementById("watch");
+const base = `/api/v1/studies/${encodeURIComponent(watch.dataset.study)}`;
+const at = (id) => document.getElementById(id);
+const SHOWN = {
+  pause: ["running", "preparing"],
+  resume: ["paused", "pausing", "stopped", "failed"],
+  cancel: ["queued", "preparing", "running", "pausing", "paused"],
+};
+const OVER = ["finished", "failed", "stopped"];
+let last = JSON.parse(at("status").textContent);
+let drawn = "", failed = null, saidAt = 0, source = null, retry = 0;
+
+const text = (id, value) => { const place = at(id); if (place.textContent !== value) place.textContent = value; };
+
+function link(id, address, isShown) {
+  const place = at(id);
+  place.hidden = !(isShown && /^https?:\/\//.test(address ?? ""));
+  if (!place.hidden) place.href = address;
+}
+
+function words(status) {
+  if (status.state === "queued" && status.queue_place) return `${status.queue_place} job${status.queue_place === 1 ? "" : "s"} before it`;
+  if (status.state === "paused") return "goes on where it was when it is resumed";
+  if (status.state === "stopped") return "can be resumed";
+  return OVER.includes(status.state) ? "" : status.stage ?? "";
+}
+
+function update(status) {
+  const done = status.completed + status.failed;
+  const before = last;
+  last = status;
+  at("state").className = `state ${status.state}`;
+  text("state", status.state);
+  text("stage", words(status));
+  at("bar").max = status.total || 1;
+  at("bar").value = done;
+  text("done", count(done));
+  text("total", status.total === null ? "–" : count(status.total));
+  text("best", number(status.best?.accuracy));
+  at("best-design").hidden = !status.best;
+  if (status.best) {
+    text("best-design", status.best.design);
+    at("best-design").href = `/studies/${encodeURIComponent(status.study_id)}/trials/${encodeURIComponent(status.best.design_id)}`;
+  }
+  text("rate", rate(status.rate));
+  text("eta", duration(status.eta_s));
+  at("left").hidden = status.eta_s === null;
+  text("elapsed", duration(status.elapsed_s));
+  text("failed", count(status.failed));
+  if (status.dataset) {
+    text("dataset", `${count(status.dataset.rows)} rows, ${count(status.dataset.features)} features, ${count(status.dataset.classes)} classes of ${status.dataset.label}`);
+  }
+  const failure = at("failure");
+  failure.hidden = !status.error;
+  if (status.error) show(failure, new Error(status.error));
+  for (const form of watch.querySelectorAll("[data-action]")) form.hidden = !SHOWN[form.dataset.action].includes(status.state);
+  at("to-results").hidden = !done;
+  link("dashboard", status.dashboard, !OVER.includes(status.state));
+  link("run-url", status.run_url, true);
+  const bins = JSON.stringify(status.live ?? null);
+  if (bins !== drawn) {
+    drawn = bins;
+    draw(at("live-accuracy"), status.live?.accuracy, { measure: "test accuracy" });
+    draw(at("live-time"), status.live?.time, { measure: "training time, s", unit: " s" });
+  }
+  if (status.failed !== failed) { failed = status.failed; if (failed) listFailures(); }
+  announce(before, status, done);
+}
+
+function announce(before, status, done) {
+  const now = performance.now();
+  if (before.state === status.state && now - saidAt < 20000) return;  // often enough for a screen reader
+  saidAt = now;
+  text("announced", `${status.state}, ${count(done)} of ${count(status.total)} designs, best accuracy ${number(status.best?.accuracy)}`);
+}
+
+async function listFailures() {
+  try {
+    const { failures } = await call(`${base}/failures`);
+    at("failures").hidden = !failures.length;
+    at("failure-rows").replaceChildren(...failures.map((one) => {
+      const row = document.createElement("tr");
+      const kind = row.insertCell(), many = row.insertCell(), message = row.insertCell();
+      kind.className = "t";
+      message.className = "t wide";
+      kind.textContent = one.type;
+      many.textContent = count(one.count);
+      const more = document.createElement("a");
+      more.href = `/studies/${encodeURIComponent(last.study_id)}/trials/${encodeURIComponent(one.design_id)}`;
+      more.textContent = one.message;
+      message.append(more);
+      return row;
+    }));
+  } catch { /* the next change asks again */ }
+}
+
+function follow() {
+  clearTimeout(retry);
+  source?.close();
+  source = new EventSource(`${base}/events`);
+  source.addEventListener("status", (event) => { at("away").hidden = true; update(JSON.parse(event.data)); });
+  source.addEventListener("end", () => { source.close(); if (!OVER.includes(last.state)) retry = setTimeout(follow, 2000); });
+  source.onopen = () => { at("away").hidden = true; };
+  source.onerror = () => {
+    at("away").hidden = document.visibilityState === "hidden";
+    // The browser tries again by itself, but not after an answer that is no stream
+    if (source.readyState === EventSource.CLOSED) retry = setTimeout(follow, 3000);
+  };
+}
+
+async function ask(action, button) {
+  button.disabled = true;
+  try {
+    await call(`${base}/${action}`, { method: "POST" });
+    update(await call(base));
+    if (source.readyState === EventSource.CLOSED) follow();
+  } catch (error) {
+    show(at("failure"), error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+watch.addEventListener("submit", (event) => {
+  const form = event.target.closest("[data-action]");
+  if (!form) return;
+  event.preventDefault();
+  if (form.dataset.action === "cancel") at("sure").showModal();
+  else ask(form.dataset.action, form.querySelector("button"));
+});
+at("sure-no").addEventListener("click", () => at("sure").close());
+at("sure-yes").addEventListener("click", () => { at("sure").close(); ask("cancel", watch.querySelector("[data-action=cancel] button")); });
+window.addEventListener("pagehide", () => source?.close());
+window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
+
+update(last);
+if (last.state !== "finished") follow();
