@@ -76,6 +76,10 @@ class LimitError(InputError):
     """Something is larger, longer or more frequent than a server takes."""
 
 
+class BusyError(LimitError):
+    """A server has as much to do at the same time as it takes; later it will take this."""
+
+
 class ConflictError(InputError):
     """A key or a name was used for something else before."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dnnflow.errors import DnnflowError
+from dnnflow.errors import DnnflowError, StudyStopped
 from dnnflow.serving.processes import POLL_S, ServiceError, answers
 
 SERVER_TIMEOUT_S = 120.0
@@ -48,8 +48,13 @@ def run(path: Path) -> Callable[[], None]:
     from study import study
 
     wait_for_server(os.environ.get("PREFECT_API_URL", ""))
-    study_id = study(pipeline)
-    return lambda: show(study_id)
+    from prefect.exceptions import CancelledRun
+
+    try:
+        study_id = study(pipeline)
+    except CancelledRun as stopped:  # what the flow made of a StudyStopped
+        raise StudyStopped(str(stopped)) from stopped
+    return lambda: show(str(study_id))
 
 
 def show(study_id: str) -> None:

@@ -16,11 +16,12 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled
 from run_watch import Watch
 
 from dnnflow import stages
 from dnnflow.data.dataset import Dataset
-from dnnflow.errors import ClusterError
+from dnnflow.errors import ClusterError, StudyStopped
 from dnnflow.execute.executor import Executor
 from dnnflow.pipeline import Pipeline
 from dnnflow.results.aggregate import StudyView
@@ -49,8 +50,11 @@ def shards(study: Study) -> list[Shard]:
     return [Shard(number, count) for number in range(1, count + 1)]
 
 
-def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, watch: Watch) -> Study:
-    """Return the run's study: a scheduled run's own, also in a retry; else the one of the same key."""
+def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, watch: Watch,
+          study_id: str | None = None) -> Study:  # fmt: skip
+    """Return the run's study: that of the id given; a scheduled run's own, also in a retry; else by key."""
+    if study_id is not None:
+        return stages.begin(pipeline, dataset, settings, study_id=study_id, listener=watch)
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or not run.auto_scheduled:
@@ -127,17 +131,20 @@ def refit(study: Study, pipeline: Pipeline, watch: Watch) -> Path | None:
 
 
 @flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])
-def study(pipeline: PipelineForm) -> str:
+def study(pipeline: PipelineForm, study_id: str | None = None) -> str | State[str]:
     """Train many network designs on one table and report which work best; returns the study's id."""
     watch, settings = Watch(pipeline.name), Settings.from_environment()
     upload(pipeline, watch)
     with stages.open_named_client(pipeline, settings, listener=watch) as client:
         dataset = preprocess(pipeline, settings, client, watch)
-        run = begin(pipeline, dataset, settings, watch)
+        run = begin(pipeline, dataset, settings, watch, study_id)
         if not run.is_finished:
             with stages.open_executor(pipeline, settings, client=client, listener=watch) as executor:
-                for shard in shards(run):
-                    train(run, executor, shard, watch)
+                try:
+                    for shard in shards(run):
+                        train(run, executor, shard, watch)
+                except StudyStopped as error:
+                    return Cancelled(message=str(error))
     view = aggregate(run, watch)
     report(run, view, pipeline.outputs.report, watch)
     if pipeline.refit is not None:

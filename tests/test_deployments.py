@@ -26,7 +26,7 @@ from dnnflow.train_pipeline import TrainPipeline
 pytestmark = pytest.mark.slow
 
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-STUDIES = [item["name"] for item in DEPLOYMENTS if item["entrypoint"].endswith(":study")]
+STUDIES = [item["name"] for item in DEPLOYMENTS if item["entrypoint"].endswith(":study") and "build" in item]
 SMALL = {"designs": 3, "space": {"epochs": 1}, "outputs": {"models": 0}}
 ENDS_WITHIN_S = 60.0
 

@@ -16,16 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
-from dnnflow.errors import InputError, NotFoundError, StoreError, StudyError
+from dnnflow.errors import ConflictError, InputError, NotFoundError, StoreError, StudyError
 from dnnflow.results import driver as driver_module
-from dnnflow.results import schema
+from dnnflow.results import schema, study_rows
 from dnnflow.results import store as store_module
 from dnnflow.results.driver import Driver
-from dnnflow.results.records import StudyRecord, StudyState, new_study_id
+from dnnflow.results.records import StudyRecord, StudyState, Wanted, new_study_id
 from dnnflow.results.store import Store
 from dnnflow.training.records import Trial, TrialError, TrialState
 
@@ -564,3 +565,78 @@ def test_a_store_of_another_version_is_refused(
     engine.dispose()
     with pytest.raises(StoreError, match=f"got one of version {schema.SCHEMA_VERSION + step}; {remedy}"):
         Store(url)
+
+
+def as_version_1(url: str) -> tuple[str, list[Design]]:
+    """Make a store as the version before did, with one study and one trial, and return the study's id."""
+    with Store(url) as store:
+        designs = some_designs(3)
+        study_id = add_study(store, designs)
+        store.add_trials(study_id, [(designs[0], completed(designs[0], 0.75))])
+    engine = schema.open_engine(schema.store_url(url))
+    with engine.execution_options(writes=True).begin() as connection:
+        for name in ("wanted", "obeyed"):
+            connection.execute(sa.text(f"ALTER TABLE studies DROP COLUMN {name}"))
+        connection.execute(schema.schema_versions.update().values(version=1))
+    engine.dispose()
+    return study_id, designs
+
+
+def test_a_store_of_the_version_before_is_brought_up_in_place_by_whoever_opens_it_first(url: str) -> None:
+    """Hours of training are in it; a web server and a driver may open it at the same moment."""
+    study_id, designs = as_version_1(url)
+    barrier = threading.Barrier(4)
+
+    def open_one(index: int) -> Wanted:
+        barrier.wait()
+        with Store(url) as store:
+            return store.wanted(study_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(open_one, range(4))) == [Wanted.RUN] * 4
+    with Store(url) as store:
+        assert store.designs(study_id) == designs
+        assert store.trial(study_id, designs[0].design_id).test_accuracy == 0.75
+        store.set_wanted(study_id, Wanted.PAUSE)
+        assert store.study(study_id).wanted is Wanted.PAUSE
+        assert add_study(store, designs) != study_id
+
+
+def test_a_process_of_the_version_before_goes_on_with_a_store_that_was_brought_up(url: str) -> None:
+    """It knows nothing of the new columns and adds studies without them."""
+    study_id, _ = as_version_1(url)
+    with Store(url) as store:
+        row = study_rows.study_row(replace(store.study(study_id), study_id="old"))
+        old = {name: value for name, value in row.items() if name not in ("wanted", "obeyed")}
+        with store._write() as connection:
+            connection.execute(schema.studies.insert().values(old))
+        assert (store.wanted("old"), store.study("old").obeyed) == (Wanted.RUN, Wanted.RUN)
+
+
+def test_what_is_wanted_stands_until_the_study_is_started_again(store: Store) -> None:
+    study_id = add_study(store, [])
+    store.set_wanted(study_id, Wanted.CANCEL)
+    store.set_obeyed(study_id, Wanted.PAUSE)
+    store.set_state(study_id, StudyState.STOPPED)
+    store.start(study_id)
+    record = store.study(study_id)
+    assert (record.wanted, record.obeyed, record.state) == (Wanted.RUN, Wanted.RUN, StudyState.RUNNING)
+    store.set_state(study_id, StudyState.FINISHED)
+    store.start(study_id)
+    assert store.study(study_id).state is StudyState.FINISHED
+
+
+def test_a_start_does_not_undo_what_is_wanted_of_another_process(store: Store) -> None:
+    study_id = add_study(store, [])
+    parent = psutil.Process(os.getppid())
+    store.claim(study_id, Driver(socket.gethostname(), parent.pid, parent.create_time()))
+    store.set_wanted(study_id, Wanted.PAUSE)
+    store.start(study_id)
+    assert store.wanted(study_id) is Wanted.PAUSE
+
+
+def test_an_id_is_given_once(store: Store) -> None:
+    add_study(store, [], study_id="mine")
+    with pytest.raises(ConflictError, match="got mine, which another study has"):
+        add_study(store, some_designs(2), study_id="mine")
+    assert store.designs("mine") == []

@@ -96,8 +96,9 @@ class Store:
             raise InputError(f"a study's n_designs is its number of designs, got {record.n_designs} "
                              f"for {len(designs)} designs")  # fmt: skip
         row, blob = study_rows.study_row(record), study_rows.designs_blob(designs)
+        new = self._insert(studies).values(row).on_conflict_do_nothing().returning(studies.c.study_id)
         with self._write() as connection:
-            if not connection.execute(self._insert(studies).on_conflict_do_nothing().values(row)).rowcount:
+            if connection.execute(new).first() is None:
                 raise taken_id(record.study_id)
             connection.execute(study_designs.insert().values(study_id=record.study_id, designs=blob))
 
@@ -122,10 +123,9 @@ class Store:
 
     def find(self, study_id: str) -> StudyRecord | None:
         """Return the study with exactly this id, or None."""
+        query = study_rows.select_studies().where(studies.c.study_id == study_id)
         with self._read() as connection:
-            row = connection.execute(
-                study_rows.select_studies().where(studies.c.study_id == study_id)
-            ).first()
+            row = connection.execute(query).first()
         return study_rows.study_of_row(row) if row else None
 
     def studies(self) -> list[StudyRecord]:
@@ -155,8 +155,8 @@ class Store:
 
     def designs(self, study_id: str) -> list[Design]:
         """Return all designs of a study, in the order they were added."""
-        query = sa.select(study_designs.c.designs).where(study_designs.c.study_id == study_id)
         with self._read() as connection:
+            query = sa.select(study_designs.c.designs).where(study_designs.c.study_id == study_id)
             blob = connection.execute(query).scalar()
         if blob is None:
             raise study_rows.study_not_found(study_id)
@@ -176,9 +176,8 @@ class Store:
         """Return what is wanted of a study; one value, for who asks often."""
         query = sa.select(studies.c.wanted).where(studies.c.study_id == study_id)
         with self._read() as connection:
-            value = connection.execute(query).scalar()
-        if value is None:
-            raise study_rows.study_not_found(study_id)
+            if (value := connection.execute(query).scalar()) is None:
+                raise study_rows.study_not_found(study_id)
         return Wanted(value)
 
     def set_wanted(self, study_id: str, wanted: Wanted) -> None:

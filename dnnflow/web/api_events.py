@@ -22,7 +22,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
         "second; `event: end` when nothing more will change; a comment every 15 seconds.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "schema": {
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {"enum": ["status", "end"]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
                 "example": 'event: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
             }
         },

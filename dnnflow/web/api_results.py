@@ -26,6 +26,7 @@ from dnnflow.web.replies import (
     TrialPage,
 )
 from dnnflow.web.requests import (
+    Cursor,
     DesignId,
     StudyId,
     TheResults,
@@ -59,7 +60,7 @@ def list_trials(
     error_type: Annotated[str | None, Query(max_length=200)] = None,
     sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-test_accuracy",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    cursor: Cursor = None,
 ) -> TrialPage:
     """Return a page of a study's trials; those without a value of the sort's column stand last."""
     column = sort.removeprefix("-")

@@ -11,11 +11,12 @@ from starlette.responses import FileResponse, HTMLResponse
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline import Pipeline
 from dnnflow.results.records import new_study_id
-from dnnflow.web.api_studies import PIPELINE_BODY, read_pipeline
+from dnnflow.web.api_studies import pipeline_body, read_pipeline
 from dnnflow.web.intake import accept
 from dnnflow.web.problems import Refusal
 from dnnflow.web.replies import RunPage, RunStatus
 from dnnflow.web.requests import (
+    Cursor,
     Key,
     RunId,
     TheServices,
@@ -30,12 +31,22 @@ from dnnflow.web.services import Services
 
 router = APIRouter(tags=["runs"], responses=problems_of())
 
+RUN_BODY = pipeline_body(
+    "TrainPipeline",
+    {
+        "name": "iris on two replicas",
+        "model": {"source": "study:Q2m4tY8sVx0aBc1d/1", "loss": "sparse_categorical_crossentropy"},
+        "dataset": {"source": "upload:Zk3v0mJq8WcR1x9s", "label": "species"},
+        "parallel": {"replicas": 2, "epochs": 5},
+    },
+)
+
 
 @router.get("/runs", operation_id="listRuns", summary="List parallel trainings, newest first")
 def list_runs(
     services: TheServices,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    cursor: Cursor = None,
 ) -> RunPage:
     """Return a page of the parallel trainings that were started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
@@ -53,7 +64,7 @@ def list_runs(
     summary="Start a parallel training",
     status_code=HTTPStatus.CREATED,
     responses=problems_of(400, 403, 408, 409, 413, 415),
-    openapi_extra=PIPELINE_BODY,
+    openapi_extra=RUN_BODY,
 )
 async def create_run(
     request: Request, response: Response, services: TheServices, key: Key = None

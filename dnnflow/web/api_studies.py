@@ -1,9 +1,11 @@
 """/studies: made, listed, watched, paused, resumed, cancelled."""
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated, Any
 
+import yaml
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -16,6 +18,7 @@ from dnnflow.web.intake import accept, read_yaml
 from dnnflow.web.problems import FieldProblem, Refusal
 from dnnflow.web.replies import Created, Estimate, StudyPage, StudyStatus
 from dnnflow.web.requests import (
+    Cursor,
     Key,
     StudyId,
     TheServices,
@@ -30,33 +33,42 @@ from dnnflow.web.views import LAUNCH_STATES
 router = APIRouter(tags=["studies"], responses=problems_of())
 
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
-PIPELINE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["pipeline"],
-                    "properties": {"pipeline": {"type": "object", "description": "See /schema."}},
-                    "additionalProperties": False,
+
+
+def pipeline_body(model: str, example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that is a pipeline."""
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["pipeline"],
+                        "properties": {"pipeline": schema},
+                        "additionalProperties": False,
+                    },
+                    "example": {"pipeline": example},
                 },
-                "example": {
-                    "pipeline": {
-                        "name": "iris",
-                        "dataset": {"source": "upload:Zk3v0mJq8WcR1x9s", "label": "species"},
-                        "space": {"depth": {"int": [1, 3]}, "units": {"choice": [16, 32]}},
-                        "designs": 24,
-                    }
+                "application/yaml": {
+                    "schema": {"type": "string", "description": "The same without the outer `pipeline`."},
+                    "example": yaml.safe_dump(example, sort_keys=False),
                 },
             },
-            "application/yaml": {
-                "schema": {"type": "string"},
-                "example": "dataset: {source: upload:Zk3v0mJq8WcR1x9s, label: species}\ndesigns: 24\n",
-            },
-        },
+        }
     }
-}
+
+
+STUDY_BODY = pipeline_body(
+    "Pipeline",
+    {
+        "name": "iris",
+        "dataset": {"source": "upload:Zk3v0mJq8WcR1x9s", "label": "species"},
+        "space": {"depth": {"int": [1, 3]}, "units": {"choice": [16, 32]}},
+        "designs": 24,
+    },
+)
 
 
 @router.get(
@@ -65,7 +77,7 @@ PIPELINE_BODY = {
 def list_studies(
     views: TheViews,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    cursor: Cursor = None,
 ) -> StudyPage:
     """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
@@ -81,7 +93,7 @@ def list_studies(
     summary="Start a study",
     status_code=HTTPStatus.CREATED,
     responses=problems_of(400, 403, 408, 409, 413, 415),
-    openapi_extra=PIPELINE_BODY,
+    openapi_extra=STUDY_BODY,
 )
 async def create_study(
     request: Request, response: Response, services: TheServices, key: Key = None
@@ -136,7 +148,7 @@ def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
     operation_id="estimateStudy",
     summary="What a pipeline would train",
     responses=problems_of(400, 403, 408, 413, 415),
-    openapi_extra=PIPELINE_BODY,
+    openapi_extra=STUDY_BODY,
 )
 async def estimate_study(request: Request, services: TheServices) -> Estimate:
     """Return designs, weights and time of a pipeline, or what is wrong with it; nothing is started."""

@@ -20,6 +20,7 @@ from dnnflow.web import (
 )
 from dnnflow.web.housekeeping import lifespan
 from dnnflow.web.metrics import Measured, Metrics
+from dnnflow.web.openapi import document
 from dnnflow.web.predictions import Predictions
 from dnnflow.web.rates import Buckets
 from dnnflow.web.results import Results
@@ -76,6 +77,7 @@ def create_app(services: Services) -> FastAPI:
     state.views = Views(services)
     state.results = Results(services.store, state.views)
     state.predictions, state.metrics = predictions, Metrics(services, watch)
+    app.openapi = document(app)  # type: ignore[method-assign]
     problems.install(app)
     for part in (api_system, api_datasets, api_studies, api_events, api_results, api_models, api_runs):
         app.include_router(part.router, prefix="/api/v1")

@@ -3,8 +3,7 @@
 from typing import Literal
 
 from dnnflow.errors import ConflictError
-from dnnflow.results import records
-from dnnflow.web.launching import LaunchState
+from dnnflow.results.records import Wanted
 from dnnflow.web.services import Services
 from dnnflow.web.views import Views
 
@@ -25,22 +24,22 @@ def want(services: Services, views: Views, study_id: str, wish: Wish) -> None:
         If it has finished.
     """
     status = views.status(study_id, live=False)
-    if status.state == "finished":
+    if status.state == "finished" and views.record(study_id) is not None:
         raise ConflictError(
             f"a study can be changed while it is not finished, got {wish} for {study_id}, which has; "
             "start a new one"
         )
     record, launch = views.record(study_id), views.launch(study_id)
-    if record is not None:
-        services.store.set_wanted(study_id, records.Wanted(wish))
     is_driven = record is not None and services.store.driver(study_id) is not None
-    runs = launch is not None and launch.state in (LaunchState.QUEUED, LaunchState.RUNNING)
-    if wish == "run" and not is_driven and not runs:
-        services.launcher.resume(study_id)
-    elif wish == "cancel" and not is_driven and launch is not None and not launch.state.has_ended:
-        services.launcher.cancel(study_id)
-    elif wish == "pause" and record is None:
+    is_launched = launch is not None and not launch.state.has_ended
+    if wish == "pause" and not (record is not None and (is_driven or is_launched)):
         raise ConflictError(
-            f"a study can be paused once it has begun, got {study_id}, which is {status.state}; "
-            "cancel it, or wait"
+            f"a study can be paused while it is trained, got {study_id}, which is {status.state}; "
+            "wait until it has begun, or cancel it"
         )
+    if record is not None and (is_driven or is_launched):
+        services.store.set_wanted(study_id, Wanted(wish))
+    if wish == "run" and not is_driven and not is_launched:
+        services.launcher.resume(study_id)
+    if wish == "cancel" and not is_driven and is_launched:
+        services.launcher.cancel(study_id)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 
 from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.paths import content_id
@@ -40,7 +40,7 @@ class EmbeddedLauncher:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self._jobs, self._settings = Jobs(directory.absolute()), settings
         self._lock, self._looked = Lock(), 0.0
-        self._supervisor: subprocess.Popen[bytes] | None = None
+        self._waiting: Thread | None = None
         self._directory_made()
         self._supervise()
 
@@ -143,19 +143,20 @@ class EmbeddedLauncher:
         """See to it that a supervisor lives if a job waits or was interrupted."""
         with self._lock:
             self._looked = time.monotonic()
-            if self._supervisor is not None and self._supervisor.poll() is not None:
-                self._supervisor = None  # waited for
+            if self._waiting is not None and self._waiting.is_alive():
+                return
             if all(job.standing.state.has_ended for job in self._jobs.all()):
                 return
             with locked(self._jobs.supervisor_lock, wait=False) as is_free:
                 if not is_free:
                     return
-            if self._supervisor is None:  # else it is about to take the lock
-                self._supervisor = self._start()
+            # The thread has nothing to do but to take the exit code
+            self._waiting = Thread(target=self._start().wait, name="supervisor", daemon=True)
+            self._waiting.start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "dnnflow.web.supervisor", str(self._jobs.directory)]
-        with (self._jobs.directory / "supervisor.log").open("ab") as log:
+        with (self._jobs.directory / "supervisor.log").open("wb") as log:
             try:
                 return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                         start_new_session=True, env=environment(self._settings))  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow import errors
-from dnnflow.errors import DnnflowError, LimitError, TimeLimitError
+from dnnflow.errors import BusyError, DnnflowError, LimitError, TimeLimitError
 
 DEADLINE_S = 60.0
 """For one request, the wait for others included."""
@@ -53,13 +53,15 @@ class Predictions:
         DataError
             If the rows cannot be used.
         LimitError
-            If there are more than `rows`, or too many requests wait.
+            If there are more than `rows`.
+        BusyError
+            If too many requests wait.
         TimeLimitError
             If it takes too long.
         """
         end_s = time.monotonic() + self._deadline_s
         if not self._waiting.acquire(blocking=False):
-            raise LimitError(
+            raise BusyError(
                 f"{MOST_WAITING} requests for predictions may wait, got one more; try again later"
             )
         try:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from dnnflow.errors import (
+    BusyError,
     ConflictError,
     DnnflowError,
     InputError,
@@ -28,6 +29,7 @@ _LOG = logging.getLogger("dnnflow.web")
 
 STATUSES: tuple[tuple[type[DnnflowError], int], ...] = (
     (ConflictError, 409),
+    (BusyError, 503),
     (LimitError, 413),
     (NotFoundError, 404),
     (InputError, 422),

@@ -162,7 +162,7 @@ class _Sent:
             dialect, start = reader.open(self.encoding)
             block_bytes = self._block_bytes(dialect)
             with ThreadPoolExecutor(1, thread_name_prefix="dnnflow-read") as pool:
-                for block in _ahead(pool, reader.blocks(start, block_bytes)):
+                for block in _ahead(pool, self.file, reader.blocks(start, block_bytes)):
                     try:
                         if found is None:
                             quick = self.quick and not reader.is_short
@@ -247,12 +247,16 @@ def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> 
     return first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
 
 
-def _ahead(pool: ThreadPoolExecutor, blocks: Iterator[Block]) -> Iterator[Block]:
+def _ahead(pool: ThreadPoolExecutor, file: GrowingFile, blocks: Iterator[Block]) -> Iterator[Block]:
     """Yield blocks while a thread reads the next one."""
     coming = pool.submit(next, blocks, None)
-    while (block := coming.result()) is not None:
-        coming = pool.submit(next, blocks, None)
-        yield block
+    try:
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+    finally:
+        if not coming.done():
+            file.finish()  # nobody wants what may come: the thread must not wait for it
 
 
 def _examples(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:

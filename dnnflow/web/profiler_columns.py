@@ -50,9 +50,9 @@ class Histogram:
 
     def _widen(self, least: float, most: float) -> None:
         self.least, self.most = least, most
-        span = most / _CELLS - least / _CELLS
+        span = most / (_CELLS - 2) - least / (_CELLS - 2)
         needed = max(span, max(abs(least), abs(most)) * 2.0**-50, 2.0**-1000)
-        # `frexp` gives the least power of two above; one more, for both ends lie somewhere in their cells.
+        # The next power of two; both ends lie somewhere within their cells, which takes one cell more.
         width = max(2.0 ** min(math.frexp(needed)[1], 1023), self._width)
         first = math.floor(least / width)
         if self._width:

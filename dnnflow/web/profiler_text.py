@@ -91,9 +91,11 @@ class GrowingFile(io.RawIOBase):
         return piece
 
     def close(self) -> None:
+        """Do nothing: a decompressor closes what it reads, but the text may be read again."""
+
+    def __del__(self) -> None:
         """Close the file."""
         self._file.close()
-        super().close()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One upload on its way in: written to a file aside, and parsed meanwhile by a process of its own."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ class Reception:
                             length += len(part)
                             self._check_size(length)
                         if batch and (part is None or length >= _WRITE_BYTES or self.size < _WRITE_BYTES):
-                            await asyncio.to_thread(self._write, file, batch)
+                            await self._written(file, batch)
                             _tell(told, f"{self.size}\n")
                             batch, length = [], 0
                             await self._not_too_far()
@@ -118,6 +119,22 @@ class Reception:
                 f"an upload may have at most {self._limits.stored_bytes} bytes, got more; compress it, "
                 "or send fewer rows"
             )
+
+    async def _written(self, file: Any, batch: list[bytes]) -> None:
+        """Write in a thread; it has ended when this returns or raises, so that the file can be closed."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, file, batch))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise LimitError(
+                f"an upload needs room on the server's disk, got none left after {self.size} bytes; delete "
+                "uploads that are not needed, or send a smaller table"
+            ) from None
 
     def _write(self, file: Any, batch: list[bytes]) -> None:
         data = b"".join(batch)

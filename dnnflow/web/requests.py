@@ -4,7 +4,7 @@ import base64
 import json
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from dnnflow.web.problems import FieldProblem, Problem, Refusal
 from dnnflow.web.results import Results
@@ -43,6 +43,14 @@ RunId = Annotated[
     Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
 ]
 DesignId = Annotated[str, Path(description="A design's whole id: 64 hexadecimal digits.", max_length=64)]
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=400,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="`next_cursor` of the page before.",
+    ),
+]
 Key = Annotated[
     str | None,
     Header(

@@ -33,6 +33,7 @@ class Kept:
     at_s: float
     plots: dict[str, str] | None = None
     """Bokeh's JSON by name, made when first asked for."""
+    report: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -87,7 +88,9 @@ class Results:
 
         kept = self._get(study_id)
         with kept.lock:
-            return render_report(kept.view)
+            if kept.report is None:
+                kept.report = render_report(kept.view)
+            return kept.report
 
     def _plots(self, study_id: str) -> dict[str, str]:
         from bokeh.embed import json_item

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow.errors import DnnflowError, StudyStopped
-from dnnflow.events import ClusterReady, Event, StageStarted, TrainingProgress, TrialsStored
+from dnnflow.events import ClusterReady, Event, Listener, StageStarted, TrainingProgress, TrialsStored
 from dnnflow.settings import Settings
 from dnnflow.web.jobs import Job
 
@@ -57,15 +57,29 @@ def run(job: Job, *, continued: bool) -> Mapping[str, Any] | None:
             teller(event)
 
         if job.request["kind"] == "train":
-            from dnnflow.web.runner_train import run_train
-
-            return run_train(job, settings, continued=continued, listener=listen)
+            return run_training(job, settings, continued=continued, listener=listen)
         from dnnflow.pipeline import Pipeline
         from dnnflow.stages import require_success, run_pipeline
 
         pipeline = Pipeline.model_validate(job.request["pipeline"])
         require_success(run_pipeline(pipeline, settings, study_id=job.launch_id, listener=listen))
     return None
+
+
+def run_training(job: Job, settings: Settings, *, continued: bool, listener: Listener) -> Mapping[str, Any]:
+    """Run a parallel training, whose files lie in the job's directory; return its outcome."""
+    from dnnflow import train_stages
+    from dnnflow.web.places import outcome_of, with_places
+
+    pipeline = with_places(job.request["pipeline"], job.path, restore=continued)
+    done, trained = train_stages.run_training(pipeline, settings, listener=listener)
+    train_stages.write_trained(trained, done)
+    history = trained.history
+    return {
+        "samples": history.samples,
+        "seconds_s": history.seconds_s,
+        **(outcome_of(pipeline.plain()) or {}),
+    }
 
 
 def answer_of(job: Job, *, continued: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Tables that were sent to the web server: received, checked as they arrive, kept for a while."""
 
+import asyncio
 import fcntl
 import hashlib
 import json
@@ -7,14 +8,14 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from dnnflow.data.source_text import compression_of
-from dnnflow.errors import ConflictError, LimitError, NotFoundError
+from dnnflow.errors import BusyError, ConflictError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.records import new_study_id
 from dnnflow.web.limits import UploadLimits
@@ -89,13 +90,13 @@ class Uploads:
             If the key was used with other bytes.
         """
         if self._receiving >= self._limits.at_once:
-            raise LimitError(
+            raise BusyError(
                 f"a server may receive at most {self._limits.at_once} uploads at once, got one more; "
                 "try again when one of them is done"
             )
         self._receiving += 1
         try:
-            with self._aside() as aside:
+            async with self._aside() as aside:
                 reception = Reception(aside, shown_name(name), self._limits)
                 profile = await reception.run(parts)
                 return self._keep(aside, reception, profile, key)
@@ -167,8 +168,8 @@ class Uploads:
             shutil.rmtree(path, ignore_errors=True)
         return len(old) + len(dead)
 
-    @contextmanager
-    def _aside(self) -> Iterator[Path]:
+    @asynccontextmanager
+    async def _aside(self) -> AsyncIterator[Path]:
         """Yield an empty directory that is removed at the end; a lock says that its server lives."""
         self._directory.mkdir(parents=True, exist_ok=True)
         aside = self._directory / f"{_ASIDE}{new_study_id()}"
@@ -178,7 +179,8 @@ class Uploads:
                 fcntl.flock(owner, fcntl.LOCK_EX)
                 yield aside
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            # In a thread: to remove a file of some GB takes long enough for others to notice.
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True))
 
     def _keep(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
         """Give a checked upload its place, or return the one that has the key; without an await within."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from dnnflow.errors import NotFoundError
 from dnnflow.results.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
-from dnnflow.results.records import StudyRecord, StudyState
+from dnnflow.results.records import StudyRecord, StudyState, Wanted
 from dnnflow.training.records import TrialState
 from dnnflow.web.launching import Launch, LaunchState
 from dnnflow.web.replies import Best, CellGrid, DatasetFacts, Live, StateName, StudyStatus, StudySummary
@@ -104,8 +104,7 @@ class Views:
     def _status_of_record(self, record: StudyRecord, launch: Launch | None, *, live: bool) -> StudyStatus:
         counted = self.counted(record)
         is_driven = record.state is StudyState.RUNNING and self._is_driven(record.study_id)
-        wanted = str(getattr(record, "wanted", "run"))
-        state = state_of(record, launch, is_driven=is_driven, stored=counted.stored, wanted=wanted)
+        state = state_of(record, launch, is_driven=is_driven, stored=counted.stored)
         counts = counted.totals.counts
         missing = max(0, record.n_designs - counted.stored)
         rate = self._rate(counted) if state in ("running", "pausing") else None
@@ -124,7 +123,7 @@ class Views:
             best=counted.best,
             elapsed_s=_elapsed_s(record, is_over=not is_driven),
             training_s=counted.totals.training_s,
-            wanted=wanted,  # type: ignore[arg-type]
+            wanted=record.wanted.value,
             dashboard=link(record.dashboard or (launch.dashboard if launch else None)),
             run_url=link(launch.run_url if launch else None),
             error=launch.error if launch is not None and state == "failed" else None,
@@ -237,16 +236,15 @@ class Views:
         return counted.totals.stored / since_s
 
 
-def state_of(record: StudyRecord, launch: Launch | None, *, is_driven: bool, stored: int,
-             wanted: str) -> StateName:  # fmt: skip
+def state_of(record: StudyRecord, launch: Launch | None, *, is_driven: bool, stored: int) -> StateName:
     """Say where a study stands by what store and launcher know of it."""
     if record.state is StudyState.FINISHED:
         return "finished"
     if not is_driven and launch is not None and launch.state is LaunchState.QUEUED:
         return "queued"
     if is_driven:
-        if wanted == "pause":
-            return "paused"
+        if record.wanted is Wanted.PAUSE:
+            return "paused" if record.obeyed is Wanted.PAUSE else "pausing"
         return "running" if stored else "preparing"
     if launch is not None and launch.state is LaunchState.RUNNING:
         return "running" if stored else "preparing"

@@ -1,0 +1,31 @@
+"""The web server against plain ones, and under load.
+
+    python benchmarks/web.py                        # everything
+    python benchmarks/web.py --part upload          # uploads beside a bare Starlette upload, and their memory
+
+`--gigabytes 0.2 2` and `--rounds 5` are for upload.
+"""
+
+import argparse
+import importlib
+
+PARTS = {"upload": ("peers.web_upload", ("gigabytes", "rounds"))}
+"""Module of each part, and the options that it takes."""
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0])
+    options = parser.parse_args()
+    for part in options.part:
+        module, names = PARTS[part]
+        importlib.import_module(module).measure(**{name: getattr(options, name) for name in names})
+
+
+if __name__ == "__main__":
+    main()
