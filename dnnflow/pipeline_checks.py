@@ -4,6 +4,7 @@ What pydantic refuses is left out first, so that one mistake hides no other.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ Location = tuple[str | int, ...]
 Doubt = tuple[Location, str]
 """Where in the file, and what is wrong there."""
 
+_SIZE = re.compile(r"\s*(\d+\.?\d*(?:e\d{1,3})?|\.\d+)\s*(?:[kmgtp]i?)?b?\s*", re.IGNORECASE)
+"""What Dask takes for a size: a number and its unit."""
 _ROUNDS = 3
 """Fields refused, then the rule about the number of designs, then nothing."""
 _SOURCE = {"source": "url", "delimiter": "delimiter", "quote": "quote", "encoding": "encoding"}
@@ -221,13 +224,8 @@ def _check_address(address: str | None) -> None:
 def _check_memory(limit: str) -> None:
     if limit in ("auto", "0"):
         return
-    from dask.utils import parse_bytes
-
-    try:
-        right = parse_bytes(limit) > 0
-    except (ValueError, OverflowError):
-        right = False
-    if not right:
+    size = _SIZE.fullmatch(limit)
+    if size is None or not 0 < float(size[1]) < float("inf"):
         raise InputError(f"memory_limit must be a size, e.g. 2GB, or auto, or 0 for none, got {limit!r}")
 
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import PIPELINES
 from typer.testing import CliRunner
 
 from dnnflow import cli
 from dnnflow.errors import PipelineError
+from tests.conftest import PIPELINES
 
 IRIS = str(PIPELINES / "iris.yaml")
 QUICK = ["--set", "executor.kind=in-process", "--set", "designs=2", "--set", "space.epochs=1"]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PIPELINES
 
 from dnnflow import cli
 from dnnflow.errors import InputError
@@ -13,6 +12,7 @@ from dnnflow.events import ReplicaLost, TrainingProgress
 from dnnflow.terminal import Progress
 from dnnflow.train_job import read_optimizer
 from dnnflow.wording import in_words, staleness_in_words
+from tests.conftest import PIPELINES
 
 LEARN = ["--loss", "sparse_categorical_crossentropy", "--metric", "accuracy", "--optimizer", "adam:0.01"]
 BUILDER = """

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import pytest
 from browser import TEXTS, browser
-from conftest import PIPELINES
 from distributed import Client, LocalCluster
 
 from dnnflow.api import run_study
@@ -27,6 +26,7 @@ from dnnflow.live.study_figures import study_headline
 from dnnflow.live.tally import MOST_CELLS, MOST_MOMENTS, StudyTally
 from dnnflow.parallel.train import train
 from dnnflow.pipeline_file import load_pipeline
+from tests.conftest import PIPELINES
 
 ROWS = 400
 SOURCES = """(name) => [...Bokeh.documents[0]._all_models.values()]

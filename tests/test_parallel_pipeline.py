@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PIPELINES
 
 from dnnflow.data.array_source import DatasetSource
 from dnnflow.data.whole_table import WholeTable
@@ -14,6 +13,7 @@ from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import find_problems, load_pipeline
 from dnnflow.settings import Settings
 from dnnflow.stages import run_pipeline
+from tests.conftest import PIPELINES
 
 IRIS = {
     "dataset": {"source": str(PIPELINES / "data" / "iris.csv"), "label": "species"},

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import PIPELINES
 
 from dnnflow.errors import PipelineError
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import find_problems, load_any, load_pipeline, merge, to_yaml
+from tests.conftest import PIPELINES
 
 GOOD = """\
 name: test

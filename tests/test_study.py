@@ -15,7 +15,6 @@ import psutil
 import pytest
 import sqlalchemy
 import yaml
-from conftest import PIPELINES, ROOT
 
 from dnnflow.api import open_study, run_study
 from dnnflow.design.layers import Design
@@ -31,6 +30,7 @@ from dnnflow.settings import Settings
 from dnnflow.stages import run_pipeline
 from dnnflow.study import Study
 from dnnflow.training.records import Portion, Trial, TrialState
+from tests.conftest import PIPELINES, ROOT
 
 IRIS = PIPELINES / "iris.yaml"
 TINY = ("executor.kind=in-process", "space.epochs=2", "space.seed=0", "designs=4", "strategy=random")

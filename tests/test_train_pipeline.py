@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import PIPELINES
 
 from dnnflow import cli
 from dnnflow.errors import PipelineError
@@ -15,6 +14,7 @@ from dnnflow.models import load_model
 from dnnflow.paths import Workspace
 from dnnflow.pipeline_file import find_problems, load_any, load_pipeline, to_yaml
 from dnnflow.train_pipeline import TrainPipeline
+from tests.conftest import PIPELINES
 
 BUILDER = """
 import keras

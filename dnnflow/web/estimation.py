@@ -103,8 +103,9 @@ def shape_of(pipeline: Pipeline, profile: Profile) -> tuple[int, int]:
 def cost_of(designs: Sequence[Design], shape: TableShape, pipeline: Pipeline) -> float:
     """Return seconds of one core that training these designs takes, roughly."""
     engine = pipeline.training.engine
-    stacked = [one for one in designs if engine in ("auto", "stacked", "compiled") and why_not(one) is None]
-    others = [one for one in designs if one not in set(stacked)]
+    is_stacking = engine in ("auto", "stacked", "compiled")
+    stacked = [one for one in designs if is_stacking and why_not(one) is None]
+    others = [one for one in designs if not (is_stacking and why_not(one) is None)]
     limits = StackLimits.of(pipeline.training_settings, activations=activations_of(stacked))
     cost_s = sum(stack.cost_s for stack in plan_stacks(stacked, shape, limits)) if stacked else 0.0
     return cost_s + sum(_alone_s(one, shape, engine) for one in others)

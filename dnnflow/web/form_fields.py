@@ -36,7 +36,8 @@ TITLES = {
 }
 """Groups in the order they are shown; further sections of the schema follow under their own name."""
 LABELS = {
-    "depth": "hidden layers", "units": "units a layer", "batch_norm": "batch normalisation", "l2": "L2 penalty",
+    "depth": "hidden layers", "units": "units a layer", "batch_norm": "batch normalisation",
+    "l2": "L2 penalty",
     "residual": "layers a residual group", "per_layer": "drawn for each layer", "designs": "designs",
     "time_limit_s": "time limit, s", "stack_mb": "memory of a stack, MiB", "drop": "columns to leave out",
 }  # fmt: skip

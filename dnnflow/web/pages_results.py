@@ -1,4 +1,4 @@
-"""Pages of what came of a study: trials, what the parameters did, one trial, predictions, two studies side by side."""
+"""Pages of what came of a study: trials, what the parameters did, one trial, predictions, two compared."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -14,21 +14,21 @@ from dnnflow.training.records import TrialState
 from dnnflow.web import comparison
 from dnnflow.web.rendering import fragment, page
 from dnnflow.web.requests import DesignId, StudyId, TheResults, TheServices, TheViews, decode_cursor
-from dnnflow.web.services import Services
+from dnnflow.web.saved_models import saved_models
 from dnnflow.web.sketches import sketch
 from dnnflow.web.trials import trial_detail, trial_page
+from dnnflow.web.views import Views
 
 PLACES = 50
 """Trials of one page of the list."""
-MOST_MODELS = 100
 MOST_CLASSES = 30
 """A larger confusion matrix is not shown as a table."""
 COLUMNS = {
     "test_accuracy": "test accuracy", "train_accuracy": "training accuracy", "test_loss": "test loss",
     "training_s": "training, s", "depth": "hidden layers", "units": "units", "activation": "activation",
-    "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate", "batch_size": "batch size",
-    "epochs_run": "epochs", "parameters": "weights", "seed": "seed", "engine": "engine", "state": "state",
-    "error_type": "error",
+    "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate",
+    "batch_size": "batch size", "epochs_run": "epochs", "parameters": "weights", "seed": "seed",
+    "engine": "engine", "state": "state", "error_type": "error",
 }  # fmt: skip
 """Columns of the list of trials, and their names in words."""
 SHOWN = ("test_accuracy", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
@@ -37,7 +37,8 @@ TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
 PLOTS = {
     "accuracy": "Accuracy against hidden layers", "time": "Training time against hidden layers",
     "parameters": "Accuracy against weights", "flops": "Accuracy against FLOPs",
-    "curves-accuracy": "Learning curves of the best: accuracy", "curves-loss": "Learning curves of the best: loss",
+    "curves-accuracy": "Learning curves of the best: accuracy",
+    "curves-loss": "Learning curves of the best: loss",
     "confusion": "Confusion of the best design", "spectrum": "Spectrum of accuracy over depth (FFT)",
 }  # fmt: skip
 """Plots of the results page in order, and their titles."""
@@ -75,9 +76,11 @@ def show_results(
     trials = trial_page(services.store, study_id, query)
     shown = [name for name in COLUMNS if name in column] or list(SHOWN)
     return page(
-        request, "results.html", title=f"Results of {status.name}", place="studies", status=status, trials=trials,
-        query=query, state=state, sort=sort, min_accuracy=min_accuracy, depth=depth, columns=COLUMNS, shown=shown,
-        sorts=SORTS, texts=TEXTS, models=models_of(services, study_id), is_first=after is None,
+        request, "results.html", title=f"Results of {status.name}", place="studies", status=status,
+        trials=trials, query=query, state=state, sort=sort, min_accuracy=min_accuracy, depth=depth,
+        columns=COLUMNS, shown=shown,
+        sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
+        saving=_is_saving(views, study_id), is_first=after is None,
         link=_Links(request),
     )  # fmt: skip
 
@@ -101,10 +104,10 @@ def _number(text: str) -> float | None:
     return number if abs(number) < 1e9 else None
 
 
-def models_of(services: Services, study_id: str) -> list[int]:
-    """Return the ranks of a study's saved models."""
-    workspace = services.settings.workspace
-    return [rank for rank in range(1, MOST_MODELS + 1) if workspace.model(study_id, rank).is_file()]
+def _is_saving(views: Views, study_id: str) -> bool:
+    """Whether a study's job still runs, which saves its models after the last trial."""
+    launch = views.launch(study_id)
+    return launch is not None and not launch.state.has_ended
 
 
 @router.get("/studies/{study_id}/analysis")
@@ -150,7 +153,8 @@ def ask_for_rows(request: Request, study_id: StudyId, services: TheServices, vie
     limits = services.config.limits
     return page(
         request, "predict.html", title=f"Predict with {status.name}", place="studies", status=status,
-        models=models_of(services, study_id), most_rows=limits.predict_rows,
+        models=saved_models(services.settings.workspace, study_id),
+        saving=_is_saving(views, study_id), most_rows=limits.predict_rows,
     )  # fmt: skip
 
 
@@ -171,5 +175,6 @@ def compare(
     known = [one for one in views.summaries(limit=200) if one.kind == "study"]
     return page(
         request, "compare.html", title="Compare", place="compare", known=known, asked=[*asked, "", ""][:2],
-        compared=compared, statuses=statuses, message=message, grids=[one.model_dump(mode="json")["live"] for one in statuses],
+        compared=compared, statuses=statuses, message=message,
+        grids=[one.model_dump(mode="json")["live"] for one in statuses],
     )  # fmt: skip

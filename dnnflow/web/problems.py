@@ -27,6 +27,8 @@ from dnnflow.errors import (
 MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("dnnflow.web")
 
+FAULT = "a request must be answered, got a fault of the server; the server's log has its cause"
+
 STATUSES: tuple[tuple[type[DnnflowError], int], ...] = (
     (ConflictError, 409),
     (BusyError, 503),
@@ -139,7 +141,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Refusal, _of_refusal)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_validation)
-    app.add_exception_handler(Exception, _of_fault)
 
 
 def _answer(
@@ -203,12 +204,3 @@ def _field(item: Mapping[str, Any]) -> FieldProblem:
     if isinstance(given, str | int | float) and item["type"] != "missing":
         message += f", got {str(given)[:80]!r}"
     return FieldProblem(where=".".join(place) or str(item["loc"][0]), message=message)
-
-
-def _of_fault(request: Request, error: Exception) -> Response:
-    _LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _answer(
-        request,
-        500,
-        "a request must be answered, got a fault of the server; the server's log has its cause",
-    )

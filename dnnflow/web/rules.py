@@ -1,15 +1,18 @@
-"""Rules of a study that is made in the browser: its label, what it starts from, whether it is right, its cost."""
+"""Rules of a study that is made in the browser: its label, what it starts from, its faults, its cost."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from dnnflow.errors import DnnflowError
 from dnnflow.pipeline import Pipeline
+from dnnflow.web.estimation import estimate_of
 from dnnflow.web.forms import Trouble
 from dnnflow.web.intake import UPLOAD, accept
 from dnnflow.web.problems import FieldProblem, Refusal
 from dnnflow.web.profile import Profile
 from dnnflow.web.services import Services
 from dnnflow.web.uploads import Upload
+from dnnflow.wording import duration
 
 USUAL_LABELS = (
     "label",
@@ -25,8 +28,8 @@ USUAL_LABELS = (
 )
 """Names of columns that are guessed to be the label, the most telling first."""
 IN_WORDS = (
-    "100 designs of 1 to 5 hidden layers with 16, 32 or 64 units, relu or tanh, Adam with a learning rate from "
-    "0.001 to 0.02, 10 epochs, the fastest engine."
+    "100 designs of 1 to 5 hidden layers with 16, 32 or 64 units, relu or tanh, Adam with a learning rate "
+    "from 0.001 to 0.02, 10 epochs, the fastest engine."
 )
 """`starting_rules` for a person."""
 
@@ -107,5 +110,16 @@ def check(services: Services, plain: Mapping[str, Any]) -> tuple[Pipeline | None
 
 
 def estimate(upload: Upload, pipeline: Pipeline | None) -> dict[str, str] | None:
-    """Return designs, weights and time in words, None where that is not known."""
-    return None
+    """Return designs, weights and time in words, None where a pipeline is not right."""
+    if pipeline is None:
+        return None
+    try:
+        found = estimate_of(pipeline, upload.profile)
+    except DnnflowError:
+        return None
+    size = found.parameters
+    return {
+        "designs": "–" if found.designs is None else f"{found.designs:,}",
+        "parameters": "–" if size is None else f"{size.least:,.0f} – {size.median:,.0f} – {size.most:,.0f}",
+        "time": "–" if found.seconds_s is None else duration(found.seconds_s),
+    }

@@ -15,10 +15,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dnnflow.errors import InputError
 from dnnflow.web.bodies import limited
 from dnnflow.web.limits import Limits
-from dnnflow.web.problems import Refusal, problem_response
+from dnnflow.web.problems import FAULT, Refusal, problem_response
 from dnnflow.web.rates import Buckets, client_key
 from dnnflow.web.services import WebConfig
 from dnnflow.web.sessions import COOKIE, KEPT_S, Sessions, check_token, cookie_of
+
+_LOG = logging.getLogger("dnnflow.web")
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/api/v1/health", "/favicon.ico")
@@ -94,16 +96,26 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
 
+        has_begun = False
+
         async def guarded(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                _add_headers(message, scope)
+                has_begun = True
+                _add_headers(message)
             await send(message)
 
         refusal = self._refuse(scope)
         if refusal is not None:
             await refusal(scope, receive, guarded)
             return
-        await self._app(scope, limited(scope, receive, self._config.limits), guarded)
+        try:
+            await self._app(scope, limited(scope, receive, self._config.limits), guarded)
+        except Exception as error:  # a client learns that there was a fault, the log which
+            _LOG.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            if has_begun:
+                raise
+            await problem_response(500, FAULT)(scope, receive, guarded)
 
     def _refuse(self, scope: Scope) -> Response | None:
         headers, path, method = Headers(scope=scope), scope["path"], scope["method"]
@@ -216,7 +228,7 @@ def _ask_to_log_in(scope: Scope, headers: Headers) -> Response:
     )
 
 
-def _add_headers(message: Message, scope: Scope) -> None:
+def _add_headers(message: Message) -> None:
     headers = MutableHeaders(scope=message)
     for name, value in HEADERS.items():
         if name not in headers:

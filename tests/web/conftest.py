@@ -1,16 +1,10 @@
 """What tests of the web server share: services that only record jobs, an app, clients, a real server."""
 
-import socket
-import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from starlette.testclient import TestClient
 
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
@@ -19,6 +13,7 @@ from dnnflow.web.services import Services, WebConfig
 from dnnflow.web.uploads import Uploads
 from tests.web.browsing import chromium, open_tab, shots, site, tab  # noqa: F401
 from tests.web.recording import RecordingLauncher, insert_study
+from tests.web.served import Served, TestClient, client_of, serving
 
 
 @pytest.fixture
@@ -56,12 +51,6 @@ def app(services: Services) -> FastAPI:
     return create_app(services)
 
 
-def client_of(app: FastAPI, **headers: str) -> TestClient:
-    """Return a client that calls an app by the right name; server errors are answered, not raised."""
-    return TestClient(app, base_url="http://127.0.0.1:8050", headers=headers, raise_server_exceptions=False,
-                      client=("127.0.0.1", 50000), follow_redirects=False)  # fmt: skip
-
-
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A program that talks to the app, in this process."""
@@ -77,39 +66,6 @@ def make_study(services: Services) -> Callable[..., str]:
         return insert_study(services.store, trials, **how)
 
     return make
-
-
-@dataclass(frozen=True)
-class Served:
-    """A server that runs in a thread of this process."""
-
-    url: str
-    port: int
-    app: FastAPI
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[Served]:
-    """Serve an app on a free port of loopback for the block."""
-    from dnnflow.web.server import make_server
-
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port = int(listening.getsockname()[1])
-        server = make_server(app, log_level="warning")
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        deadline = time.monotonic() + 20
-        while not server.started:
-            assert thread.is_alive(), "the server ended"
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.02)
-        try:
-            yield Served(f"http://127.0.0.1:{port}", port, app)
-        finally:
-            server.should_exit = True
-            thread.join(timeout=20)
-    assert not thread.is_alive(), "the server did not end"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Studies over REST."""
 
-from starlette.testclient import TestClient
+from tests.web.served import TestClient
 
 
 def test_a_study_is_listed_and_shown(client: TestClient, make_study) -> None:

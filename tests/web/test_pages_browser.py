@@ -65,6 +65,9 @@ def test_the_whole_way_from_a_table_to_predictions(tab: Tab, site: Site, shots: 
     with page.expect_download() as csv:
         page.get_by_role("link", name="CSV").click()
     assert len(Path(csv.value.path()).read_text().splitlines()) == 25
+    end_s = time.monotonic() + 60
+    while not page.get_by_role("link", name="Best model").count() and time.monotonic() < end_s:
+        page.reload()  # models are saved after the last trial
     with page.expect_download() as model:
         page.get_by_role("link", name="Best model").click()
     assert Path(model.value.path()).read_bytes()[:2] == b"PK"

@@ -19,8 +19,8 @@ from dnnflow.web.app import create_app
 from dnnflow.web.limits import Limits
 from dnnflow.web.services import Services, WebConfig
 from dnnflow.web.uploads import Uploads
-from tests.web.conftest import serving
 from tests.web.recording import RecordingLauncher, insert_study
+from tests.web.served import serving
 
 EXAMPLES = int(os.environ.get("DNNFLOW_SCHEMA_EXAMPLES", "8"))
 """Requests a resource and method; more are made by hand."""
@@ -59,7 +59,8 @@ def known_ids(url: str, store: Store) -> dict[str, list[str]]:
     ]
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,
-            "b": studies, "name": ["accuracy", "confusion", "marginal-0", "live-time"], "rank": [1], "run_id": []}  # fmt: skip
+            "b": studies, "name": ["accuracy", "confusion", "marginal-0", "live-time"], "rank": [1],
+            "run_id": []}  # fmt: skip
 
 
 def document() -> dict[str, object]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
-from starlette.testclient import TestClient
 
 from dnnflow.errors import InputError
 from dnnflow.web.app import create_app
@@ -17,7 +16,7 @@ from dnnflow.web.rates import Buckets, client_key
 from dnnflow.web.security import check_config, csrf_token, keep_session
 from dnnflow.web.services import Services, WebConfig
 from dnnflow.web.sessions import COOKIE, Sessions
-from tests.web.conftest import client_of
+from tests.web.served import TestClient, client_of
 
 TOKEN = "a token that is long enough"
 BASE = "http://127.0.0.1:8050"
@@ -91,7 +90,7 @@ def test_a_name_that_was_allowed_is_answered(make_services: Callable[..., Servic
 
 
 def test_others_are_served_with_a_token_only() -> None:
-    with pytest.raises(InputError, match="needs a token, got host 0.0.0.0"):
+    with pytest.raises(InputError, match=r"needs a token, got host 0\.0\.0\.0"):
         check_config(WebConfig(host="0.0.0.0"))
     with pytest.raises(InputError, match="16 characters"):
         check_config(WebConfig(host="0.0.0.0", token="short"))
@@ -261,10 +260,9 @@ def test_one_customers_addresses_are_one_client() -> None:
 def test_a_large_body_is_refused_before_it_is_kept(make_services: Callable[..., Services], path: str) -> None:
     limits = Limits(body_bytes=1000, predict_bytes=1000)
     with client_of(create_app(make_services(limits=limits))) as opened:
-        declared = opened.post(path, content=b"x" * 1001, headers={"Content-Type": "application/json"})
-        streamed = opened.post(
-            path, content=iter([b"x" * 600] * 2), headers={"Content-Type": "application/json"}
-        )
+        kind = "application/x-www-form-urlencoded" if path == "/login" else "application/json"
+        declared = opened.post(path, content=b"x" * 1001, headers={"Content-Type": kind})
+        streamed = opened.post(path, content=iter([b"x" * 600] * 2), headers={"Content-Type": kind})
     for answer in (declared, streamed):
         assert (answer.status_code, answer.json()["title"]) == (413, "Too large")
 
@@ -309,7 +307,7 @@ def test_a_report_runs_as_a_stranger(client: TestClient, make_study) -> None:
 
 
 def test_a_fault_tells_the_client_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret path /etc/passwd")
 
     monkeypatch.setattr(client.app.state.views, "summaries", broken)
@@ -342,7 +340,7 @@ def test_the_server_never_imports_what_trains(tmp_path) -> None:
         "import sys; from dnnflow.settings import Settings; from dnnflow.results.store import Store;"
         "from dnnflow.web.app import create_app; from dnnflow.web.services import *;"
         "from dnnflow.web.uploads import Uploads; from tests.web.recording import *;"
-        "from tests.web.conftest import client_of; from pathlib import Path;"
+        "from tests.web.served import client_of; from pathlib import Path;"
         f"s = Settings.from_environment({{'DNNFLOW_HOME': {str(tmp_path)!r}}}); store = Store(s.store_url);"
         "u = Uploads(s.workspace.home / 'uploads', WebConfig().limits.upload);"
         "app = create_app(Services(WebConfig(), s, store, u, RecordingLauncher()));"
