@@ -152,7 +152,8 @@ def test_a_study_is_controlled_without_scripts(
 
 @pytest.mark.parametrize(
     ("query", "rows"),
-    [("", 50), ("state=failed", 2), ("state=all&depth=3", 8), ("min_accuracy=0.96", None), ("min_accuracy=x", 50),
+    [("", 50), ("state=failed", 2), ("state=all&depth=3", 9), ("min_accuracy=0.96", None),
+     ("min_accuracy=x", 50),
      ("sort=-depth&column=depth&column=seed", 50), ("sort=nonsense", 50), ("depth=1e300", 50)],
 )  # fmt: skip
 def test_trials_are_filtered_and_sorted_by_address(
@@ -218,7 +219,8 @@ def test_pages_hold_no_script_and_no_style_of_their_own(
     client: TestClient, make_study: Callable[..., str], upload_id: str
 ) -> None:
     study_id = make_study(20, failed=1)
-    for path in ("/", "/new", f"/new/{upload_id}", f"/studies/{study_id}", f"/studies/{study_id}/results",
+    for path in ("/", "/new", f"/new/{upload_id}", f"/studies/{study_id}",
+                 f"/studies/{study_id}/results",
                  f"/studies/{study_id}/analysis", f"/studies/{study_id}/predict", "/about", "/login"):  # fmt: skip
         text = client.get(path).text
         assert not re.search(r"<script(?![^>]*(src=|application/json))", text), path
