@@ -2,14 +2,20 @@
 
     python benchmarks/web.py                        # everything
     python benchmarks/web.py --part upload          # uploads beside a bare Starlette upload, and their memory
+    python benchmarks/web.py --part latency         # page and API while a study trains and an upload streams
+    python benchmarks/web.py --part large           # a study of 50,000 trials: first paint, bytes a minute
 
-`--gigabytes 0.2 2` and `--rounds 5` are for upload.
+`--gigabytes 0.2 2` and `--rounds 5` are for upload, `--seconds 60` for latency and large.
 """
 
 import argparse
 import importlib
 
-PARTS = {"upload": ("peers.web_upload", ("gigabytes", "rounds"))}
+PARTS = {
+    "upload": ("peers.web_upload", ("gigabytes", "rounds")),
+    "latency": ("peers.web_latency", ("seconds",)),
+    "large": ("peers.web_large", ("seconds",)),
+}
 """Module of each part, and the options that it takes."""
 
 
@@ -21,6 +27,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0])
+    parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
     for part in options.part:
         module, names = PARTS[part]

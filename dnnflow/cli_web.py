@@ -13,14 +13,13 @@ from dnnflow.settings import Settings
 if TYPE_CHECKING:
     from dnnflow.web.launching import Launcher
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 TOKEN_BYTES = 24
 
 
 def web(
     host: Annotated[
         str, typer.Option(help="Address to listen at; where others reach it, people log in.")
-    ] = LOOPBACK[0],
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8050,
     token: Annotated[
         str | None,
@@ -32,7 +31,12 @@ def web(
         ),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name under which browsers reach it. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            envvar="DNNFLOW_WEB_HOSTS",
+            show_envvar=True,
+            help="A name under which browsers reach it. Repeatable.",
+        ),
     ] = None,
     prefect: Annotated[
         str | None,
@@ -40,10 +44,11 @@ def web(
     ] = None,
 ) -> None:  # fmt: skip
     """Serve the web page and the REST API until Ctrl-C; studies go on without it."""
+    from dnnflow.web.security import is_loopback
     from dnnflow.web.server import serve
     from dnnflow.web.services import WebConfig
 
-    made = None if token or host in LOOPBACK else secrets.token_urlsafe(TOKEN_BYTES)
+    made = None if token or is_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES)
     settings = Settings.from_environment()
     names = tuple(allow_host or ())
     config = WebConfig(host=host, port=port, hosts=names, token=token or made, prefect_url=prefect)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,9 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 DOCKERFILE = re.sub(r"\\\n", " ", (DOCKER / "Dockerfile").read_text())
 AUTH = "admin:a-password"
-PORTS = ("4200", "8080", "8786", "8787")
+TOKEN = "a-token-that-nobody-guesses"
+VARIABLES = {"PREFECT_AUTH": AUTH, "DNNFLOW_WEB_TOKEN": TOKEN}
+PORTS = ("4200", "8050", "8080", "8786", "8787")
 
 
 def image_environment() -> dict[str, str]:
@@ -66,7 +69,7 @@ class Loopback:
         known = {**{path: str(place) for path, place in places.items()}, **hosts, **ports}
         names = r"prefect-server|dask-scheduler|0\.0\.0\.0"
         pattern = rf"(?<![\w.])/(?:app|data|certs|tmp)\b|{names}|\b(?:{'|'.join(PORTS)})\b"
-        return re.sub(pattern, lambda match: known[match.group()], given(text, {"PREFECT_AUTH": AUTH}))
+        return re.sub(pattern, lambda match: known[match.group()], given(text, VARIABLES))
 
     def environment(self, name: str) -> dict[str, str]:
         """Return a container's environment: the image's, then the service's."""
@@ -96,7 +99,7 @@ class Loopback:
 
 def test_published_ports_bind_to_this_machine_unless_a_variable_says_otherwise() -> None:
     published = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert len(published) == 3
+    assert len(published) == 4
     assert all(given(port, {}).startswith("127.0.0.1:") for port in published)
     assert all(given(port, {"DNNFLOW_BIND": "10.0.0.5"}).startswith("10.0.0.5:") for port in published)
 
@@ -105,11 +108,16 @@ def test_there_is_no_server_without_a_password() -> None:
     for name, variable in (
         ("prefect-server", "PREFECT_SERVER_API_AUTH_STRING"),
         ("flows", "PREFECT_API_AUTH_STRING"),
+        ("web", "PREFECT_API_AUTH_STRING"),
     ):
         text = SERVICES[name]["environment"][variable]
-        assert given(text, {"PREFECT_AUTH": AUTH}) == AUTH
+        assert given(text, VARIABLES) == AUTH
         with pytest.raises(KeyError, match=r"write PREFECT_AUTH=user:password into docker/\.env"):
             given(text, {})
+    text = SERVICES["web"]["environment"]["DNNFLOW_WEB_TOKEN"]
+    assert given(text, VARIABLES) == TOKEN
+    with pytest.raises(KeyError, match=r"write DNNFLOW_WEB_TOKEN=a-long-secret into docker/\.env"):
+        given(text, {})
 
 
 def test_scheduler_workers_and_clients_speak_tls() -> None:
@@ -175,6 +183,15 @@ def worker(loopback: Loopback, services: Services, number: int) -> RunningServic
     return services.start(Service(f"dask-worker-{number}", service.command, directory=service.directory))
 
 
+def ask_web(loopback: Loopback, path: str, body: bytes | None = None, *, token: str = TOKEN) -> Any:
+    """Return what the web service's API answers: POST with a body, GET without."""
+    kind = "text/csv" if path.startswith("/datasets") else "application/json"
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": kind}
+    url = f"http://127.0.0.1:{loopback.ports['8050']}/api/v1{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60) as response:
+        return json.loads(response.read())
+
+
 def trials(home: Path) -> pd.DataFrame:
     """Return what has been stored of the newest study, one row a trial."""
     if not (home / "results.db").exists():
@@ -222,3 +239,27 @@ def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
     assert stored["worker"].str.startswith("tls://").all()
     assert stored["worker"].nunique() == 3, "the killed worker, the one beside it and the added one"
     assert server.artifacts(flow_run["id"])["progress-iris"]["data"] == 100.0
+    start_from_the_web(loopback)
+
+
+def start_from_the_web(loopback: Loopback) -> None:
+    """A table that is sent to the web service is trained on by the workers, as a run of Prefect's."""
+    wait_for(lambda: loopback.is_healthy("web"), 60, "web is healthy")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        ask_web(loopback, "/studies", token="another")
+    table = ask_web(loopback, "/datasets?name=iris", (ROOT / "pipelines" / "data" / "iris.csv").read_bytes())
+    pipeline = {
+        "name": "from the web",
+        "dataset": {"source": f"upload:{table['upload_id']}", "label": "species"},
+        "space": {"depth": 1, "units": {"choice": [4, 8]}, "activation": "relu", "epochs": 1},
+        "strategy": "grid",
+    }
+    made = ask_web(loopback, "/studies", json.dumps({"pipeline": pipeline}).encode())["study_id"]
+
+    def look() -> Any:
+        study = ask_web(loopback, f"/studies/{made}")
+        return study if study["state"] in ("finished", "failed", "stopped") else None
+
+    study = wait_for(look, 180, "the end of the study")
+    assert (study["state"], study["completed"]) == ("finished", 2), study["error"]
+    assert "/runs/flow-run/" in study["run_url"]

@@ -109,3 +109,12 @@ def test_a_quoted_value_may_span_blocks(tmp_path: Path):
     dataset = made(tmp_path, f"a,b,label\n{rows}")
     assert dataset.feature_names == ("a", "b=line\nline 0", "b=line\nline 1", "b=line\nline 2")
     assert sum(dataset.rows.values()) == 200
+
+
+def test_a_table_of_text_only_keeps_its_rows():
+    from dnnflow.data.csv_reader import Dialect
+    from dnnflow.data.quick_reader import read_quickly
+
+    columns = read_quickly(b"x,y\nz,y\n", Dialect(",", '"', False, ("a", "b")), (), ("a", "b"))
+    assert columns is not None
+    assert columns.rows == 2

@@ -15,13 +15,17 @@ import pytest
 import yaml
 from flow_server import FINAL, ROOT, PrefectServer, wait_for
 
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.pipeline import Pipeline
 from dnnflow.pipeline_file import load_any, load_pipeline
+from dnnflow.results.records import StudyState, new_study_id
 from dnnflow.results.store import Store
 from dnnflow.serving.processes import free_port
 from dnnflow.serving.services import prefect_environment
 from dnnflow.settings import Settings
 from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.web.launching import Launch, LaunchState
+from dnnflow.web.prefect import PrefectLauncher
 
 pytestmark = pytest.mark.slow
 
@@ -197,3 +201,99 @@ def test_a_schedule_fires_by_itself_and_makes_a_new_study_each_time(
         studies = [record for record in results.studies() if record.name == "often"]
     assert len(studies) >= 2
     assert len({record.key for record in studies}) == 1
+
+
+# What the web page starts
+
+
+@pytest.fixture
+def launcher(server: PrefectServer) -> Iterator[PrefectLauncher]:
+    settings = Settings.from_environment({"DNNFLOW_HOME": str(server.home)})
+    url = server.environment["PREFECT_API_URL"]
+    with contextlib.closing(PrefectLauncher(url, server.home / "launches", settings)) as opened:
+        yield opened
+
+
+def end_of(launcher: PrefectLauncher, launch_id: str) -> Launch:
+    """Return a job when it has ended."""
+    wait_for(lambda: launcher.get(launch_id).state.has_ended, 180, f"the end of {launch_id}")
+    return launcher.get(launch_id)
+
+
+def small(*overrides: str) -> Pipeline:
+    """Return a study of iris that takes no time."""
+    settings = ("designs=2", "space.epochs=1", "outputs.models=0", "training.engine=compiled")
+    return load_pipeline(ROOT / "pipelines" / "iris.yaml", (*settings, *overrides))
+
+
+def test_a_job_is_a_run_with_its_own_study(server: PrefectServer, launcher: PrefectLauncher) -> None:
+    study_id = new_study_id()
+    made = launcher.launch(small(), study_id, key="one")
+    assert (made.launch_id, made.kind, made.name, made.error) == (study_id, "study", "iris", None)
+    assert launcher.launch(small(), new_study_id(), key="one").launch_id == study_id
+    with pytest.raises(ConflictError, match=f"the key of job {study_id} with another; take a new key"):
+        launcher.launch(small("designs=3"), new_study_id(), key="one")
+    done = end_of(launcher, study_id)
+    assert done.state is LaunchState.FINISHED, done.error
+    assert done.started_at < done.ended_at
+    flow_run = server.call(f"/flow_runs/{done.run_url.rsplit('/', 1)[1]}")
+    assert flow_run["parameters"]["study_id"] == study_id
+    with store(server) as results:
+        assert results.study(study_id).state is StudyState.FINISHED
+    assert [one.launch_id for one in launcher.all()] == [study_id]
+
+
+def test_a_job_that_fails_says_why_and_can_be_resumed(launcher: PrefectLauncher, tmp_path: Path) -> None:
+    table, study_id = tmp_path / "table.csv", new_study_id()
+    launcher.launch(small(f"dataset.source={table}"), study_id)
+    done = end_of(launcher, study_id)
+    assert done.state is LaunchState.FAILED
+    assert done.error.startswith(f"dataset.source must be a file that can be read, got {table}")
+    table.write_text((ROOT / "pipelines" / "data" / "iris.csv").read_text())
+    assert not launcher.resume(study_id).state.has_ended
+    assert end_of(launcher, study_id).state is LaunchState.FINISHED
+
+
+def test_cancelled_jobs_end_and_go_on(server: PrefectServer, launcher: PrefectLauncher) -> None:
+    study_id = new_study_id()
+    launcher.launch(small("designs=200", "space.epochs=300", "space.seed={int: [0, 99]}",
+                          "training.stack_mb=0.001", "strategy=random"), study_id)  # fmt: skip
+
+    def trials() -> int:
+        with store(server) as results:
+            return len(results.finished(study_id)) if results.find(study_id) else 0
+
+    wait_for(trials, 120, "first trials")
+    launcher.cancel(study_id)
+    done = end_of(launcher, study_id)
+    assert done.state is LaunchState.CANCELLED
+    with store(server) as results:
+        assert results.study(study_id).state is StudyState.STOPPED
+    assert trials() < 200
+    launcher.resume(study_id)
+    done = end_of(launcher, study_id)
+    assert done.state is LaunchState.FINISHED, done.error
+    assert trials() == 200
+
+
+def test_a_training_is_a_job_too(launcher: PrefectLauncher) -> None:
+    launch_id = new_study_id()
+    given = load_any(ROOT / "pipelines" / "train.yaml", ["parallel.replicas=1", "parallel.epochs=2"])
+    assert launcher.launch(given, launch_id).kind == "train"
+    done = end_of(launcher, launch_id)
+    assert done.state is LaunchState.FINISHED, done.error
+    assert done.outcome["last"]["epoch"] == 2
+    assert Path(done.outcome["model"]).is_file()
+    assert launch_id in done.outcome["model"]
+
+
+def test_what_prefect_does_not_know_or_cannot_do_is_said(server: PrefectServer, launcher: PrefectLauncher,
+                                                         tmp_path: Path) -> None:  # fmt: skip
+    for ask in (launcher.get, launcher.cancel, launcher.resume, launcher.log):
+        with pytest.raises(NotFoundError, match="a job is found by its id"):
+            ask("nothing")
+    settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
+    away = PrefectLauncher(f"http://127.0.0.1:{free_port()}", tmp_path, settings)
+    said = r"got no answer: .*; start it, or give its address with --prefect"
+    with contextlib.closing(away), pytest.raises(LaunchError, match=said):
+        away.launch(small(), new_study_id())

@@ -39,10 +39,9 @@ class Columns:
         stacked = np.array(values, dtype=np.float64).reshape(len(names), texts.num_rows)
         return cls({name: i for i, name in enumerate(names)}, stacked, texts)
 
-    def with_text(self, name: str, column: Any) -> "Columns":
-        """Return the same with another column of text in place of one."""
-        place = self.texts.column_names.index(name)
-        return replace(self, texts=self.texts.set_column(place, name, column))
+    def with_texts(self, columns: Sequence[Any]) -> "Columns":
+        """Return the same with other columns of text in place of all, in their order."""
+        return replace(self, texts=pa.table(list(columns), schema=self.texts.schema.remove_metadata()))
 
     @property
     def rows(self) -> int:

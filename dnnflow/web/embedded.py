@@ -15,13 +15,15 @@ from dnnflow.pipeline import Pipeline
 from dnnflow.results.records import Wanted, utc_now
 from dnnflow.results.store import Store
 from dnnflow.settings import Settings
-from dnnflow.stages import without_secrets
 from dnnflow.train_pipeline import TrainPipeline
 from dnnflow.web.jobs import Job, Jobs, locked
 from dnnflow.web.launching import Launch, LaunchState
 
 LOOK_EVERY_S = 2.0
 """How often it is looked whether the supervisor of unfinished jobs lives."""
+
+OBEY_S = 5.0
+"""Time in which a cancelled study ends by itself, before its process is interrupted."""
 
 
 class EmbeddedLauncher:
@@ -46,6 +48,8 @@ class EmbeddedLauncher:
 
     def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
         """Queue a job; see `Launcher`."""
+        from dnnflow.stages import without_secrets  # slow to import: the server is up before
+
         plain = pipeline.plain()
         digest = content_id(plain)
         request = {
@@ -97,7 +101,7 @@ class EmbeddedLauncher:
                 want(self._settings, job, Wanted.RUN)
                 job.forget_answer()
                 self._jobs.change(job, state=LaunchState.QUEUED, queued_s=time.time(), ended_at=None,
-                                  error=None, deaths=0, cancel_s=None)  # fmt: skip
+                                  error=None, deaths=0, interrupt_s=None)  # fmt: skip
         self._supervise()
         return self._shown(job)
 
@@ -105,13 +109,12 @@ class EmbeddedLauncher:
         """End a job: one that waits at once, one that runs by its supervisor, within seconds."""
         job = self._jobs.find(launch_id)
         with self._jobs.changing():
-            state = job.standing.state
-            if not state.has_ended:
-                want(self._settings, job, Wanted.CANCEL)
-            if state is LaunchState.QUEUED:
+            standing = job.standing
+            if standing.state is LaunchState.QUEUED:
                 self._jobs.change(job, state=LaunchState.CANCELLED, ended_at=utc_now())
-            elif state is LaunchState.RUNNING:
-                self._jobs.change(job, cancel_s=time.time())
+            elif standing.state is LaunchState.RUNNING and standing.interrupt_s is None:
+                obeys = want(self._settings, job, Wanted.CANCEL)
+                self._jobs.change(job, interrupt_s=time.time() + (OBEY_S if obeys else 0.0))
         self._supervise()
         return self._shown(job)
 
@@ -166,11 +169,13 @@ class EmbeddedLauncher:
                 ) from error
 
 
-def want(settings: Settings, job: Job, wanted: Wanted) -> None:
-    """Tell who trains a job's study what is wanted of it, if there is a study yet."""
+def want(settings: Settings, job: Job, wanted: Wanted) -> bool:
+    """Tell who trains a job's study what is wanted of it; return whether there is a study yet."""
     if job.request["kind"] == "study":
         with suppress(NotFoundError), Store(settings.store_url) as store:
             store.set_wanted(job.launch_id, wanted)
+            return True
+    return False
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -38,8 +38,8 @@ class Standing:
     """How often its child died without an answer since it was queued."""
     continued: bool = False
     """Whether it has been begun before."""
-    cancel_s: float | None = None
-    """When it was asked to end, in seconds since 1970."""
+    interrupt_s: float | None = None
+    """When the child of a cancelled job is to be interrupted, in seconds since 1970."""
 
 
 @dataclass(frozen=True)

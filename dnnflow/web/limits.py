@@ -15,7 +15,7 @@ class UploadLimits:
     """Unpacked."""
     expansion: float = 200.0
     """Unpacked bytes a sent byte, looked at from 10 MiB of text on."""
-    columns: int = 20_000
+    columns: int = 10_000
     rows: int = 500_000_000
     seconds_s: float = 4 * 3600.0
     """From the first byte to the end of the check."""

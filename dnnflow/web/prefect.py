@@ -131,6 +131,10 @@ class PrefectLauncher:
         self._run(launch_id)
         return ""
 
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._client.close()
+
     def _deployment(self, flow: str) -> str:
         try:
             found = self._call("GET", f"/deployments/name/{quote(flow)}/{DEPLOYMENT}")

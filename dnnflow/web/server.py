@@ -144,6 +144,7 @@ def _listening(config: WebConfig):  # type: ignore[no-untyped-def]
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((config.host.strip("[]"), config.port))
+            listener.listen(BACKLOG)  # who reads the address may ask at once
         except OSError as error:
             raise InputError(
                 f"a web server needs a free port of this machine, got {config.host}:{config.port}: "

@@ -24,8 +24,6 @@ IDLE_S = 5.0
 """With nothing to do for so long, it ends."""
 START_S = 3.0
 """How long it waits for another supervisor to end."""
-OBEY_S = 5.0
-"""Time in which a cancelled study ends by itself, before it is interrupted."""
 INTERRUPTED_S = 20.0
 """Time in which an interrupted child ends, before it is killed."""
 STOP_S = 8.0
@@ -47,7 +45,7 @@ class Supervisor:
         self._stopping = False
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGTERM: interrupt the child and end; the next supervisor goes on with it."""
+        """Handle a signal: interrupt the child and end; the next supervisor goes on with it."""
         self._stopping = True
 
     def run(self) -> None:
@@ -111,10 +109,9 @@ class Supervisor:
         """Wait for a child, and end it when it is cancelled or the supervisor stops."""
         interrupted: float | None = None
         while child.poll() is None:
-            cancel_s, now_s = job.standing.cancel_s, time.monotonic()
-            patience = 0.0 if job.request["kind"] == "train" else OBEY_S
-            is_late = cancel_s is not None and time.time() - cancel_s >= patience
-            if interrupted is None and (self._stopping or is_late):
+            interrupt_s, now_s = job.standing.interrupt_s, time.monotonic()
+            is_due = interrupt_s is not None and time.time() >= interrupt_s
+            if interrupted is None and (self._stopping or is_due):
                 child.send_signal(signal.SIGINT)
                 interrupted = now_s
             elif interrupted is not None:
@@ -129,7 +126,7 @@ class Supervisor:
         standing, answer = job.standing, job.answer
         if answer is not None and answer["state"] in ("finished", "failed"):
             self._end(job, LaunchState(answer["state"]), answer.get("error"))
-        elif standing.cancel_s is not None or (answer is not None and not interrupted):
+        elif standing.interrupt_s is not None or (answer is not None and not interrupted):
             self._end(job, LaunchState.CANCELLED)
         elif interrupted:
             self._jobs.change(job, state=LaunchState.QUEUED)
@@ -163,7 +160,7 @@ def main() -> None:
     """Supervise the directory given."""
     supervisor = Supervisor(Path(sys.argv[1]))
     signal.signal(signal.SIGTERM, supervisor.stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, supervisor.stop)  # not ignored: children would inherit that
     supervisor.run()
 
 

@@ -109,8 +109,8 @@ def insert_study(
     plain = {"name": name, "dataset": {"source": "iris.csv", "label": "species"}, "designs": len(drawn)}
     ids = {} if study_id is None else {"study_id": study_id}
     record = StudyRecord(key="k" * 64, name=name, state=StudyState(state), dataset_id="d" * 64,
-                         n_designs=len(drawn), dataset_path="/nowhere", pipeline=pipeline or plain, dataset=DESCRIBED,
-                         **ids)  # fmt: skip
+                         n_designs=len(drawn), dataset_path="/nowhere", pipeline=pipeline or plain,
+                         dataset=DESCRIBED, **ids)  # fmt: skip
     store.add_study(record, drawn)
     for first in range(0, trials, 5000):
         some = range(first, min(trials, first + 5000))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Thread
 
 import psutil
 import pytest
@@ -62,7 +63,7 @@ def processes(directory: Path, module: str = "") -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if any(str(directory) in word for word in words) and module in " ".join(words):
+        if any(str(directory) in word for word in words) and f"dnnflow.web.{module}" in " ".join(words):
             found.append(process)
     return found
 
@@ -235,7 +236,7 @@ def test_cancelled_jobs_end_and_can_be_resumed(launcher, settings, home) -> None
 def test_a_cancelled_child_that_does_not_listen_is_interrupted(launcher, settings, home) -> None:
     """As while it prepares: the store does not know the study yet."""
     study_id = new_study_id()
-    launcher.launch(pipeline(*LONG, "space.epochs=2000", "designs=2"), study_id)
+    launcher.launch(pipeline(*LONG), study_id)
     [child] = wait(lambda: processes(home, "runner"), "start of the child")
     launcher.cancel(study_id)
     assert end_of(launcher, study_id).state is LaunchState.CANCELLED
@@ -278,14 +279,13 @@ def test_of_a_log_the_end_is_kept(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     path = tmp_path / "job" / "log.txt"
     path.parent.mkdir()
-    with os.fdopen(writing, "wb") as pipe:
-        from threading import Thread
-
-        keeper = Thread(target=supervisor.keep_log, args=(os.fdopen(reading, "rb"), path))
+    with os.fdopen(reading, "rb") as kept, os.fdopen(writing, "wb") as pipe:
+        keeper = Thread(target=supervisor.keep_log, args=(kept, path))
         keeper.start()
         for number in range(100_000):
             pipe.write(b"line %06d\n" % number)
-    keeper.join()
+        pipe.close()
+        keeper.join()
     assert path.stat().st_size <= 2 * LOG_BYTES + 65536
     assert path.read_bytes().endswith(b"line 099999\n")
     assert b"line 099998\n" in path.read_bytes()

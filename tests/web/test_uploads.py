@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -430,3 +432,9 @@ def test_whatever_comes_is_kept_whole_or_not_at_all(directory: Path, seed: int, 
     assert {path.name for path in files(directory)} == {upload.path.name, uploads_module.RECORD}
     uploads.delete(upload.upload_id)
     assert nothing_remains(directory)
+
+
+def test_neither_process_loads_what_it_does_not_need():
+    code = "import sys, dnnflow.web.profiler, dnnflow.web.uploads; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"tensorflow", "keras", "dask", "distributed"} & set(loaded.stdout.split())
