@@ -56,7 +56,7 @@ def base(upload: Upload, label: str) -> dict[str, Any]:
 
 
 def unusable(profile: Profile, label: str) -> list[str]:
-    """Return the columns that no feature can be made of, as names and free text; the label is none of them."""
+    """Return the columns that no feature can be made of, such as names; the label is none of them."""
     return [one.name for one in profile.columns if one.feature_problem and one.name != label]
 
 
