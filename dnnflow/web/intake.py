@@ -5,6 +5,7 @@ server may not; the server fills in the places that it knows itself.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ STUDY_MODEL = "study:"
 MOST_TEXT = 512 * 1024
 """Characters of a pipeline as text."""
 
+NAME = re.compile(r"[A-Za-z_]\w{0,63}", re.ASCII)
+OPTIMIZER = re.compile(r"[A-Za-z_]\w{0,63}(:[0-9.]{1,20}(e-?\d{1,3})?)?", re.ASCII)
 CHECKED = 256
 """Designs that are drawn to see whether a pipeline is right; the driver draws and checks all of them."""
 MOST_DESIGNS = 1_000_000
@@ -135,11 +138,19 @@ def find_places(data: Mapping[str, Any]) -> Iterator[FieldProblem]:
         yield FieldProblem(
             where="training.engine", message=f"an engine is one of {names}, got {str(engine)[:80]!r}"
         )
-    for name in ("loss", "optimizer"):
-        if ":" in str(_at(data, f"model.{name}") or "").replace(":0.", "").replace(":1e", ""):
-            yield FieldProblem(
-                where=f"model.{name}", message="a sent pipeline names no code; give a name that Keras knows"
-            )
+    yield from _find_code(data)
+
+
+def _find_code(data: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    """Yield names of a training's model that are no plain names: `module:object` is code."""
+    metrics = _at(data, "model.metrics")
+    given = [("loss", _at(data, "model.loss")), ("optimizer", _at(data, "model.optimizer"))]
+    given += [("metrics", one) for one in (metrics if isinstance(metrics, list) else [metrics])]
+    for field, value in given:
+        pattern = OPTIMIZER if field == "optimizer" else NAME
+        if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
+            message = f"a sent pipeline names no code, got {str(value)[:80]!r}; give a name that Keras knows"
+            yield FieldProblem(where=f"model.{field}", message=message)
 
 
 def _at(data: Mapping[str, Any], where: str) -> Any:

@@ -1,0 +1,271 @@
+"""Where a study stands, whoever runs it: what people decide by whether to wait."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from dnnflow.pipeline import Pipeline
+from dnnflow.results.driver import Driver
+from dnnflow.results.records import StudyState, Wanted
+from dnnflow.web import watch as watch_module
+from dnnflow.web.launching import LaunchState
+from dnnflow.web.services import Services
+from tests.web.recording import design, trial
+from tests.web.served import Served, TestClient
+
+PIPELINE = Pipeline(dataset={"source": "iris.csv", "label": "species"}, designs=24, name="iris")
+
+
+def status(client: TestClient, study_id: str) -> dict[str, object]:
+    answer = client.get(f"/api/v1/studies/{study_id}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_launched_study_has_a_page_before_the_store_knows_it(
+    client: TestClient, services: Services
+) -> None:
+    services.launcher.launch(PIPELINE, "study-0")
+    shown = status(client, "study-0")
+    assert (shown["state"], shown["total"], shown["completed"], shown["dataset"]) == ("queued", 24, 0, None)
+    services.launcher.set("study-0", state=LaunchState.RUNNING, stage="preprocess: label species")
+    shown = status(client, "study-0")
+    assert (shown["state"], shown["stage"]) == ("preparing", "preprocess: label species")
+    services.launcher.set("study-0", state=LaunchState.FAILED, error="row 3 is bad; mend it")
+    shown = status(client, "study-0")
+    assert (shown["state"], shown["error"], shown["stage"]) == ("failed", "row 3 is bad; mend it", None)
+
+
+def test_a_study_that_is_driven_runs_and_one_that_nobody_drives_has_stopped(
+    client: TestClient, services: Services, make_study: Callable[..., str]
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    assert status(client, study_id)["state"] == "stopped"
+    with services.store.driving(study_id):
+        shown = status(client, study_id)
+        assert (shown["state"], shown["missing"]) == ("running", 4)
+        assert shown["rate"] > 0
+        assert shown["eta_s"] == pytest.approx(4 / shown["rate"])
+        services.store.set_wanted(study_id, Wanted.PAUSE)
+        assert status(client, study_id)["state"] == "pausing"
+        services.store.set_obeyed(study_id, Wanted.PAUSE)
+        assert (status(client, study_id)["state"], status(client, study_id)["rate"]) == ("paused", None)
+
+
+def test_of_a_failed_job_the_error_is_shown_even_if_trials_are_there(
+    client: TestClient, services: Services, make_study: Callable[..., str]
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    services.launcher.launch(PIPELINE, study_id)
+    services.launcher.set(study_id, state=LaunchState.FAILED, error="no worker; start one")
+    assert (status(client, study_id)["state"], status(client, study_id)["error"]) == (
+        "failed",
+        "no worker; start one",
+    )
+
+
+def test_an_id_is_whole_or_nothing(client: TestClient, make_study: Callable[..., str]) -> None:
+    study_id = make_study(4)
+    for guess in (study_id[:-1], study_id[:3], study_id + "x", "%2e%2e", "-"):
+        answer = client.get(f"/api/v1/studies/{guess}")
+        assert answer.status_code == 404
+        assert study_id not in answer.text.replace(guess, "")
+
+
+def test_the_counts_are_new_as_soon_as_there_are_trials(
+    client: TestClient, services: Services, make_study: Callable[..., str]
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    with services.store.driving(study_id):
+        assert status(client, study_id)["completed"] == 4
+        services.store.add_trials(study_id, [(design(4), trial(design(4), 4))])
+        time.sleep(0.5)  # counting waits for ten times what it took
+        assert status(client, study_id)["completed"] == 5
+
+
+def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, make_study) -> None:
+    study_id = make_study(240, failed=40)
+    live = status(client, study_id)["live"]
+    for grid in (live["accuracy"], live["time"]):
+        assert sum(count for _, _, count in grid["cells"]) == 200
+        by_depth: dict[int, int] = {}
+        for column, row, count in grid["cells"]:
+            assert 0 <= row < 40
+            depth = grid["first_depth"] + column * grid["depth_width"]
+            by_depth[depth] = by_depth.get(depth, 0) + count
+        assert by_depth == dict.fromkeys(range(8), 25)
+    accuracies = {(20 + 5 + (index * 7) % 5) / 30 for index in range(40, 240)}
+    rows = {row for _, row, _ in live["accuracy"]["cells"]}
+    low, height = live["accuracy"]["low"], live["accuracy"]["height"]
+    assert rows == {min(39, int((accuracy - low) / height + 1e-9)) for accuracy in accuracies}
+
+
+def test_a_million_layers_are_forty_columns(client: TestClient, services: Services) -> None:
+    from dataclasses import replace
+
+    from dnnflow.results.records import StudyRecord
+
+    made = [replace(design(7), layers=design(1).layers * depth) for depth in (1, 50, 399, 400)]
+    record = StudyRecord(key="k", name="deep", dataset_id="d", dataset_path="/", n_designs=4)
+    services.store.add_study(record, made)
+    services.store.add_trials(record.study_id, [(one, trial(one, 3)) for one in made])
+    grid = status(client, record.study_id)["live"]["accuracy"]
+    assert grid["depth_width"] == 10
+    assert [column for column, _, _ in grid["cells"]] == [0, 4, 39, 39] or len(grid["cells"]) == 3
+
+
+# ---- pause, resume, cancel
+
+
+def act(client: TestClient, study_id: str, what: str) -> tuple[int, str]:
+    answer = client.post(f"/api/v1/studies/{study_id}/{what}")
+    return answer.status_code, answer.json().get("state", answer.json().get("detail"))
+
+
+def test_a_driven_study_is_asked_through_the_store(
+    client: TestClient, services: Services, make_study
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    with services.store.driving(study_id):
+        assert act(client, study_id, "pause") == (200, "pausing")
+        assert services.store.wanted(study_id) is Wanted.PAUSE
+        assert act(client, study_id, "resume")[0] == 200
+        assert services.store.wanted(study_id) is Wanted.RUN
+        assert act(client, study_id, "cancel")[0] == 200
+        assert services.store.wanted(study_id) is Wanted.CANCEL
+    assert services.launcher.asked == []
+
+
+def test_a_queued_study_is_cancelled_and_resumed_by_its_launcher(
+    client: TestClient, services: Services
+) -> None:
+    services.launcher.launch(PIPELINE, "study-0")
+    assert act(client, "study-0", "pause")[0] == 409
+    assert act(client, "study-0", "cancel") == (200, "stopped")
+    assert act(client, "study-0", "resume") == (200, "queued")
+    assert services.launcher.asked == [("launch", "study-0"), ("cancel", "study-0"), ("resume", "study-0")]
+
+
+def test_a_study_that_stopped_is_resumed_by_the_launcher(
+    client: TestClient, services: Services, make_study
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.STOPPED)
+    services.launcher.launch(PIPELINE, study_id)
+    services.launcher.set(study_id, state=LaunchState.CANCELLED)
+    assert act(client, study_id, "resume")[0] == 200
+    assert services.launcher.asked[-1] == ("resume", study_id)
+
+
+def test_what_has_finished_stays_so(client: TestClient, services: Services, make_study) -> None:
+    study_id = make_study(4)
+    for what in ("pause", "resume", "cancel"):
+        assert act(client, study_id, what)[0] == 409
+    assert services.launcher.asked == []
+
+
+# ---- streams
+
+
+def events_of(url: str) -> list[tuple[str, dict[str, object]]]:
+    found = []
+    with httpx.stream("GET", url, timeout=30) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        name = ""
+        for line in answer.iter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                found.append((name, json.loads(line.removeprefix("data: "))))
+    return found
+
+
+def test_a_stream_tells_changes_and_the_end(serve_app: Served, services: Services, make_study) -> None:
+    study_id = make_study(4, designs=6, state=StudyState.RUNNING)
+
+    def train() -> None:
+        with services.store.driving(study_id):
+            for index in (4, 5):
+                time.sleep(1.5)
+                services.store.add_trials(study_id, [(design(index), trial(design(index), index))])
+            services.store.set_state(study_id, StudyState.FINISHED)
+
+    services.store.claim(study_id, Driver.this_process())
+    thread = threading.Thread(target=train)
+    thread.start()
+    events = events_of(f"{serve_app.url}/api/v1/studies/{study_id}/events")
+    thread.join()
+    assert events[-1] == ("end", {})
+    counts = [data["completed"] for name, data in events if name == "status"]
+    assert counts == sorted(set(counts)) or counts[-1] == 6
+    assert events[-2][1]["state"] == "finished"
+
+
+def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
+    serve_app: Served, services, make_study
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    with services.store.driving(study_id):
+        services.store.set_wanted(study_id, Wanted.PAUSE)
+        services.store.set_obeyed(study_id, Wanted.PAUSE)
+        start = time.monotonic()
+        events = events_of(f"{serve_app.url}/api/v1/studies/{study_id}/events?max_s=3")
+        assert [name for name, _ in events] == ["status"]
+        assert 2.5 < time.monotonic() - start < 8
+
+
+def test_many_who_watch_one_study_cost_one_look_a_second(
+    serve_app: Served, services: Services, make_study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    looks = []
+    original = serve_app.app.state.views.status
+    monkeypatch.setattr(
+        serve_app.app.state.views, "status", lambda *a, **k: looks.append(a) or original(*a, **k)
+    )
+    with services.store.driving(study_id):
+        url = f"{serve_app.url}/api/v1/studies/{study_id}/events?max_s=3"
+        threads = [threading.Thread(target=events_of, args=(url,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(looks) <= 8 + 8  # one look of each at its beginning, then one a second for all
+
+
+def test_a_stream_too_many_is_told_when_to_come_back(
+    make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dnnflow.web.app import create_app
+    from dnnflow.web.limits import Limits
+    from tests.web.recording import insert_study
+    from tests.web.served import client_of
+
+    services = make_services(limits=Limits(streams=0))
+    study_id = insert_study(services.store, 2)
+    answer = client_of(create_app(services)).get(f"/api/v1/studies/{study_id}/events")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+
+
+def test_a_server_that_ends_does_not_wait_for_who_watches(services: Services, make_study) -> None:
+    from dnnflow.web.app import create_app
+    from tests.web.served import serving
+
+    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    with services.store.driving(study_id), serving(create_app(services)) as served:
+        url = f"{served.url}/api/v1/studies/{study_id}/events"
+        thread = threading.Thread(target=events_of, args=(url,))
+        thread.start()
+        while not served.app.state.watch.open:
+            time.sleep(0.05)
+        start = time.monotonic()
+    thread.join(timeout=10)
+    assert time.monotonic() - start < 4.5  # less than the grace that others have
+    assert not thread.is_alive()
+
+
+def test_a_stream_stays_below_a_megabyte_a_minute() -> None:
+    assert watch_module.BYTES_S * 60 < 1_000_000
