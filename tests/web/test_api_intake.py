@@ -135,8 +135,8 @@ HARMLESS = {
     "name", "dataset.label", "dataset.drop", "dataset.missing_values", "dataset.text_columns",
     "dataset.delimiter", "dataset.quote", "dataset.encoding", "space.per_layer", "space.depth", "space.units",
     "space.activation", "space.dropout", "space.batch_norm", "space.initializer", "space.l2",
-    "space.residual", "space.optimizer", "space.learning_rate", "space.optimizer_parameters", "space.schedule",
-    "space.batch_size", "space.epochs", "space.early_stopping", "space.seed", "executor.memory_limit",
+    "space.residual", "space.optimizer", "space.learning_rate", "space.optimizer_parameters",
+    "space.schedule", "space.batch_size", "space.epochs", "space.early_stopping", "space.seed", "executor.memory_limit",
     "model.parameters", "parallel.target",
 }  # fmt: skip
 """Fields that hold text which names neither a place nor code: `Space` takes known names only."""
