@@ -194,6 +194,7 @@ def dataset_of(upload: Upload) -> Dataset:
             most=one.most,
             values=[ClassCount(value=value, rows=rows) for value, rows in one.values],
             label_problem=one.label_problem,
+            feature_problem=one.feature_problem,
         )
         for index, one in enumerate(upload.profile.columns)
     ]

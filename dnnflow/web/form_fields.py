@@ -117,7 +117,7 @@ def field_groups() -> tuple[FieldGroup, ...]:
             general.append(_field(name, part))
             continue
         fields = tuple(_fields(name, parts[reference]["properties"]))
-        found[name] = FieldGroup(name, TITLES.get(name, name), part["description"], fields, is_optional)
+        found[name] = FieldGroup(name, TITLES.get(name, name), _line(parts[reference]), fields, is_optional)
     found[GENERAL] = FieldGroup(GENERAL, TITLES[GENERAL], "", tuple(general))
     order = [name for name in TITLES if name in found]
     return tuple(found[name] for name in [*order, *(name for name in found if name not in TITLES)])
@@ -127,6 +127,10 @@ def field_groups() -> tuple[FieldGroup, ...]:
 def fields_by_path() -> Mapping[str, FormField]:
     """Return all fields by their dotted path."""
     return {field.path: field for group in field_groups() for field in group.fields}
+
+
+def _line(part: Mapping[str, Any]) -> str:
+    return " ".join(part.get("description", "").split())
 
 
 def _section(part: Mapping[str, Any]) -> tuple[str | None, bool]:
@@ -150,7 +154,7 @@ def _field(path: str, part: Mapping[str, Any]) -> FormField:
     return FormField(
         path=path,
         kind=kind,
-        help=" ".join(part.get("description", "").split()),
+        help=_line(part),
         default=part.get("default"),
         options=options,
         least=least,

@@ -71,8 +71,9 @@ class RulesForm:
     def is_open(self, group: FieldGroup) -> bool:
         """Whether a group that unfolds is shown: something in it was set, or is wrong."""
         return any(
-            self.trouble_at(one.path) or (not one.is_first and value_at(self.plain, one.path) is not None)
+            self.trouble_at(one.path) or value_at(self.plain, one.path) is not None
             for one in group.fields
+            if not one.is_first
         )
 
 

@@ -325,7 +325,7 @@ class Column(Reply):
 
     index: int
     name: str
-    kind: Literal["number", "text"]
+    kind: Literal["number", "text", "boolean", "empty"]
     missing: int
     """Rows without a value."""
     distinct: int
@@ -338,6 +338,8 @@ class Column(Reply):
     """The most frequent values; all where the column may be the label."""
     label_problem: str | None
     """Why it cannot be the label; null where it can."""
+    feature_problem: str | None = None
+    """Why it must be in `dataset.drop` or be the label; null where it may be a feature."""
 
 
 class DatasetBase(Reply):

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
 from dnnflow.web.embedded import EmbeddedLauncher
-from dnnflow.web.server import make_services
+from dnnflow.web.server import make_server, make_services
 from dnnflow.web.services import Services, WebConfig
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -51,6 +53,22 @@ class Site:
 
     url: str
     services: Services
+
+    @contextmanager
+    def another(self, port: int = 0) -> Iterator[tuple[str, int]]:
+        """Serve the same studies once more for the block; yields address and port."""
+        server = make_server(create_app(self.services), port=port, log_level="warning")
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive(), "the server ended"
+            time.sleep(0.02)
+        found = int(server.servers[0].sockets[0].getsockname()[1])
+        try:
+            yield f"http://127.0.0.1:{found}", found
+        finally:
+            server.should_exit = True
+            thread.join(timeout=20)
 
 
 @pytest.fixture(scope="session")
