@@ -365,7 +365,7 @@ class Estimate(Reply):
     parameters: Spread | None
     """Weights of a design."""
     processor_s: float | None
-    """Seconds of one core for all designs, roughly: within a factor of three."""
+    """Seconds for all designs, roughly: what else the workers do, and which they are, is not known."""
     seconds_s: float | None
     """The same on all of this machine's cores."""
     problems: list[FieldProblem]
