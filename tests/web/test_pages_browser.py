@@ -308,7 +308,7 @@ def test_a_page_outlives_its_server(open_tab: Callable[..., Tab], site: Site) ->
 
 @pytest.mark.skipif("DNNFLOW_SCREENSHOTS" not in os.environ, reason="makes a picture for the README")
 def test_picture_of_a_study(open_tab: Callable[..., Tab], uploaded: str) -> None:
-    tab = open_tab(viewport={"width": 1080, "height": 760})
+    tab = open_tab(viewport={"width": 1080, "height": 850})
     tab.open(f"/new/{uploaded}/rules?label=digit")
     rules_of(tab, 600, epochs=10)
     tab.page.get_by_role("button", name="Start the study").click()
