@@ -312,6 +312,7 @@ def test_picture_of_a_study(open_tab: Callable[..., Tab], uploaded: str) -> None
     tab.open(f"/new/{uploaded}/rules?label=digit")
     rules_of(tab, 600, epochs=10)
     tab.page.get_by_role("button", name="Start the study").click()
+    tab.page.wait_for_url("**/studies/*")
     tab.wait("+document.getElementById('done').textContent > 360", limit_s=FINISHES_UNDER_MS / 1000)
     tab.page.screenshot(path=PICTURE)
     assert PICTURE.stat().st_size < 300_000
