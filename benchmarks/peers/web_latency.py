@@ -146,9 +146,9 @@ def wait_for_trials(client: httpx.Client, study_id: str) -> None:
 def newest(client: httpx.Client, other: str) -> str:
     """Return the id of the newest study, as soon as it is another one."""
     while True:
-        items = client.get("/api/v1/studies").json()["items"]
-        if items and items[0]["study_id"] != other:
-            return str(items[0]["study_id"])
+        studies = client.get("/api/v1/studies").json()["studies"]
+        if studies and studies[0]["study_id"] != other:
+            return str(studies[0]["study_id"])
         time.sleep(0.5)
 
 

@@ -20,7 +20,12 @@ def read_pipeline(path: str) -> dict[str, Any]:
     PipelineError
         If the file is not a valid pipeline.
     """
-    return {"pipeline": load_any(path).plain(), "root": str(Path.cwd())}
+    return {"pipeline": load_any(path).plain(), **working_directory()}
+
+
+def working_directory() -> dict[str, str]:
+    """Return where runs start, `root`: the build step of a deployment without a pipeline of its own."""
+    return {"root": str(Path.cwd())}
 
 
 def every_part_optional(schema: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from dnnflow.errors import NotFoundError
 from dnnflow.web.multipart import FileField
 from dnnflow.web.problems import Refusal
 from dnnflow.web.profile import ColumnProfile
-from dnnflow.web.replies import ClassCount, Column, Dataset, Datasets, DatasetSummary, LabelCheck
 from dnnflow.web.requests import Key, TheServices, problems_of
+from dnnflow.web.table_replies import ClassCount, Column, Dataset, Datasets, DatasetSummary, LabelCheck
 from dnnflow.web.uploads import Upload
 
 router = APIRouter(tags=["datasets"], responses=problems_of())
@@ -194,6 +194,7 @@ def dataset_of(upload: Upload) -> Dataset:
             most=one.most,
             values=[ClassCount(value=value, rows=rows) for value, rows in one.values],
             label_problem=one.label_problem,
+            feature_problem=one.feature_problem,
         )
         for index, one in enumerate(upload.profile.columns)
     ]

@@ -11,10 +11,10 @@ from starlette.responses import FileResponse
 
 from dnnflow.web.predictions import Predictions
 from dnnflow.web.problems import FieldProblem, Refusal
-from dnnflow.web.replies import Models, Predicted
 from dnnflow.web.requests import StudyId, TheServices, TheViews, problems_of
 from dnnflow.web.saved_models import MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.services import Services
+from dnnflow.web.table_replies import Models, Predicted
 from dnnflow.web.views import Views
 
 router = APIRouter(tags=["models"], responses=problems_of(404))

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import Counter as Counted
@@ -11,7 +12,7 @@ from prometheus_client.metrics import Histogram
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dnnflow.errors import DnnflowError
+from dnnflow.errors import DnnflowError, LaunchError
 from dnnflow.results.records import StudyState
 from dnnflow.web.services import Services
 from dnnflow.web.watch import Watch
@@ -74,8 +75,9 @@ class _Looks(Collector):
             reachable.add_metric((), 1)
         except DnnflowError:
             reachable.add_metric((), 0)
-        for name, count in Counter(one.state.value for one in self._services.launcher.all()).items():
-            jobs.add_metric((name,), count)
+        with suppress(LaunchError):  # who runs them is away
+            for name, count in Counter(one.state.value for one in self._services.launcher.all()).items():
+                jobs.add_metric((name,), count)
         uploads = GaugeMetricFamily("dnnflow_web_uploads", "Uploads that are kept.")
         uploads.add_metric((), len(self._services.uploads.all()))
         yield from (studies, jobs, reachable, uploads)

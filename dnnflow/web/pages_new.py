@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
+from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
@@ -72,6 +73,7 @@ def _label_page(
         profile=profile, shown=shown, chosen=chosen, find=find, message=message, rules=rules.IN_WORDS,
         column=None if chosen is None else profile.columns[chosen], rows=profile.rows or 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
+        unusable=[column for column in profile.columns if column.feature_problem],
     )  # fmt: skip
 
 
@@ -89,6 +91,13 @@ def delete_upload(services: TheServices, upload_id: str, form: Form) -> Response
     """Forget a table."""
     services.uploads.delete(upload_id)
     return RedirectResponse("/new", status_code=303)
+
+
+@router.post("/new/{upload_id}/rules")
+def go_to_rules(upload_id: str, form: Form) -> Response:
+    """Lead to the rules form; the label page's form has a token, which must not stand in an address."""
+    query = urlencode({"label": form.get("label", "")})
+    return RedirectResponse(f"/new/{quote(upload_id, safe='')}/rules?{query}", status_code=303)
 
 
 @router.get("/new/{upload_id}/rules")

@@ -93,24 +93,31 @@ class Predictions:
                 self._turn.release()
 
     def _ask(self, header: dict[str, Any], text: bytes, end_s: float) -> dict[str, Any]:
-        for attempt in (1, 2):  # a process that died between two requests is replaced once
-            connection = self._started()
+        answer: bytes | None = None
+        for _ in range(2):  # a process that died between two requests is replaced once
             try:
-                connection.send_bytes(json.dumps(header).encode())
-                connection.send_bytes(text)
-                if not connection.poll(max(0.0, end_s - time.monotonic())):
-                    self._end()
-                    raise self._too_slow()
-                found: dict[str, Any] = json.loads(connection.recv_bytes())
-                self._used_s = time.monotonic()
-                return found
-            except (EOFError, OSError) as error:
+                answer = self._answer(header, text, end_s)
+                break
+            except (EOFError, OSError):
                 self._end()
-                if attempt == 2:
-                    raise LimitError(
-                        "predictions must fit their process' memory, got some that ended it; send fewer rows"
-                    ) from error
-        raise self._too_slow()
+        else:
+            raise LimitError(
+                "predictions must fit their process' memory, got some that ended it; send fewer rows"
+            )
+        if answer is None:
+            self._end()
+            raise self._too_slow()
+        self._used_s = time.monotonic()
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
+    def _answer(self, header: dict[str, Any], text: bytes, end_s: float) -> bytes | None:
+        """Return what the process answers, None where it does not in time."""
+        connection = self._started()
+        connection.send_bytes(json.dumps(header).encode())
+        connection.send_bytes(text)
+        in_time = connection.poll(max(0.0, end_s - time.monotonic()))
+        return connection.recv_bytes() if in_time else None
 
     def _started(self) -> Connection:
         if self._process is not None and self._process.poll() is None and self._connection is not None:

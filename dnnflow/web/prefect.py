@@ -3,6 +3,7 @@
 Nothing is kept here: a run's tags say which job it is. Prefect itself is not imported.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dnnflow.errors import ConflictError, LaunchError, NotFoundError
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError, StudyStopped
 from dnnflow.paths import content_id
 from dnnflow.pipeline import Pipeline
 from dnnflow.results.records import Wanted
@@ -29,6 +30,8 @@ DEPLOYMENT = "web"
 FLOWS = {"study": "study", "train": "train"}
 """Kind of a job and name of its flow."""
 TIMEOUT_S = 10.0
+BUSY_S = (0.5, 1.0, 2.0)
+"""Waits before further tries where the server's database is busy; nothing is done twice by them."""
 SHOWN = 200
 """Runs a list shows, as many as the server answers at once."""
 STATES = {
@@ -42,6 +45,9 @@ STATES = {
     "CRASHED": LaunchState.FAILED,
     "CANCELLED": LaunchState.CANCELLED,
 }
+
+STOPPED = f"exception: {StudyStopped.__name__}: "
+"""In the message of a run whose study was asked to stop, which ends as failed."""
 
 
 class PrefectLauncher:
@@ -119,10 +125,9 @@ class PrefectLauncher:
         return self.get(launch_id)
 
     def cancel(self, launch_id: str) -> Launch:
-        """End a run: its study is asked first, then Prefect ends the process."""
+        """End a run: a study that is driven is asked first; otherwise, or if asked again, Prefect ends it."""
         run = self._run(launch_id)
-        if not STATES[run["state_type"]].has_ended:
-            self._want(run, Wanted.CANCEL)
+        if not STATES[run["state_type"]].has_ended and not self._obeys(run):
             self._set_state(run, {"type": "CANCELLING", "message": "cancelled from dnnflow web"})
         return self.get(launch_id)
 
@@ -173,8 +178,20 @@ class PrefectLauncher:
             with suppress(NotFoundError), Store(self._settings.store_url) as store:
                 store.set_wanted(_id_of(run), wanted)
 
+    def _obeys(self, run: Mapping[str, Any]) -> bool:
+        """Ask the study of a run to stop; return whether somebody not asked before reads that."""
+        study_id = _id_of(run)
+        if _kind_of(run) != "study":
+            return False
+        with Store(self._settings.store_url) as store:
+            record = store.find(study_id)
+            if record is None:
+                return False
+            store.set_wanted(study_id, Wanted.CANCEL)
+            return record.wanted is not Wanted.CANCEL and store.driver(study_id) is not None
+
     def _shown(self, run: Mapping[str, Any], *, outcome: bool = False) -> Launch:
-        kind, state = _kind_of(run), STATES.get(run["state_type"], LaunchState.QUEUED)
+        kind, state = _kind_of(run), _state_of(run)
         pipeline = run["parameters"]["pipeline"]
         is_trained = outcome and kind == "train" and state is LaunchState.FINISHED
         message = (run.get("state") or {}).get("message") or f"the run ended as {run.get('state_name')}"
@@ -199,6 +216,11 @@ class PrefectLauncher:
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         try:
             response = self._client.request(method, path, json=body)
+            for wait_s in BUSY_S:
+                if response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+                time.sleep(wait_s)
+                response = self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise LaunchError(
                 f"jobs run on the Prefect server at {self._api}, got no answer: "
@@ -221,6 +243,12 @@ class PrefectLauncher:
 
 def _id_of(run: Mapping[str, Any]) -> str:
     return next((tag.removeprefix(ID_TAG) for tag in run["tags"] if tag.startswith(ID_TAG)), "")
+
+
+def _state_of(run: Mapping[str, Any]) -> LaunchState:
+    state = STATES.get(run["state_type"], LaunchState.QUEUED)
+    message = (run.get("state") or {}).get("message") or ""
+    return LaunchState.CANCELLED if state is LaunchState.FAILED and STOPPED in message else state
 
 
 def _kind_of(run: Mapping[str, Any]) -> str:

@@ -55,11 +55,17 @@ def base(upload: Upload, label: str) -> dict[str, Any]:
     return {"source": f"{UPLOAD}{upload.upload_id}", "label": label}
 
 
+def unusable(profile: Profile, label: str) -> list[str]:
+    """Return the columns that no feature can be made of, such as names; the label is none of them."""
+    return [one.name for one in profile.columns if one.feature_problem and one.name != label]
+
+
 def starting_rules(upload: Upload, label: str) -> dict[str, Any]:
     """Return the pipeline that a new study starts from: good for most tables."""
+    dropped = unusable(upload.profile, label)
     return {
         "name": name_of(upload),
-        "dataset": base(upload, label),
+        "dataset": base(upload, label) | ({"drop": dropped} if dropped else {}),
         "space": {
             "depth": {"int": [1, 5]},
             "units": {"choice": [16, 32, 64]},

@@ -9,7 +9,7 @@ from typing import Any
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.models import read_about
 from dnnflow.paths import Workspace
-from dnnflow.web.replies import ModelInfo
+from dnnflow.web.table_replies import ModelInfo
 
 MOST_MODELS = 100
 """A pipeline's `outputs.models` is at most this."""

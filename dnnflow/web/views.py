@@ -3,12 +3,12 @@
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from dnnflow.errors import NotFoundError
+from dnnflow.errors import LaunchError, NotFoundError
 from dnnflow.results.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
 from dnnflow.results.records import StudyRecord, StudyState, Wanted
 from dnnflow.training.records import TrialState
@@ -92,7 +92,13 @@ class Views:
         NotFoundError
             If neither the store nor the launcher knows it.
         """
-        record, launch = self.record(study_id), self.launch(study_id)
+        record = self.record(study_id)
+        try:
+            launch = self.launch(study_id)
+        except LaunchError:  # who launched it is away: what is stored is still there
+            if record is None:
+                raise
+            launch = None
         if launch is not None and launch.kind != "study":
             launch = None
         if record is not None:
@@ -133,6 +139,13 @@ class Views:
             live=counted.live if live else None,
         )
 
+    def _launches(self) -> Sequence[Launch]:
+        """Return all launches; none while who launched them is away: what is stored is still listed."""
+        try:
+            return self._services.launcher.all()
+        except LaunchError:
+            return ()
+
     def summaries(self, *, after: tuple[str, str] | None = None, limit: int = 50) -> list[StudySummary]:
         """Return studies and parallel trainings, the newest first.
 
@@ -141,7 +154,7 @@ class Views:
         after
             `created_at` and id of the last one before.
         """
-        launches = {one.launch_id: one for one in self._services.launcher.all()}
+        launches = {one.launch_id: one for one in self._launches()}
         records = {one.study_id: one for one in self._services.store.studies()}
         moments = {key: one.created_at for key, one in launches.items()}
         moments |= {key: one.created_at for key, one in records.items()}

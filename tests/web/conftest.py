@@ -12,7 +12,7 @@ from dnnflow.web.app import create_app
 from dnnflow.web.services import Services, WebConfig
 from dnnflow.web.uploads import Uploads
 from tests.web.browsing import chromium, open_tab, shots, site, tab  # noqa: F401
-from tests.web.recording import RecordingLauncher, insert_study
+from tests.web.recording import RecordingLauncher, design, insert_study
 from tests.web.served import Served, TestClient, client_of, serving
 
 
@@ -73,3 +73,19 @@ def serve_app(app: FastAPI) -> Iterator[Served]:
     """The application of `services`, served over a socket."""
     with serving(app) as served:
         yield served
+
+
+@pytest.fixture
+def saved(services: Services, make_study, iris) -> str:
+    """A study with trials and a model of iris."""
+    from dnnflow.design.build import build_model
+    from dnnflow.models import save_model
+
+    study_id = make_study(24, failed=2)
+    made = design(9)
+    weights = build_model(made, iris.n_features, iris.n_classes).get_weights()
+    path = services.settings.workspace.model(study_id, 1)
+    path.parent.mkdir(parents=True)
+    record = {"study_id": study_id, "design_id": made.design_id, "test_accuracy": 0.9}
+    save_model(path, made, weights, iris, record)
+    return study_id

@@ -133,11 +133,12 @@ def test_a_training_names_no_places_and_no_code_either(
 
 HARMLESS = {
     "name", "dataset.label", "dataset.drop", "dataset.missing_values", "dataset.text_columns",
-    "dataset.delimiter", "dataset.quote", "dataset.encoding", "space.per_layer", "space.depth", "space.units",
-    "space.activation", "space.dropout", "space.batch_norm", "space.initializer", "space.l2", "space.residual",
-    "space.optimizer", "space.learning_rate", "space.optimizer_parameters", "space.schedule",
-    "space.batch_size", "space.epochs", "space.early_stopping", "space.seed", "executor.memory_limit",
-    "model.parameters", "parallel.target",
+    "dataset.delimiter", "dataset.quote", "dataset.encoding", "space.per_layer", "space.depth",
+    "space.units", "space.activation", "space.dropout", "space.batch_norm", "space.initializer",
+    "space.l2", "space.residual", "space.optimizer", "space.learning_rate",
+    "space.optimizer_parameters", "space.schedule", "space.batch_size", "space.epochs",
+    "space.early_stopping", "space.seed", "executor.memory_limit", "model.parameters",
+    "parallel.target",
 }  # fmt: skip
 """Fields that hold text which names neither a place nor code: `Space` takes known names only."""
 RESOLVED = {"dataset.source", "model.source"}

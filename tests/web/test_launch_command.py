@@ -66,7 +66,7 @@ def test_it_answers_without_tensorflow_and_ends_with_ctrl_c(start: Start) -> Non
     url = address(process)
     assert "?" not in url, "on this machine nobody logs in"
     assert json.loads(get(f"{url}api/v1/health"))["launcher"] == "this machine"
-    assert json.loads(get(f"{url}api/v1/studies"))["items"] == []
+    assert json.loads(get(f"{url}api/v1/studies"))["studies"] == []
     mapped = {item.path for item in psutil.Process(process.pid).memory_maps()}
     assert not [path for path in mapped if "tensorflow" in path]
     process.send_signal(signal.SIGINT)
@@ -81,14 +81,14 @@ def test_others_log_in_with_a_token_that_is_shown_once(start: Start) -> None:
     assert json.loads(get(f"{base}api/v1/health"))
     with pytest.raises(urllib.error.HTTPError, match="401"):
         get(f"{base}api/v1/studies")
-    assert json.loads(get(f"{base}api/v1/studies", token))["items"] == []
+    assert json.loads(get(f"{base}api/v1/studies", token))["studies"] == []
 
 
 def test_a_token_that_was_given_is_not_shown(start: Start) -> None:
     token = "given-by-somebody-and-long"
     url = address(start("--host", "0.0.0.0", DNNFLOW_WEB_TOKEN=token))
     assert token not in url
-    assert json.loads(get(f"{url.removesuffix('login')}api/v1/studies", token))["items"] == []
+    assert json.loads(get(f"{url.removesuffix('login')}api/v1/studies", token))["studies"] == []
 
 
 def test_a_taken_port_is_said(start: Start, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from dnnflow.errors import LaunchError
 from dnnflow.pipeline import Pipeline
 from dnnflow.results.driver import Driver
 from dnnflow.results.records import StudyState, Wanted
@@ -269,3 +270,23 @@ def test_a_server_that_ends_does_not_wait_for_who_watches(services: Services, ma
 
 def test_a_stream_stays_below_a_megabyte_a_minute() -> None:
     assert watch_module.BYTES_S * 60 < 1_000_000
+
+
+def test_what_is_stored_is_shown_while_the_launcher_is_away(
+    client: TestClient, services: Services, make_study: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Prefect server that restarts takes no result away."""
+    study_id = make_study(4, designs=4, state=StudyState.FINISHED)
+
+    def away(*_: object) -> object:
+        raise LaunchError("a Prefect server must answer, got nothing; start it")
+
+    monkeypatch.setattr(type(services.launcher), "get", away)
+    monkeypatch.setattr(type(services.launcher), "all", away)
+    assert status(client, study_id)["state"] == "finished"
+    assert study_id in client.get("/api/v1/studies").text
+    assert study_id in client.get("/").text
+    assert client.get("/api/v1/metrics").status_code == 200
+    answer = client.get("/api/v1/studies/no-such-study")
+    assert answer.status_code == 503
+    assert "a Prefect server must answer" in answer.json()["rule"]
