@@ -313,9 +313,8 @@ def test_picture_of_a_study(open_tab: Callable[..., Tab], uploaded: str, site: S
     rules_of(tab, 1000, epochs=10)
     tab.page.get_by_role("button", name="Start the study").click()
     tab.page.wait_for_url("**/studies/*")
-    tab.wait(
-        "+document.getElementById('done').textContent.replace(", ", ) > 400", limit_s=FINISHES_UNDER_MS / 1000
-    )
+    trained = "document.getElementById('done').textContent.replace(',', '')"
+    tab.wait(f"+{trained} > 400", limit_s=FINISHES_UNDER_MS / 1000)
     tab.page.screenshot(path=PICTURE)
     assert PICTURE.stat().st_size < 300_000
     site.services.launcher.cancel(tab.page.url.rpartition("/")[2])
