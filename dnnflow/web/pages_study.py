@@ -45,11 +45,13 @@ def _words(status: StudyStatus) -> str:
     """Say what a state means, where it is not plain."""
     if status.state == "queued" and status.queue_place:
         return f"{status.queue_place} job{'' if status.queue_place == 1 else 's'} before it"
+    if status.wanted == "cancel" and status.state not in ENDED:
+        return "is being cancelled"
     if status.state == "paused":
         return "goes on where it was when it is resumed"
     if status.state == "stopped":
         return "can be resumed"
-    return "" if status.state in ENDED else status.stage or ""
+    return "" if status.state in (*ENDED, "running") else status.stage or ""
 
 
 @router.post("/studies/{study_id}/{action}")

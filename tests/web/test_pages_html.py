@@ -221,7 +221,8 @@ def test_pages_hold_no_script_and_no_style_of_their_own(
     study_id = make_study(20, failed=1)
     for path in ("/", "/new", f"/new/{upload_id}", f"/studies/{study_id}",
                  f"/studies/{study_id}/results",
-                 f"/studies/{study_id}/analysis", f"/studies/{study_id}/predict", "/about", "/login"):  # fmt: skip
+                 f"/studies/{study_id}/analysis", f"/studies/{study_id}/predict", "/about",
+                 "/login"):  # fmt: skip
         text = client.get(path).text
         assert not re.search(r"<script(?![^>]*(src=|application/json))", text), path
         assert not re.search(r"\son\w+=|style=|<style|https?://(?!127\.0\.0\.1)", text), path

@@ -25,9 +25,10 @@ function link(id, address, isShown) {
 
 function words(status) {
   if (status.state === "queued" && status.queue_place) return `${status.queue_place} job${status.queue_place === 1 ? "" : "s"} before it`;
+  if (status.wanted === "cancel" && !OVER.includes(status.state)) return "is being cancelled";
   if (status.state === "paused") return "goes on where it was when it is resumed";
   if (status.state === "stopped") return "can be resumed";
-  return OVER.includes(status.state) ? "" : status.stage ?? "";
+  return OVER.includes(status.state) || status.state === "running" ? "" : status.stage ?? "";
 }
 
 function update(status) {
