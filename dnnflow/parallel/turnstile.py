@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dnnflow.parallel.desk import Desk
-from dnnflow.parallel.link import LOOKS
+from dnnflow.parallel.link import LOOKS, SOON_S
 
 LOG = logging.getLogger(__name__)
 _TICK_S = 1.0
@@ -47,6 +47,7 @@ class Turnstile:
         self._poll: Any = None  # made for the first connection: not every system has epoll
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._looks = LOOKS
 
     @property
     def connections(self) -> int:
@@ -103,12 +104,15 @@ class Turnstile:
                         self._let_go(number)
 
     def _ready(self) -> list[tuple[int, int]]:
-        """Return which sockets have something, having looked some times before it sleeps."""
-        for _ in range(LOOKS):
+        """Return which sockets have something, having looked some times if that was of use the last time."""
+        start_s = time.perf_counter()
+        for _ in range(self._looks):
             if ready := self._poll.poll(0):
                 return list(ready)
             os.sched_yield()
-        return list(self._poll.poll(_TICK_S))
+        ready = list(self._poll.poll(_TICK_S))
+        self._looks = LOOKS if time.perf_counter() - start_s < SOON_S else 0
+        return ready
 
     def _answer(self, number: int, now_s: float) -> None:
         visitor = self._visitors[number]
