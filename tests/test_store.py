@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
 from dnnflow.errors import ConflictError, InputError, NotFoundError, StoreError, StudyError
 from dnnflow.results import driver as driver_module
-from dnnflow.results import schema, study_rows
+from dnnflow.results import overview, schema, study_rows
 from dnnflow.results import store as store_module
 from dnnflow.results.driver import Driver
 from dnnflow.results.records import StudyRecord, StudyState, Wanted, new_study_id
@@ -640,3 +640,56 @@ def test_an_id_is_given_once(store: Store) -> None:
     with pytest.raises(ConflictError, match="got mine, which another study has"):
         add_study(store, some_designs(2), study_id="mine")
     assert store.designs("mine") == []
+
+
+# ---- numbers that the database counts
+
+
+def test_the_database_counts_what_a_page_shows(store: Store) -> None:
+    designs = [
+        Design(layers=tuple(Layer(units=8) for _ in range(depth)), seed=seed)
+        for depth in (1, 3)
+        for seed in range(3)
+    ]
+    study_id = add_study(store, designs)
+    assert overview.grid(store, study_id, "test_accuracy") is None
+    accuracies = (0.5, 0.755, 0.9, 0.9, 0.625)
+    pairs = [
+        (design, completed(design, accuracy, training_s=2.0, parameters=100 - design.seed))
+        for design, accuracy in zip(designs, accuracies, strict=False)
+    ]
+    store.add_trials(study_id, [*pairs, (designs[5], failed(designs[5]))])
+    counted = overview.totals(store, study_id)
+    assert (counted.stored, overview.count_trials(store, study_id)) == (6, 6)
+    assert counted.counts[TrialState.COMPLETED] == 5
+    assert counted.counts[TrialState.FAILED] == 1
+    assert counted.training_s == pytest.approx(10.0)
+    # Of two with the best accuracy, the smaller network
+    assert (counted.best_accuracy, counted.best_design_id) == (0.9, designs[2].design_id)
+    found = overview.grid(store, study_id, "test_accuracy")
+    assert found is not None
+    assert (found.first_depth, found.depth_width, found.low, found.is_cut) == (1, 1, 0.5, False)
+    last = overview.BINS - 1
+    assert found.cells == ((0, 0, 1), (0, 25, 1), (0, last, 1), (2, 12, 1), (2, last, 1))
+    kinds = overview.failure_kinds(store, study_id)
+    assert kinds == [("MemoryError", 1, "too big", designs[5].design_id)]
+
+
+def test_a_few_slow_trials_do_not_squeeze_all_others(store: Store) -> None:
+    """The first trials of a study compile: 2 s beside 0.05 s left one row for all others."""
+    designs = some_designs(200)
+    study_id = add_study(store, designs)
+    seconds = [2.0, 2.5, *(0.01 + 0.0005 * index for index in range(198))]
+    store.add_trials(
+        study_id,
+        [
+            (design, completed(design, training_s=spent))
+            for design, spent in zip(designs, seconds, strict=True)
+        ],
+    )
+    found = overview.grid(store, study_id, "training_s")
+    assert found is not None
+    assert found.is_cut
+    assert found.low + overview.BINS * found.height < 0.2
+    assert sum(count for _, _, count in found.cells) == 200
+    assert len({row for _, row, _ in found.cells}) == overview.BINS

@@ -13,6 +13,10 @@ from dnnflow.training.records import TrialState
 
 BINS = 40
 """Columns and rows of a grid at most."""
+OUTLIERS = 0.02
+"""Share of the trials that may lie far above the others and then all stand in a grid's last row."""
+FAR = 2.5
+"""How many times the value that those are above is far: the first trials of a study compile."""
 RECENT_S = 60.0
 """Trials that began so shortly ago tell the rate now."""
 
@@ -51,6 +55,8 @@ class Grid:
     """What a row spans."""
     cells: tuple[tuple[int, int, int], ...]
     """(column, row, trials) of each cell that holds a trial."""
+    is_cut: bool = False
+    """Whether the last row also holds trials far above it."""
 
 
 def count_trials(store: Store, study_id: str) -> int:
@@ -113,6 +119,9 @@ def grid(store: Store, study_id: str, measure: str) -> Grid | None:
         shallow, deep, low, high = connection.execute(edges.where(*done)).one()
         if shallow is None:
             return None
+        usual = connection.execute(_above_usual(value, done)).scalar()
+        is_cut = usual is not None and low < usual and high - low > FAR * (usual - low)
+        high = usual if is_cut else high
         width = -(-(deep - shallow + 1) // BINS)
         height = (high - low) / BINS or 1e-3
         column = (depth - shallow) / sa.literal_column(str(width))
@@ -120,13 +129,19 @@ def grid(store: Store, study_id: str, measure: str) -> Grid | None:
         column, row = _floor(column, connection), _floor(row, connection)
         cells = sa.select(column, row, sa.func.count()).where(*done).group_by(column, row)
         found = connection.execute(cells).all()
-    # The largest value lies on the upper edge: it belongs to the last row
+    # The largest value lies on the upper edge or beyond: it belongs to the last row
     counted: dict[tuple[int, int], int] = {}
     for x, y, count in found:
         place = (int(x), min(int(y), BINS - 1))
         counted[place] = counted.get(place, 0) + int(count)
     ordered = tuple((x, y, count) for (x, y), count in sorted(counted.items()))
-    return Grid(int(shallow), int(width), float(low), float(height), ordered)
+    return Grid(int(shallow), int(width), float(low), float(height), ordered, is_cut)
+
+
+def _above_usual(value: "sa.ColumnElement[Any]", done: Sequence[Any]) -> sa.Select[Any]:
+    """Return a query for the value that no more than `OUTLIERS` of the trials are above."""
+    count = sa.select(sa.cast(sa.func.count() * OUTLIERS, sa.Integer)).where(*done)
+    return sa.select(value).where(*done).order_by(value.desc()).limit(1).offset(count.scalar_subquery())
 
 
 def _floor(value: "sa.ColumnElement[Any]", connection: sa.Connection) -> "sa.ColumnElement[Any]":

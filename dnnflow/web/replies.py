@@ -52,6 +52,8 @@ class CellGrid(Reply):
     """What a row spans."""
     cells: list[tuple[int, int, int]]
     """(column, row, trials) of each cell that holds a trial; at most 40 columns and rows."""
+    is_cut: bool = False
+    """Whether the last row also holds trials far above it."""
 
 
 class Live(Reply):

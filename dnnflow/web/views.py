@@ -350,6 +350,7 @@ def _cells(found: Grid | None) -> CellGrid | None:
         low=found.low,
         height=found.height,
         cells=list(found.cells),
+        is_cut=found.is_cut,
     )
 
 

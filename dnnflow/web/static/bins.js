@@ -68,6 +68,7 @@ export function draw(place, grid, { measure, unit = "" }) {
     });
     add(cell, "title", {}, `${depth(column)} hidden layers, ${count} trial${count === 1 ? "" : "s"}`);
   }
+  if (grid.is_cut) add(svg, "text", { x: LEFT + 4, y: TOP + 2 }, "top row: and above");
   const line = [...means].sort((a, b) => a[0] - b[0])
     .map(([column, [sum, count]]) => `${LEFT + (column + 0.5) * step},${y(sum / count).toFixed(1)}`).join(" ");
   add(svg, "polyline", { points: line });
