@@ -36,9 +36,9 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """The only browser of a test session."""
+    """The only browser of a module; while it lives, its driver has this thread's event loop."""
     if PROGRAM is None:
         pytest.skip("no Chromium is installed")
     with sync_playwright() as playwright:

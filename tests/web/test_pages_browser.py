@@ -104,6 +104,15 @@ def test_three_clicks_from_a_file_to_a_study(tab: Tab, site: Site) -> None:
     tab.page.wait_for_url("**/studies/*")
     study_id = tab.page.url.rpartition("/")[2]
     assert site.services.launcher.get(study_id).pipeline["designs"] == 100
+    site.services.launcher.cancel(study_id)
+    assert tab.said == []
+
+
+def test_a_study_is_paused_resumed_and_cancelled(tab: Tab, site: Site, uploaded: str) -> None:
+    tab.open(f"/new/{uploaded}/rules?label=digit")
+    rules_of(tab, 8000, epochs=30)  # minutes of work: it must not end before it is paused
+    tab.page.get_by_role("button", name="Start the study").click()
+    tab.page.wait_for_url("**/studies/*")
     tab.wait("+document.getElementById('done').textContent > 0", limit_s=FINISHES_UNDER_MS / 1000)
     tab.page.get_by_role("button", name="Pause").click()
     tab.page.wait_for_selector("#state.paused", timeout=60_000)

@@ -7,8 +7,10 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
@@ -28,6 +30,7 @@ from dnnflow.web.profiler import profile_file
 from dnnflow.web.profiler_text import GrowingFile
 from dnnflow.web.uploads import Upload, Uploads
 
+T = TypeVar("T")
 IRIS = Path(__file__).parent.parent.parent / "pipelines" / "data" / "iris.csv"
 TABLE = b"a,b,kind\n" + b"".join(b"%d,%.2f,%s\n" % (i, i / 3, b"xy"[i % 2 :][:1]) for i in range(40))
 
@@ -50,6 +53,12 @@ async def sent(parts: Iterable[bytes], *, wait_s: float = 0.0) -> AsyncIterator[
         yield part
 
 
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end in a thread of its own: a browser's driver may have this one's event loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def receive(
     directory: Path,
     data: bytes,
@@ -60,7 +69,7 @@ def receive(
 ) -> Upload:
     """Receive a table."""
     uploads = Uploads(directory, limits or UploadLimits())
-    return asyncio.run(uploads.receive(sent(cut(data, size)), name="table.csv", key=key))
+    return run(uploads.receive(sent(cut(data, size)), name="table.csv", key=key))
 
 
 def profiled(path: Path, data: bytes) -> Profile:
@@ -135,7 +144,7 @@ def test_uploads_survive_a_restart_of_the_server(directory: Path):
     "name", ["../../etc/passwd", "a\\b\\c.csv", "\x00\x1b[31mr.csv", "x" * 5000, "", "\u202ep.csv"]
 )
 def test_a_name_is_shown_only(name: str, directory: Path):
-    upload = asyncio.run(Uploads(directory, UploadLimits()).receive(sent([TABLE]), name=name))
+    upload = run(Uploads(directory, UploadLimits()).receive(sent([TABLE]), name=name))
     assert upload.path.parent.parent == directory
     assert 0 < len(upload.name) <= 120
     assert upload.name.isprintable()
@@ -294,14 +303,14 @@ def test_who_stalls_is_refused(directory: Path):
 
     uploads = Uploads(directory, UploadLimits(stall_s=0.3))
     with pytest.raises(LimitError, match="a part of an upload must come"):
-        asyncio.run(uploads.receive(stalling(), name="x"))
+        run(uploads.receive(stalling(), name="x"))
     assert nothing_remains(directory)
 
 
 def test_who_takes_too_long_is_refused(directory: Path):
     uploads = Uploads(directory, UploadLimits(seconds_s=1.0))
     with pytest.raises(LimitError, match="at most 1 s"):
-        asyncio.run(uploads.receive(sent(cut(TABLE, 1) * 9, wait_s=0.1), name="x"))
+        run(uploads.receive(sent(cut(TABLE, 1) * 9, wait_s=0.1), name="x"))
     assert nothing_remains(directory)
 
 
@@ -314,7 +323,7 @@ def test_a_bad_row_is_told_before_the_end(directory: Path):
 
     begun = time.monotonic()
     with pytest.raises(DataError, match=r"row 1 \(line 2\) has 2 values"):
-        asyncio.run(Uploads(directory, UploadLimits()).receive(endless(), name="x"))
+        run(Uploads(directory, UploadLimits()).receive(endless(), name="x"))
     assert time.monotonic() - begun < 20
     assert nothing_remains(directory)
 
@@ -329,7 +338,7 @@ def test_too_many_at_once_are_refused(directory: Path):
         await first
         await uploads.receive(sent([TABLE]), name="y")
 
-    asyncio.run(both())
+    run(both())
 
 
 def test_a_client_that_goes_away_leaves_nothing(directory: Path):
@@ -338,7 +347,7 @@ def test_a_client_that_goes_away_leaves_nothing(directory: Path):
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        asyncio.run(Uploads(directory, UploadLimits()).receive(broken(), name="x"))
+        run(Uploads(directory, UploadLimits()).receive(broken(), name="x"))
     assert nothing_remains(directory)
 
 
@@ -352,7 +361,7 @@ def test_a_request_that_is_cancelled_leaves_nothing(after_s: float, directory: P
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(cancelled())
+    run(cancelled())
     assert nothing_remains(directory)
 
 
@@ -374,7 +383,7 @@ def test_two_with_one_key_at_once_are_one_upload(directory: Path):
             *(uploads.receive(sent(cut(TABLE, 50)), name="x", key="k") for _ in range(2))
         )
 
-    one, other = asyncio.run(both())
+    one, other = run(both())
     assert one == other
     assert len(Uploads(directory, UploadLimits()).all()) == 1
 
@@ -401,7 +410,7 @@ def test_what_is_being_received_does_not_expire(directory: Path):
         assert Uploads(directory, UploadLimits()).expire() == 0
         return await task
 
-    assert asyncio.run(meanwhile()).profile.rows == 40
+    assert run(meanwhile()).profile.rows == 40
 
 
 @given(
@@ -424,7 +433,7 @@ def test_whatever_comes_is_kept_whole_or_not_at_all(directory: Path, seed: int, 
     parts = [bytes(body[a:b]) for a, b in zip([0, *ends], [*ends, len(body)], strict=True)]
     uploads = Uploads(directory, UploadLimits())
     try:
-        upload = asyncio.run(uploads.receive(sent(parts), name="x"))
+        upload = run(uploads.receive(sent(parts), name="x"))
     except InputError:
         assert nothing_remains(directory)
         return
