@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import unicodedata
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -66,6 +67,7 @@ class Uploads:
     def __init__(self, directory: Path, limits: UploadLimits) -> None:
         self._directory, self._limits = directory, limits
         self._receiving = 0
+        self._keeping = threading.Lock()  # a key is looked for and taken by one at a time
         self._known: dict[str, Upload] = {}
 
     async def receive(self, parts: AsyncIterator[bytes], *, name: str, key: str | None = None) -> Upload:
@@ -99,7 +101,7 @@ class Uploads:
             async with self._aside() as aside:
                 reception = Reception(aside, shown_name(name), self._limits)
                 profile = await reception.run(parts)
-                return self._keep(aside, reception, profile, key)
+                return await self._kept(aside, reception, profile, key)
         finally:
             self._receiving -= 1
 
@@ -182,8 +184,28 @@ class Uploads:
             # In a thread: to remove a file of some GB takes long enough for others to notice.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True))
 
+    async def _kept(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
+        """Keep an upload in a thread: behind a table of some GB, flushing a file takes a good part of a second.
+
+        Of a request that is cancelled meanwhile nothing is kept.
+        """
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, aside, reception, profile, key))
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await asyncio.wait([keeping])  # what it works on is removed next
+            if not keeping.cancelled() and keeping.exception() is None:
+                made = keeping.result().upload_id
+                if made == aside.name.removeprefix(_ASIDE):
+                    self.delete(made)
+            raise
+
     def _keep(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
-        """Give a checked upload its place, or return the one that has the key; without an await within."""
+        """Give a checked upload its place, or return the one that has the key."""
+        with self._keeping:
+            return self._keep_alone(aside, reception, profile, key)
+
+    def _keep_alone(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
         digest = reception.digest
         key_path = self._directory / _KEYS / f"{_hash(key)}.json" if key is not None else None
         if key_path is not None and (earlier := self._earlier(key_path, digest)) is not None:
