@@ -185,7 +185,7 @@ class Uploads:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True))
 
     async def _kept(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
-        """Keep an upload in a thread: behind a table of some GB, flushing a file takes a good part of a second.
+        """Keep an upload in a thread: behind a table of some GB, to flush a file takes a while.
 
         Of a request that is cancelled meanwhile nothing is kept.
         """
