@@ -16,32 +16,31 @@ if TYPE_CHECKING:
 TOKEN_BYTES = 24
 
 
+Host = Annotated[str, typer.Option(help="Address to listen at; where others reach it, people log in.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")]
+Token = Annotated[
+    str | None,
+    typer.Option(
+        envvar="DNNFLOW_WEB_TOKEN",
+        show_envvar=True,
+        help="What people log in with; default: none on this machine, else a random one. Other users of "
+        "this machine can read a command line: prefer the variable.",
+    ),
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="DNNFLOW_WEB_HOSTS", show_envvar=True, help="A name under which browsers reach it. Repeatable."
+    ),
+]
+Server = Annotated[
+    str | None, typer.Option(help="URL of a Prefect server: jobs are runs of its deployments.", metavar="URL")
+]
+
+
 def web(
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; where others reach it, people log in.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for a free one.")] = 8050,
-    token: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DNNFLOW_WEB_TOKEN",
-            show_envvar=True,
-            help="What people log in with; default: none on this machine, else a random one. Other users of "
-            "this machine can read a command line: prefer the variable.",
-        ),
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            envvar="DNNFLOW_WEB_HOSTS",
-            show_envvar=True,
-            help="A name under which browsers reach it. Repeatable.",
-        ),
-    ] = None,
-    prefect: Annotated[
-        str | None,
-        typer.Option(help="URL of a Prefect server: jobs are runs of its deployments.", metavar="URL"),
-    ] = None,
+    host: Host = "127.0.0.1", port: Port = 8050, token: Token = None, allow_host: Names = None,
+    prefect: Server = None,
 ) -> None:  # fmt: skip
     """Serve the web page and the REST API until Ctrl-C; studies go on without it."""
     from dnnflow.web.security import is_loopback

@@ -62,7 +62,7 @@ class Grid:
 def count_trials(store: Store, study_id: str) -> int:
     """Return how many trials a study has, in any state."""
     query = sa.select(sa.func.count()).select_from(trials).where(trials.c.study_id == study_id)
-    with store._read() as connection:
+    with store.reading() as connection:
         return int(connection.execute(query).scalar() or 0)
 
 
@@ -79,7 +79,7 @@ def totals(store: Store, study_id: str) -> Totals:
         sa.func.sum(trials.c.training_s),
         sa.func.max(trials.c.test_accuracy),
     ).where(trials.c.study_id == study_id)
-    with store._read() as connection:
+    with store.reading() as connection:
         rows = connection.execute(query.group_by(trials.c.state)).all()
         best = next((row[6] for row in rows if row[0] == TrialState.COMPLETED.value), None)
         best_id = None if best is None else connection.execute(_first_with(study_id, best)).scalar()
@@ -115,7 +115,7 @@ def grid(store: Store, study_id: str, measure: str) -> Grid | None:
     done = (trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETED.value,
             depth.is_not(None), value.is_not(None))  # fmt: skip
     edges = sa.select(sa.func.min(depth), sa.func.max(depth), sa.func.min(value), sa.func.max(value))
-    with store._read() as connection:
+    with store.reading() as connection:
         shallow, deep, low, high = connection.execute(edges.where(*done)).one()
         if shallow is None:
             return None
@@ -188,14 +188,14 @@ def trial_rows(store: Store, study_id: str, query: TrialQuery) -> list[dict[str,
         .order_by(column.is_(None), order, trials.c.design_id)
         .limit(query.limit)
     )
-    with store._read() as connection:
+    with store.reading() as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
 
 
 def count_matching(store: Store, study_id: str, query: TrialQuery) -> int:
     """Return how many trials a query's filters leave."""
     statement = sa.select(sa.func.count()).select_from(trials)
-    with store._read() as connection:
+    with store.reading() as connection:
         found = connection.execute(
             statement.where(trials.c.study_id == study_id, *_filters(query, after=False))
         )
@@ -236,5 +236,5 @@ def failure_kinds(store: Store, study_id: str) -> Sequence[tuple[str, int, str, 
         .group_by(trials.c.error_type)
         .order_by(n.desc(), trials.c.error_type)
     )
-    with store._read() as connection:
+    with store.reading() as connection:
         return [(row[0], int(row[1]), row[2] or "", row[3]) for row in connection.execute(query)]

@@ -111,7 +111,7 @@ class Store:
             If there is none, or several; names the nearest.
         """
         prefix = sa.func.substr(studies.c.study_id, 1, len(study_id)) == study_id
-        with self._read() as connection:
+        with self.reading() as connection:
             rows = connection.execute(study_rows.select_studies().where(prefix).limit(4)).all()
             exact = [row for row in rows if row.study_id == study_id]
             if exact or (len(rows) == 1 and study_id):
@@ -124,23 +124,22 @@ class Store:
     def find(self, study_id: str) -> StudyRecord | None:
         """Return the study with exactly this id, or None."""
         query = study_rows.select_studies().where(studies.c.study_id == study_id)
-        with self._read() as connection:
+        with self.reading() as connection:
             row = connection.execute(query).first()
         return study_rows.study_of_row(row) if row else None
 
     def studies(self) -> list[StudyRecord]:
         """Return all studies, the newest first."""
-        with self._read() as connection:
+        with self.reading() as connection:
             return [study_rows.study_of_row(row) for row in connection.execute(study_rows.select_studies())]
 
     def study_of(self, key: str) -> StudyRecord | None:
         """Return the newest unfinished study of this key, else the newest finished one, or None."""
         is_finished = sa.case((studies.c.state == StudyState.FINISHED.value, 1), else_=0)
         query = study_rows.select_studies().where(studies.c.key == key).order_by(None)
-        with self._read() as connection:
-            row = connection.execute(
-                query.order_by(is_finished, studies.c.created_at.desc()).limit(1)
-            ).first()
+        query = query.order_by(is_finished, studies.c.created_at.desc()).limit(1)
+        with self.reading() as connection:
+            row = connection.execute(query).first()
         return study_rows.study_of_row(row) if row else None
 
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
@@ -155,7 +154,7 @@ class Store:
 
     def designs(self, study_id: str) -> list[Design]:
         """Return all designs of a study, in the order they were added."""
-        with self._read() as connection:
+        with self.reading() as connection:
             query = sa.select(study_designs.c.designs).where(study_designs.c.study_id == study_id)
             blob = connection.execute(query).scalar()
         if blob is None:
@@ -175,7 +174,7 @@ class Store:
     def wanted(self, study_id: str) -> Wanted:
         """Return what is wanted of a study; one value, for who asks often."""
         query = sa.select(studies.c.wanted).where(studies.c.study_id == study_id)
-        with self._read() as connection:
+        with self.reading() as connection:
             if (value := connection.execute(query).scalar()) is None:
                 raise study_rows.study_not_found(study_id)
         return Wanted(value)
@@ -253,7 +252,7 @@ class Store:
 
     def driver(self, study_id: str) -> Driver | None:
         """Return the living process that drives a study, or None."""
-        with self._read() as connection:
+        with self.reading() as connection:
             driver, silent_s = self._driver(connection, study_id)
         return driver if driver and driver.is_alive(silent_s) else None
 
@@ -315,14 +314,14 @@ class Store:
 
     def finished(self, study_id: str) -> set[str]:
         """Return the ids of all designs that have a trial, whatever its state."""
-        with self._read() as connection:
+        with self.reading() as connection:
             query = sa.select(trials.c.design_id).where(trials.c.study_id == study_id)
             return set(connection.execute(query).scalars())
 
     def counts(self, study_id: str) -> dict[TrialState, int]:
         """Return the number of trials in each state, zeros too."""
         query = sa.select(trials.c.state, sa.func.count()).where(trials.c.study_id == study_id)
-        with self._read() as connection:
+        with self.reading() as connection:
             found = {state: count for state, count in connection.execute(query.group_by(trials.c.state))}
         return {state: found.get(state.value, 0) for state in TrialState}
 
@@ -335,7 +334,7 @@ class Store:
             Columns of the table `trials`; all but `history`, `confusion` and `error_traceback` by default.
         """
         query = frames.select_trials(columns).where(trials.c.study_id == study_id)
-        with self._read() as connection:
+        with self.reading() as connection:
             return frames.read_frame(connection, query.order_by(trials.c.design_id))
 
     def trial(self, study_id: str, design_id: str) -> Trial:
@@ -347,7 +346,7 @@ class Store:
             If the design has no trial in this study.
         """
         query = sa.select(trials).where(trials.c.study_id == study_id, trials.c.design_id == design_id)
-        with self._read() as connection:
+        with self.reading() as connection:
             row = connection.execute(query).mappings().first()
         if row is None:
             raise NotFoundError(
@@ -372,7 +371,7 @@ class Store:
     def _texts(self, study_id: str, design_ids: Sequence[str], column: "sa.Column[str]") -> dict[str, str]:
         query = sa.select(trials.c.design_id, column).where(trials.c.study_id == study_id)
         found: dict[str, str] = {}
-        with self._read() as connection:
+        with self.reading() as connection:
             for first in range(0, len(design_ids), IDS_A_STATEMENT):
                 some = trials.c.design_id.in_(design_ids[first : first + IDS_A_STATEMENT])
                 found |= {row[0]: row[1] for row in connection.execute(query.where(some))}
@@ -381,7 +380,8 @@ class Store:
     # ---- connections
 
     @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """Yield a connection for queries of modules beside this one."""
         with self._guard(), self._engine.connect() as connection:
             yield connection
 

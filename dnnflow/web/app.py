@@ -1,6 +1,5 @@
 """The web server's application: pages, API and files, behind one guard."""
 
-import importlib
 from pathlib import Path
 
 from bokeh.util.paths import static_path
@@ -16,6 +15,7 @@ from dnnflow.web import (
     api_studies,
     api_system,
     login,
+    pages,
     problems,
 )
 from dnnflow.web.housekeeping import lifespan
@@ -81,7 +81,8 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     for part in (api_system, api_datasets, api_studies, api_events, api_results, api_models, api_runs):
         app.include_router(part.router, prefix="/api/v1")
-    _add_pages(app)
+    app.include_router(pages.router)
+    state.problem_page = pages.problem_page
     app.include_router(login.router)
     app.mount("/static/bokeh", StaticFiles(directory=static_path()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
@@ -90,12 +91,3 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Measured, metrics=state.metrics)
     app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
     return app
-
-
-def _add_pages(app: FastAPI) -> None:
-    try:
-        pages = importlib.import_module("dnnflow.web.pages")
-    except ModuleNotFoundError:
-        return
-    app.include_router(pages.router)
-    app.state.problem_page = pages.problem_page

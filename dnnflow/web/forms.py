@@ -102,41 +102,6 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def starting_rules(
-    *, name: str, source: str, label: str, reading: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the pipeline that a new study starts from: good for most tables.
-
-    Parameters
-    ----------
-    source
-        `upload:<id>`.
-    reading
-        Fields of the dataset section that were found out when the table was read.
-    """
-    return {
-        "name": name[:80] or "study",
-        "dataset": {"source": source, "label": label, **_changed(reading or {})},
-        "space": {
-            "depth": {"int": [1, 5]},
-            "units": {"choice": [16, 32, 64]},
-            "activation": {"choice": ["relu", "tanh"]},
-            "learning_rate": {"loguniform": [0.001, 0.02]},
-            "batch_size": 32,
-            "epochs": 10,
-        },
-        "designs": 100,
-        "strategy": "random",
-    }
-
-
-def _changed(reading: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of the dataset section that differ from its defaults."""
-    known = fields_by_path()
-    fields = {name: known.get(f"dataset.{name}") for name in reading}
-    return {name: reading[name] for name, one in fields.items() if one and reading[name] != one.default}
-
-
 def form_of(plain: Mapping[str, Any], check: Check) -> RulesForm:
     """Return the form for a pipeline."""
     texts, forms = {}, {}

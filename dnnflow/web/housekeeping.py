@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from threading import Event, Thread
 
 from fastapi import FastAPI
@@ -39,13 +40,21 @@ def lifespan(
     return life
 
 
+def uploads_in_use(services: Services) -> set[str]:
+    """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
+    waiting = [one.pipeline for one in services.launcher.all() if not one.state.has_ended]
+    unfinished = [one.pipeline for one in services.store.studies() if not one.state.is_finished]
+    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in (*waiting, *unfinished)]
+    return {Path(source).parent.name for source in sources if source}
+
+
 def _keep_house(services: Services, predictions: Predictions, stop: Event) -> None:
     due_s = 0.0
     while True:
         try:
             if due_s <= 0.0:
                 due_s = EXPIRE_S
-                expired = services.uploads.expire()
+                expired = services.uploads.expire(keep=uploads_in_use(services))
                 if expired:
                     _LOG.info("%d uploads were deleted, being too old", expired)
             predictions.rest()
