@@ -20,20 +20,20 @@ import numpy as np
 import pandas as pd
 from distributed import Client
 
-from dnnflow.data.dataset import Dataset
-from dnnflow.data.ingest import ingest
-from dnnflow.data.recipe import Recipe, Source
 from dnnflow.design.layers import Design
 from dnnflow.design.space import Space
+from dnnflow.engines.records import TrialState
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
 from dnnflow.execute.dask import DaskExecutor
-from dnnflow.results.aggregate import StudyView
-from dnnflow.results.depth import Band, points
-from dnnflow.results.records import StudyRecord
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyRecord
+from dnnflow.results.view.depth import Band, points
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.study import Study
-from dnnflow.training.records import TrialState
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.ingest import ingest
 
 DATA = Path(__file__).parent.parent / "pipelines" / "data"
 DEPTHS = {"log_int": [1, 1000, 40]}

@@ -42,8 +42,8 @@ def write_table(path: Path, rows: int) -> None:
 
 def run_dnnflow(path: Path) -> None:
     """Preprocess out of core, to a dataset on disk."""
-    from dnnflow.data.ingest import ingest
-    from dnnflow.data.recipe import Recipe, Source
+    from dnnflow.table.columns.recipe import Recipe, Source
+    from dnnflow.table.store.ingest import ingest
 
     with tempfile.TemporaryDirectory(dir=path.parent) as datasets:
         dataset = ingest(Source(url=str(path)), Recipe(label="label"), Path(datasets))

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from dnnflow.design.layers import Design
-from dnnflow.training.engine import Fitted, TrainingContext, now
-from dnnflow.training.records import Trial, TrialState
+from dnnflow.engines.records import Trial, TrialState
+from dnnflow.engines.seam import Fitted, TrainingContext, now
 
 
 class Null:

@@ -30,9 +30,9 @@ from distributed import Client
 from peers.mpi_exchange import descend
 
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
-from dnnflow.parallel.actor import ActorChannel, ServerActor, open_channel
-from dnnflow.parallel.messages import Push
-from dnnflow.parallel.settings import Algorithm, OptimizerSpec
+from dnnflow.parallel.channel.actor import ActorChannel, ServerActor, open_channel
+from dnnflow.parallel.server.messages import Push
+from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec
 
 PEERS = Path(__file__).parent / "peers"
 REPLICAS = 2

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
-from dnnflow.training.threads import limit_threads
+from dnnflow.engines.threads import limit_threads
 
 limit_threads(1)
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -25,10 +25,10 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
-from dnnflow.parallel.gradient import GradientStep  # noqa: E402
-from dnnflow.parallel.memory import aligned_vector  # noqa: E402
-from dnnflow.parallel.models import ModelSpec  # noqa: E402
-from dnnflow.parallel.optimizer_spec import OptimizerSpec  # noqa: E402
+from dnnflow.parallel.model.gradient import GradientStep  # noqa: E402
+from dnnflow.parallel.model.model_spec import ModelSpec  # noqa: E402
+from dnnflow.parallel.model.shared_memory import aligned_vector  # noqa: E402
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec  # noqa: E402
 
 L = keras.layers
 BATCH = 100
@@ -95,7 +95,7 @@ def ways_of(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, Calla
     local = GradientStep(spec.build(), optimizer=OptimizerSpec("sgd", 0.01))
 
     def gradients(step: GradientStep, fused: bool = True) -> None:
-        loop_only = patch("dnnflow.parallel.gradient.fused_lstm", lambda *_: contextlib.nullcontext())
+        loop_only = patch("dnnflow.parallel.model.gradient.fused_lstm", lambda *_: contextlib.nullcontext())
         with contextlib.nullcontext() if fused else loop_only:
             for part in parts:
                 step.gradient(weights, (x[part], y[part]))

@@ -18,18 +18,18 @@ import psutil
 from distributed import Client
 from null_engine import Null
 
-from dnnflow.data.dataset import Dataset
-from dnnflow.data.ingest import ingest
-from dnnflow.data.recipe import Recipe, Source
 from dnnflow.design.layers import Design
 from dnnflow.design.space import Space
 from dnnflow.events import Event, TrialsStored
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
 from dnnflow.execute.dask import DaskExecutor
-from dnnflow.results.records import StudyRecord
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyRecord
+from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.study import Study
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.ingest import ingest
 
 DATA = Path(__file__).parent.parent / "pipelines" / "data"
 SPACE = {
@@ -154,8 +154,8 @@ def states(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
 
 def import_keras() -> None:
     """Do on a worker, before the clock runs, what its first training would do: import Keras."""
-    from dnnflow.training.quiet import import_tensorflow
-    from dnnflow.training.threads import limit_threads
+    from dnnflow.engines.quiet import import_tensorflow
+    from dnnflow.engines.threads import limit_threads
 
     limit_threads(1)
     import_tensorflow()

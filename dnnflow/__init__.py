@@ -5,32 +5,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnnflow.api import ingest, open_study, run_study
-    from dnnflow.data.dataset import Dataset
     from dnnflow.design.layers import Design, Layer
     from dnnflow.design.space import Space
-    from dnnflow.models import load_model
-    from dnnflow.parallel.settings import Algorithm, OptimizerSpec, RateSchedule
-    from dnnflow.parallel.train import train
-    from dnnflow.pipeline import Pipeline
-    from dnnflow.pipeline_file import load_pipeline
-    from dnnflow.study import Study
+    from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
+    from dnnflow.pipeline.pipeline_file import load_pipeline
+    from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.study import Study
+    from dnnflow.run.train import train
+    from dnnflow.table.store.dataset import Dataset
 
 _NAMES = {
     "ingest": "dnnflow.api",
     "open_study": "dnnflow.api",
     "run_study": "dnnflow.api",
-    "Dataset": "dnnflow.data.dataset",
+    "Dataset": "dnnflow.table.store.dataset",
     "Design": "dnnflow.design.layers",
     "Layer": "dnnflow.design.layers",
     "Space": "dnnflow.design.space",
-    "load_model": "dnnflow.models",
-    "Algorithm": "dnnflow.parallel.settings",
-    "OptimizerSpec": "dnnflow.parallel.settings",
-    "RateSchedule": "dnnflow.parallel.settings",
-    "train": "dnnflow.parallel.train",
-    "Pipeline": "dnnflow.pipeline",
-    "load_pipeline": "dnnflow.pipeline_file",
-    "Study": "dnnflow.study",
+    "load_model": "dnnflow.run.saved_model",
+    "Algorithm": "dnnflow.parallel.spec.algorithm",
+    "OptimizerSpec": "dnnflow.parallel.spec.algorithm",
+    "RateSchedule": "dnnflow.parallel.spec.algorithm",
+    "train": "dnnflow.run.train",
+    "Pipeline": "dnnflow.pipeline.study_pipeline",
+    "load_pipeline": "dnnflow.pipeline.pipeline_file",
+    "Study": "dnnflow.run.study",
 }
 
 __all__ = [

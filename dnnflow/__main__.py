@@ -1,5 +1,5 @@
 """`python -m dnnflow` is the command line."""
 
-from dnnflow.cli import main
+from dnnflow.cli.main import main
 
 main()

@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnflow.data.dataset import Dataset
-from dnnflow.data.ingest import ingest as ingest_source
-from dnnflow.data.recipe import Recipe, Source
 from dnnflow.events import Listener, ignore
-from dnnflow.pipeline import Pipeline
-from dnnflow.results.store import Store
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.store import Store
+from dnnflow.run.stages import run_pipeline
+from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.stages import run_pipeline
-from dnnflow.study import Study
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -6,10 +6,10 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 from pydantic import BeforeValidator, WithJsonSchema
 
-from dnnflow.pipeline import Pipeline
-from dnnflow.pipeline_file import merge
-from dnnflow.serving.defaults import every_part_optional
-from dnnflow.train_pipeline import TrainPipeline
+from dnnflow.pipeline.pipeline_file import merge
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.serve.deployment_defaults import every_part_optional
 
 
 def over_default(given: Any) -> Any:

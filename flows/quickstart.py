@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serving.processes import Services, free_port, stop_on_terminate
-from dnnflow.serving.services import prefect_environment, prefect_server
+from dnnflow.serve.processes import Services, free_port, stop_on_terminate
+from dnnflow.serve.service_commands import prefect_environment, prefect_server
 from dnnflow.settings import Settings
 
 HERE = Path(__file__).parent

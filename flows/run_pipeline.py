@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError, StudyStopped
-from dnnflow.serving.processes import POLL_S, ServiceError, answers
+from dnnflow.serve.processes import POLL_S, ServiceError, answers
 
 SERVER_TIMEOUT_S = 120.0
 
@@ -35,8 +35,8 @@ def wait_for_server(url: str) -> None:
 def run(path: Path) -> Callable[[], None]:
     """Run the file's flow as soon as the server answers; return what prints what came of it."""
     # Slow imports, made while the server may still be starting.
-    from dnnflow.pipeline_file import load_any
-    from dnnflow.train_pipeline import TrainPipeline
+    from dnnflow.pipeline.pipeline_file import load_any
+    from dnnflow.pipeline.training_pipeline import TrainPipeline
 
     pipeline = load_any(path)
     if isinstance(pipeline, TrainPipeline):
@@ -60,7 +60,7 @@ def run(path: Path) -> Callable[[], None]:
 def show(study_id: str) -> None:
     """Print what came of a study."""
     from dnnflow.api import open_study
-    from dnnflow.terminal import show_study
+    from dnnflow.show.terminal import show_study
 
     show_study(open_study(study_id))
 

@@ -26,9 +26,9 @@ from dnnflow.events import (
     TrialsStored,
     WorkerLost,
 )
-from dnnflow.parallel.history import History
-from dnnflow.results.aggregate import StudyView
-from dnnflow.wording import in_words
+from dnnflow.parallel.driver.history import History
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.show.wording import in_words
 
 LEADERBOARD_ROWS = 20
 PROGRESS_EVERY_S = 3.0

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serving.processes import Services, require_free_port, stop_on_terminate
-from dnnflow.serving.services import (
+from dnnflow.serve.processes import Services, require_free_port, stop_on_terminate
+from dnnflow.serve.service_commands import (
     LOOPBACK,
     WORK_POOL,
     WORKER_PRELOAD,

@@ -19,14 +19,14 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled
 from run_watch import Watch
 
-from dnnflow import stages
-from dnnflow.data.dataset import Dataset
 from dnnflow.errors import ClusterError, StudyStopped
 from dnnflow.execute.executor import Executor
-from dnnflow.pipeline import Pipeline
-from dnnflow.results.aggregate import StudyView
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.run import stages
+from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.study import Study
+from dnnflow.table.store.dataset import Dataset
 
 DESIGNS_PER_SHARD = 50
 PORTIONS_PER_SHARD = 8

@@ -10,10 +10,10 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from run_watch import Watch
 
-from dnnflow import train_stages
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.run import train_stages
+from dnnflow.run.train_job import Job, Trained
 from dnnflow.settings import Settings
-from dnnflow.train_job import Job, Trained
-from dnnflow.train_pipeline import TrainPipeline
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)

@@ -29,8 +29,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _ingest(name: str, label: str, datasets: Path):
-    from dnnflow.data.ingest import ingest
-    from dnnflow.data.recipe import Recipe, Source
+    from dnnflow.table.columns.recipe import Recipe, Source
+    from dnnflow.table.store.ingest import ingest
 
     return ingest(Source(url=str(PIPELINES / "data" / name)), Recipe(label=label), datasets)
 

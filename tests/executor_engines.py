@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dnnflow.design.layers import Design
-from dnnflow.training.engine import Fitted, TrainingContext, now
-from dnnflow.training.records import Trial, TrialState
+from dnnflow.engines.records import Trial, TrialState
+from dnnflow.engines.seam import Fitted, TrainingContext, now
 
 
 def log_of(context: TrainingContext) -> Path:

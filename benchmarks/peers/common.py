@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
-from dnnflow.training.threads import limit_threads
+from dnnflow.engines.threads import limit_threads
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
     import numpy as np
 
-    from dnnflow.data.dataset import Dataset
-    from dnnflow.pipeline import Pipeline
+    from dnnflow.engines.records import Outcome
+    from dnnflow.pipeline.study_pipeline import Pipeline
     from dnnflow.settings import Settings
-    from dnnflow.training.records import Outcome
+    from dnnflow.table.store.dataset import Dataset
 
 DATA = Path(__file__).parents[2] / "pipelines" / "data"
 SPACE = {
@@ -57,7 +57,7 @@ class Task:
 
     def pipeline(self) -> "Pipeline":
         """Return the study that dnnflow runs; its designs are everybody's."""
-        from dnnflow.pipeline import Pipeline
+        from dnnflow.pipeline.study_pipeline import Pipeline
 
         return Pipeline.model_validate({
             "name": "designs-per-hour",
@@ -83,7 +83,7 @@ class Task:
 
     def dataset(self) -> "Dataset":
         """Return the preprocessed table."""
-        from dnnflow.stages import preprocess
+        from dnnflow.run.stages import preprocess
 
         return preprocess(self.pipeline(), self.settings())
 
@@ -158,7 +158,7 @@ def train_here(task: Task) -> Iterator["Outcome"]:
     """Yield the outcomes of the task's designs, trained in this process on one thread as a worker would."""
     limit_threads(1)
     from dnnflow.execute.local import LocalExecutor
-    from dnnflow.stages import begin
+    from dnnflow.run.stages import begin
 
     study = begin(task.pipeline(), task.dataset(), task.settings(), new=True)
     for outcomes in LocalExecutor().train(study.plan.portions, study.job()):

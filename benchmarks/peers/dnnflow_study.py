@@ -23,7 +23,7 @@ class Clock(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Put the clock in, before an engine is imported."""
-        from dnnflow.training import quiet
+        from dnnflow.engines import quiet
 
         timed_import = self._timed("import", quiet.import_tensorflow)
 
@@ -31,7 +31,7 @@ class Clock(WorkerPlugin):
             if "keras" in sys.modules:
                 return
             timed_import()
-            from dnnflow.training import tracing
+            from dnnflow.engines import tracing
 
             tracing.trace = self._timed("trace", tracing.trace)
 
@@ -68,7 +68,7 @@ class Listener:
 def run(task: Task) -> Run:
     """Train a study; its time begins before its designs are drawn and ends when the last one is stored."""
     from dnnflow.execute.opening import executor_on, open_client
-    from dnnflow.stages import begin
+    from dnnflow.run.stages import begin
 
     pipeline, settings, dataset = task.pipeline(), task.settings(), task.dataset()
     listener, log = Listener(), task.home / "clock.txt"

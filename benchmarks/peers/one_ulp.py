@@ -51,7 +51,7 @@ def accuracies(task: Task, engine: str) -> dict[str, float]:
 def moved_weights() -> Iterator[None]:
     """Let the keras engine begin with half of its weights moved by one unit in the last place."""
     from dnnflow.design.initial import initial_weights
-    from dnnflow.training import keras_engine
+    from dnnflow.engines.keras import keras_engine
 
     def moved(design: Design, *given: Any, **named: Any) -> "tuple[np.ndarray, ...]":
         return move(initial_weights(design, *given, **named), design)

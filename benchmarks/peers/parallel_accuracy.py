@@ -32,7 +32,7 @@ def print_row(
     trainer: Trainer, setting: Setting, damping: str, plain: Sequence[float], replicas: Sequence[int]
 ) -> None:
     """Print the accuracies of one optimizer and damping, and what 4 replicas lose."""
-    from dnnflow.parallel.settings import Algorithm
+    from dnnflow.parallel.spec.algorithm import Algorithm
 
     given = {} if damping == "off" else {"damping": True, "damping_rule": damping}
     algorithm = Algorithm(server_optimizer=optimizer_of(setting), **given)

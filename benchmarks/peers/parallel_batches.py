@@ -28,8 +28,8 @@ def step_s(size: int, repeats: int = 30) -> float:
 
 def measure(rounds: int) -> None:
     """Print the table."""
+    from dnnflow.engines.threads import limit_threads
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
-    from dnnflow.training.threads import limit_threads
 
     limit_threads(1)
     steps = {size: step_s(size) for size in SIZES}

@@ -57,7 +57,7 @@ def keras_fit() -> tuple[float, float]:
 def ours(client: Any, replicas: int) -> tuple[float, float]:
     """Return samples a second of the second half of a training, and the last training accuracy."""
     from dnnflow.events import TrainingProgress
-    from dnnflow.parallel.train import train
+    from dnnflow.run.train import train
 
     marks: list[tuple[float, int]] = []
 

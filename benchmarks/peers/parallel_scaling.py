@@ -23,8 +23,8 @@ GOAL = 50.0
 
 def exchanges(actor: Any, replicas: int, wait_s: float, measured_s: float) -> float:
     """Let replicas push and pull in threads of this process; return exchanges a second."""
-    from dnnflow.parallel.actor import open_channel
-    from dnnflow.parallel.messages import Push
+    from dnnflow.parallel.channel.actor import open_channel
+    from dnnflow.parallel.server.messages import Push
 
     counts, going, started = [0] * replicas, threading.Event(), threading.Barrier(replicas + 1)
     channels = [open_channel(actor) for _ in range(replicas)]  # here, where the task's worker is known
@@ -61,8 +61,8 @@ def exchanges(actor: Any, replicas: int, wait_s: float, measured_s: float) -> fl
 
 def server_on(client: Any, address: str, replicas: int) -> Any:
     """Make a server of the LSTM's size on a worker; return its future."""
-    from dnnflow.parallel.actor import ServerActor
-    from dnnflow.parallel.settings import Algorithm
+    from dnnflow.parallel.channel.actor import ServerActor
+    from dnnflow.parallel.spec.algorithm import Algorithm
 
     return client.submit(
         ServerActor, np.zeros(PARAMETERS, np.float32), Algorithm(), replicas=replicas,

@@ -99,16 +99,16 @@ class Trainer:
     """Trains a task's model with interleaved replicas, and with Keras."""
 
     def __init__(self, task: Task) -> None:
-        from dnnflow.parallel.gradient import GradientStep
+        from dnnflow.parallel.model.gradient import GradientStep
 
         self.task, self._rows = task, task.rows()
         self._step = GradientStep(task.make_model(0))
 
     def replicas(self, seed: int, replicas: int, algorithm: Any) -> float:
         """Return the test accuracy after training with so many replicas, asynchronous."""
-        from dnnflow.parallel.messages import Push
-        from dnnflow.parallel.server import ParameterServer
-        from dnnflow.parallel.variables import read_vector
+        from dnnflow.parallel.model.variables import read_vector
+        from dnnflow.parallel.server.messages import Push
+        from dnnflow.parallel.server.parameter_server import ParameterServer
 
         step, (features, labels, test_features, test_labels) = self._step, self._rows
         start = read_vector(self.task.make_model(seed))
@@ -129,7 +129,7 @@ class Trainer:
 
     def keras(self, seed: int, optimizer: Any) -> float:
         """Return the test accuracy of Keras on the same batches."""
-        from dnnflow.parallel.keras_rule import build_keras_optimizer
+        from dnnflow.parallel.model.keras_rule import build_keras_optimizer
 
         features, labels, test_features, test_labels = self._rows
         model = self.task.make_model(seed)
@@ -144,7 +144,7 @@ class Traveller:
     """Sends one replica's vectors through a wire and back."""
 
     def __init__(self, wire: str, size: int) -> None:
-        from dnnflow.parallel.wire import Wire
+        from dnnflow.parallel.channel.wire import Wire
 
         self._wire = Wire(wire, size)
         self.nbytes = self._wire.nbytes
@@ -162,7 +162,7 @@ class Traveller:
 
 def optimizer_of(setting: Setting) -> Any:
     """Return the server's optimizer."""
-    from dnnflow.parallel.optimizer_spec import OptimizerSpec
+    from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
     name, rate, momentum = setting
     return OptimizerSpec(name, rate, {"momentum": momentum} if momentum else {})

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnflow.parallel.actor import ServerActor
+from dnnflow.parallel.channel.actor import ServerActor
 from peers import parallel_lstm, parallel_scaling
 
 REPLICAS, WAIT_S, MEASURED_S = 20, 0.150, 10.0
@@ -28,9 +28,9 @@ POLL_S = 0.1
 
 def make_evaluator(pull: Callable[[], Any]) -> Any:
     """Return the evaluator of a training, with the LSTM and its rows."""
-    from dnnflow.data.sources import Reading, open_source
-    from dnnflow.parallel.evaluator import Evaluator
-    from dnnflow.parallel.models import ModelSpec
+    from dnnflow.parallel.model.model_spec import ModelSpec
+    from dnnflow.parallel.replica.evaluator import Evaluator
+    from dnnflow.table.rows.sources import Reading, open_source
 
     spec = ModelSpec.of(parallel_lstm.make_model())
     source = open_source(parallel_lstm.rows(count=ROWS), Reading())
@@ -44,7 +44,7 @@ class MasterActor(ServerActor):
 
     def begin(self, every: int) -> float:
         """Begin to validate; return the seconds that one takes."""
-        from dnnflow.training.threads import limit_threads
+        from dnnflow.engines.threads import limit_threads
 
         limit_threads(1)
         evaluator = make_evaluator(lambda: np.zeros(parallel_scaling.PARAMETERS, np.float32))
@@ -107,7 +107,7 @@ def evaluator_of(actor: Any) -> Iterator[Callable[[], Any]]:
 
 def actor_of(client: Any, kind: type[ServerActor]) -> Any:
     """Make a server on the first worker; return its future."""
-    from dnnflow.parallel.settings import Algorithm
+    from dnnflow.parallel.spec.algorithm import Algorithm
 
     address = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
     return client.submit(
@@ -130,8 +130,8 @@ def samples_a_second(actor: Any) -> float:
 
 def measure(rounds: int) -> None:
     """Print both sides, alternated, relative to no validation."""
+    from dnnflow.engines.threads import limit_threads
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
-    from dnnflow.training.threads import limit_threads
 
     limit_threads(1)
     never: list[float] = []

@@ -9,8 +9,8 @@ REPLICAS = 4
 
 def measure(task: Sequence[str], seeds: int, server: Sequence[str] | None) -> None:
     """Print a row for each optimizer and format."""
-    from dnnflow.parallel.settings import WIRES, Algorithm
-    from dnnflow.parallel.variables import read_vector
+    from dnnflow.parallel.model.variables import read_vector
+    from dnnflow.parallel.spec.algorithm import WIRES, Algorithm
 
     for name in task:
         trainer = Trainer(TASKS[name])

@@ -8,8 +8,8 @@ from threading import Event, Thread
 
 import httpx
 
-from dnnflow.results.records import StudyState
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyState
 from dnnflow.settings import Settings
 
 ROOT = Path(__file__).parents[2]

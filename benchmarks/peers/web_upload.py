@@ -26,8 +26,8 @@ def serve(kind: str, directory: str, port: str) -> None:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from dnnflow.web.limits import UploadLimits
-    from dnnflow.web.uploads import Uploads
+    from dnnflow.web.contract.limits import UploadLimits
+    from dnnflow.web.uploads.uploads import Uploads
 
     uploads = Uploads(Path(directory), UploadLimits())
 

@@ -6,7 +6,7 @@ import time
 import psutil
 
 from dnnflow.events import Event, Stage, StageFinished, StageStarted, TrialsStored, WorkerLost, WorkerRecycled
-from dnnflow.study import Study
+from dnnflow.run.study import Study
 from peers.browser import open_page
 from peers.common import Task
 
@@ -66,7 +66,7 @@ class Watch:
 
 def measure(task: Task) -> None:
     """Run the whole job and print it."""
-    from dnnflow.stages import run_pipeline
+    from dnnflow.run.stages import run_pipeline
 
     print(f"{task.n_designs:,} designs on {task.cores} workers, engine {task.engine}, from CSV to report")
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 
 The order of weights is the same everywhere: for each hidden layer kernel and bias, then, with batch
 normalisation, gamma, beta, moving mean and moving variance; at the end the output layer's kernel and bias.
-It is the order of `keras.Model.get_weights()` for the models of `dnnflow.design.build`.
+It is the order of `keras.Model.get_weights()` for the models of `dnnflow.engines.keras.build`.
 """
 
 import math

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dnnflow.errors import StoreError
-from dnnflow.results.records import Wanted
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import Wanted
 
 LOOK_S = 0.5
 """How often the store is asked what is wanted."""

@@ -22,16 +22,16 @@ from distributed import Client, Future, KilledWorker
 from distributed.scheduler import NoValidWorkerError
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.job import Job
+from dnnflow.engines.records import Outcome, Portion, Trial, TrialError, TrialState
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
 from dnnflow.execute.cluster import own_cluster, respawn, workers_of
 from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
-from dnnflow.execute.seats import Seat, Table, WorkerFacts, require_device
+from dnnflow.execute.slots import Seat, Table, WorkerFacts, require_device
 from dnnflow.execute.task import TOPIC, Delivery, Order, run_order, stop_run, unpack_outcomes
-from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome, Portion, Trial, TrialError, TrialState
 
 POLL_S = 0.5
 """How often the scheduler is asked who works."""

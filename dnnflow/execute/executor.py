@@ -3,10 +3,10 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from dnnflow.engines.job import Job
+from dnnflow.engines.records import Outcome, Portion
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.control import Control
-from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome, Portion
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -4,6 +4,8 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 
+from dnnflow.engines.job import Job, make_importable
+from dnnflow.engines.records import Outcome, Portion
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.control import Control, Stopped
@@ -11,8 +13,6 @@ from dnnflow.execute.executor import never
 from dnnflow.execute.gpus import visible_gpus
 from dnnflow.execute.packs import Backlog, PackLimits
 from dnnflow.execute.queueing import with_queue_s
-from dnnflow.training.job import Job, make_importable
-from dnnflow.training.records import Outcome, Portion
 
 PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
 """Outcomes are seen only between packs here, so packs are short."""
@@ -34,7 +34,7 @@ class LocalExecutor:
         ClusterError
             For device gpu on a machine without one.
         """
-        from dnnflow.training.run import run_pack
+        from dnnflow.execute.pack_run import run_pack
 
         if job.device == "gpu" and not visible_gpus():
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")

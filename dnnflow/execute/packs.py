@@ -11,7 +11,7 @@ from statistics import median
 from typing import TypeVar
 
 from dnnflow.design.layers import Design
-from dnnflow.training.records import Pack, Portion
+from dnnflow.engines.records import Pack, Portion
 
 T = TypeVar("T")
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
-from dnnflow.training.compiled_rules import why_not_compiled
-from dnnflow.training.records import Portion, TrainingSettings
-from dnnflow.training.stack_limits import StackLimits, TableShape, activations_of
-from dnnflow.training.stack_plan import Stack, describe_plan, plan_stacks, why_not
+from dnnflow.engines.compiled.compiled_rules import why_not_compiled
+from dnnflow.engines.records import Portion, TrainingSettings
+from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape, activations_of
+from dnnflow.engines.stacked.stack_plan import Stack, describe_plan, plan_stacks, why_not
 
 if TYPE_CHECKING:
-    from dnnflow.data.dataset import Dataset
+    from dnnflow.table.store.dataset import Dataset
 
 STACKING = ("auto", "stacked")
 """Engines that train the designs of a portion as one stack."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime
 
-from dnnflow.training.records import Outcome
+from dnnflow.engines.records import Outcome
 
 
 def with_queue_s(outcome: Outcome, submitted_at: float) -> Outcome:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
+from dnnflow.engines.job import Job
+from dnnflow.engines.records import Outcome, Pack
 from dnnflow.execute.control import Stopped, interrupt
 from dnnflow.execute.queueing import with_queue_s
-from dnnflow.training.job import Job
-from dnnflow.training.records import Outcome, Pack
 
 TOPIC = "dnnflow-outcomes"
 """Dask event topic of outcomes that must not wait for the end of their pack.
@@ -65,7 +65,7 @@ def run_order(order_bytes: bytes) -> bytes:
     """Train a pack on this worker; one at a time a process, since Keras' state is the process's."""
     from distributed import get_worker
 
-    from dnnflow.training.run import job_context, run_pack
+    from dnnflow.execute.pack_run import job_context, run_pack
 
     order: Order = pickle.loads(order_bytes)
     worker = get_worker()

@@ -6,29 +6,29 @@ from bokeh.util.paths import static_path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from dnnflow.web import (
-    api_datasets,
-    api_events,
-    api_models,
-    api_results,
-    api_runs,
-    api_studies,
-    api_system,
-    login,
-    pages,
-    problems,
+from dnnflow.web.answers.metrics import Measured, Metrics
+from dnnflow.web.answers.predictions import Predictions
+from dnnflow.web.answers.study_results import Results
+from dnnflow.web.answers.views import Views
+from dnnflow.web.answers.watch import Watch
+from dnnflow.web.api import (
+    dataset_routes,
+    event_routes,
+    model_routes,
+    result_routes,
+    run_routes,
+    study_routes,
+    system_routes,
 )
+from dnnflow.web.contract import problems
+from dnnflow.web.contract.openapi import document
+from dnnflow.web.guard import login
+from dnnflow.web.guard.rates import Buckets
+from dnnflow.web.guard.security import Guard, check_config
+from dnnflow.web.guard.sessions import Sessions, read_secret
 from dnnflow.web.housekeeping import lifespan
-from dnnflow.web.metrics import Measured, Metrics
-from dnnflow.web.openapi import document
-from dnnflow.web.predictions import Predictions
-from dnnflow.web.rates import Buckets
-from dnnflow.web.results import Results
-from dnnflow.web.security import Guard, check_config
-from dnnflow.web.services import Services
-from dnnflow.web.sessions import Sessions, read_secret
-from dnnflow.web.views import Views
-from dnnflow.web.watch import Watch
+from dnnflow.web.jobs.services import Services
+from dnnflow.web.pages import page_routes
 
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """
@@ -79,10 +79,18 @@ def create_app(services: Services) -> FastAPI:
     state.predictions, state.metrics = predictions, Metrics(services, watch)
     app.openapi = document(app)  # type: ignore[method-assign]
     problems.install(app)
-    for part in (api_system, api_datasets, api_studies, api_events, api_results, api_models, api_runs):
+    for part in (
+        system_routes,
+        dataset_routes,
+        study_routes,
+        event_routes,
+        result_routes,
+        model_routes,
+        run_routes,
+    ):
         app.include_router(part.router, prefix="/api/v1")
-    app.include_router(pages.router)
-    state.problem_page = pages.problem_page
+    app.include_router(page_routes.router)
+    state.problem_page = page_routes.problem_page
     app.include_router(login.router)
     app.mount("/static/bokeh", StaticFiles(directory=static_path()), name="bokeh")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

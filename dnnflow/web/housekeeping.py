@@ -8,9 +8,9 @@ from threading import Event, Thread
 
 from fastapi import FastAPI
 
-from dnnflow.web.predictions import Predictions
-from dnnflow.web.services import Services
-from dnnflow.web.watch import Watch
+from dnnflow.web.answers.predictions import Predictions
+from dnnflow.web.answers.watch import Watch
+from dnnflow.web.jobs.services import Services
 
 EXPIRE_S = 3600.0
 LOOK_S = 60.0

@@ -15,13 +15,13 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dnnflow.errors import InputError
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.launching import Launcher
-from dnnflow.web.security import WithoutQueries, check_config
-from dnnflow.web.services import Services, WebConfig
-from dnnflow.web.uploads import Uploads
+from dnnflow.web.guard.security import WithoutQueries, check_config
+from dnnflow.web.jobs.launching import Launcher
+from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.uploads.uploads import Uploads
 
 HEADER_BYTES = 64 * 1024
 HEADER_S = 20.0

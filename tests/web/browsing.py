@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.embedded import EmbeddedLauncher
+from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher
+from dnnflow.web.jobs.services import Services, WebConfig
 from dnnflow.web.server import make_server, make_services
-from dnnflow.web.services import Services, WebConfig
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking")

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.services import Services, WebConfig
-from dnnflow.web.uploads import Uploads
+from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.uploads.uploads import Uploads
 from tests.web.browsing import chromium, open_tab, shots, site, tab  # noqa: F401
 from tests.web.recording import RecordingLauncher, design, insert_study
 from tests.web.served import Served, TestClient, client_of, serving
@@ -78,8 +78,8 @@ def serve_app(app: FastAPI) -> Iterator[Served]:
 @pytest.fixture
 def saved(services: Services, make_study, iris) -> str:
     """A study with trials and a model of iris."""
-    from dnnflow.design.build import build_model
-    from dnnflow.models import save_model
+    from dnnflow.engines.keras.build import build_model
+    from dnnflow.run.saved_model import save_model
 
     study_id = make_study(24, failed=2)
     made = design(9)

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from dnnflow.design.layers import Design, Layer, Optimizer
+from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import ConflictError, NotFoundError
-from dnnflow.pipeline import Pipeline
-from dnnflow.results.records import StudyRecord, StudyState, utc_now
-from dnnflow.results.store import Store
-from dnnflow.train_pipeline import TrainPipeline
-from dnnflow.training.records import Trial, TrialError, TrialState
-from dnnflow.web.launching import Launch, LaunchState
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyRecord, StudyState, utc_now
+from dnnflow.web.jobs.launching import Launch, LaunchState
 
 
 @dataclass

@@ -7,11 +7,11 @@ from typing import get_args
 import pytest
 import yaml
 
-from dnnflow.pipeline import Pipeline
-from dnnflow.sections import Section
-from dnnflow.train_pipeline import TrainPipeline
-from dnnflow.web.intake import PLACES
-from dnnflow.web.services import Services
+from dnnflow.pipeline.sections import Section
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.web.jobs.intake import PLACES
+from dnnflow.web.jobs.services import Services
 from tests.web.served import TestClient
 
 IRIS = (Path(__file__).parents[2] / "pipelines" / "data" / "iris.csv").read_bytes()

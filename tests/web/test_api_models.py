@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dnnflow.errors import BusyError, TimeLimitError
-from dnnflow.web.predictions import Predictions
-from dnnflow.web.services import Services
+from dnnflow.web.answers.predictions import Predictions
+from dnnflow.web.jobs.services import Services
 from tests.web.served import TestClient
 
 ROW = {"sepal_length_cm": 5.1, "sepal_width_cm": 3.5, "petal_length_cm": 1.4, "petal_width_cm": 0.2}

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from dnnflow.pipeline import Pipeline
-from dnnflow.results.records import StudyState
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.study_record import StudyState
+from dnnflow.web.contract.limits import Limits, UploadLimits
 from dnnflow.web.housekeeping import uploads_in_use
-from dnnflow.web.launching import LaunchState
-from dnnflow.web.limits import Limits, UploadLimits
-from dnnflow.web.services import Services, WebConfig
+from dnnflow.web.jobs.launching import LaunchState
+from dnnflow.web.jobs.services import Services, WebConfig
 
 TABLE = b"a,b,kind\n" + b"".join(b"%d,%d,%s\n" % (i, i * i, b"xy"[i % 2 :][:1]) for i in range(30))
 

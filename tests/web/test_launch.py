@@ -14,15 +14,15 @@ import psutil
 import pytest
 
 from dnnflow.errors import ConflictError, NotFoundError
-from dnnflow.pipeline import Pipeline
-from dnnflow.pipeline_file import load_any
-from dnnflow.results.records import StudyState, new_study_id
-from dnnflow.results.store import Store
+from dnnflow.pipeline.pipeline_file import load_any
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyState, new_study_id
 from dnnflow.settings import Settings
-from dnnflow.web import supervisor
-from dnnflow.web.embedded import EmbeddedLauncher, environment
-from dnnflow.web.jobs import LOG_BYTES, Jobs
-from dnnflow.web.launching import Launch, LaunchState
+from dnnflow.web.jobs import supervisor
+from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher, environment
+from dnnflow.web.jobs.job_files import LOG_BYTES, Jobs
+from dnnflow.web.jobs.launching import Launch, LaunchState
 
 ROOT = Path(__file__).parents[2]
 PIPELINES = ROOT / "pipelines"
@@ -140,8 +140,9 @@ def test_a_study_goes_on_when_the_web_server_is_killed(settings, home) -> None:
     """And who starts the next server finds it."""
     study_id = new_study_id()
     code = (
-        "import sys, time; from pathlib import Path; from dnnflow.pipeline import Pipeline\n"
-        "from dnnflow.settings import Settings; from dnnflow.web.embedded import EmbeddedLauncher\n"
+        "import sys, time; from pathlib import Path; from dnnflow.pipeline.study_pipeline import Pipeline\n"
+        "from dnnflow.settings import Settings\n"
+        "from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher\n"
         "import json; launcher = EmbeddedLauncher(Path(sys.argv[1]), Settings.from_environment())\n"
         "launcher.launch(Pipeline.model_validate(json.loads(sys.argv[2])), sys.argv[3]); time.sleep(600)"
     )
@@ -294,7 +295,7 @@ def test_of_a_log_the_end_is_kept(tmp_path: Path) -> None:
 def test_one_supervisor_at_a_time(launcher, home, settings) -> None:
     launcher.launch(pipeline(*SHORT), new_study_id())
     wait(lambda: processes(home, "runner"), "start of the child")
-    command = [sys.executable, "-m", "dnnflow.web.supervisor", str(home)]
+    command = [sys.executable, "-m", "dnnflow.web.jobs.supervisor", str(home)]
     assert subprocess.run(command, env=environment(settings), timeout=60, check=False).returncode == 0
     assert len(processes(home, "runner")) <= 1  # a quick job may have ended meanwhile
     assert Jobs(home).queue() == []

@@ -15,12 +15,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dnnflow.pipeline_file import load_any
-from dnnflow.results.records import new_study_id
-from dnnflow.serving.processes import free_port
+from dnnflow.pipeline.pipeline_file import load_any
+from dnnflow.results.store.study_record import new_study_id
+from dnnflow.serve.processes import free_port
 from dnnflow.settings import Settings
-from dnnflow.web.embedded import EmbeddedLauncher
-from dnnflow.web.launching import LaunchState
+from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher
+from dnnflow.web.jobs.launching import LaunchState
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as rounds
 from hypothesis import strategies as st
 
-from dnnflow.web.services import Services
+from dnnflow.web.jobs.services import Services
 from tests.web.served import TestClient
 
 BOUNDARY = "----a-boundary"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnflow.results.records import StudyState
+from dnnflow.results.store.study_record import StudyState
 from tests.web.browsing import DIGITS, PHONE, Site, Tab
 from tests.web.recording import insert_study
 
@@ -186,7 +186,7 @@ def test_fifty_thousand_trials_are_painted_from_counts(tab: Tab, site: Site) -> 
 @pytest.fixture(scope="module")
 def known(site: Site) -> dict[str, str]:
     """Pages of every kind, by a name."""
-    from dnnflow.web.launching import LaunchState  # noqa: F401
+    from dnnflow.web.jobs.launching import LaunchState  # noqa: F401
 
     done = insert_study(site.services.store, 120, failed=3)
     other = insert_study(site.services.store, 60, name="iris again")

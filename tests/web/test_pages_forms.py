@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from dnnflow.pipeline import Pipeline
-from dnnflow.pipeline_file import check_text
-from dnnflow.web import forms
-from dnnflow.web.form_fields import FORMS, LEFT_OUT, FieldKind, field_groups, fields_by_path
-from dnnflow.web.form_values import HINTS, LENGTHS, read_value, show_value
-from dnnflow.web.forms import FORM_OF, USE, Trouble, form_of, read_form, to_yaml
+from dnnflow.pipeline.pipeline_file import check_text
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.web.pages import forms
+from dnnflow.web.pages.form_fields import FORMS, LEFT_OUT, FieldKind, field_groups, fields_by_path
+from dnnflow.web.pages.form_values import HINTS, LENGTHS, read_value, show_value
+from dnnflow.web.pages.forms import FORM_OF, USE, Trouble, form_of, read_form, to_yaml
 
 BASE = {"source": "upload:x", "label": "digit"}
 

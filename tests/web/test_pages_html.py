@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from dnnflow.results.records import StudyState
-from dnnflow.web.launching import Launch, LaunchState
-from dnnflow.web.services import Services, WebConfig
+from dnnflow.results.store.study_record import StudyState
+from dnnflow.web.jobs.launching import Launch, LaunchState
+from dnnflow.web.jobs.services import Services, WebConfig
 from tests.web.conftest import client_of
 
 PAGE = {"Accept": "text/html"}

@@ -13,13 +13,13 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
-from dnnflow.results.records import StudyState
-from dnnflow.results.store import Store
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyState
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.limits import Limits
-from dnnflow.web.services import Services, WebConfig
-from dnnflow.web.uploads import Uploads
+from dnnflow.web.contract.limits import Limits
+from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.uploads.uploads import Uploads
 from tests.web.recording import RecordingLauncher, insert_study
 from tests.web.served import serving
 

@@ -10,12 +10,12 @@ from fastapi import FastAPI
 
 from dnnflow.errors import InputError
 from dnnflow.web.app import create_app
-from dnnflow.web.limits import Limits, UploadLimits
-from dnnflow.web.login import safe_place
-from dnnflow.web.rates import Buckets, client_key
-from dnnflow.web.security import check_config, csrf_token, keep_session
-from dnnflow.web.services import Services, WebConfig
-from dnnflow.web.sessions import COOKIE, Sessions
+from dnnflow.web.contract.limits import Limits, UploadLimits
+from dnnflow.web.guard.login import safe_place
+from dnnflow.web.guard.rates import Buckets, client_key
+from dnnflow.web.guard.security import check_config, csrf_token, keep_session
+from dnnflow.web.guard.sessions import COOKIE, Sessions
+from dnnflow.web.jobs.services import Services, WebConfig
 from tests.web.served import TestClient, client_of
 
 TOKEN = "a token that is long enough"
@@ -29,7 +29,7 @@ def with_page(app: FastAPI) -> FastAPI:
     from fastapi import Depends, Request, Response
     from starlette.responses import HTMLResponse
 
-    from dnnflow.web.security import checked_form
+    from dnnflow.web.guard.security import checked_form
 
     @app.get("/a-page")
     def page(request: Request) -> Response:
@@ -327,7 +327,7 @@ def test_files_are_those_of_their_folder(client: TestClient, path: str) -> None:
 def test_a_logs_line_has_no_query() -> None:
     import logging
 
-    from dnnflow.web.security import WithoutQueries
+    from dnnflow.web.guard.security import WithoutQueries
 
     record = logging.LogRecord("uvicorn.access", 20, "", 0, '%s - "%s %s HTTP/%s" %d',
                                ("127.0.0.1:1", "GET", "/login?token=secret", "1.1", 200), None)  # fmt: skip
@@ -337,9 +337,9 @@ def test_a_logs_line_has_no_query() -> None:
 
 def test_the_server_never_imports_what_trains(tmp_path) -> None:
     code = (
-        "import sys; from dnnflow.settings import Settings; from dnnflow.results.store import Store;"
-        "from dnnflow.web.app import create_app; from dnnflow.web.services import *;"
-        "from dnnflow.web.uploads import Uploads; from tests.web.recording import *;"
+        "import sys; from dnnflow.settings import Settings; from dnnflow.results.store.store import Store;"
+        "from dnnflow.web.app import create_app; from dnnflow.web.jobs.services import *;"
+        "from dnnflow.web.uploads.uploads import Uploads; from tests.web.recording import *;"
         "from tests.web.served import client_of; from pathlib import Path;"
         f"s = Settings.from_environment({{'DNNFLOW_HOME': {str(tmp_path)!r}}}); store = Store(s.store_url);"
         "u = Uploads(s.workspace.home / 'uploads', WebConfig().limits.upload);"

@@ -20,15 +20,15 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as rounds
 from hypothesis import strategies as st
 
-from dnnflow.data.ingest import ingest
-from dnnflow.data.recipe import Recipe, Source
 from dnnflow.errors import ConflictError, DataError, InputError, LimitError, NotFoundError
-from dnnflow.web import uploads as uploads_module
-from dnnflow.web.limits import UploadLimits
-from dnnflow.web.profile import Profile
-from dnnflow.web.profiler import profile_file
-from dnnflow.web.profiler_text import GrowingFile
-from dnnflow.web.uploads import Upload, Uploads
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.ingest import ingest
+from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.uploads import uploads as uploads_module
+from dnnflow.web.uploads.profile import Profile
+from dnnflow.web.uploads.profiler import profile_file
+from dnnflow.web.uploads.profiler_text import GrowingFile
+from dnnflow.web.uploads.uploads import Upload, Uploads
 
 T = TypeVar("T")
 IRIS = Path(__file__).parent.parent.parent / "pipelines" / "data" / "iris.csv"
@@ -97,7 +97,7 @@ def parsers() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            if "dnnflow.web.profiler" in " ".join(child.cmdline()):
+            if "dnnflow.web.uploads.profiler" in " ".join(child.cmdline()):
                 found.append(child)
         except psutil.NoSuchProcess:
             continue
@@ -254,7 +254,7 @@ def test_a_label_that_cannot_be_is_explained(values: list[str], problem: str | N
 )
 @rounds(max_examples=200, deadline=None)
 def test_no_number_is_lost_in_a_histogram(values: list[float], part: int):
-    from dnnflow.web.profiler_columns import Histogram
+    from dnnflow.web.uploads.profiler_columns import Histogram
 
     histogram = Histogram()
     for i in range(0, len(values), part):
@@ -444,6 +444,6 @@ def test_whatever_comes_is_kept_whole_or_not_at_all(directory: Path, seed: int, 
 
 
 def test_neither_process_loads_what_it_does_not_need():
-    code = "import sys, dnnflow.web.profiler, dnnflow.web.uploads; print(*sys.modules)"
+    code = "import sys, dnnflow.web.uploads.profiler, dnnflow.web.uploads.uploads; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"tensorflow", "keras", "dask", "distributed"} & set(loaded.stdout.split())

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from dnnflow.errors import LaunchError
-from dnnflow.pipeline import Pipeline
-from dnnflow.results.driver import Driver
-from dnnflow.results.records import StudyState, Wanted
-from dnnflow.web import watch as watch_module
-from dnnflow.web.launching import LaunchState
-from dnnflow.web.services import Services
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.driving_process import Driver
+from dnnflow.results.store.study_record import StudyState, Wanted
+from dnnflow.web.answers import watch as watch_module
+from dnnflow.web.jobs.launching import LaunchState
+from dnnflow.web.jobs.services import Services
 from tests.web.recording import design, trial
 from tests.web.served import Served, TestClient
 
@@ -108,7 +108,7 @@ def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, 
 def test_a_million_layers_are_forty_columns(client: TestClient, services: Services) -> None:
     from dataclasses import replace
 
-    from dnnflow.results.records import StudyRecord
+    from dnnflow.results.store.study_record import StudyRecord
 
     made = [replace(design(7), layers=design(1).layers * depth) for depth in (1, 50, 399, 400)]
     record = StudyRecord(key="k", name="deep", dataset_id="d", dataset_path="/", n_designs=4)
@@ -241,7 +241,7 @@ def test_a_stream_too_many_is_told_when_to_come_back(
     make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dnnflow.web.app import create_app
-    from dnnflow.web.limits import Limits
+    from dnnflow.web.contract.limits import Limits
     from tests.web.recording import insert_study
     from tests.web.served import client_of
 

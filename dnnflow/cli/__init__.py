@@ -1,0 +1,1 @@
+"""Read the command line: build a run, listen, print. Holds no rules."""

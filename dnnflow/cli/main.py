@@ -1,0 +1,371 @@
+"""The command line: the same job without Prefect, and the results of every study.
+
+Exit codes: 0 done; 1 an unexpected failure; 2 a wrong argument, pipeline or design; 3 a table that cannot
+be used; 4 something that does not exist; 5 a cluster that cannot do what was asked; 6 a study that cannot go
+on; 7 a results store that cannot be used; 130 stopped by Ctrl-C (the same command goes on with what is
+missing) or by `dnnflow cancel`.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dnnflow.cli.train_command import train
+from dnnflow.cli.web_command import web
+from dnnflow.errors import DnnflowError, InputError
+from dnnflow.settings import Settings
+
+if TYPE_CHECKING:
+    from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.pipeline.training_pipeline import TrainPipeline
+    from dnnflow.run.study import Study
+
+app = typer.Typer(
+    name="dnnflow",
+    help="Find out which network design works best on your table.",
+    epilog=(
+        "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, "
+        "4 not found, 5 cluster, 6 study cannot go on, 7 results store, 130 stopped by Ctrl-C or cancel."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cluster_app = typer.Typer(help="Machines that train.", no_args_is_help=True)
+app.add_typer(cluster_app, name="cluster")
+
+File = Annotated[Path, typer.Argument(help="A pipeline, e.g. pipelines/quickstart.yaml.")]
+StudyId = Annotated[str, typer.Argument(help="A study's id, or the beginning of it.", metavar="ID")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Lay a value over the file: --set designs=10. Repeatable.")
+]
+
+
+app.command()(train)
+app.command()(web)
+
+
+@app.callback()
+def common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+    """Find out which network design works best on your table."""
+
+
+@app.command()
+def run(
+    file: File,
+    overrides: Overrides = None,
+    cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="A new study, even if there is one of the same key.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a pipeline: a study from data to report (an unfinished one goes on), or a parallel training."""
+    from dnnflow.pipeline.pipeline_file import load_any
+    from dnnflow.pipeline.training_pipeline import TrainPipeline
+
+    address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
+    pipeline = load_any(file, [*(overrides or []), *address])
+    if isinstance(pipeline, TrainPipeline):
+        _run_training(pipeline, as_json)
+    else:
+        _run_study(pipeline, new, as_json)
+
+
+def _run_study(pipeline: "Pipeline", new: bool, as_json: bool) -> None:
+    from dnnflow.run.stages import require_success, run_pipeline
+    from dnnflow.show.terminal import Progress, show_study
+
+    with Progress(quiet=as_json) as progress:
+        study = run_pipeline(pipeline, Settings.from_environment(), new=new, listener=progress)
+    if as_json:
+        _print_json(_summary(study))
+    else:
+        show_study(study)
+    require_success(study)
+
+
+def _run_training(pipeline: "TrainPipeline", as_json: bool) -> None:
+    from dnnflow.cli.train_command import show
+    from dnnflow.run.train_stages import run_training
+    from dnnflow.show.terminal import Progress
+
+    with Progress(quiet=as_json) as progress:
+        job, trained = run_training(pipeline, Settings.from_environment(), listener=progress)
+    show(trained, job, as_json=as_json)
+
+
+@app.command()
+def validate(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Report every problem of a pipeline with its line."""
+    from dnnflow.pipeline.pipeline_file import find_problems
+
+    problems = find_problems(file, overrides or [])
+    if as_json:
+        _print_json([{"line": item.line, "where": item.where, "message": item.message} for item in problems])
+    else:
+        for problem in problems:
+            _print(f"{file}:{problem.line}: {problem.where + ': ' if problem.where else ''}{problem.message}")
+        if not problems:
+            _print(f"{file} is a valid pipeline")
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema(
+    kind: Annotated[str, typer.Argument(help="study, or train: a file that has a model.")] = "study",
+) -> None:
+    """Print the JSON schema of pipelines."""
+    from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.pipeline.training_pipeline import TrainPipeline
+
+    kinds: dict[str, type[Pipeline | TrainPipeline]] = {"study": Pipeline, "train": TrainPipeline}
+    if kind not in kinds:
+        raise InputError(f"a pipeline is of the kind {' or '.join(kinds)}, got {kind}")
+    _print_json(kinds[kind].model_json_schema())
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="Path or URL of a CSV.")],
+    label: Annotated[str, typer.Option(help="Name of the column to predict.")],
+    out: Annotated[Path | None, typer.Option(help="Directory that holds the datasets.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out. Repeatable.")] = None,
+    missing_value: Annotated[
+        list[str] | None, typer.Option(help="What stands for missing. Repeatable.")
+    ] = None,
+    no_header: Annotated[bool, typer.Option("--no-header", help="The first line is data.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset of a CSV and print what it holds."""
+    from dnnflow import api
+    from dnnflow.show.terminal import Progress, show_dataset
+
+    with Progress(quiet=as_json) as progress:
+        dataset = api.ingest(source, label, out=out, listener=progress, header=not no_header,
+                             drop=tuple(drop or ()), missing_values=tuple(missing_value or ()))  # fmt: skip
+    if as_json:
+        _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.describe()})
+    else:
+        show_dataset(dataset)
+
+
+@app.command()
+def studies(as_json: AsJson = False) -> None:
+    """List the studies, newest first."""
+    from dnnflow.results.store.store import Store
+    from dnnflow.show.terminal import show_studies
+
+    with Store(Settings.from_environment().store_url) as store:
+        records = [(record, store.counts(record.study_id)) for record in store.studies()]
+    if as_json:
+        _print_json([_record(record, counts) for record, counts in records])
+    else:
+        show_studies(records)
+
+
+@app.command()
+def show(study_id: StudyId, top: Annotated[int, typer.Option(help="Rows of the leaderboard.")] = 10,
+         as_json: AsJson = False) -> None:  # fmt: skip
+    """Show a study's leaderboard and where its files are."""
+    from dnnflow.api import open_study
+    from dnnflow.show.terminal import show_study
+
+    study = open_study(study_id)
+    if as_json:
+        _print_json(_summary(study))
+    else:
+        show_study(study, top)
+
+
+@app.command()
+def resume(
+    study_id: StudyId,
+    failed: Annotated[bool, typer.Option("--failed", help="Train failed designs once more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train what is missing of a study, as its pipeline says; a paused one goes on where it is paused."""
+    from dnnflow.api import open_study
+    from dnnflow.results.store.commands import is_paused, request
+    from dnnflow.results.store.study_record import Wanted
+    from dnnflow.run.stages import require_success
+    from dnnflow.show.terminal import Progress, show_study
+
+    study = open_study(study_id)
+    if not failed and is_paused(study.store, study.id):
+        _print(request(study.store, study.id, Wanted.RUN))
+        return
+    if failed:
+        study.forget_failed()
+    with Progress(quiet=as_json) as progress:
+        study.finish(listener=progress)
+    if as_json:
+        _print_json(_summary(study))
+    else:
+        show_study(study)
+    require_success(study)
+
+
+@app.command()
+def pause(study_id: StudyId) -> None:
+    """Have a study that is trained wait: what is in flight is stored, its process and cluster stay."""
+    _request(study_id, "pause")
+
+
+@app.command()
+def cancel(study_id: StudyId) -> None:
+    """Stop a study that is trained, wherever it was started; its trials stay, `dnnflow resume` goes on."""
+    _request(study_id, "cancel")
+
+
+def _request(study_id: str, wanted: str) -> None:
+    from dnnflow.results.store.commands import request
+    from dnnflow.results.store.store import Store
+    from dnnflow.results.store.study_record import Wanted
+
+    with Store(Settings.from_environment().store_url) as store:
+        _print(request(store, store.study(study_id).study_id, Wanted(wanted)))
+
+
+@app.command()
+def export(
+    study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet, .csv or .json file.")]
+) -> None:
+    """Write every trial of a study to a file."""
+    from dnnflow.api import open_study
+    from dnnflow.results.view.export import export_trials
+
+    study = open_study(study_id)
+    export_trials(study.trials(), out)
+    _print(f"wrote {out}")
+
+
+@app.command()
+def report(
+    study_id: StudyId, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
+) -> None:
+    """Write a study's HTML report anew."""
+    from dnnflow.api import open_study
+
+    _print(f"wrote {open_study(study_id).report(out)}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A .keras file that a study saved.")],
+    rows: Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")],
+    out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
+    delimiter: Annotated[
+        str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option(
+            "--header/--no-header",
+            help="Whether the first line names the columns; default: as in the table trained on. Without, "
+            "the columns are those of that table, in its order.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Apply a saved model to raw rows: the class of each and the probability of every class."""
+    from dnnflow.paths import write_file
+    from dnnflow.run.saved_model import load_model
+    from dnnflow.table.text.csv_reader import read_rows
+
+    saved = load_model(model)
+    table = saved.predict(read_rows(saved.source(rows, delimiter=delimiter, header=header)))
+    if as_json:
+        _print_json(table.to_dict(orient="records"))
+    elif out is None:
+        sys.stdout.write(table.to_csv(index=False))
+    else:
+        write_file(out, table.to_csv(index=False))
+        _print(f"wrote {out}: {len(table):,} rows")
+
+
+@cluster_app.command()
+def certs(
+    directory: Annotated[Path, typer.Argument(help="A directory that does not exist yet.")],
+    host: Annotated[list[str] | None, typer.Option(help="Name or address of a machine. Repeatable.")] = None,
+) -> None:
+    """Make the certificates with which scheduler, workers and clients trust each other."""
+    from dnnflow.execute.certificates import make_certificates
+
+    make_certificates(directory, tuple(host or ("localhost", "127.0.0.1")))
+    ca, cert, key = (directory / f"{name}.pem" for name in ("ca", "cert", "key"))
+    _print(f"wrote {ca}, {cert} and {key}; copy {directory} to every machine, for no other eyes")
+    _print(f"dask scheduler and dask worker take --tls-ca-file {ca} --tls-cert {cert} --tls-key {key}")
+    _print(f"dnnflow takes DNNFLOW_TLS={directory} in its environment, and --cluster tls://HOST:8786")
+
+
+def main() -> None:
+    """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.exit(guarded(partial(app, arguments), debug=debug))
+
+
+def guarded(command: Callable[[], object], *, debug: bool) -> int:
+    """Call a command and return its exit code."""
+    try:
+        command()
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
+    except KeyboardInterrupt:
+        _complain("stopped; run the same command again to go on with what is missing")
+        return 130
+    except DnnflowError as error:
+        if debug:
+            raise
+        _complain(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        _complain(f"{type(error).__name__}: {error} (dnnflow --debug … shows where)")
+        return 1
+    return 0
+
+
+def _summary(study: "Study") -> dict[str, Any]:
+    view = study.view()
+    return {
+        **_record(study.record, study.store.counts(study.id)),
+        "report": str(study.settings.workspace.report(study.id)),
+        "leaderboard": [row.to_dict() for row in view.leaderboard[:10]],
+    }
+
+
+def _record(record: Any, counts: Any) -> dict[str, Any]:
+    return {
+        "study_id": record.study_id,
+        "name": record.name,
+        "state": record.state.value,
+        "key": record.key,
+        "created_at": record.created_at,
+        "designs": record.n_designs,
+        "dataset_id": record.dataset_id,
+        "trials": {state.value: count for state, count in counts.items()},
+    }
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"dnnflow: error: {text}\n")

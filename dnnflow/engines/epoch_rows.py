@@ -1,0 +1,95 @@
+"""Which rows a training sees, and in which order: the same for all designs and engines on a dataset."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.engines.seam import TrainingContext
+from dnnflow.table.columns.split import epoch_order, validation_rows
+
+if TYPE_CHECKING:
+    from dnnflow.table.store.dataset import Dataset
+
+Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
+Block = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]
+"""Features (rows, features), labels (rows,), and the order in which rows are visited."""
+
+_KEPT_ROWS = 65_536
+"""Of a dataset whose orders are kept for the next design: 64 of them take 32 MB at most."""
+_kept_order = lru_cache(maxsize=64)(epoch_order)
+
+
+def in_memory(context: TrainingContext) -> bool:
+    """Say whether each split is small enough to be kept: a third of what this process may use."""
+    dataset, limit = context.dataset, context.memory_bytes
+    return limit is None or max(dataset.split_bytes("train"), dataset.split_bytes("test")) <= limit / 3
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of a dataset as a training visits them."""
+
+    dataset: "Dataset"
+    validation_fraction: float = 0.0
+    blocks: bool = False
+    """Whether rows are read in shuffled blocks, because a split is too large to be kept."""
+
+    @cached_property
+    def _parts(self) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
+        """Numbers of the training rows to fit (None for all) and to watch (None for none)."""
+        if self.validation_fraction == 0:
+            return None, None
+        return validation_rows(self.dataset.rows["train"], self.validation_fraction, self.dataset.seed)
+
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[Block]:
+        """Yield the rows of an epoch; every block but the last holds a whole number of batches."""
+        fit, _ = self._parts
+        if self.blocks:
+            yield from _whole_batches(
+                self.dataset.shuffled_blocks("train", epoch=epoch, rows=fit), batch_size
+            )
+            return
+        features, labels = self.dataset.arrays("train")
+        n_rows = len(labels) if fit is None else len(fit)
+        draw = _kept_order if n_rows <= _KEPT_ROWS else epoch_order
+        order = draw(n_rows, self.dataset.seed, epoch)
+        yield features, labels, order if fit is None else fit[order]
+
+    def validation(self) -> Iterator[Block]:
+        """Yield the validation part; nothing where there is none."""
+        _, watched = self._parts
+        if watched is None:
+            return
+        if self.blocks:
+            yield from map(_in_order, self.dataset.shuffled_blocks("train", epoch=0, rows=watched))
+        else:
+            yield *self.dataset.arrays("train"), watched
+
+    def test(self) -> Iterator[Block]:
+        """Yield the test rows."""
+        if self.blocks:
+            yield from map(_in_order, self.dataset.shuffled_blocks("test", epoch=0))
+        else:
+            yield _in_order(self.dataset.arrays("test"))
+
+
+def _in_order(pair: Pair) -> Block:
+    return *pair, np.arange(len(pair[1]))
+
+
+def _whole_batches(blocks: Iterator[Pair], batch_size: int) -> Iterator[Block]:
+    """Carry rows that fill no batch over to the next block: only an epoch's last batch is smaller."""
+    rest: Pair | None = None
+    for features, labels in blocks:
+        if rest is not None:
+            features, labels = np.concatenate([rest[0], features]), np.concatenate([rest[1], labels])
+        whole = len(labels) - len(labels) % batch_size
+        rest = features[whole:], labels[whole:]
+        if whole:
+            yield _in_order((features[:whole], labels[:whole]))
+    if rest is not None and len(rest[1]):
+        yield _in_order(rest)

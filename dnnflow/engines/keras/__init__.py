@@ -1,0 +1,1 @@
+"""Train any design on TensorFlow with the arithmetic of Keras, one at a time; build Keras models."""

@@ -1,0 +1,218 @@
+"""The engine that trains any design, one at a time, on TensorFlow with the arithmetic of Keras."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from dnnflow.design.initial import initial_weights
+from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
+from dnnflow.engines.allocator import keep_freed_memory
+from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.loop import Deadline, Measure, Weights, check_finite, fit
+from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.engines.result import Result, train_designs
+from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
+from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.training_memory import check_memory
+
+if TYPE_CHECKING:
+    from dnnflow.engines.keras.keras_program import KerasProgram
+
+_KEPT_PROGRAMS = 64
+_KEPT_PARAMETERS = 1_000_000
+"""A program with more weights is not kept: its tracing is a small part of its time."""
+
+_CALL_FLOPS = 2e9
+_CALL_STEPS = 1000
+"""A call of TensorFlow takes at most so much work, well under a second: limits are checked between calls."""
+_REFERENCE_STEPS = 20
+"""The same for designs by reference, whose work per step is not known."""
+
+
+class KerasEngine:
+    """Trains designs as Keras' `model.fit` does, in a loop that runs inside TensorFlow.
+
+    Programs (a network, its optimizer and the traced loop) are kept and reused by designs that differ only in
+    seed, learning rate, schedule, batch size, epochs, initializers or, with SGD and Adam, the layers' widths;
+    a design's numbers do not depend on who came before.
+    Not thread-safe: one training at a time.
+    """
+
+    name = "keras"
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[tuple[object, ...], KerasProgram] = OrderedDict()
+        self._tensors = Tensors()
+
+    def refuse(self, design: Design) -> str | None:
+        """Refuse nothing: every design has a Keras model."""
+        return None
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""
+        limit_threads(1)
+        keep_freed_memory()
+        import_tensorflow()
+        return train_designs(self._fit, designs, context, engine=self.name)
+
+    def _fit(self, design: Design, context: TrainingContext) -> Result:
+        if design.reference is None:
+            check_memory(design, context)
+        with on_device(context.device), graphs_as_written() if _is_plain(design) else nullcontext():
+            program = self._program(design, context)
+            rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
+            network = KerasNetwork(program, design, rows, self._tensors, _call_steps(design, context))
+            course = fit(network, design, context.settings.time_limit_s)
+            test, confusion = network.measure(rows.test())
+        known = design.reference is None
+        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        return Result(
+            course=course,
+            test_loss=test.loss,
+            confusion=confusion,
+            parameters=count_parameters(design, n_features, n_classes)
+            if known
+            else sum(weight.size for weight in network.weights()),
+            flops=count_flops(design, n_features, n_classes) if known else None,
+            weights=network.weights,
+        )
+
+    def _program(self, design: Design, context: TrainingContext) -> "KerasProgram":
+        """Return a program at the start of the design's training."""
+        from dnnflow.engines.keras.keras_updates import is_fused
+
+        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        if design.reference is not None:
+            return _from_reference(design, n_features, n_classes)
+        any_width = is_fused(design.optimizer)
+        residual = residual_sources(design, n_features)
+        shape = _shape_of(design, any_width=any_width)
+        key = (shape.design_id, tuple(residual.items()), n_features, n_classes, context.device)
+        weights = initial_weights(design, n_features, n_classes)
+        program = self._programs.pop(key, None) or _from_layers(
+            shape, residual, weights, n_features, any_width
+        )
+        _restart(program, design, weights)
+        if count_parameters(design, n_features, n_classes) <= _KEPT_PARAMETERS:
+            self._programs[key] = program
+            while len(self._programs) > _KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        return program
+
+
+class KerasNetwork:
+    """A design's program on its way through the epochs."""
+
+    def __init__(
+        self,
+        program: "KerasProgram",
+        design: Design,
+        rows: TrainingRows,
+        tensors: "Tensors",
+        call_steps: int,
+    ) -> None:
+        self._program = program
+        self._rows = rows
+        self._tensors = tensors
+        self._batch_size = design.batch_size
+        # For one evaluation of small layers a trace does not pay; code may hold loops over time.
+        self._traced = rows.validation_fraction > 0 or design.reference is not None
+        self._call_rows = design.batch_size * call_steps
+
+    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
+        """Train on every row once and return running means over the epoch."""
+        loss_sum, right, count = 0.0, 0, 0
+        for block in self._rows.epoch(epoch, self._batch_size):
+            tensors, length = self._tensors.of(block), len(block[2])
+            for first in range(0, length, self._call_rows):
+                last = min(first + self._call_rows, length)
+                loss, hits = self._program.train(tensors, self._batch_size, first, last, learning_rate)
+                loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
+                check_finite(loss, f"epoch {epoch + 1}")
+                deadline.check(f"in epoch {epoch + 1}")
+        return Measure(loss_sum / count, right / count)
+
+    def validate(self) -> Measure | None:
+        """Measure the validation part, or None where there is none."""
+        if self._rows.validation_fraction == 0:
+            return None
+        return self.measure(self._rows.validation())[0]
+
+    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
+        """Return the measures over some rows, and the counts [true class][predicted class]."""
+        loss_sum, counts = 0.0, np.zeros((self._program.n_classes,) * 2, np.int64)
+        for block in blocks:
+            loss, found = self._program.evaluate(self._tensors.of(block), traced=self._traced)
+            loss_sum, counts = loss_sum + loss, counts + found
+        total = int(counts.sum())
+        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+
+    def weights(self) -> Weights:
+        """Copy the weights, in the order of the Keras model."""
+        return self._program.weights()
+
+    def set_weights(self, weights: Weights) -> None:
+        """Go back to weights that `weights` gave."""
+        self._program.set_weights(weights)
+
+
+def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasProgram":
+    from dnnflow.engines.keras.build import build_model, build_optimizer
+    from dnnflow.engines.keras.keras_program import KerasProgram, ModelNetwork
+    from dnnflow.engines.keras.keras_updates import KerasUpdate
+
+    model = build_model(design, n_features, n_classes)
+    optimizer = model.optimizer if model.compiled else build_optimizer(design.optimizer)
+    network = ModelNetwork(model, n_classes)
+    return KerasProgram(network, KerasUpdate(optimizer, network.trainable), n_features, n_classes)
+
+
+def _from_layers(
+    shape: Design, residual: dict[int, int], weights: Weights, n_features: int, any_width: bool
+) -> "KerasProgram":
+    from dnnflow.engines.keras.keras_layers import PlainLayers
+    from dnnflow.engines.keras.keras_program import KerasProgram
+    from dnnflow.engines.keras.keras_updates import make_update
+
+    stack = PlainLayers(shape, residual, weights, any_width=any_width)
+    return KerasProgram(stack, make_update(shape.optimizer, stack.trainable), n_features, len(weights[-1]))
+
+
+def _restart(program: "KerasProgram", design: Design, weights: Weights) -> None:
+    """Bring a program to the start of a design's training."""
+    from dnnflow.engines.keras.build import dropout_seed
+    from dnnflow.engines.keras.keras_layers import PlainLayers
+
+    network = cast("PlainLayers", program.network)
+    dropped = any(layer.dropout for layer in design.layers)
+    network.restart(
+        weights, [dropout_seed(design, index) for index in range(len(design.layers))] if dropped else []
+    )
+    program.update.restart()
+
+
+def _shape_of(design: Design, *, any_width: bool) -> Design:
+    """Return what of a design is built into a program: nothing that is set when a training starts."""
+    layers = tuple(
+        replace(layer, initializer="zeros", units=1 if any_width else layer.units) for layer in design.layers
+    )
+    optimizer = Optimizer(design.optimizer.name, parameters=design.optimizer.parameters)
+    return Design(layers=layers, optimizer=optimizer)
+
+
+def _call_steps(design: Design, context: TrainingContext) -> int:
+    """Return how many steps a call takes; by arithmetic and not by the clock, so that sums are repeatable."""
+    if design.reference is not None:
+        return _REFERENCE_STEPS
+    flops = 3 * design.batch_size * count_flops(design, context.dataset.n_features, context.dataset.n_classes)
+    return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
+
+
+def _is_plain(design: Design) -> bool:
+    return design.reference is None and not any(layer.batch_norm for layer in design.layers)

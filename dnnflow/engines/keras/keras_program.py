@@ -1,0 +1,199 @@
+"""A network with its optimizer, traced once: the loop over batches runs inside TensorFlow.
+
+`model.fit` spends most of a small network's time in Python, and a new model in tracing. A program takes rows,
+batch size, learning rate and initial weights as inputs, so that designs which differ only in those share one.
+"""
+
+from functools import cached_property
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dnnflow.engines.keras.keras_updates import Update
+from dnnflow.engines.loop import Weights
+from dnnflow.engines.tracing import trace
+
+_EVALUATE_ROWS = 1024
+"""Rows of a forward pass when nothing is learned; bounds the memory that activations take."""
+
+_COUNT = tf.TensorSpec((), tf.int64)
+_ORDER = tf.TensorSpec((None,), tf.int64)
+_LABELS = tf.TensorSpec((None,), tf.int32)
+_RATE = tf.TensorSpec((), tf.float32)
+
+
+class Network(Protocol):
+    """What a program trains."""
+
+    variables: list[Any]
+    """Weights in the order of the Keras model."""
+    trainable: list[Any]
+    """Those of them that are learned."""
+
+    def forward(self, features: Any, *, training: bool) -> Any:
+        """Return what `loss` and `probabilities` need, (rows, classes), for features (rows, n_features)."""
+        ...
+
+    def loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the mean loss over rows plus penalties."""
+        ...
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Return class probabilities (rows, classes)."""
+        ...
+
+
+class ModelNetwork:
+    """A Keras model that code has made."""
+
+    def __init__(self, model: keras.Model, n_classes: int) -> None:
+        self._model = model
+        self._loss = _loss_of(model, n_classes)
+        self.variables = model.weights
+        self.trainable = model.trainable_variables
+
+    def forward(self, features: Any, *, training: bool) -> Any:
+        """Return class probabilities (rows, classes)."""
+        return self._model(features, training=training)
+
+    def loss(self, targets: Any, outputs: Any) -> Any:
+        """Return the loss the model was compiled with, or else cross-entropy, plus penalties."""
+        return self._loss(targets, outputs)
+
+    def probabilities(self, outputs: Any) -> Any:
+        """Return the model's outputs, which are probabilities."""
+        return outputs
+
+
+class KerasProgram:
+    """Trains and evaluates one network.
+
+    Parameters
+    ----------
+    network : Network
+    update : Update
+        Of the network's trainable variables.
+    n_features, n_classes : int
+    """
+
+    def __init__(self, network: Network, update: Update, n_features: int, n_classes: int) -> None:
+        self.network = network
+        self.update = update
+        self.n_classes = n_classes
+        self._features = tf.TensorSpec((None, n_features), tf.float32)
+
+    @cached_property
+    def _train(self) -> Any:
+        return trace(self._train_steps, (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT, _RATE))
+
+    @cached_property
+    def _traced_measure(self) -> Any:
+        return trace(self._measure, (self._features, _LABELS, _ORDER))
+
+    def weights(self) -> Weights:
+        """Copy the weights."""
+        return tuple(variable.numpy() for variable in self.network.variables)
+
+    def set_weights(self, weights: Weights) -> None:
+        """Go back to weights that `weights` gave."""
+        for variable, value in zip(self.network.variables, weights, strict=True):
+            variable.assign(value)
+
+    def train(
+        self, block: tuple[Any, Any, Any], batch_size: int, first: int, last: int, learning_rate: float
+    ) -> tuple[float, int]:
+        """Take the steps over `order[first:last]` of a block (features, labels, order).
+
+        Returns
+        -------
+        tuple
+            Sum over rows of each batch's loss, and number of right predictions made while learning. Stops at
+            the first batch whose loss is not finite, and returns that loss.
+        """
+        counts = [tf.constant(n, tf.int64) for n in (batch_size, first, last)]
+        loss, right = self._train(*block, *counts, tf.constant(learning_rate, tf.float32))
+        return float(loss), int(right)
+
+    def evaluate(self, block: tuple[Any, Any, Any], *, traced: bool) -> tuple[float, np.ndarray]:
+        """Return the summed loss over a block's rows and the counts [true class][predicted class].
+
+        With `traced` the first evaluation costs as much as some twenty without, the later ones half as much.
+        """
+        features, labels, order = block
+        measure = self._traced_measure if traced else self._measure
+        loss_sum, counts = 0.0, np.zeros(self.n_classes**2, np.int64)
+        for rows in _blocks(order):
+            loss, targets, classes = (found.numpy() for found in measure(features, labels, rows))
+            loss_sum += float(loss) * len(targets)
+            counts += np.bincount(targets * self.n_classes + classes, minlength=counts.size)
+        return loss_sum, counts.reshape(self.n_classes, self.n_classes)
+
+    def _train_steps(
+        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any, rate: Any
+    ) -> Any:
+        self.update.begin(rate)
+
+        def step(start: Any, loss_sum: Any, right: Any) -> Any:
+            rows = order[start : tf.minimum(start + batch_size, last)]  # (batch,)
+            targets = tf.gather(labels, rows)  # (batch,)
+            loss, predicted = self._step(tf.gather(features, rows), targets)
+            count = tf.cast(tf.size(rows), tf.float64)
+            return (
+                start + batch_size,
+                loss_sum + tf.cast(loss, tf.float64) * count,
+                right + _right(predicted, targets),
+            )
+
+        def unfinished(start: Any, loss_sum: Any, right: Any) -> Any:
+            return (start < last) & tf.math.is_finite(loss_sum)
+
+        begin = (first, tf.zeros((), tf.float64), tf.zeros((), tf.int64))
+        _, loss_sum, right = tf.while_loop(unfinished, step, begin, parallel_iterations=1)
+        return loss_sum, right
+
+    def _step(self, features: Any, targets: Any) -> tuple[Any, Any]:
+        """Learn from one batch; return its loss and outputs (batch, classes)."""
+        with tf.GradientTape() as tape:
+            outputs = self.network.forward(features, training=True)
+            loss = self.network.loss(targets, outputs)
+        self.update.step(tape.gradient(loss, self.network.trainable))
+        return loss, outputs
+
+    def _measure(self, features: Any, labels: Any, rows: Any) -> Any:
+        """Return the mean loss over rows, their labels and their predicted classes."""
+        targets = tf.gather(labels, rows)  # (rows,)
+        outputs = self.network.forward(tf.gather(features, rows), training=False)  # (rows, classes)
+        classes = tf.argmax(self.network.probabilities(outputs), axis=1, output_type=tf.int32)
+        return self.network.loss(targets, outputs), targets, classes
+
+
+def _blocks(order: Any) -> list[Any]:
+    """Divide rows into blocks of at most `_EVALUATE_ROWS`; slicing costs a tenth of a small evaluation."""
+    count = len(order)
+    if 0 < count <= _EVALUATE_ROWS:
+        return [order]
+    return [order[first : first + _EVALUATE_ROWS] for first in range(0, count, _EVALUATE_ROWS)]
+
+
+def _right(predicted: Any, targets: Any) -> Any:
+    classes = tf.argmax(predicted, axis=1, output_type=tf.int32)
+    return tf.math.count_nonzero(classes == targets)
+
+
+def _loss_of(model: keras.Model, n_classes: int) -> Any:
+    """Return a model's loss(targets (batch,), predicted (batch, classes)), with penalties.
+
+    It is the model's own if it is compiled.
+    """
+    if not model.compiled:
+        entropy = keras.losses.SparseCategoricalCrossentropy()
+        return lambda targets, predicted: entropy(targets, predicted) + sum(model.losses)
+    sparse = "sparse" in str(getattr(model.loss, "name", model.loss)).lower()
+
+    def compiled(targets: Any, predicted: Any) -> Any:
+        labels = targets if sparse else tf.one_hot(targets, n_classes)
+        return model.compute_loss(y=labels, y_pred=predicted)
+
+    return compiled

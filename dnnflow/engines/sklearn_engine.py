@@ -1,0 +1,225 @@
+"""The engine that trains simple designs with scikit-learn's MLPClassifier, on workers without TensorFlow."""
+
+import importlib.util
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dnnflow.design.initial import initial_weights
+from dnnflow.design.layers import Design, count_flops, count_parameters
+from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.loop import Deadline, Measure, Weights, fit
+from dnnflow.engines.result import Result, train_designs
+from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.training_memory import check_memory
+from dnnflow.errors import DataError, DesignError, DivergedError, NotFoundError
+
+_ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "linear": "identity"}
+_OPTIMIZERS = {"adam": frozenset({"beta_1", "beta_2", "epsilon"}), "sgd": frozenset({"momentum", "nesterov"})}
+
+_CALL_FLOPS = 2e9
+"""A call of scikit-learn takes at most so much work, about a second: limits are checked between calls."""
+
+
+class SklearnEngine:
+    """Trains designs with scikit-learn, from the same initial weights and in the same row order as Keras.
+
+    With two classes scikit-learn has one logistic output z where a Keras model has two softmax outputs. The
+    two are one network: z starts as the difference of the Keras outputs, and is given back as (-z/2, z/2),
+    whose softmax is (1 - sigmoid(z), sigmoid(z)). Only their training differs: one output takes half the
+    step that two take.
+
+    Raises
+    ------
+    NotFoundError
+        When scikit-learn is not installed.
+    """
+
+    name = "sklearn"
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("sklearn") is None:
+            raise NotFoundError("engine sklearn needs scikit-learn, got none; pip install dnnflow[sklearn]")
+
+    def refuse(self, design: Design) -> str | None:
+        """Say why scikit-learn's MLPClassifier cannot be this design, or None."""
+        layers = design.layers
+        taken = _OPTIMIZERS.get(design.optimizer.name, frozenset())
+        reasons = {
+            "designs by reference": design.reference is not None,
+            "dropout": any(layer.dropout for layer in layers),
+            "batch normalisation": any(layer.batch_norm for layer in layers),
+            "L2 penalties": any(layer.l2 for layer in layers),
+            "residual connections": design.residual > 0,
+            "different activations in one network": len({layer.activation for layer in layers}) > 1,
+            "activations but relu, tanh, sigmoid and linear": any(
+                layer.activation not in _ACTIVATIONS for layer in layers
+            ),
+            "optimizers but adam and sgd": design.optimizer.name not in _OPTIMIZERS,
+            "all parameters of this optimizer": bool(set(design.optimizer.parameters) - taken),
+        }
+        met = [what for what, is_met in reasons.items() if is_met]
+        return f"engine sklearn has no {', no '.join(met)}; take engine keras" if met else None
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        """Yield one `Fitted` a design, in order.
+
+        Raises
+        ------
+        DataError
+            When a split is larger than a third of this process' memory.
+        """
+        if not in_memory(context):
+            sizes = [context.dataset.split_bytes(split) for split in ("train", "test")]
+            raise DataError(
+                f"engine sklearn needs splits of at most a third of {context.memory_bytes:,} bytes, got "
+                f"{sizes[0]:,} and {sizes[1]:,}; take engine keras or larger workers"
+            )
+        return train_designs(self._fit, designs, context, engine=self.name)
+
+    def _fit(self, design: Design, context: TrainingContext) -> Result:
+        reason = self.refuse(design)
+        if reason:
+            raise DesignError(reason)
+        check_memory(design, context)
+        dataset = context.dataset
+        network = SklearnNetwork(design, TrainingRows(dataset, context.settings.validation_fraction))
+        # scikit-learn warns of the overflow that comes before a loss that is no number
+        with np.errstate(all="ignore"):
+            course = fit(network, design, context.settings.time_limit_s)
+            test, confusion = network.measure(network.rows.test())
+        return Result(
+            course=course,
+            test_loss=test.loss,
+            confusion=confusion,
+            parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
+            flops=count_flops(design, dataset.n_features, dataset.n_classes),
+            weights=network.weights,
+        )
+
+
+class SklearnNetwork:
+    """A design as an MLPClassifier on its way through the epochs."""
+
+    def __init__(self, design: Design, rows: TrainingRows) -> None:
+        self.rows = rows
+        self._classes = np.arange(rows.dataset.n_classes)
+        self._batch_size = design.batch_size
+        n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
+        flops = 3 * design.batch_size * count_flops(design, n_features, n_classes)
+        self._call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / flops))
+        self._model = _classifier(design, _from_keras(initial_weights(design, n_features, n_classes)))
+
+    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
+        """Train on every row once.
+
+        Returns
+        -------
+        Measure
+            The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at
+            the end of the epoch, as scikit-learn keeps no predictions of its steps.
+        """
+        features, labels, order = next(self.rows.epoch(epoch, self._batch_size))
+        loss_sum = 0.0
+        for first in range(0, len(order), self._call_rows):
+            rows = order[first : first + self._call_rows]
+            self._step(features[rows], labels[rows], learning_rate)
+            loss_sum += float(self._model.loss_) * len(rows)
+            deadline.check(f"in epoch {epoch + 1}")
+        accuracy = self.measure(iter([(features, labels, order)]))[0].accuracy
+        return Measure(loss_sum / len(order), accuracy)
+
+    def _step(self, features: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
+        model = self._model
+        model.batch_size = min(self._batch_size, len(labels))
+        model.learning_rate_init = learning_rate
+        if hasattr(model, "_optimizer"):  # made by the first call
+            model._optimizer.learning_rate_init = model._optimizer.learning_rate = learning_rate
+        try:
+            model.partial_fit(features, labels, classes=self._classes)
+        except ValueError as error:
+            if "non-finite" not in str(error):
+                raise
+            raise DivergedError(
+                "weights must stay finite, got NaN or infinity; lower the learning rate"
+            ) from error
+
+    def validate(self) -> Measure | None:
+        """Measure the validation part, or None where there is none."""
+        if self.rows.validation_fraction == 0:
+            return None
+        return self.measure(self.rows.validation())[0]
+
+    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
+        """Return the measures over some rows, and the counts [true class][predicted class]."""
+        n = len(self._classes)
+        loss_sum, counts = 0.0, np.zeros((n, n), np.int64)
+        for features, labels, order in blocks:
+            targets = labels[order]  # (rows,)
+            predicted = self._model.predict_proba(features[order])  # (rows, classes)
+            likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
+            loss_sum -= float(np.log(likely, dtype=np.float64).sum())
+            found = np.bincount(targets * n + predicted.argmax(axis=1), minlength=n * n)
+            counts += found.reshape(n, n)
+        total = int(counts.sum())
+        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+
+    def weights(self) -> Weights:
+        """Copy the weights, in the order and form of the Keras model."""
+        return _to_keras(self._model.coefs_, self._model.intercepts_, len(self._classes))
+
+    def set_weights(self, weights: Weights) -> None:
+        """Go back to weights that `weights` gave."""
+        for own, given in zip(_interleaved(self._model), _from_keras(weights), strict=True):
+            own[...] = given  # in place: the optimizer holds these arrays
+
+
+def _classifier(design: Design, weights: Weights) -> Any:
+    """Make an MLPClassifier that starts from the given weights and learns one epoch a call."""
+    from sklearn.neural_network import MLPClassifier
+
+    given = iter(zip(weights[::2], weights[1::2], strict=True))
+
+    class Classifier(MLPClassifier):  # type: ignore[misc]
+        def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
+            kernel, bias = next(given)
+            return kernel.astype(dtype), bias.astype(dtype)
+
+    parameters = design.optimizer.parameters
+    return Classifier(
+        hidden_layer_sizes=tuple(layer.units for layer in design.layers),
+        activation=_ACTIVATIONS[design.layers[0].activation] if design.layers else "identity",
+        solver=design.optimizer.name,
+        alpha=0.0,
+        shuffle=False,  # rows come in the order shared by all engines
+        n_iter_no_change=design.epochs + 1,
+        beta_1=parameters.get("beta_1", 0.9),
+        beta_2=parameters.get("beta_2", 0.999),
+        epsilon=parameters.get("epsilon", 1e-7),
+        momentum=parameters.get("momentum", 0.0),
+        nesterovs_momentum=bool(parameters.get("nesterov", False)),
+        random_state=0,
+    )
+
+
+def _interleaved(model: Any) -> list[np.ndarray]:
+    return [array for pair in zip(model.coefs_, model.intercepts_, strict=True) for array in pair]
+
+
+def _from_keras(weights: Weights) -> Weights:
+    """Turn two softmax outputs into one logistic output: z is their difference."""
+    *hidden, kernel, bias = weights
+    if kernel.shape[1] != 2:
+        return weights
+    return (*hidden, kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1])
+
+
+def _to_keras(kernels: Sequence[np.ndarray], biases: Sequence[np.ndarray], n_classes: int) -> Weights:
+    """Turn one logistic output z into two softmax outputs, (-z/2, z/2); halving is exact."""
+    weights = [array.copy() for pair in zip(kernels, biases, strict=True) for array in pair]
+    if n_classes == 2:
+        kernel, bias = weights[-2] / 2, weights[-1] / 2
+        weights[-2:] = [np.hstack([-kernel, kernel]), np.concatenate([-bias, bias])]
+    return tuple(weights)

@@ -1,0 +1,181 @@
+"""A stack with its optimizer, traced once: the loop over batches runs inside TensorFlow.
+
+No shape is fixed but that of the table, so that stacks of all widths and sizes share a trace: tracing costs
+0.2 s and a compiled program of fixed shapes 0.5 s, as much as training a dozen designs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dnnflow.design.layers import Optimizer
+from dnnflow.engines.stacked.stack_network import Options, StackNetwork, follow_moments
+from dnnflow.engines.stacked.stack_plan import Signature
+from dnnflow.engines.stacked.stack_updates import empty_variable, make_update
+from dnnflow.engines.stacked.stack_weights import StackLayout
+from dnnflow.engines.tracing import trace
+
+_COUNT = tf.TensorSpec((), tf.int64)
+_ORDER = tf.TensorSpec((None,), tf.int64)
+_LABELS = tf.TensorSpec((None,), tf.int32)
+
+Rows = tuple[Any, Any, Any]
+"""Tensors: features (rows, n_features), labels (rows,), and the order in which rows are visited."""
+
+
+class StackProgram:
+    """Trains and measures stacks of one signature, one after the other.
+
+    Parameters
+    ----------
+    signature : Signature
+        What the designs of its stacks have in common.
+    layout : StackLayout
+        Of any such stack: its widths are not looked at.
+    dtype : str
+        Of weights and arithmetic.
+    """
+
+    def __init__(self, signature: Signature, layout: StackLayout, dtype: str = "float32") -> None:
+        self.n_features, self.n_classes = layout.n_features, layout.n_classes
+        self.dtype = dtype
+        self._network = StackNetwork(signature)
+        self._looped = signature.looped
+        self._kernels = layout.kernels if signature.l2 else []
+        self._learned = layout.learned
+        ranks = list(zip(layout.ranks, self._learned, strict=True))
+        optimizer = Optimizer(signature.optimizer, parameters=dict(signature.parameters))
+        self._update = make_update(optimizer, [rank for rank, learned in ranks if learned], dtype)
+        self._averages = [empty_variable(rank, dtype) for rank, learned in ranks if not learned]
+        self._options = Options(
+            *(empty_variable(rank, kind) for rank, kind in
+              ((2, "int32"), (2, "int32"), (2, dtype), (2, dtype), (1, "int32")))
+        )  # fmt: skip
+        self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)  # of the stack; steps so far
+        rows = (tf.TensorSpec((None, layout.n_features), tf.float32), _LABELS, _ORDER)
+        self._traced_train = trace(self._train, (*rows, _COUNT, _COUNT, _COUNT))
+        self._traced_measure = trace(self._measure, rows)
+
+    def restart(self, arrays: Sequence[np.ndarray], options: Options, rates: np.ndarray, seed: int) -> None:
+        """Begin a stack.
+
+        Parameters
+        ----------
+        arrays
+            Initial weights, from `StackLayout.pack`.
+        options
+            Of numpy arrays.
+        rates
+            (designs,): learning rates of the first epoch.
+        seed
+            Of dropout.
+        """
+        for variable, value in zip(self._options, options, strict=True):
+            variable.assign(value)
+        self._seed.assign([seed, 0])
+        self._update.restart(self._of(arrays, learned=True), rates)
+        for average, value in zip(self._averages, self._of(arrays, learned=False), strict=True):
+            average.assign(value)
+
+    def set_rates(self, rates: np.ndarray) -> None:
+        """Set the learning rates, (designs,), of the steps that follow."""
+        self._update.set_rates(rates)
+
+    def train(self, rows: Rows, batch_size: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Learn from the rows `order[first:last]` in batches.
+
+        Returns
+        -------
+        loss_sum : ndarray, shape (designs,), float64
+            Over rows, as measured before each step.
+        right : ndarray, shape (designs,), int64
+            Rows whose class was predicted.
+        """
+        bounds = (tf.constant(value, tf.int64) for value in (batch_size, first, last))
+        loss_sum, right = self._traced_train(*rows, *bounds)
+        return loss_sum.numpy(), right.numpy()
+
+    def measure(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return each design's mean loss (designs,) over rows, and its predicted classes (designs, rows)."""
+        losses, classes = self._traced_measure(*rows)
+        return losses.numpy(), classes.numpy()
+
+    def weights(self, positions: Sequence[int]) -> list[np.ndarray]:
+        """Copy the arrays of some designs, for `StackLayout.unpack`."""
+        return [tf.gather(array, positions).numpy() for array in self._all()]
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Go on with some of the designs."""
+        for variable in [*self._update.per_design, *self._averages, *self._options]:
+            variable.assign(tf.gather(variable, positions))
+
+    def release(self) -> None:
+        """Give up the memory of a stack that has ended; the trace stays."""
+        for variable in [*self._update.per_design, *self._averages]:
+            variable.assign(tf.zeros([0] * variable.shape.rank, variable.dtype))
+
+    def _of(self, arrays: Sequence[np.ndarray], *, learned: bool) -> list[np.ndarray]:
+        return [array for array, flag in zip(arrays, self._learned, strict=True) if flag is learned]
+
+    def _all(self) -> list[Any]:
+        """Return all weights in the order of the layout."""
+        learned, averages = iter(self._update.read()), iter(self._averages)
+        return [next(learned) if flag else next(averages).read_value() for flag in self._learned]
+
+    def _train(
+        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any
+    ) -> tuple[Any, Any]:
+        options = Options(*(variable.read_value() for variable in self._options))
+
+        def step(start: Any, loss_sum: Any, right: Any) -> tuple[Any, Any, Any]:
+            rows = order[start : tf.minimum(start + batch_size, last)]
+            targets = tf.gather(labels, rows)  # (batch,)
+            batch = tf.cast(tf.gather(features, rows), self.dtype)  # (batch, n_features)
+            losses, classes = self._step(batch, targets, options)  # (designs,), (designs, batch)
+            count = tf.cast(tf.size(rows), tf.float64)
+            hits = tf.math.count_nonzero(classes == targets, axis=1)
+            return start + batch_size, loss_sum + tf.cast(losses, tf.float64) * count, right + hits
+
+        designs = tf.shape(options.member)
+        begin = (first, tf.zeros(designs, tf.float64), tf.zeros(designs, tf.int64))
+        _, loss_sum, right = tf.while_loop(
+            lambda start, *_: start < last, step, begin, parallel_iterations=1,
+            shape_invariants=(_COUNT.shape, *[tf.TensorShape([None])] * 2),
+        )  # fmt: skip
+        return loss_sum, right
+
+    def _step(self, features: Any, targets: Any, options: Options) -> tuple[Any, Any]:
+        """Learn from one batch; return each design's loss and predicted classes before it."""
+        weights = self._update.read()
+        seed = self._seed.assign_add([0, 1])
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            logits, moments = self._network.forward(features, weights, options, seed)
+            losses = self._losses(logits, targets, weights, options)
+        # Of their sum: no design's loss depends on another's weights
+        self._update.step(tape.gradient(losses, weights))
+        follow_moments(self._averages, moments)
+        return losses, tf.argmax(logits, axis=2, output_type=tf.int32)
+
+    def _measure(self, features: Any, labels: Any, order: Any) -> tuple[Any, Any]:
+        options = Options(*(variable.read_value() for variable in self._options))
+        batch = tf.cast(tf.gather(features, order), self.dtype)  # (rows, n_features)
+        logits, _ = self._network.forward(batch, self._all(), options, None)  # (designs, rows, classes)
+        losses = self._losses(logits, tf.gather(labels, order), self._update.read(), options)
+        # As the Keras model predicts: probabilities may be equal where logits are not
+        return losses, tf.argmax(tf.nn.softmax(logits), axis=2, output_type=tf.int32)
+
+    def _losses(self, logits: Any, targets: Any, weights: Sequence[Any], options: Options) -> Any:
+        """Return each design's mean cross-entropy plus penalties, (designs,)."""
+        designs, batch, classes = tf.unstack(tf.shape(logits))
+        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=tf.tile(targets, [designs]), logits=tf.reshape(logits, (designs * batch, classes))
+        )
+        losses = tf.reduce_mean(tf.reshape(entropy, (designs, batch)), axis=1)
+        for column, kernel in enumerate(self._kernels):
+            squares = tf.square(weights[kernel])
+            l2 = options.l2[:, 0 if self._looped else column]
+            losses += l2 * tf.reduce_sum(squares, axis=range(1, squares.shape.rank))
+        return losses

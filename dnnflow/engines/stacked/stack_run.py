@@ -1,0 +1,192 @@
+"""One stack from its initial weights to its test: epochs, stopping, and designs that leave early."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from dnnflow.design.initial import initial_weights, weight_shapes
+from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.keras.build import dropout_seed
+from dnnflow.engines.loop import Deadline, Measure
+from dnnflow.engines.stacked.stack_member import Member, measures, staying
+from dnnflow.engines.stacked.stack_network import Options
+from dnnflow.engines.stacked.stack_plan import Stack
+from dnnflow.engines.stacked.stack_program import StackProgram
+from dnnflow.engines.stacked.stack_weights import StackLayout
+from dnnflow.engines.tensors import Tensors
+
+_CALL_FLOPS = 2e10
+"""A call of TensorFlow takes at most so much work, well under a second: limits are checked between calls."""
+_CALL_STEPS = 1000
+
+_LANES = 8
+"""Numbers that TensorFlow's elementwise operations take at once; what is left over at the end of an array is
+rounded otherwise."""
+
+_MEASURE_VALUES = 2**21
+"""Outputs of a layer, over designs and rows, when nothing is learned; bounds the memory they take."""
+
+
+class StackRun:
+    """A stack on its way through the epochs.
+
+    Parameters
+    ----------
+    stack : Stack
+        What to train.
+    layout : StackLayout
+        Of the stack.
+    program : StackProgram
+        Of its signature; nothing else may use it meanwhile.
+    rows : TrainingRows
+        What is learned, watched and tested.
+    tensors : Tensors
+        Keeps the dataset's arrays.
+    """
+
+    def __init__(
+        self, stack: Stack, layout: StackLayout, program: StackProgram, rows: TrainingRows, tensors: Tensors
+    ) -> None:
+        self._designs = stack.designs
+        self._stack = stack
+        self._layout = layout
+        self._program = program
+        self._rows = rows
+        self._tensors = tensors
+        self._options = _options(stack)
+        self._batch_size = stack.designs[0].batch_size
+        self._edge = 1
+        # Parts of a layer by activation end anywhere, except where every design's part fills all lanes.
+        whole = all(width % _LANES == 0 for width in stack.widths)
+        self._may_shrink = len(stack.signature.palette) < 2 or whole
+        self._shapes = [
+            weight_shapes(design, layout.n_features, layout.n_classes) for design in stack.designs
+        ]
+
+    def fit(self, deadline: Deadline) -> list[Member]:
+        """Train every design as it says, and return them with their courses and weights.
+
+        Raises
+        ------
+        TimeLimitError
+            When the stack takes longer than its limit.
+        """
+        members = [Member(design, place) for place, design in enumerate(self._designs)]
+        self._start(members)
+        inside = members  # of the stack as it is now
+        for epoch in range(max(member.design.epochs for member in members)):
+            self._program.set_rates(np.array([member.rate(epoch) for member in inside]))
+            self._run_epoch(epoch, inside, deadline)
+            if not any(member.is_running for member in inside):
+                break
+            inside = self._compact(inside)
+        self._program.release()
+        return members
+
+    def _compact(self, inside: list[Member]) -> list[Member]:
+        """Go on with less than half of the stack where the others have ended; until then all go along."""
+        stays = staying([member.is_running for member in inside], self._edge)
+        if 2 * len(stays) > len(inside) or not self._may_shrink:
+            return inside
+        self._program.keep(stays)
+        return [inside[position] for position in stays]
+
+    def test(self, members: Sequence[Member]) -> list[tuple[float, np.ndarray] | None]:
+        """Return each design's loss over the test rows and its counts [true class][predicted class].
+
+        None for a design that diverged. Measured with the weights that members have, so that what is recorded
+        is what is kept.
+        """
+        weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
+            member.weights or tuple(map(np.zeros, shapes))
+            for member, shapes in zip(members, self._shapes, strict=True)
+        ]
+        arrays = self._layout.pack(weights, self._program.dtype)
+        self._program.restart(arrays, self._options, np.ones(len(members)), 0)
+        losses, counts = self._measure(self._rows.test(), len(members))
+        self._program.release()
+        return [
+            None if member.error else (loss, count)
+            for member, loss, count in zip(members, losses.tolist(), counts, strict=True)
+        ]
+
+    def _start(self, members: Sequence[Member]) -> None:
+        n_features, n_classes = self._layout.n_features, self._layout.n_classes
+        dtype = self._program.dtype
+        first = [initial_weights(design, n_features, n_classes, dtype) for design in self._designs]
+        arrays = self._layout.pack(first, dtype)
+        rates = np.array([member.rate(0) for member in members])
+        self._program.restart(arrays, self._options, rates, dropout_seed(self._designs[0], 0))
+
+    def _run_epoch(self, epoch: int, inside: Sequence[Member], deadline: Deadline) -> None:
+        """Train an epoch, measure the validation part, and let each design take note of both."""
+        loss_sum, right, count = np.zeros(len(inside)), np.zeros(len(inside)), 0
+        for tensors, first, last in self._calls(epoch):
+            losses, hits = self._program.train(tensors, self._batch_size, first, last)
+            loss_sum, right, count = loss_sum + losses, right + hits, count + last - first
+            deadline.check(f"in epoch {epoch + 1}")
+        fitted = measures(loss_sum / count, right / count)
+        watched = self._watch(len(inside))
+        kept = []
+        for position, member in enumerate(inside):
+            seen = watched[position] if watched else None
+            if member.is_running and member.observe(epoch, fitted[position], seen):
+                kept.append(position)
+        if kept:
+            arrays = self._program.weights(kept)
+            for position, place in enumerate(kept):
+                member = inside[place]
+                member.weights = self._layout.unpack(arrays, position, self._shapes[member.place])
+
+    def _calls(self, epoch: int) -> Iterator[tuple[Any, int, int]]:
+        """Yield tensors of rows, and which of them a call of TensorFlow learns from.
+
+        By arithmetic and not by the clock, so that sums are repeatable.
+        """
+        steps = max(1, min(_CALL_STEPS, int(_CALL_FLOPS / self._stack.step_flops)))
+        size = self._batch_size * steps
+        for block in self._rows.epoch(epoch, self._batch_size):
+            tensors, length = self._tensors.of(block), len(block[2])
+            for first in range(0, length, size):
+                yield tensors, first, min(first + size, length)
+        self._edge = -(-_LANES // (length % self._batch_size or self._batch_size))
+
+    def _watch(self, n_designs: int) -> list[Measure] | None:
+        if self._rows.validation_fraction == 0:
+            return None
+        losses, counts = self._measure(self._rows.validation(), n_designs)
+        return measures(losses, np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2)))
+
+    def _measure(self, blocks: Iterator[Block], n_designs: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean losses (designs,) over some rows, and counts (designs, true class, predicted class)."""
+        n_classes = self._layout.n_classes
+        loss_sum, rows = np.zeros(n_designs), 0
+        counts = np.zeros(n_designs * n_classes**2, np.int64)
+        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
+        for features, labels, order in blocks:
+            for first in range(0, len(order), size):
+                part = order[first : first + size]
+                losses, classes = self._program.measure(self._tensors.of((features, labels, part)))
+                cells = (np.arange(n_designs)[:, None] * n_classes + labels[part]) * n_classes + classes
+                counts += np.bincount(cells.ravel(), minlength=len(counts))
+                loss_sum, rows = loss_sum + losses * len(part), rows + len(part)
+        return loss_sum / rows, counts.reshape(n_designs, n_classes, n_classes)
+
+
+def _options(stack: Stack) -> Options:
+    """Return what the designs of a stack differ in, as arrays."""
+    columns = [design.layers[:1] if stack.signature.looped else design.layers for design in stack.designs]
+    palette = stack.signature.palette
+
+    def table(read: Any, dtype: type) -> np.ndarray:
+        values = [[read(layer) for layer in layers] for layers in columns]
+        return np.array(values, dtype).reshape(len(columns), -1)
+
+    return Options(
+        units=table(lambda layer: layer.units, np.int32),
+        activation=table(lambda layer: palette.index(layer.activation), np.int32),
+        dropout=table(lambda layer: layer.dropout, np.float64),
+        l2=table(lambda layer: layer.l2, np.float64),
+        member=np.arange(len(columns), dtype=np.int32),
+    )

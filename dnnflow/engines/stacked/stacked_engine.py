@@ -1,0 +1,206 @@
+"""The engine that trains many designs of one kind as a single tensor program."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+
+from dnnflow.design.layers import Design, count_flops, count_parameters
+from dnnflow.engines.allocator import keep_freed_memory
+from dnnflow.engines.epoch_rows import TrainingRows, in_memory
+from dnnflow.engines.loop import Deadline, check_finite
+from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.engines.result import Result, completed_trial
+from dnnflow.engines.seam import Fitted, TrainingContext, check_training, failed_trial, now
+from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
+from dnnflow.engines.stacked.stack_plan import Stack, plan_stacks, useful_flops, why_not
+from dnnflow.engines.stacked.stack_weights import StackLayout
+from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
+from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.training_memory import check_memory
+from dnnflow.errors import DesignError, DivergedError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from dnnflow.engines.stacked.stack_member import Member
+    from dnnflow.engines.stacked.stack_program import StackProgram
+    from dnnflow.table.store.dataset import Dataset
+
+_KEPT_PROGRAMS = 64
+
+
+class StackedEngine:
+    """Trains stacks: designs that differ in widths, rates and seeds are slices of the same tensors.
+
+    A program is traced once for all stacks of a signature. A stack in which anything goes wrong is halved,
+    down to single designs, which then fail alone. Not thread-safe: one training at a time.
+    """
+
+    name = "stacked"
+
+    def __init__(self) -> None:
+        self._programs: OrderedDict[tuple[object, ...], StackProgram] = OrderedDict()
+        self._tensors = Tensors()
+
+    def refuse(self, design: Design) -> str | None:
+        """Refuse what cannot be stacked, with the reason."""
+        return why_not(design)
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        """Yield one `Fitted` a design, stack by stack."""
+        limit_threads(1)
+        keep_freed_memory()
+        import_tensorflow()
+        sound = []
+        for design in designs:
+            try:
+                check_training(design, context.settings)
+                sound.append(design)
+            except DesignError as error:
+                yield _failed(design, error, context, _Spent(now()))
+        yield from self._train_all(sound, context)
+
+    def _train_all(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        limits = StackLimits.of(context.settings, activations=context.activations)
+        for stack in plan_stacks(designs, _shape(context), limits):
+            middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
+            halves: tuple[Sequence[Design], ...] = ()
+            fitted: list[Fitted] = []
+            try:
+                fitted = self._train_stack(stack, context)
+            except Exception as error:  # libraries may raise anything: the study goes on
+                if middle:
+                    halves = stack.designs[:middle], stack.designs[middle:]
+                else:
+                    spent = _Spent(started_at, total_s=time.monotonic() - start)
+                    fitted = [_failed(stack.designs[0], error, context, spent)]
+            yield from fitted
+            for half in halves:  # the error is gone by now, and with it the memory its frames hold
+                yield from self._train_all(half, context)
+
+    def _train_stack(self, stack: Stack, context: TrainingContext) -> list[Fitted]:
+        """Train and test a stack's designs, and share its time among them by their arithmetic."""
+        from dnnflow.engines.stacked.stack_run import StackRun
+
+        started_at, start = now(), time.monotonic()
+        _check_memory(stack, context)
+        settings, n_designs = context.settings, len(stack.designs)
+        with on_device(context.device), graphs_as_written():
+            layout = layout_of(stack, context.dataset)
+            program = self._program(stack, layout, context.device)
+            rows = TrainingRows(context.dataset, settings.validation_fraction, not in_memory(context))
+            run = StackRun(stack, layout, program, rows, self._tensors)
+            deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
+            members = run.fit(deadline)
+            training_s = time.monotonic() - deadline.started_s
+            tests = run.test(members)
+        total_s = time.monotonic() - start
+        return [
+            _fitted(
+                member, test, context, _Spent(started_at, total_s * share, training_s * share, n_designs > 1)
+            )
+            for member, test, share in zip(members, tests, _shares(members, _shape(context)), strict=True)
+        ]
+
+    def _program(self, stack: Stack, layout: StackLayout, device: str) -> "StackProgram":
+        """Return the program of a signature, traced where it is not kept."""
+        from dnnflow.engines.stacked.stack_program import StackProgram
+
+        key = (stack.signature, layout.n_features, layout.n_classes, device)
+        program = self._programs.pop(key, None) or StackProgram(stack.signature, layout)
+        self._programs[key] = program
+        while len(self._programs) > _KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
+        return program
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """A design's time, or its share of its stack's."""
+
+    started_at: str
+    total_s: float = 0.0
+    training_s: float = 0.0
+    amortised: bool = False
+
+
+def _shape(context: TrainingContext) -> TableShape:
+    return TableShape.of(context.dataset, context.settings.validation_fraction)
+
+
+def layout_of(stack: Stack, dataset: "Dataset") -> StackLayout:
+    first = stack.designs[0]
+    return StackLayout(
+        widths=stack.widths,
+        batch_norm=tuple(layer.batch_norm for layer in first.layers),
+        n_features=dataset.n_features,
+        n_classes=dataset.n_classes,
+        looped=stack.signature.looped,
+    )
+
+
+def _check_memory(stack: Stack, context: TrainingContext) -> None:
+    """Refuse a stack that does not fit, before anything is allocated.
+
+    Raises
+    ------
+    OutOfMemoryError
+        When it needs more than `context.memory_bytes`, or, without one, than what the machine has left.
+    """
+    if len(stack.designs) == 1:
+        check_memory(stack.designs[0], context, stack.n_bytes)
+        return
+    limit = context.memory_bytes or psutil.virtual_memory().available
+    if stack.n_bytes > limit:
+        raise OutOfMemoryError(
+            f"a stack must fit the worker's memory of {limit / 1e9:.3g} GB, got {stack.n_bytes / 1e9:.3g} GB"
+        )
+
+
+def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
+    """Return each design's share of its stack's arithmetic, by the epochs it ran."""
+    flops = [
+        useful_flops(member.design, shape) * max(len(member.course.fitted), 1) / member.design.epochs
+        for member in members
+    ]
+    return [one / sum(flops) for one in flops]
+
+
+def _fitted(
+    member: "Member", test: tuple[float, np.ndarray] | None, context: TrainingContext, spent: _Spent
+) -> Fitted:
+    """Return a member's trial, and its weights as they were tested."""
+    design, course, dataset = member.design, member.course, context.dataset
+    course.training_s = spent.training_s
+    try:
+        if test is None:
+            raise member.error or RuntimeError("a design that did not diverge must be tested; report it")
+        loss, confusion = test
+        check_finite(loss, "the test rows")
+    except (DivergedError, RuntimeError) as error:
+        return _failed(design, error, context, spent)
+    result = Result(
+        course=course,
+        test_loss=loss,
+        confusion=confusion,
+        parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
+        flops=count_flops(design, dataset.n_features, dataset.n_classes),
+        weights=lambda: member.weights,
+        amortised=spent.amortised,
+    )
+    trial = completed_trial(
+        design, result, context, engine=StackedEngine.name, started_at=spent.started_at, total_s=spent.total_s
+    )
+    return Fitted(trial, result.weights)
+
+
+def _failed(design: Design, error: Exception, context: TrainingContext, spent: _Spent) -> Fitted:
+    return Fitted(
+        failed_trial(
+            design, error, context,
+            engine=StackedEngine.name, started_at=spent.started_at, total_s=spent.total_s,
+        )
+    )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Train a pack of designs in this process: what a task does on a worker."""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dnnflow.design.layers import Design
+from dnnflow.engines.job import Job, make_importable
+from dnnflow.engines.records import Outcome, Pack, TrialState
+from dnnflow.engines.registry import find_engine
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext, failed_trial, now
+
+if TYPE_CHECKING:
+    from dnnflow.table.store.dataset import Dataset
+
+Report = Callable[[list[Outcome]], None]
+
+
+def run_pack(
+    pack: Pack,
+    job: Job,
+    *,
+    report: Report | None = None,
+    flush_s: float = 1.0,
+    context: TrainingContext | None = None,
+) -> list[Outcome]:
+    """Train a pack portion by portion, and return the outcomes that were not yet reported, one a design.
+
+    Parameters
+    ----------
+    pack
+        Which designs an engine gets together, and from which test accuracy on weights are sent along.
+    job
+        Dataset, settings, device, and where else modules are looked for.
+    report
+        Called with the outcomes finished since its last call, at most once each `flush_s` seconds, so that
+        little is lost when the process dies.
+    context
+        What engines are given; made by `job_context` where absent.
+
+    Raises
+    ------
+    DnnflowError
+        For what is wrong with the job (no such dataset, no such engine), never with a design.
+    """
+    make_importable(job.import_paths)
+    engine = _engine(job.settings.engine)
+    context = context or job_context(job)
+    waiting: list[Outcome] = []
+    flushed = time.monotonic()
+    for designs in pack.portions():
+        for fitted in _train(engine, designs, context):
+            waiting.append(_outcome(fitted, pack.keep_above))
+            if report is not None and time.monotonic() - flushed >= flush_s:
+                report(waiting)
+                waiting, flushed = [], time.monotonic()
+    return waiting
+
+
+def job_context(
+    job: Job,
+    *,
+    worker: str = "",
+    device: Literal["cpu", "gpu"] | None = None,
+    memory_bytes: int | None = None,
+) -> TrainingContext:
+    """Open the job's dataset (once a process) and say where this process trains.
+
+    Parameters
+    ----------
+    worker
+        Who trains; host and process id where empty.
+    device
+        Where to train; found from the job and this machine where None.
+    memory_bytes
+        What this process may use in all, where known.
+    """
+    return TrainingContext(
+        dataset=open_dataset(job.dataset),
+        settings=job.settings,
+        device=device or _device(job.device),
+        memory_bytes=memory_bytes,
+        worker=worker or f"{socket.gethostname()}:{os.getpid()}",
+        activations=job.activations,
+    )
+
+
+@lru_cache(maxsize=2)
+def open_dataset(path: str) -> "Dataset":
+    """Open a dataset and keep it: packs of one study follow one another on a worker."""
+    from dnnflow.table.store.dataset import Dataset
+
+    return Dataset.open(path)
+
+
+@cache
+def _engine(name: str) -> Engine:
+    """Keep an engine for the life of the process: it may keep compiled programs."""
+    return find_engine(name)
+
+
+@cache
+def _device(wanted: str) -> Literal["cpu", "gpu"]:
+    if wanted != "auto":
+        return "gpu" if wanted == "gpu" else "cpu"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return "gpu" if Path("/proc/driver/nvidia/gpus").is_dir() and not hidden else "cpu"
+
+
+def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+    """Yield one `Fitted` a design even from an engine with a bug: what it did not train has failed."""
+    done: set[str] = set()
+    started_at, start = now(), time.monotonic()
+    try:
+        for fitted in engine.train(designs, context):
+            yield fitted
+            done.add(fitted.trial.design_id)
+        error: Exception = RuntimeError(
+            f"engine {engine.name} must yield a trial a design, got {len(done)}; report it"
+        )
+    except Exception as raised:  # an engine is somebody else's code
+        error = raised
+    # Not those after the last one: an engine may tell of a stack's failures first.
+    for design in [x for x in designs if x.design_id not in done]:
+        total_s = time.monotonic() - start
+        yield Fitted(
+            failed_trial(design, error, context, engine=engine.name, started_at=started_at, total_s=total_s)
+        )
+
+
+def _outcome(fitted: Fitted, keep_above: float) -> Outcome:
+    trial = fitted.trial
+    accuracy = trial.test_accuracy
+    keep = trial.state is TrialState.COMPLETED and accuracy is not None and accuracy >= keep_above
+    return Outcome(trial, fitted.weights() if keep and fitted.weights is not None else None)

@@ -1,0 +1,1 @@
+"""Carry vectors between replicas and servers: frames, connections, and the actor that opens them."""

@@ -1,0 +1,217 @@
+"""The direct channel of a server: replicas talk to it past Dask, at the speed of memory on the same machine.
+
+Dask's own way to an actor costs about a millisecond a call and two copies of each vector. The actor stays for
+everything else: it hands out the addresses, and answers where no channel can be made.
+"""
+
+import os
+import selectors
+import shutil
+import socket
+import ssl
+import tempfile
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+from dnnflow.errors import ClusterError, InputError
+from dnnflow.parallel.channel.desk import Attendance, Desk, WeightServer
+from dnnflow.parallel.channel.handshake import HANDSHAKE_S, Addresses, Terms, accept
+from dnnflow.parallel.channel.link import ChannelError, tune, wake
+from dnnflow.parallel.channel.turnstile import Turnstile
+
+IDLE_S = 3600.0
+"""How long a connection may say nothing: longer than a replica needs for the batches between two pushes."""
+STOP_S = 10.0
+"""How long stopping waits for threads that are in the middle of something."""
+MOST_CONNECTIONS = 1024
+TOKEN_BYTES = 16
+"""Least length of a token."""
+PARENT_BYTES = 80
+"""Longest path of a directory for the socket's: a socket's path may have 107 bytes, on some systems 103."""
+
+
+class ChannelServer:
+    """Lets replicas connect to a server of weights, with one thread for each connection.
+
+    Parameters
+    ----------
+    server
+        Called by all threads.
+    token
+        What a client must know: at least 16 bytes drawn by chance.
+    host
+        Where to listen for other machines; None for this machine only.
+    terms
+        What the server's vectors are; what it lets pull, and all of it learned, without them.
+    tls
+        Context of a TLS server for TCP; without it vectors travel as they are, readable on the way.
+    directory
+        Where to put the socket, in a directory of its own; the system's for temporary files without it, and
+        where the path would be too long for a socket.
+    idle_s
+        How long a connection may say nothing before it is closed; its client makes a new one when it has to.
+    """
+
+    def __init__(
+        self,
+        server: WeightServer,
+        token: bytes,
+        host: str | None = None,
+        *,
+        terms: Terms | None = None,
+        tls: ssl.SSLContext | None = None,
+        directory: Path | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        if len(token) < TOKEN_BYTES:
+            raise InputError(
+                f"a token must have at least {TOKEN_BYTES} bytes, got {len(token)}; use secrets.token_bytes"
+            )
+        self._server, self._token, self._tls, self._idle_s = server, token, tls, idle_s
+        self._terms = terms or Terms.of(server.pull(-1)[1])
+        self._attendance = Attendance(server)
+        self.refused = 0
+        """Connections that did not show that they know the token."""
+        self._lock = threading.Lock()
+        self._open: dict[threading.Thread, socket.socket] = {}
+        self._turnstile = Turnstile(idle_s, self._attendance.end)
+        self._stopped = False
+        private = _private_directory(directory)
+        # Also when the process ends without `stop`
+        self._clean = weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
+        self._listeners = _listeners(private / "server", host)
+        self.addresses = _addresses(self._listeners, host, encrypted=tls is not None)
+        self._bell, self._rope = socket.socketpair()
+        self._door = threading.Thread(target=self._welcome, name="dnnflow-channel-door", daemon=True)
+        self._door.start()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return sum(thread.is_alive() for thread in list(self._open)) + self._turnstile.connections
+
+    def stop(self) -> None:
+        """Close all connections, end all threads and remove the socket; a second call does nothing.
+
+        Raises
+        ------
+        ClusterError
+            When a thread does not come back from the server of weights.
+        """
+        with self._lock:
+            if self._stopped:
+                return
+            self._stopped = True
+            threads = dict(self._open)
+        self._rope.close()
+        self._door.join(STOP_S)
+        for sock in threads.values():
+            wake(sock)
+        self._attendance.end()  # those who wait for each other in the server are let go
+        deadline_s = time.monotonic() + STOP_S
+        hanging = int(not self._turnstile.stop(STOP_S))
+        for thread in threads:
+            thread.join(max(deadline_s - time.monotonic(), 0))
+        for listener in [*self._listeners, self._bell]:
+            listener.close()
+        self._clean()
+        hanging += sum(thread.is_alive() for thread in threads)
+        if hanging:
+            raise ClusterError(f"connections must end within {STOP_S:.0f} s, got {hanging} that wait in the "
+                               "server; let its replicas leave first")  # fmt: skip
+
+    def _welcome(self) -> None:
+        """Accept connections until the rope is pulled."""
+        with selectors.DefaultSelector() as selector:
+            for sock in [*self._listeners, self._bell]:
+                selector.register(sock, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if key.fileobj is self._bell:
+                        return
+                    self._admit(key.fileobj)
+
+    def _admit(self, listener: Any) -> None:
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            time.sleep(0.1)  # no descriptors left, perhaps
+            return
+        thread = threading.Thread(target=self._serve, args=(sock,), name="dnnflow-channel", daemon=True)
+        with self._lock:
+            for ended in [known for known in self._open if not known.is_alive()]:
+                del self._open[ended]
+            if self._stopped or self.connections >= MOST_CONNECTIONS:
+                sock.close()
+                return
+            self._open[thread] = sock
+            thread.start()
+
+    def _serve(self, sock: socket.socket) -> None:
+        """Do all of one connection; whatever its other end does harms no other."""
+        desk, handed_over = None, False
+        try:
+            if sock.family != socket.AF_UNIX:
+                sock = self._secure(sock)
+            link, wires = accept(sock, self._token, self._terms)
+            desk = Desk(self._server, self._attendance, link, wires)
+            handed_over = desk.is_quick and self._turnstile.take(desk, sock)
+            if not handed_over:
+                desk.serve(self._idle_s)
+        except OSError:  # ChannelError and TimeLimitError are
+            self.refused += desk is None and not self._stopped
+        finally:
+            if not handed_over:
+                self._open[threading.current_thread()].close()
+                if desk is not None:
+                    self._attendance.end(desk)
+
+    def _secure(self, sock: socket.socket) -> socket.socket:
+        tune(sock)
+        if self._tls is None:
+            return sock
+        sock.settimeout(HANDSHAKE_S)
+        with self._lock:
+            if self._stopped:
+                raise ChannelError("a stopped server takes no connection")
+            sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._open[threading.current_thread()] = sock
+        sock.do_handshake()
+        return sock
+
+
+def _private_directory(parent: Path | None) -> Path:
+    """Return a new directory that only this user may enter."""
+    if parent is not None and len(os.fsencode(parent)) <= PARENT_BYTES:
+        return Path(tempfile.mkdtemp(prefix="dnnflow-", dir=parent))
+    return Path(tempfile.mkdtemp(prefix="dnnflow-"))
+
+
+def _listeners(path: Path, host: str | None) -> list[socket.socket]:
+    """Return a listening socket of this machine, and one of TCP if there is a host."""
+    found = []
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        unix.bind(str(path))
+        unix.listen()
+        found.append(unix)
+    except OSError as error:
+        unix.close()
+        if host is None:
+            raise InputError(
+                f"a socket must have a short path, got {path}: {error}; set TMPDIR to a short one"
+            ) from error
+    if host is not None:
+        family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
+        found.append(socket.create_server((host, 0), family=family))
+    return found
+
+
+def _addresses(listeners: list[socket.socket], host: str | None, *, encrypted: bool) -> Addresses:
+    names = {listener.family: listener.getsockname() for listener in listeners}
+    unix = names.pop(socket.AF_UNIX, None)
+    port = next(iter(names.values()))[1] if names else 0
+    return Addresses(unix, host, port, encrypted)

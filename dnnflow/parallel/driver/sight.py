@@ -1,0 +1,133 @@
+"""How a parallel training is seen from outside: what it is in words, how far it is, what pages show of it."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dnnflow.events import TrainingProgress
+from dnnflow.parallel.driver.history import History, ReplicaTotals
+from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
+from dnnflow.parallel.spec.train_options import TrainOptions
+from dnnflow.show.live.publish import Shown
+from dnnflow.show.training_tables import training_numbers
+from dnnflow.table.rows.source import Source
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.model.model_spec import ModelSpec
+
+
+def begin_history(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> History:
+    """Return the history of a training that is about to begin."""
+    return History(
+        replicas={number: ReplicaTotals() for number in range(replicas)},
+        about=about_training(spec, source, options, replicas),
+        total=source.rows * options.epochs,
+    )
+
+
+def shown_training(now: Callable[[], tuple[History, Mapping[int, str]]]) -> Shown:
+    """Return what the live page shows of a training.
+
+    Parameters
+    ----------
+    now
+        Returns the history, and {replica: address of its worker}.
+    """
+    history, _ = now()
+    name = f"{history.about['Model']}: {history.about['Algorithm']}, {len(history.replicas)} replicas"
+    return Shown(name, lambda: training_numbers(*now()))
+
+
+def progress_of(history: History, elapsed_s: float, replicas: int) -> TrainingProgress:
+    """Return how far a training is.
+
+    Parameters
+    ----------
+    replicas
+        At work now.
+    """
+    recent = [totals.losses[-1] for totals in history.replicas.values() if totals.losses]
+    last = history.rows[-1] if history.rows else {}
+    return TrainingProgress(
+        samples=history.restored + history.samples,
+        total=history.total,
+        elapsed_s=elapsed_s,
+        rate=history.samples / max(elapsed_s, 1e-9),
+        loss=float(np.mean(recent)) if recent else None,
+        measures={name: value for name, value in last.items() if name.startswith("val_")},
+        replicas=replicas,
+    )
+
+
+def about_training(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> dict[str, str]:
+    """Return names and values for a person; settings that do nothing here are left out."""
+    algorithm = options.algorithm
+    facts = {
+        "Model": _model(spec),
+        "Weights": f"{spec.layout.size:,}",
+        "Loss": _named(spec.compiled.get("loss")),
+        "Algorithm": algorithm_in_words(algorithm),
+        "Server's optimizer": _optimizer(algorithm.used_server_optimizer),
+        "Replicas' optimizer": _optimizer(algorithm.used_replica_optimizer),
+        "Replicas": str(replicas),
+        "Servers": _servers(options),
+        "Rows": f"{source.rows:,}",
+        "Epochs": str(options.epochs),
+        "Batch": f"{options.batch_size:,} rows of a replica",
+        "Seed": str(options.seed),
+        "Target": "" if options.target is None else " ".join(str(x) for x in vars(options.target).values()),
+        "Time limit": "" if options.time_limit_s is None else f"{options.time_limit_s:g} s",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def algorithm_in_words(algorithm: Algorithm) -> str:
+    """Return an algorithm as one line, e.g. `downpour, asynchronous, damping`."""
+    parts = [algorithm.kind.value, "synchronous" if algorithm.synchronous else "asynchronous"]
+    if algorithm.sync_every > 1:
+        parts.append(f"a push every {algorithm.sync_every} batches")
+    if algorithm.quorum < 1:
+        parts.append(f"quorum {algorithm.quorum:g}")
+    if algorithm.overlap:
+        parts.append("pushes beside computing")
+    if algorithm.damping:
+        parts.append(f"{algorithm.damping_rule} damping")
+    if algorithm.staleness_bound is not None:
+        parts.append(f"staleness bound {algorithm.staleness_bound}")
+    if algorithm.wire != "float32":
+        parts.append(f"pushes travel as {algorithm.wire}")
+    return ", ".join(parts)
+
+
+def _model(spec: "ModelSpec") -> str:
+    if spec.builder:
+        return spec.builder
+    config = json.loads(spec.architecture).get("config", {})
+    return f"{config.get('name', 'model')}, {len(config.get('layers', ()))} layers"
+
+
+def _servers(options: TrainOptions) -> str:
+    if options.groups > 1:
+        return f"{options.groups} groups, one server each, below one"
+    return f"{options.servers}, each with a slice of the weights" if options.servers > 1 else "1"
+
+
+def _optimizer(spec: OptimizerSpec | None) -> str:
+    if spec is None:
+        return ""
+    rest = [f"{name} {value}" for name, value in spec.parameters.items() if value is not None]
+    return ", ".join([f"{spec.name} {spec.learning_rate:g}", *rest])
+
+
+def _named(value: Any) -> str:
+    """Return what a loss is called, however it is given."""
+    if isinstance(value, Mapping):
+        config = value.get("config")
+        name = (config.get("name") if isinstance(config, Mapping) else config) or value.get("class_name")
+        return str(name) if name else ", ".join(f"{key}: {_named(one)}" for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_named(one) for one in value)
+    return "" if value is None else str(value)

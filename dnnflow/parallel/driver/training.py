@@ -1,0 +1,334 @@
+"""Trains one model on the workers of a Dask cluster: places servers and replicas, minds them, measures."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from distributed import Client, Future, KilledWorker
+
+from dnnflow.errors import ClusterError
+from dnnflow.events import Listener, ReplicaLost, ignore
+from dnnflow.execute.cluster import workers_of
+from dnnflow.parallel.channel.link import ChannelError
+from dnnflow.parallel.driver.actors import Actors, WorkerGone
+from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
+from dnnflow.parallel.driver.history import History, WorkerLoss
+from dnnflow.parallel.driver.placement import place, spare
+from dnnflow.parallel.driver.sight import begin_history, progress_of, shown_training
+from dnnflow.parallel.driver.validations import Validations
+from dnnflow.parallel.replica.evaluator import Evaluator
+from dnnflow.parallel.replica.parcel import Parcel
+from dnnflow.parallel.replica.replica import Duty, run_replica
+from dnnflow.parallel.rows.batches import Batching
+from dnnflow.parallel.rows.coordinator import Report
+from dnnflow.parallel.spec.train_options import TrainOptions
+from dnnflow.show.live.publish import shown_on
+from dnnflow.table.rows.source import Source
+
+if TYPE_CHECKING:
+    from dnnflow.parallel.model.model_spec import ModelSpec
+
+POLL_S = 0.1
+COLLECT_S = 0.5
+"""How often replicas' reports are fetched once there are some: a call wakes three processes."""
+CENSUS_S = 1.0
+"""How often the scheduler is asked who works."""
+LIVES = 4
+"""Processes that may be one replica, one after the other, before the training ends."""
+SILENCE_S = 300.0
+"""How long a replica may take to begin, and between two reports."""
+
+
+class Training:
+    """One parallel training; `run` once.
+
+    Parameters
+    ----------
+    client : Client
+        Stays the caller's.
+    validation : Source, optional
+        Rows to measure on; without them only the training loss is known.
+    callbacks : sequence of keras.callbacks.Callback
+        In this process.
+    """
+
+    def __init__(
+        self, client: Client, spec: "ModelSpec", source: Source, options: TrainOptions, *,
+        validation: Source | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
+        import_paths: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self._client, self._spec, self._source, self._options = client, spec, source, options
+        self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
+        self._import_paths = tuple(import_paths)
+        self._checkpoint = read_checkpoint(str(options.checkpoint)) if options.restore else None
+        self._futures: dict[int, Future[int]] = {}
+        self._heard_s: dict[int, float] = {}  # when a replica was sent, or has reported last
+        self._homeless_s: dict[int, float] = {}  # since when a replica waits for a worker
+        self._finished: set[int] = set()
+        self._duty: Future[Parcel] | None = None
+        self._place()
+
+    def _place(self) -> None:
+        """Choose workers among those that are there."""
+        options = self._options
+        self._placement = place(
+            self._workers(), servers=options.n_servers, replicas=options.replicas, device=options.device
+        )
+        self._n = len(self._placement.replicas)
+        if options.groups > self._n:
+            raise ClusterError(
+                f"each group needs a replica, got {self._n} replicas for {options.groups} groups; start more "
+                "workers, or set groups"
+            )
+        self._where = dict(enumerate(self._placement.replicas))
+        self._actors = Actors(self._client, self._spec, options, self._placement.servers, self._n)
+        self.history = begin_history(self._spec, self._source, options, self._n)
+
+    def _rows_of_a_chunk(self) -> int:
+        """Return how the rows are divided: of a training that goes on as before, with fewer replicas too."""
+        if self._checkpoint is not None and (known := self._checkpoint[1].get("chunk_rows")):
+            return int(known)
+        return self._source.chunk_rows(self._n, self._options.batch_size)
+
+    def run(self) -> tuple[Any, History]:
+        """Train; return the Keras model with its last weights, and what was measured.
+
+        Raises
+        ------
+        ClusterError
+            When servers or too many replicas are lost, or one does not begin.
+        DnnflowError, Exception
+            What a replica raised.
+        """
+        shown = shown_training(lambda: (self.history, self._where))
+        # An actor's proxy takes the client that is current at its first use
+        with self._client.as_current(), shown_on(self._client, shown, self._listener):
+            return self._run()
+
+    def _run(self) -> tuple[Any, History]:
+        start = time.monotonic()
+        try:
+            self._begin()
+            if self._checkpoint is not None:
+                self._actors.restore(*self._checkpoint)
+            self._actors.begin_groups()
+            evaluator = Evaluator(
+                self._spec, self._validation, self._source, self._actors.pull, self._callbacks, self._rate()
+            )
+            if self._checkpoint is not None:
+                self.history.restored = int(self._checkpoint[0][0]["samples"])
+            self._validations = Validations(
+                evaluator, self.history, rows=self._source.rows, every=self._options.validate_every
+            )
+            if self._options.algorithm.synchronous:
+                self._actors.join()
+            for replica in range(self._n):
+                self._send(replica)
+            self._mind()
+            self._end(evaluator)
+        finally:
+            self._clear()
+        self.history.startup_s = self._validations.began_s - start
+        return evaluator.model, self.history
+
+    # Beginning
+
+    def _begin(self) -> None:
+        """Make the actors, and bring a worker what replicas are given; others, if one is lost meanwhile."""
+        for attempt in range(LIVES):
+            rows = self._rows_of_a_chunk()
+            self._chunks = self._source.chunks(rows)
+            try:
+                self._actors.place(self._chunks, rows)
+                self._duty = self._actors.bring(Parcel.of(self._duty_of_all()), self._placement.servers[0])
+                return
+            except WorkerGone:
+                self._actors.clear(self._listener)
+                if attempt == LIVES - 1:
+                    raise
+                time.sleep(CENSUS_S)
+                self._place()
+
+    def _duty_of_all(self) -> Duty:
+        """Return what all replicas are given.
+
+        It lies on the first server's worker, from where the others fetch it: it leaves this process once,
+        however many replicas there are, and is lost only with the training.
+        """
+        options = self._options
+        return Duty(
+            replica=0, replicas=self._n, peers=1, model=self._spec, source=self._source, chunks=self._chunks,
+            batching=Batching(options.batch_size, options.seed, options.shuffle, self._spec.layout.dtype),
+            algorithm=options.algorithm, epochs=options.epochs, parts=tuple(self._actors.parts),
+            wait_s=options.wait_s, timeline=options.timeline,
+        )  # fmt: skip
+
+    def _send(self, replica: int) -> None:
+        self._heard_s[replica] = time.monotonic()
+        self._futures[replica] = self._client.submit(
+            run_replica, self._duty, replica, self._actors.peers(replica), self._import_paths,
+            self._actors.books, *self._actors.of(replica),
+            workers=[self._where[replica]], allow_other_workers=False, retries=0, pure=False,
+            # A key that was used before would bring back a task that is still at the former training
+            key=f"replica-{replica}-{self.history.replicas[replica].lives}-{uuid4().hex}",
+        )  # fmt: skip
+
+    # While it runs
+
+    def _mind(self) -> None:
+        """Watch until all replicas have finished."""
+        options = self._options
+        census_s = checkpoint_s = collected_s = began_s = time.monotonic()
+        self._validations.began_s = began_s
+        while len(self._finished) < self._n:
+            time.sleep(POLL_S)
+            now = time.monotonic()
+            if now - collected_s > (COLLECT_S if self.history.samples else 0):
+                collected_s = now
+                self._collect()
+            self._hear()
+            self._finish_some()
+            if now - census_s > CENSUS_S:
+                census_s = now
+                self._take_census()
+                self._note_servers()
+            if options.checkpoint is not None and now - checkpoint_s > options.checkpoint_every_s:
+                checkpoint_s = now
+                self._write_checkpoint()
+            if options.time_limit_s is not None and now - self._validations.began_s > options.time_limit_s:
+                self._stop("time limit")
+        self.history.seconds_s = time.monotonic() - self._validations.began_s
+
+    def _collect(self) -> None:
+        reports: list[Report] = self._actors.ask(self._actors.books, "collect")
+        for report in reports:
+            if not self.history.samples:  # what was before it, models being built and traced, is start-up
+                spent_s = report.compute_s + report.exchange_s + report.data_s
+                self._validations.began_s = time.monotonic() - spent_s
+            self._heard_s[report.replica] = time.monotonic()
+            self.history.add(report, self._elapsed_s())
+            self._validations.note(report)
+        self._validations.pass_marks(self._options.epochs)
+        if reports:
+            self._listener(progress_of(self.history, self._elapsed_s(), len(self._futures)))
+
+    def _hear(self, *, wait: bool = False) -> None:
+        """Do what validations that have ended ask for."""
+        for verdict in self._validations.hear(wait=wait):
+            if verdict.learning_rate is not None:
+                self._actors.set_learning_rate(verdict.learning_rate)
+            target = self._options.target
+            if target is not None and target.is_reached(verdict.logs):
+                self._stop("target")
+            elif verdict.stop:
+                self._stop("callback")
+
+    def _stop(self, reason: str) -> None:
+        if self.history.ended_by == "epochs" and len(self._finished) < self._n:
+            self.history.ended_by = reason
+            self._actors.ask(self._actors.books, "stop")
+
+    def _finish_some(self) -> None:
+        for replica, future in list(self._futures.items()):
+            if not future.done():
+                continue
+            if future.status == "finished":
+                del self._futures[replica]
+                self._finished.add(replica)
+                continue
+            error = future.exception()
+            if isinstance(error, KilledWorker) or future.status in ("lost", "cancelled"):
+                self._lose(replica)
+            elif isinstance(error, ChannelError):
+                raise self._actors.lost(str(error)) from error
+            else:
+                raise error.with_traceback(future.traceback())  # where on the worker it was raised
+
+    def _take_census(self) -> None:
+        """Find replicas and servers whose worker has gone, and workers for replicas without one."""
+        workers = self._workers()
+        gone = [address for address in self._placement.servers if address not in workers]
+        if gone:
+            raise self._actors.lost(f"worker {gone[0]} lost")
+        for replica, future in list(self._futures.items()):
+            if self._where[replica] not in workers:
+                future.cancel(force=True)
+                self._lose(replica)
+            elif time.monotonic() - self._heard_s[replica] > SILENCE_S:
+                raise ClusterError(
+                    f"a replica must begin, and then report, within {SILENCE_S:.0f} s, got nothing of "
+                    f"replica {replica} on {self._where[replica]}; look whether that worker hangs or has "
+                    "another task, and restart it"
+                )
+        self._house(workers)
+
+    def _lose(self, replica: int) -> None:
+        """Give a lost replica's rows back; it starts again when there is a worker for it."""
+        totals = self.history.replicas[replica]
+        self._listener(ReplicaLost(replica, self._where[replica]))
+        self.history.lost.append(WorkerLoss(self._elapsed_s(), replica, self._where[replica]))
+        if totals.lives >= LIVES:
+            raise ClusterError(
+                f"a replica may lose its worker {LIVES - 1} times, got replica {replica} lost {totals.lives} "
+                "times; if it ran out of memory, give workers more or lower batch_size"
+            )
+        self._actors.release(replica)
+        totals.lives += 1
+        del self._futures[replica]
+        self._homeless_s[replica] = time.monotonic()
+
+    def _house(self, workers: Mapping[str, Any]) -> None:
+        """Start lost replicas again on workers that are free; none where there is nothing left to do."""
+        others_ended = bool(self._finished) and not self._futures and not self._options.algorithm.synchronous
+        if others_ended or self.history.ended_by != "epochs":
+            self._finished |= self._homeless_s.keys()
+            self._homeless_s.clear()
+        for replica, since_s in list(self._homeless_s.items()):
+            address = spare(list(workers), self._placement, [self._where[other] for other in self._futures])
+            if address is not None:
+                del self._homeless_s[replica]
+                self._where[replica] = address
+                self._send(replica)
+            elif time.monotonic() - since_s > self._options.wait_s:
+                raise ClusterError(
+                    f"a lost replica needs a worker, got none free for {self._options.wait_s:.0f} s; "
+                    "start one"
+                )
+
+    def _write_checkpoint(self) -> None:
+        write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
+
+    def _note_servers(self) -> None:
+        self.history.note(self._actors.statistics(), self._elapsed_s())
+
+    def _elapsed_s(self) -> float:
+        """Return seconds since the training began."""
+        return time.monotonic() - self._validations.began_s
+
+    # Ending
+
+    def _end(self, evaluator: Evaluator) -> None:
+        self._actors.end_groups()
+        self._collect()
+        self._validations.end()
+        self._hear(wait=True)
+        self._note_servers()
+        if self._options.checkpoint is not None:
+            self._write_checkpoint()
+        evaluator.end(self._actors.pull())
+
+    def _clear(self) -> None:
+        """Leave nothing running on the cluster."""
+        for future in self._futures.values():
+            future.cancel(force=True)
+        if self._duty is not None:
+            self._duty.release()
+        self._actors.clear(self._listener)
+
+    def _rate(self) -> float | None:
+        optimizer = self._options.algorithm.used_server_optimizer
+        return None if optimizer is None else optimizer.learning_rate
+
+    def _workers(self) -> Mapping[str, Any]:
+        return workers_of(self._client)

@@ -1,0 +1,1 @@
+"""Describe a Keras model as plain data, and compute its flat gradient. The only room that builds models."""

@@ -1,0 +1,70 @@
+"""How a replica takes steps of its own between two pushes: Keras' optimizers, fused where TensorFlow can."""
+
+import inspect
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from dnnflow.design import layers as design
+from dnnflow.engines.keras.keras_updates import KerasUpdate, Update, is_fused, make_update
+from dnnflow.errors import InputError
+from dnnflow.parallel.model.keras_rule import build_keras_optimizer
+from dnnflow.parallel.model.objects import reference_to
+from dnnflow.parallel.spec.optimizer_spec import ELEMENTWISE, WHOLE_TENSOR, OptimizerSpec
+
+
+def spec_of(optimizer: keras.optimizers.Optimizer) -> OptimizerSpec:
+    """Return a Keras optimizer as plain data.
+
+    Raises
+    ------
+    InputError
+        For one whose rate follows a schedule of Keras, which counts the steps of one process, or whose
+        parameters are no plain values.
+    """
+    kind, config = type(optimizer), optimizer.get_config()
+    known = kind.__name__.lower()
+    own = known in ELEMENTWISE | set(WHOLE_TENSOR) and kind.__module__.startswith("keras.")
+    rate = config.pop("learning_rate")
+    if not isinstance(rate, float):
+        raise InputError(
+            f"an optimizer's rate must be a number, got a {rate['class_name']}; give the schedule of the "
+            "training, which counts samples"
+        )
+    defaults = inspect.signature(kind).parameters
+    config.pop("name", None)
+    return OptimizerSpec(
+        name=known if own else reference_to(kind),
+        learning_rate=float(str(np.float32(rate))),  # 0.001 and not the float32's 0.0010000000474974513
+        parameters={
+            name: value
+            for name, value in config.items()
+            if name in defaults and value != defaults[name].default
+        },
+    )
+
+
+def make_local_update(optimizer: OptimizerSpec, weights: Sequence[keras.Variable]) -> Update:
+    """Return what changes a replica's own weights by their gradients."""
+    fused = _as_design(optimizer)
+    if fused is not None and _is_plain(weights):
+        return make_update(fused, [weight.value for weight in weights])
+    return KerasUpdate(build_keras_optimizer(optimizer), weights)
+
+
+def _is_plain(weights: Sequence[keras.Variable]) -> bool:
+    """Say whether fused operations can change the weights: free ones, where their slots will be."""
+    there = {weight.value.device for weight in weights} <= {tf.zeros(()).device}
+    return there and all(weight.constraint is None and weight.dtype == "float32" for weight in weights)
+
+
+def _as_design(spec: OptimizerSpec) -> design.Optimizer | None:
+    """Return an optimizer that one operation of TensorFlow does, or None."""
+    given = {name: value for name, value in spec.parameters.items() if value is not None}
+    if spec.name not in design.OPTIMIZERS or not set(given) <= design.OPTIMIZERS[spec.name]:
+        return None
+    plain = {name: value for name, value in given.items() if isinstance(value, bool | int | float | str)}
+    made = design.Optimizer(spec.name, spec.learning_rate, plain)
+    return made if is_fused(made) else None

@@ -1,0 +1,1 @@
+"""Say which replica trains on which rows, and give it their batches."""

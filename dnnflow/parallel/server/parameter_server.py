@@ -1,0 +1,346 @@
+"""The parameter server: weights, what changes them, and who may push; a plain class that threads share."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.errors import InputError, NotFoundError, StudyError, TimeLimitError
+from dnnflow.parallel.model.weights import FlatLayout, Vector
+from dnnflow.parallel.server.messages import Push, Reply, ServerStatistics
+from dnnflow.parallel.server.optimizers import BLOCK, blocks
+from dnnflow.parallel.server.rounds import Round
+from dnnflow.parallel.server.state import ServerState
+from dnnflow.parallel.server.updates import within_bound
+from dnnflow.parallel.spec.algorithm import Algorithm, Kind
+
+__all__ = ["ParameterServer", "Push", "Reply", "ServerStatistics"]
+
+STEPS_A_LIFE = 1 << 20
+"""Steps from the first of a replica's process to the first of the process that takes its place."""
+
+_COUNTS = ("pushes", "dropped", "repeated")
+
+
+class ParameterServer:
+    """Weights that replicas push to and pull from. All methods may be called by any thread.
+
+    Asynchronous: a push is applied when it comes. Synchronous: the calling thread waits until all live
+    replicas, or the quorum, have pushed; their mean is applied once. A replica takes part from `join` to
+    `leave`; nobody waits for one that has left, and no wait is longer than `wait_s`.
+
+    Examples
+    --------
+    >>> server = ParameterServer(np.zeros(3, np.float32), Algorithm())
+    >>> step = server.join(0)
+    >>> version, weights = server.pull(0)
+    >>> server.exchange(Push(0, step, version, 32, np.ones(3, np.float32))).version
+    1
+    """
+
+    def __init__(
+        self,
+        weights: Vector,
+        algorithm: Algorithm,
+        *,
+        replicas: int = 1,
+        layout: FlatLayout | None = None,
+        shard: slice | None = None,
+        wait_s: float = 300.0,
+    ) -> None:
+        """Begin with weights, of which the server keeps a copy.
+
+        Parameters
+        ----------
+        weights
+            The first weights, shape (size,): of the whole model, or of the shard.
+        replicas
+            How many are meant to take part: n of elastic averaging's α = β / n.
+        layout
+            Of the whole model; without it all is learned, and optimizers see one array.
+        shard
+            Which slice of the layout's vector this server holds; None for all of it.
+        wait_s
+            Seconds after which a wait for other replicas fails.
+
+        Raises
+        ------
+        InputError
+            For weights that do not fit, or an optimizer that needs whole tensors on a shard.
+        """
+        if not wait_s > 0:
+            raise InputError(f"wait_s must be > 0, got {wait_s}")
+        self._state = ServerState(weights, algorithm, replicas=replicas, layout=layout, shard=shard)
+        self._weights = self._state.weights
+        self._algorithm, self._wait_s = algorithm, wait_s
+        self._push_kind, self._bound = algorithm.push_kind, algorithm.staleness_bound
+        self._elastic = algorithm.kind is Kind.EASGD
+        before = self._elastic and algorithm.synchronous
+        self._before = self._weights.copy() if before else None  # the round's; EASGD replies it
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._round = Round()
+        self._clocks: dict[int, int] = {}  # of the live replicas: pushes, on from the slowest's on joining
+        self._steps: dict[int, int] = {}  # the last step done with, of all that ever joined
+        self._counts = dict.fromkeys(_COUNTS, 0)
+        self._staleness: Counter[int] = Counter()
+        self._waited_s = 0.0
+
+    @property
+    def version(self) -> int:
+        """Updates applied so far."""
+        return self._state.version
+
+    @property
+    def never_waits(self) -> bool:
+        """Whether no replica is made to wait for another one."""
+        return not self._algorithm.synchronous and self._bound is None
+
+    @property
+    def learned(self) -> int:
+        """Entries of the vector that are learned; statistics are behind them."""
+        return self._state.learned
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The optimizer's rate before schedule and damping; None for a server without an optimizer."""
+        return self._state.rate
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate that schedule and damping go on from."""
+        if self._state.rate is None or not rate > 0:
+            kind = self._algorithm.kind
+            raise InputError(f"a server's rate must be > 0, of downpour or diloco, got {rate} for {kind}")
+        with self._lock:
+            self._state.rate = float(rate)
+
+    def join(self, replica: int) -> int:
+        """Let a replica take part, and return the step that a new process of it begins with.
+
+        Steps of its former process are below: what that may still send is a repeat once the new one has
+        pushed. A process that comes back after its connection was cut joins too, but keeps its own count.
+        """
+        with self._lock:
+            if replica not in self._clocks:
+                self._clocks[replica] = min(self._clocks.values(), default=0)
+            last = self._steps.setdefault(replica, -1)
+            return (last // STEPS_A_LIFE + 1) * STEPS_A_LIFE
+
+    def leave(self, replica: int) -> None:
+        """Let a replica go, which releases who waits for it; one that does not take part is no error."""
+        with self._lock:
+            self._clocks.pop(replica, None)
+            self._end_complete_round()
+            self._changed.notify_all()
+
+    def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
+        """Return the version and a copy of the weights; anyone may, whether it takes part or not."""
+        out = np.empty_like(self._weights) if out is None else out
+        with self._lock:
+            np.copyto(out, self._weights)
+            return self._state.version, out
+
+    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
+        """Apply what a replica pushes, and return what it goes on from.
+
+        A push whose step is done with is not applied again; one of a past synchronous round is dropped. Both
+        are answered with the weights as they are.
+
+        Parameters
+        ----------
+        push
+            Its vector must stay as it is until this returns.
+        out
+            Vector to write the reply's to; a new one without it.
+
+        Raises
+        ------
+        NotFoundError
+            For a replica that has not joined, or was taken for dead and made to leave.
+        TimeLimitError
+            When other replicas have not come after `wait_s`. Sent again, a synchronous push takes part in the
+            round, and an asynchronous one, which was applied, goes on waiting.
+        InputError
+            For a vector of another length or kind.
+        """
+        self._check(push)
+        out = np.empty_like(self._weights) if out is None else out
+        replica = push.replica
+        with self._lock:
+            if replica not in self._clocks:
+                raise NotFoundError(
+                    f"a replica must join before it pushes, got a push of {replica}; join first"
+                )
+            if push.step <= self._steps[replica]:
+                self._counts["repeated"] += 1
+                self._wait_for_slowest(replica)
+                return self._reply(0, out)
+            return self._take_part(push, out) if self._algorithm.synchronous else self._apply(push, out)
+
+    def move(self, start: Vector, target: Vector) -> None:
+        """Add target - start to the weights, and so keep what was pushed since `start` was pulled.
+
+        For a server below another: `start` is what it held when it pushed upwards, `target` is the reply.
+        """
+        scratch = np.empty(min(BLOCK, start.size), start.dtype)
+        with self._lock:
+            for part in blocks(start.size):
+                weights = self._weights[part]
+                step = np.subtract(target[part], start[part], out=scratch[: weights.size])
+                np.add(weights, step, out=weights)
+
+    def statistics(self) -> ServerStatistics:
+        """Return what was done so far."""
+        with self._lock:
+            return ServerStatistics(
+                version=self._state.version,
+                samples=self._state.samples,
+                **self._counts,
+                staleness=dict(sorted(self._staleness.items())),
+                waited_s=self._waited_s,
+                replicas=tuple(sorted(self._clocks)),
+            )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the whole state as arrays and numbers, between two updates.
+
+        Pushes of a round that waits are not in it: they are sent again to the server that is restored.
+        """
+        with self._lock:
+            return {
+                **self._state.snapshot(),
+                **self._counts,
+                "waited_s": self._waited_s,
+                "steps": _pairs(self._steps),  # (replicas, 2): replica, its last step
+                "staleness": _pairs(self._staleness),  # (values, 2): staleness, pushes
+            }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Set the state that `snapshot` returned. Nobody takes part then: replicas join again.
+
+        Raises
+        ------
+        InputError
+            For the snapshot of another model or optimizer.
+        """
+        with self._lock:
+            self._state.restore(snapshot)
+            self._counts = {name: int(snapshot[name]) for name in _COUNTS}
+            self._waited_s = float(snapshot["waited_s"])
+            self._steps = {int(replica): int(step) for replica, step in snapshot["steps"]}
+            self._staleness = Counter({int(late): int(pushes) for late, pushes in snapshot["staleness"]})
+            self._clocks.clear()
+            self._round.error = StudyError(
+                "a server went back to a snapshot in mid-round; join and push again"
+            )
+            self._end_round()
+
+    def _check(self, push: Push) -> None:
+        found, size = push.vector.shape, self._weights.size
+        if found != (size,):
+            raise InputError(f"a push must have {size} entries, got {found} of replica {push.replica}")
+        if push.kind != self._push_kind:
+            raise InputError(f"replicas must push a {self._push_kind}, got a {push.kind}")
+
+    def _account(self, push: Push, staleness: int) -> None:
+        """Note a push that is done with."""
+        self._steps[push.replica] = push.step
+        self._counts["pushes"] += 1
+        self._staleness[staleness] += 1
+
+    def _reply(self, staleness: int, out: Vector) -> Reply:
+        """Return the weights as they are."""
+        np.copyto(out, self._weights)
+        return Reply(self._state.version, staleness, out, self._state.samples)
+
+    def _apply(self, push: Push, out: Vector) -> Reply:
+        """Apply a push on its arrival; the reply may have to wait for slower replicas."""
+        state, replica = self._state, push.replica
+        staleness = max(state.version - push.version, 0)
+        state.apply_one(push, staleness, len(self._clocks), out)
+        self._account(push, staleness)
+        self._clocks[replica] += 1
+        version = state.version
+        if self._bound is not None:
+            self._changed.notify_all()
+            if self._wait_for_slowest(replica) and not self._elastic:
+                return self._reply(staleness, out)
+        return Reply(version, staleness, out, state.samples)
+
+    def _take_part(self, push: Push, out: Vector) -> Reply:
+        """Wait in a round, or drop what comes too late for its own."""
+        late = self._state.version - push.version
+        if late:
+            self._counts["dropped"] += 1
+            self._account(push, max(late, 0))
+            return self._reply(max(late, 0), out)
+        current = self._round
+        current.pushes[push.replica] = push  # in place of the same one over a connection that was cut
+        self._end_complete_round()
+        if not self._wait(lambda: current.is_ended):
+            missing = current.missing(self._clocks)
+            if current.pushes.get(push.replica) is push:
+                del current.pushes[push.replica]
+            raise TimeLimitError(
+                f"a synchronous round must end within {self._wait_s:g} s, got no push of replica {missing}; "
+                "let dead ones leave, or set a quorum"
+            )
+        if current.error:
+            raise current.error
+        if self._before is None:
+            return self._reply(0, out)
+        np.copyto(out, self._before)
+        return Reply(self._state.version, 0, out, self._state.samples)
+
+    def _end_complete_round(self) -> None:
+        """Apply the round, if enough have come, and wake its threads."""
+        current, live = self._round, self._clocks
+        if not current.is_complete(live, self._algorithm.quorum):
+            return
+        pushes = current.in_order()
+        try:
+            self._state.apply_round(pushes, len(live), self._before)
+        except Exception as error:  # told to all of the round, who would wait for its update in vain
+            current.error = error
+        else:
+            for push in pushes:
+                self._account(push, 0)
+        self._end_round()
+
+    def _end_round(self) -> None:
+        self._round.is_ended = True
+        self._round = Round()
+        self._changed.notify_all()
+
+    def _wait_for_slowest(self, replica: int) -> bool:
+        """Wait until a replica is within the bound, and say whether it had to."""
+        bound, clocks = self._bound, self._clocks
+        if bound is None or within_bound(clocks[replica], min(clocks.values()), bound):
+            return False
+
+        def may_go_on() -> bool:
+            return replica not in clocks or within_bound(clocks[replica], min(clocks.values()), bound)
+
+        if not self._wait(may_go_on):
+            slowest = min(clocks, key=clocks.__getitem__)
+            raise TimeLimitError(
+                f"a replica must be at most {bound} pushes ahead of the slowest, got {replica} waiting "
+                f"{self._wait_s:g} s for replica {slowest}; let a dead one leave, or raise staleness_bound"
+            )
+        return True
+
+    def _wait(self, until: Callable[[], bool]) -> bool:
+        """Wait for others with the lock given back, and say whether it came true in time."""
+        began = time.monotonic()
+        in_time = self._changed.wait_for(until, self._wait_s)
+        self._waited_s += time.monotonic() - began
+        return in_time
+
+
+def _pairs(numbers: Mapping[int, int]) -> NDArray[np.int64]:
+    """Return keys and values as rows."""
+    return np.array(sorted(numbers.items()), np.int64).reshape(-1, 2)

@@ -1,0 +1,394 @@
+"""The declarative description of one job, from data to report: what every door accepts.
+
+The command line, Python, Prefect parameters, the web form and REST all read this one model; its JSON schema
+(`dnnflow schema`) is made from it. Unknown keys are refused. Relative paths in a pipeline file are relative
+to that file, those laid over it (`--set`) to the current directory.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from dnnflow.design.draws import KINDS
+from dnnflow.design.space import Space
+from dnnflow.engines.records import TrainingSettings
+from dnnflow.pipeline.sections import RefitSection, Section
+from dnnflow.table.columns.recipe import Recipe, Source
+
+
+class DatasetSection(Section):
+    """Where the table is and how its text is read."""
+
+    source: str
+    """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
+    label: str
+    """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
+    drop: tuple[str, ...] = ()
+    """Columns to leave out."""
+    missing_values: tuple[str, ...] = ()
+    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
+    text_columns: tuple[str, ...] = ()
+    """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
+    delimiter: str | None = None
+    """Character between fields; found out where absent."""
+    quote: str = '"'
+    """Character around quoted fields."""
+    encoding: str | None = None
+    """Text encoding, e.g. utf-8, utf-16, latin-1; found out where absent."""
+    header: bool = True
+    """Whether the first line names the columns."""
+    storage_options: dict[str, Any] = Field(default={})
+    """Options for fsspec (remote file systems)."""
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the rows kept for the test."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seeds the split and the order of rows in training."""
+
+
+class PreprocessSection(Section):
+    """How columns become the network's input. Statistics come from the training rows only."""
+
+    missing: Literal["zero", "mean", "median", "most_frequent"] = "zero"
+    """What replaces a missing number."""
+    indicator: bool = False
+    """Whether each column with missing values gets a second column that says where they were."""
+    scale: Literal["minmax", "standard", "none"] = "minmax"
+    """minmax: to [0, 1]; standard: mean 0 and standard deviation 1."""
+    clip: bool = False
+    """Whether test rows and new rows are clipped to the range of the training rows."""
+
+
+class Choice(Section):
+    """One of a list."""
+
+    choice: tuple[bool | int | float | str, ...] = Field(min_length=1)
+    """The values to choose from."""
+
+
+class IntRange(Section):
+    """A whole number from a range."""
+
+    int_: tuple[int, int] | tuple[int, int, int] = Field(alias="int")
+    """Lowest, highest (included) and, optionally, the step."""
+
+
+class LogIntRange(Section):
+    """A whole number from a range, evenly spaced in logarithm."""
+
+    log_int: tuple[int, int, int]
+    """Lowest, highest (included) and how many different values."""
+
+
+class Uniform(Section):
+    """A number, all in a range equally likely."""
+
+    uniform: tuple[float, float]
+    """Lowest and highest."""
+
+
+class LogUniform(Section):
+    """A number whose logarithm is spread evenly."""
+
+    loguniform: tuple[float, float]
+    """Lowest and highest, both above 0."""
+
+
+def _kind_of_parameter(value: Any) -> str:
+    """Say which form a parameter of a space is written in, by its key."""
+    if isinstance(value, Mapping):
+        return next((key for key in KINDS if key in value), "choice")
+    return next((key for key in KINDS if hasattr(value, "int_" if key == "int" else key)), "constant")
+
+
+Scalar = bool | int | float | str
+Parameter = Annotated[
+    Annotated[Scalar, Tag("constant")]
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[IntRange, Tag("int")]
+    | Annotated[LogIntRange, Tag("log_int")]
+    | Annotated[Uniform, Tag("uniform")]
+    | Annotated[LogUniform, Tag("loguniform")],
+    Discriminator(_kind_of_parameter),
+]
+"""A constant, or a mapping of one key: choice, int, log_int, uniform or loguniform."""
+
+
+class ScheduleSection(Section):
+    """How the learning rate changes from epoch to epoch."""
+
+    kind: Literal["constant", "exponential", "step", "cosine", "plateau"]
+    """Its course."""
+    parameters: dict[str, float] = Field(default={})
+    """exponential: rate; step: rate, every; cosine: floor; plateau: rate, patience, min_delta, floor."""
+
+
+class ScheduleChoice(Section):
+    """One of several schedules."""
+
+    choice: tuple[str | ScheduleSection, ...] = Field(min_length=1)
+    """The schedules to choose from."""
+
+
+class EarlyStoppingSection(Section):
+    """Stop when the validation loss has not improved for a while."""
+
+    patience: int = Field(default=5, ge=1)
+    """Epochs without improvement."""
+    min_delta: float = Field(default=0.0, ge=0.0)
+    """What counts as an improvement of the loss."""
+
+
+class EarlyStoppingChoice(Section):
+    """One of several rules to stop by; null for none."""
+
+    choice: tuple[EarlyStoppingSection | None, ...] = Field(min_length=1)
+    """The rules to choose from."""
+
+
+def _choice_or_one(value: Any) -> str:
+    """Say whether one thing is written or a choice of some."""
+    is_choice = "choice" in value if isinstance(value, Mapping) else hasattr(value, "choice")
+    if is_choice:
+        return "choice"
+    return "name" if isinstance(value, str) else "none" if value is None else "constant"
+
+
+ScheduleParameter = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[ScheduleSection, Tag("constant")]
+    | Annotated[ScheduleChoice, Tag("choice")],
+    Discriminator(_choice_or_one),
+]
+EarlyStoppingParameter = Annotated[
+    Annotated[None, Tag("none")]
+    | Annotated[EarlyStoppingSection, Tag("constant")]
+    | Annotated[EarlyStoppingChoice, Tag("choice")],
+    Discriminator(_choice_or_one),
+]
+
+
+class ReferenceSection(Section):
+    """Designs made by code instead of layers."""
+
+    function: str
+    """`module:function`, called with n_features, n_classes and the parameters; returns a Keras model."""
+    parameters: dict[str, Parameter] = Field(default={})
+    """What the function is called with."""
+
+
+class SpaceSection(Section):
+    """The designs to draw from: each parameter a constant, a choice or a range."""
+
+    depth: Parameter = 2
+    """Number of hidden layers."""
+    units: Parameter = 64
+    """Width of the hidden layers."""
+    activation: Parameter = "relu"
+    """Activation of the hidden layers."""
+    dropout: Parameter = 0.0
+    """Share of a layer's outputs zeroed in training."""
+    batch_norm: Parameter = False
+    """Batch normalisation before the activation."""
+    initializer: Parameter = "glorot_uniform"
+    """How weights start."""
+    l2: Parameter = 0.0
+    """L2 penalty on the kernels."""
+    residual: Parameter = 0
+    """k ≥ 1: identity connections around every k hidden layers of one width."""
+    per_layer: tuple[str, ...] = ()
+    """Parameters drawn anew for each layer (units, activation, dropout, …) instead of once for all layers."""
+    optimizer: Parameter = "adam"
+    """Name of the Keras optimizer."""
+    learning_rate: Parameter = 0.001
+    """Step size."""
+    optimizer_parameters: dict[str, Parameter] = Field(default={})
+    """What else the optimizer takes, e.g. momentum."""
+    schedule: ScheduleParameter = "constant"
+    """Learning-rate schedule: a name, {kind: …, parameters: {…}}, or a choice of those."""
+    batch_size: Parameter = 32
+    """Rows a step."""
+    epochs: Parameter = 10
+    """Passes over the training rows."""
+    early_stopping: EarlyStoppingParameter = None
+    """{patience: …, min_delta: …} of the validation loss, or a choice; needs training.validation_fraction."""
+    seed: Parameter = 0
+    """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
+    reference: ReferenceSection | None = None
+    """Designs made by code; the parameters about layers are then unused."""
+    explicit: tuple[dict[str, Any], ...] = ()
+    """Designs written out one by one; everything else in the space is then unused."""
+
+    code_folder: str | None = None
+    """Folder of the modules that designs by reference name; default: the pipeline file's."""
+
+    @property
+    def has_code(self) -> bool:
+        """Whether some design is given by code."""
+        return self.reference is not None or any("reference" in design for design in self.explicit)
+
+    def to_space(self) -> Space:
+        """Return the space that this section describes.
+
+        Raises
+        ------
+        DesignError
+            If it describes none.
+        """
+        data = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        data.pop("code_folder", None)
+        if "explicit" in data:
+            data["designs"] = data.pop("explicit")
+        return Space.from_dict(data)
+
+
+class TrainingSection(Section):
+    """How designs are trained."""
+
+    engine: str = "auto"
+    """auto (the fastest that can train a design), compiled, stacked, keras, sklearn, or one of a package."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """auto: GPU workers where the cluster has some, and CPU workers too."""
+    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training rows held back for early stopping and plateau schedules."""
+    time_limit_s: float | None = Field(default=None, gt=0.0)
+    """Seconds of training after which a design fails."""
+    measured_alone: bool = False
+    """Train every design by itself, so that its training time is its own and no share of a stack's."""
+    stack_mb: float = Field(default=8.0, gt=0.0)
+    """Memory in MiB of a stack's weights, gradients and moments: 8 stay in a processor's cache; where all
+    workers have GPUs, take a tenth of their memory."""
+
+
+class ExecutorSection(Section):
+    """Where designs are trained."""
+
+    kind: Literal["dask", "in-process"] = "dask"
+    """dask: on a Dask cluster; in-process: one after the other, for debugging."""
+    address: str | None = None
+    """Address of a running Dask scheduler; where absent, workers are started on this machine."""
+    scheduler_file: str | None = None
+    """Scheduler file of a running cluster, instead of an address."""
+    workers: int | None = Field(default=None, ge=1)
+    """Worker processes to start on this machine; default: one a core."""
+    memory_limit: str = "auto"
+    """Memory of each worker started here, e.g. 2GB."""
+    dashboard_port: int | None = Field(default=None, ge=0, lt=65536)
+    """Port of the Dask dashboard of a cluster started here; default: 8787 or a free one."""
+
+
+class OutputsSection(Section):
+    """What is kept besides the results of every design."""
+
+    models: int = Field(default=3, ge=0, le=100)
+    """How many of the best designs' models are saved."""
+    report: str | None = None
+    """Where the HTML report is written besides the study's own directory."""
+
+
+class Pipeline(Section):
+    """One job: a dataset, a space of designs, how to train them, and what to keep."""
+
+    name: str = Field(default="study", min_length=1, max_length=80)
+    """A name for people."""
+    dataset: DatasetSection
+    """The table."""
+    preprocess: PreprocessSection = PreprocessSection()
+    """Columns to network input."""
+    space: SpaceSection = SpaceSection()
+    """The designs to draw from."""
+    designs: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many designs to train; may be absent with strategy grid (all of them)."""
+    strategy: Literal["random", "grid"] = "random"
+    """random: drawn with `seed`, without repeats; grid: all combinations in order."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the random strategy."""
+    training: TrainingSection = TrainingSection()
+    """Engine, device, validation part, time limit, whether designs are timed alone."""
+    executor: ExecutorSection = ExecutorSection()
+    """The cluster, or this process."""
+    outputs: OutputsSection = OutputsSection()
+    """Models and report."""
+    refit: RefitSection | None = None
+    """Train the best design on the whole table at the end, data-parallel; needs executor.kind dask."""
+
+    @model_validator(mode="after")
+    def _needs_a_number(self) -> Self:
+        if self.strategy == "random" and self.designs is None and not self.space.explicit:
+            raise ValueError("designs: strategy random needs a number of designs, got none; add designs: 100")
+        if self.refit is not None and self.executor.kind != "dask":
+            raise ValueError("refit: needs workers, got executor.kind in-process; set it to dask")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """How the table's text is read."""
+        data = self.dataset
+        return Source(url=data.source, delimiter=data.delimiter, quote=data.quote, encoding=data.encoding,
+                      header=data.header, storage_options=dict(data.storage_options))  # fmt: skip
+
+    @property
+    def recipe(self) -> Recipe:
+        """What makes the table a dataset."""
+        data, steps = self.dataset, self.preprocess
+        return Recipe(
+            label=data.label,
+            drop=data.drop,
+            missing_values=data.missing_values,
+            text_columns=data.text_columns,
+            test_fraction=data.test_fraction,
+            split_seed=data.seed,
+            missing=steps.missing,
+            indicator=steps.indicator,
+            scale=steps.scale,
+            clip=steps.clip,
+        )
+
+    @property
+    def training_settings(self) -> TrainingSettings:
+        """What of the training section makes studies differ."""
+        return TrainingSettings(
+            engine=self.training.engine,
+            validation_fraction=self.training.validation_fraction,
+            time_limit_s=self.training.time_limit_s,
+            measured_alone=self.training.measured_alone,
+            stack_mb=self.training.stack_mb,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """Return what was set, as JSON types; `Pipeline.model_validate` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def resolved(self, folder: Path) -> "Pipeline":
+        """Return the pipeline with its relative paths taken from `folder`."""
+        changed: dict[str, Section] = {}
+        for name, field in PATHS:
+            section: Section = getattr(self, name)
+            if path := getattr(section, field):
+                changed[name] = section.model_copy(update={field: absolute(path, folder)})
+        if self.space.has_code:
+            code_folder = absolute(self.space.code_folder or ".", folder)
+            changed["space"] = self.space.model_copy(update={"code_folder": code_folder})
+        return self.model_copy(update=changed)
+
+
+PATHS = (("dataset", "source"), ("executor", "scheduler_file"), ("outputs", "report"))
+"""Section and name of the fields that hold a path."""
+
+
+def with_absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return plain data of a pipeline, or a part of it, with its relative paths taken from `folder`."""
+    changed = dict(data)
+    for name, field in PATHS:
+        section = changed.get(name)
+        if isinstance(section, Mapping) and isinstance(path := section.get(field), str) and path:
+            changed[name] = {**section, field: absolute(path, folder)}
+    return changed
+
+
+def absolute(path: str, folder: Path) -> str:
+    """Return a path taken from `folder`; URLs and absolute ones are as they were."""
+    if path.startswith("~/"):
+        return str(Path(path).expanduser())
+    return path if "://" in path or Path(path).is_absolute() else str((folder / path).resolve())

@@ -1,0 +1,185 @@
+"""A study's results as numbers, ready to be shown by a report, a page or a terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from dnnflow.engines.records import Trial, TrialState
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyRecord
+from dnnflow.results.view.depth import (
+    Band,
+    Flatness,
+    Spectrum,
+    TimeFit,
+    bands,
+    flatness,
+    spectrum,
+    time_fit,
+    timed_alike,
+)
+from dnnflow.results.view.leaderboard import Noise, Ranked, completed, leaderboard, noise
+from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
+
+PLACES = 100
+"""Length of the leaderboard."""
+CURVES = 10
+"""Learning curves are shown for so many of the best."""
+
+COLUMNS = (
+    "design_id", "state", "training_s", "amortised", "total_s", "queue_s", "parameters", "flops",
+    "epochs_run", "test_accuracy", "test_loss", "train_accuracy", *PARAMETERS, "more_parameters",
+    "error_type", "error_message", "started_at", "engine", "device",
+)  # fmt: skip
+"""What a view needs of every trial."""
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Trials that failed with the same type of error."""
+
+    type: str
+    """Name of the exception's class."""
+    count: int
+    message: str
+    """The most frequent message."""
+    design_id: str
+    """One design that failed with this message."""
+    design: str
+    """The same in words."""
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """How one of the best designs learned."""
+
+    rank: int
+    design: str
+    history: Mapping[str, tuple[float, ...]]
+    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there is a validation part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyView:
+    """All numbers that a report, a page or a terminal shows of a study."""
+
+    record: StudyRecord
+    counts: Mapping[TrialState, int]
+    trials: pd.DataFrame = field(repr=False)
+    """One row a completed trial, best first, with the columns `COLUMNS`."""
+    leaderboard: tuple[Ranked, ...]
+    """The best designs, at most `PLACES`."""
+    noise: Noise | None
+    """How far the first place can be trusted; None without a completed trial."""
+    marginals: tuple[Marginal, ...]
+    """The parameter that explains most first."""
+    accuracy_by_depth: tuple[Band, ...]
+    time_by_depth: tuple[Band, ...]
+    """Training seconds of trials that are timed alike: all measured alone, or all shares of stacks' times."""
+    time_fit: TimeFit | None
+    """Training seconds against hidden layers, of the same trials; it says which they are."""
+    flatness: Flatness | None
+    """Whether accuracy stays the same from `depth.BEYOND` hidden layers on; None without such a trial."""
+    spectrum: Spectrum | None
+    curves: tuple[LearningCurve, ...]
+    best: Trial | None
+    """The best design's trial, with its confusion counts."""
+    failures: tuple[FailureKind, ...]
+    """The most frequent first."""
+
+    @property
+    def waiting(self) -> int:
+        """Designs without a trial."""
+        return self.record.n_designs - sum(self.counts.values())
+
+    @property
+    def test_rows(self) -> int:
+        """Rows that accuracies are measured on; 0 where that is not known."""
+        return _test_rows(self.record, self.best)
+
+    @property
+    def majority_rate(self) -> float | None:
+        """Accuracy on the test rows of always guessing their largest class; None where it is not known."""
+        return _majority_rate(self.record)
+
+    @property
+    def timings(self) -> tuple[bool, ...]:
+        """For each place of the leaderboard: whether its training time is a share of a stack's."""
+        return tuple(map(bool, self.trials["amortised"].head(len(self.leaderboard))))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the confusion counts."""
+        names = self.record.dataset.get("class_names") or ()
+        size = len(self.best.confusion) if self.best else 0
+        return tuple(map(str, names)) if len(names) == size or not size else tuple(map(str, range(size)))
+
+
+def load_view(store: Store, study_id: str) -> StudyView:
+    """Read a study's trials and compute everything that is shown of them.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such study.
+    """
+    record = store.study(study_id)
+    every = store.frame(record.study_id, columns=COLUMNS)
+    done = completed(every)
+    best = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
+    first = done.head(PLACES)
+    rows = _test_rows(record, best)
+    places = leaderboard(first, store.designs_of(record.study_id, first["design_id"].tolist()), rows)
+    by_depth = bands(done, "test_accuracy")
+    return StudyView(
+        record=record,
+        counts=store.counts(record.study_id),
+        trials=done,
+        leaderboard=places,
+        noise=noise(done, rows),
+        marginals=marginals(done),
+        accuracy_by_depth=by_depth,
+        time_by_depth=bands(timed_alike(done), "training_s"),
+        time_fit=time_fit(done),
+        flatness=flatness(done, majority=_majority_rate(record)),
+        spectrum=spectrum(by_depth),
+        curves=_curves(store, record.study_id, places[:CURVES]),
+        best=best,
+        failures=_failures(store, record.study_id, every),
+    )
+
+
+def _test_rows(record: StudyRecord, best: Trial | None) -> int:
+    described = (record.dataset.get("rows") or {}).get("test")
+    counted = sum(map(sum, best.confusion)) if best else 0
+    return int(described or counted)
+
+
+def _majority_rate(record: StudyRecord) -> float | None:
+    counts = (record.dataset.get("class_counts") or {}).get("test")
+    return max(counts) / sum(counts) if counts and sum(counts) else None
+
+
+def _curves(store: Store, study_id: str, places: Sequence[Ranked]) -> tuple[LearningCurve, ...]:
+    histories = store.histories(study_id, [place.design_id for place in places])
+    curves = (LearningCurve(place.rank, place.design, histories[place.design_id]) for place in places)
+    return tuple(curve for curve in curves if curve.history)
+
+
+def _failures(store: Store, study_id: str, trials: pd.DataFrame) -> tuple[FailureKind, ...]:
+    failed = trials[trials["error_type"].notna()]
+    examples = {str(kind): _example(group) for kind, group in failed.groupby("error_type")}
+    designs = store.designs_of(study_id, [design_id for design_id, _ in examples.values()])
+    counts = failed["error_type"].value_counts()
+    return tuple(
+        FailureKind(kind, int(counts[kind]), examples[kind][1], examples[kind][0],
+                    designs[examples[kind][0]].describe())
+        for kind in sorted(examples, key=lambda kind: (-int(counts[kind]), kind))
+    )  # fmt: skip
+
+
+def _example(group: pd.DataFrame) -> tuple[str, str]:
+    """Return the design id and text of the most frequent message."""
+    message = group["error_message"].value_counts().index[0]
+    return str(group["design_id"][group["error_message"] == message].iloc[0]), str(message)

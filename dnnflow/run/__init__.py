@@ -1,0 +1,1 @@
+"""Do what a pipeline says, stage by stage, for every door alike. Draws nothing, prints nothing."""

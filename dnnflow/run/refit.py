@@ -1,0 +1,92 @@
+"""A study's last stage: its best design, trained once more on the whole table by many workers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dnnflow.design.layers import Design
+from dnnflow.engines.job import make_importable
+from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.events import Listener, Notice, ignore
+from dnnflow.pipeline.sections import RefitSection
+from dnnflow.run.saved_model import read_about, write_model
+from dnnflow.table.rows.whole_table import WholeTable
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dnnflow.parallel.driver.history import History
+    from dnnflow.parallel.model.model_spec import ModelSpec
+    from dnnflow.parallel.spec.train_options import TrainOptions
+    from dnnflow.run.study import Study
+
+Device = Literal["auto", "cpu", "gpu"]
+
+
+def best_design(study: "Study") -> Design | None:
+    """Return the first design of the leaderboard; None where no design completed."""
+    leaderboard = study.view().leaderboard
+    if not leaderboard:
+        return None
+    return next(design for design in study.designs if design.design_id == leaderboard[0].design_id)
+
+
+def is_refitted(study: "Study", design: Design, section: RefitSection) -> bool:
+    """Say whether the study has this design's model already, trained as the section says."""
+    path = study.settings.workspace.refit(study.id)
+    if not path.is_file():
+        return False
+    about = read_about(path)
+    return (about.get("design_id"), about.get("refit")) == (design.design_id, section.model_dump(mode="json"))
+
+
+def refit_design(study: "Study", design: Design, section: RefitSection, client: "Client",
+                 listener: Listener = ignore) -> tuple[Path, "History"]:  # fmt: skip
+    """Train a design on training and test rows together, and save it beside the study's models.
+
+    No row is left to measure on: what is known of the model's accuracy is the design's own, of the study. The
+    design's schedule and early stopping belong to a training in one process and are left out.
+
+    Raises
+    ------
+    DnnflowError
+        As `dnnflow.train` does.
+    """
+    import_tensorflow()
+    from dnnflow.parallel.driver.training import Training
+    from dnnflow.parallel.model.model_spec import ModelSpec
+
+    dataset, job = study.dataset, study.job()
+    make_importable(job.import_paths)
+    if design.schedule.kind != "constant" or design.early_stopping is not None:
+        listener(Notice("refit trains with a constant learning rate and to the last epoch"))
+    spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_classes)
+    options = _options(spec, design, section, job.device)
+    source = WholeTable.open(dataset.path)
+    training = Training(client, spec, source, options, listener=listener, import_paths=job.import_paths)
+    model, history = training.run()
+    path = study.settings.workspace.refit(study.id)
+    record = {
+        "design": design.to_dict(),
+        "design_id": design.design_id,
+        "study_id": study.id,
+        "refit": section.model_dump(mode="json"),
+        "rows": source.rows,
+    }
+    write_model(path, model, dataset, record)
+    return path, history
+
+
+def _options(spec: "ModelSpec", design: Design, section: RefitSection, device: Device) -> "TrainOptions":
+    from dnnflow.parallel.spec.train_options import TrainOptions
+    from dnnflow.run.train import with_optimizer
+
+    return TrainOptions(
+        algorithm=with_optimizer(section.to_algorithm(), spec.optimizer),
+        replicas=section.replicas,
+        servers=section.servers,
+        epochs=section.epochs or design.epochs,
+        batch_size=section.batch_size or design.batch_size,
+        seed=design.seed,
+        device=device,
+        time_limit_s=section.time_limit_s,
+    )

@@ -1,0 +1,247 @@
+"""Models of the best designs: kept while a study runs, saved as `.keras`, applied to raw rows.
+
+A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: the design, the class names,
+how the table was written and the preprocessing fitted on the training rows, so that the file alone turns raw
+rows into classes.
+"""
+
+import io
+import json
+import zipfile
+from bisect import insort
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dnnflow.design.layers import Design
+from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.errors import DataError, NotFoundError
+from dnnflow.paths import write_file
+from dnnflow.table.columns.preprocess import Preprocessing
+from dnnflow.table.columns.recipe import Source
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from dnnflow.table.store.dataset import Dataset
+
+MEMBER = "dnnflow.json"
+"""Name of our member in a Keras archive."""
+_OWN_FIELDS = ("preprocessing", "class_names", "reading")
+"""What of that member is a field of a saved model of its own."""
+
+
+class Place(NamedTuple):
+    """What orders trials on the leaderboard; the smallest is the best."""
+
+    minus_accuracy: float
+    parameters: float
+    """Of equal accuracies the smaller network is first."""
+    design_id: str
+
+    @classmethod
+    def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "Place":
+        """Return a completed trial's place."""
+        # A frame's missing number is pandas' NA, of which nothing can be asked
+        size = float(parameters) if isinstance(parameters, int | float | np.number) else float("nan")
+        return cls(-float(accuracy), float("inf") if np.isnan(size) else size, str(design_id))
+
+
+class BestWeights:
+    """The weights of the best designs so far, one `.npz` a design in a directory.
+
+    Not safe for several threads. `places` are those of the trials already stored.
+    """
+
+    def __init__(self, directory: Path, keep: int, places: Iterable[Place]) -> None:
+        self._directory = directory
+        self._keep = keep
+        self._best = sorted(places)[:keep]
+
+    def threshold(self) -> float:
+        """Return the test accuracy from which on a trial may be among the best; infinite if none are kept."""
+        if self._keep == 0:
+            return float("inf")
+        return -self._best[-1].minus_accuracy if len(self._best) == self._keep else 0.0
+
+    def offer(self, place: Place, weights: Sequence[np.ndarray] | None) -> None:
+        """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""
+        insort(self._best, place)
+        dropped = self._best[self._keep :]
+        del self._best[self._keep :]
+        if place in dropped:
+            return
+        if weights:
+            write_file(self._file(place), _pack(weights))
+        for other in dropped:
+            self._file(other).unlink(missing_ok=True)
+
+    def _file(self, place: Place) -> Path:
+        return self._directory / f"{place.design_id}.npz"
+
+
+def _pack(weights: Sequence[np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, *weights)
+    return buffer.getvalue()
+
+
+def read_weights(path: Path) -> list[np.ndarray] | None:
+    """Return the arrays of a kept design in their order, or None if they were not kept."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as arrays:
+        return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
+
+
+def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], dataset: "Dataset",
+               record: Mapping[str, Any]) -> None:  # fmt: skip
+    """Write a design with trained weights as one `.keras` file that can be applied to raw rows.
+
+    Parameters
+    ----------
+    weights
+        In the order of the Keras model that `design` builds.
+    record
+        What else to say of the model, e.g. its study and accuracy; JSON types.
+    """
+    import_tensorflow()
+    from dnnflow.engines.keras.build import build_model
+
+    model = build_model(design, dataset.n_features, dataset.n_classes)
+    model.set_weights(list(weights))
+    write_model(path, model, dataset, {"design": design.to_dict(), **record})
+
+
+def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = None,
+                record: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    """Write a Keras model as a `.keras` file, whole or not at all.
+
+    Parameters
+    ----------
+    dataset
+        What it was trained on, whose preprocessing goes along; without it the file is plain Keras.
+    record
+        What else to say of the model; JSON types.
+    """
+    if model.compiled and not model.optimizer.built:  # else Keras warns when it reads the file
+        model.optimizer.build(model.trainable_variables)
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "model.keras"
+        model.save(archive)
+        if dataset is not None:
+            about = {
+                "class_names": list(dataset.class_names),
+                "preprocessing": dataset.preprocessing(),
+                "reading": dict(dataset.manifest["reading"]),
+                **(record or {}),
+            }
+            with zipfile.ZipFile(archive, "a") as file:
+                file.writestr(MEMBER, json.dumps(about))
+        write_file(path, archive.read_bytes())
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model of ours, ready to be applied."""
+
+    model: "keras.Model"
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    about: Mapping[str, Any]
+    """Design, study, recorded accuracy."""
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
+
+    def source(self, url: str, **given: Any) -> Source:
+        """Return how a CSV of raw rows is read: as the table of the training, besides what is given.
+
+        Parameters
+        ----------
+        url
+            Path or URL of the CSV.
+        given
+            Fields of `Source`; those that are None are as in the training.
+
+        Raises
+        ------
+        InputError
+            If a field breaks its rule.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        return Source(url=url, **{**self.reading, **known})
+
+    def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+        """Return the class of each raw row and the probability of every class.
+
+        Parameters
+        ----------
+        rows
+            Raw feature columns under their names, as text or numbers; other columns are ignored.
+
+        Returns
+        -------
+        DataFrame
+            Column `prediction`, then one `probability of <class>` a class; the index of `rows`.
+        """
+        import pandas as pd
+
+        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        probabilities = np.asarray(
+            self.model.predict(features, batch_size=4096, verbose=0)
+        )  # (rows, classes)
+        names = np.asarray(self.class_names, dtype=object)
+        table = pd.DataFrame({"prediction": names[probabilities.argmax(axis=1)]}, index=rows.index)
+        for code, name in enumerate(self.class_names):
+            table[f"probability of {name}"] = probabilities[:, code]
+        return table
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what a `.keras` file that a study saved says of itself, without building its model.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    DataError
+        If it is no model of ours.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"a model must be a .keras file that a study saved, got {path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read(MEMBER))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise DataError(
+            f"a model must be a .keras file that a study saved (it carries its preprocessing), got {path}"
+        ) from error
+    return dict(about)
+
+
+def load_model(path: Path) -> SavedModel:
+    """Read a `.keras` file that a study saved.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    DataError
+        If it is no model of ours.
+    """
+    about = read_about(path)
+    import_tensorflow()
+    import keras
+
+    return SavedModel(
+        model=keras.saving.load_model(path, compile=False, safe_mode=True),
+        preprocessing=Preprocessing.from_dict(about["preprocessing"]),
+        class_names=tuple(about["class_names"]),
+        about={key: value for key, value in about.items() if key not in _OWN_FIELDS},
+        reading=about.get("reading", {}),
+    )

@@ -1,0 +1,360 @@
+"""A study: designs that are still missing are trained, everything is stored, the best are kept."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dnnflow.design.layers import Design
+from dnnflow.engines.job import Job, make_importable
+from dnnflow.engines.records import Outcome, Portion, TrainingSettings, Trial, TrialState
+from dnnflow.engines.stacked.stack_limits import activations_of
+from dnnflow.errors import StudyStopped
+from dnnflow.events import Listener, Notice, TrialsStored, ignore
+from dnnflow.execute.control import Control, Stopped, control_from
+from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.execute.portions import Plan, designs_of, plan_study
+from dnnflow.results.store.store import Store
+from dnnflow.results.store.study_record import StudyRecord, StudyState, Wanted
+from dnnflow.results.view.study_view import StudyView, load_view
+from dnnflow.run.saved_model import BestWeights, Place, read_weights, save_model
+from dnnflow.settings import Settings
+from dnnflow.show.live.publish import Shown, shown_on
+from dnnflow.show.live.study_tally import StudyTally
+from dnnflow.table.store.dataset import Dataset
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from distributed import Client
+
+    from dnnflow.execute.executor import Executor
+
+DEFAULT_MODELS = 3
+"""How many of the best designs' models are kept where the pipeline does not say."""
+FIRST_ETA = 5
+"""Trials after which the time left is told: before, it would be mostly start-up."""
+STORED = ("design_id", "state", "test_accuracy", "parameters", "error_type")
+"""What a study that goes on needs to know of the trials that it has."""
+PROGRESS_S = 0.2
+"""Progress is told at most this often."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One dataset × many designs, in the store. Safe to open in several processes; one at a time trains."""
+
+    store: Store
+    settings: Settings
+    study_id: str
+
+    @property
+    def record(self) -> StudyRecord:
+        """The study as the store has it now."""
+        return self.store.study(self.study_id)
+
+    @property
+    def id(self) -> str:
+        """The random id by which a person follows the study."""
+        return self.study_id
+
+    @property
+    def about(self) -> list[tuple[str, str]]:
+        """Return what the study is, as names and values for a person."""
+        record, training = self.record, self.record.pipeline.get("training", {})
+        facts = [
+            ("Study", self.id),
+            ("Label", record.dataset.get("label")),
+            ("Engine", training.get("engine")),
+        ]
+        return [(name, str(value)) for name, value in facts if value is not None]
+
+    @property
+    def key(self) -> str:
+        """Hash of dataset, designs and training settings: what makes two studies the same."""
+        return self.record.key
+
+    @cached_property
+    def designs(self) -> list[Design]:
+        """Every design of the study, in its order."""
+        return self.store.designs(self.study_id)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The preprocessed table."""
+        return Dataset.open(Path(self.record.dataset_path))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is trained together; made of all designs of the study, whatever has been trained before."""
+        return plan_study(self.designs, self.job().settings, lambda: self.dataset)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every design has a trial."""
+        return self.record.state is StudyState.FINISHED
+
+    def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
+        """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
+        finished = self.store.finished(self.study_id)
+        designs = self.designs if shard is None else designs_of(self.plan.shard(*shard))
+        return [design for design in designs if design.design_id not in finished]
+
+    def trials(self) -> "pd.DataFrame":
+        """Return one row a finished trial: the design's parameters, metrics, times, errors."""
+        return self.store.frame(self.study_id)
+
+    def view(self) -> StudyView:
+        """Return leaderboard, marginals, curves and failures, ready to be shown."""
+        return load_view(self.store, self.study_id)
+
+    @property
+    def best(self) -> "pd.Series[Any] | None":
+        """The best completed trial's row of `trials()`, or None."""
+        frame = self.trials()
+        frame = frame[frame["state"] == TrialState.COMPLETED.value]
+        if frame.empty:
+            return None
+        return frame.sort_values(
+            ["test_accuracy", "parameters", "design_id"], ascending=[False, True, True]
+        ).iloc[0]
+
+    def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
+              listener: Listener = ignore) -> None:  # fmt: skip
+        """Train the designs that are missing and store their trials as they come.
+
+        Stopping it (Ctrl-C, or a crash) loses no stored trial; the next call goes on with what is missing.
+        A stack with a missing member is trained whole, so that its numbers are those of the first attempt;
+        members that have a trial keep it.
+
+        Raises
+        ------
+        StudyStopped
+            If somebody asks for it meanwhile (`dnnflow cancel`).
+        StudyError
+            If another living process trains this study.
+        """
+        if self.record.state is StudyState.STOPPED and shard is None:
+            self.store.start(self.study_id)
+        with self.store.driving(self.study_id):
+            missing = self.missing(shard)
+            try:
+                if missing:
+                    self.store.set_state(self.study_id, StudyState.RUNNING)
+                    self.store.set_dashboard(self.study_id, executor.dashboard)
+                    if self.plan.summary and (shard is None or shard[0] == 0):
+                        listener(Notice(self.plan.summary))
+                    with control_from(self.store, self.study_id) as control:
+                        Drive(self, listener).run(executor, self.plan.containing(missing, shard), control)
+            except BaseException:
+                self.store.set_state(self.study_id, StudyState.STOPPED)
+                raise
+            if not self.missing():
+                self.store.set_state(self.study_id, StudyState.FINISHED)
+
+    def save_models(self, listener: Listener = ignore) -> list[Path]:
+        """Write the best designs' models as `.keras` files and return their paths, best first."""
+        keep = self.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS)
+        make_importable(self.job().import_paths)
+        designs = {design.design_id: design for design in self.designs}
+        paths = []
+        for rank, row in enumerate(self.view().leaderboard[:keep], start=1):
+            weights = read_weights(self.settings.workspace.weights(self.study_id, row.design_id))
+            if weights is None:
+                listener(Notice(f"the model of the design at rank {rank} was not kept, its weights are gone"))
+                continue
+            path = self.settings.workspace.model(self.study_id, rank)
+            record = {
+                "study_id": self.study_id,
+                "design_id": row.design_id,
+                "test_accuracy": row.test_accuracy,
+            }
+            save_model(path, designs[row.design_id], weights, self.dataset, record)
+            paths.append(path)
+        return paths
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the HTML report and return its path (default: the study's own directory)."""
+        from dnnflow.show.study_report import write_report
+
+        target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
+        write_report(self.view(), target)
+        return target
+
+    def forget_failed(self) -> int:
+        """Forget the trials that did not complete, so that they are trained again; return how many."""
+        with self.store.driving(self.study_id):
+            forgotten = self.store.forget_failed(self.study_id)
+            if forgotten:
+                self.store.set_state(self.study_id, StudyState.STOPPED)
+        return forgotten
+
+    def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
+        """Train what is missing, save the best models and write the report; does nothing twice."""
+        self.store.start(self.study_id)
+        section = self.record.pipeline.get("executor", {})
+        with open_client(section, self.settings, client=client, listener=listener) as opened:
+            self.train(executor_on(opened), listener=listener)
+        self.save_models(listener)
+        self.report()
+        return self
+
+    resume = finish
+
+    def job(self) -> Job:
+        """Return what every task of this study needs to know."""
+        training = dict(self.record.pipeline.get("training", {}))
+        device = training.pop("device", "auto")
+        code_folder = self.record.pipeline.get("space", {}).get("code_folder")
+        return Job(
+            dataset=self.record.dataset_path,
+            settings=TrainingSettings(**training),
+            device=device,
+            import_paths=(code_folder,) if code_folder else (),
+            activations=activations_of(self.designs),
+        )
+
+
+class Drive:
+    """One run of a study's missing designs: counts, keeps the best weights, stores, tells progress."""
+
+    def __init__(self, study: Study, listener: Listener) -> None:
+        self._study = study
+        self._listener = listener
+        self._designs = {design.design_id: design for design in study.designs}
+        frame = study.store.frame(study.id, columns=STORED)
+        self._stored = set(frame["design_id"])
+        completed = frame[frame["state"] == TrialState.COMPLETED.value]
+        places = [
+            Place.of(*row) for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
+        ]
+        self._completed, self._failed = len(completed), len(frame) - len(completed)
+        self._best = min(places, default=None)
+        self._keeper = BestWeights(
+            study.settings.workspace.weights_directory(study.id),
+            keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
+            places=places,
+        )
+        self._tally = StudyTally(len(self._designs), tuple(study.about))
+        for row in frame.to_dict("records"):
+            done, error = row["state"] == TrialState.COMPLETED.value, row["error_type"]
+            accuracy = float(row["test_accuracy"]) if done else None
+            self._see(row["design_id"], accuracy, error if isinstance(error, str) else None)
+        self._tally.begin()
+        self._start = time.monotonic()
+        self._told, self._told_trials = 0.0, -1
+        self._trained = 0
+
+    def run(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
+        """Train portions on an executor, as the control allows.
+
+        Raises
+        ------
+        StudyStopped
+            If it says so before all are trained.
+        """
+        left = list(portions)
+        with shown_on(executor.client, Shown(self._study.record.name, self._tally.numbers), self._listener):
+            while left := [portion for portion in left if not self._has(portion)]:
+                if control.wanted is Wanted.CANCEL:
+                    raise self._stopped()
+                if control.wanted is Wanted.PAUSE:
+                    self._pause(control)
+                else:
+                    with suppress(Stopped):
+                        self._train(executor, left, control)
+                    self._tell(force=True)
+
+    def _train(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
+        """Store every batch of outcomes before the next is awaited."""
+        batches = executor.train(
+            portions,
+            self._study.job(),
+            keep_above=self._keeper.threshold,
+            control=control,
+            listener=self._listener,
+        )
+        with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
+            for outcomes in batches:
+                self._store([x for x in outcomes if x.trial.design_id not in self._stored])
+
+    def _has(self, portion: Portion) -> bool:
+        return all(design.design_id in self._stored for design in portion.designs)
+
+    def _pause(self, control: Control) -> None:
+        """Wait while a pause is wanted; the time is none of the training's."""
+        study, start = self._study, time.monotonic()
+        study.store.set_obeyed(study.id, Wanted.PAUSE)
+        self._listener(Notice(f"paused by request, {self._done()}; dnnflow resume {study.id} goes on"))
+        control.wait()
+        self._start += time.monotonic() - start
+        if control.wanted is Wanted.RUN:
+            study.store.set_obeyed(study.id, Wanted.RUN)
+            self._listener(Notice("goes on by request"))
+
+    def _stopped(self) -> StudyStopped:
+        study_id = self._study.id
+        return StudyStopped(f"a study is trained while it is wanted, got a request to stop study {study_id}, "
+                            f"{self._done()}; dnnflow resume {study_id} goes on")  # fmt: skip
+
+    def _done(self) -> str:
+        return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
+
+    def _store(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            place = _place(outcome.trial)
+            if place is not None:
+                self._keeper.offer(place, outcome.weights)
+        # The weights of the best are on disk before their trial counts as done
+        trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
+        self._study.store.add_trials(self._study.id, trials)
+        self._stored |= {outcome.trial.design_id for outcome in outcomes}
+        for outcome in outcomes:
+            self._count(outcome.trial)
+        self._tell()
+
+    def _see(self, design_id: str, accuracy: float | None, error: str | None) -> None:
+        design = self._designs[design_id]
+        depth = None if design.reference else len(design.layers)
+        self._tally.add(depth, accuracy, error=error or "", describe=design.describe)
+
+    def _count(self, trial: Trial) -> None:
+        self._see(trial.design_id, trial.test_accuracy, trial.error.type if trial.error else None)
+        self._trained += 1
+        place = _place(trial)
+        if place is None:
+            self._failed += 1
+        else:
+            self._completed += 1
+            self._best = min(place, self._best or place)
+
+    def _tell(self, force: bool = False) -> None:
+        elapsed_s = time.monotonic() - self._start
+        is_soon = elapsed_s - self._told < PROGRESS_S
+        if self._told_trials == self._trained or (is_soon and not force):
+            return
+        self._told, self._told_trials = elapsed_s, self._trained
+        rate = self._trained / elapsed_s if elapsed_s > 0 else 0.0
+        left = len(self._designs) - self._completed - self._failed
+        best = self._best
+        self._listener(
+            TrialsStored(
+                total=len(self._designs),
+                completed=self._completed,
+                failed=self._failed,
+                elapsed_s=elapsed_s,
+                rate=rate,
+                eta_s=left / rate if self._trained >= FIRST_ETA else None,
+                best_accuracy=-best.minus_accuracy if best else None,
+                best_design=self._designs[best.design_id].describe() if best else None,
+            )
+        )
+
+
+def _place(trial: Trial) -> Place | None:
+    """Return a completed trial's place on the leaderboard, None for the others."""
+    if trial.test_accuracy is None:
+        return None
+    return Place.of(trial.design_id, trial.test_accuracy, trial.parameters)

@@ -1,8 +1,0 @@
-"""Health check of a container: `python -m dnnflow.serving.health URL` ends with 0 if the URL answers 200."""
-
-import sys
-
-from dnnflow.serving.processes import answers
-
-if __name__ == "__main__":
-    sys.exit(0 if answers(sys.argv[1]) else 1)

@@ -1,0 +1,1 @@
+"""Draw numbers: reports, terminal, lines for people. Imported by doors only."""

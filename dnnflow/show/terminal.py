@@ -1,0 +1,185 @@
+"""What the command line shows: progress while a job runs, tables when it is done. Needs rich."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrainingProgress, TrialsStored
+from dnnflow.show.leaderboard_text import leaderboard_table
+from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dnnflow.engines.records import TrialState
+    from dnnflow.parallel.driver.history import History
+    from dnnflow.results.store.study_record import StudyRecord
+    from dnnflow.run.study import Study
+    from dnnflow.table.store.dataset import Dataset
+
+PLAIN_EVERY_S = 5.0
+"""Without a terminal, progress is a line this often."""
+
+
+class Progress:
+    """A listener that shows events: a live bar on a terminal, plain lines elsewhere, on stderr."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._bar = Bar(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+        self._live = self._console.is_terminal and not quiet
+        self._last_line = 0.0
+        self._first = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self._end_bar()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case StageStarted():
+                self._console.print(f"[bold]{event.stage.value}[/bold] {escape(event.detail)}")
+            case StageFinished():
+                self._end_bar()
+                self._console.print(f"  done in {event.seconds_s:.1f} s: {escape(event.detail)}")
+            case TrialsStored():
+                self._trials(event)
+            case RowsRead():
+                self._rows(event)
+            case TrainingProgress():
+                self._samples(event)
+            case _:
+                self._console.print(f"  {escape(in_words(event))}")
+
+    def _trials(self, event: TrialsStored) -> None:
+        done = event.completed + event.failed
+        if self._live:
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task("designs", total=event.total, rate="")
+            self._bar.update(self._task, completed=done, rate=escape(pace_in_words(event)))
+        else:
+            self._line(event, is_last=done == event.total)
+
+    def _samples(self, event: TrainingProgress) -> None:
+        if self._live:
+            if self._task is None:
+                self._bar.start()
+                self._task = self._bar.add_task("samples", total=event.total, rate="")
+            self._bar.update(self._task, completed=event.samples, rate=escape(measures_in_words(event)))
+        else:
+            self._line(event, is_last=event.samples >= event.total)
+
+    def _line(self, event: Event, *, is_last: bool) -> None:
+        """Print a line of progress unless the one before is only just gone."""
+        if self._first or is_last or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
+            self._first, self._last_line = False, time.monotonic()
+            self._console.print(f"  {escape(in_words(event))}")
+
+    def _rows(self, event: RowsRead) -> None:
+        if not self._live or event.total_bytes is None:
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("bytes", total=event.total_bytes, rate="")
+        self._bar.update(self._task, completed=event.read_bytes, rate=f"{event.rows:,} rows")
+
+    def _end_bar(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def show_study(study: "Study", top: int = 10) -> None:
+    """Print a study's leaderboard, its id and where its files are."""
+    console, view, record = Console(highlight=False), study.view(), study.record
+    console.print(leaderboard_table(view, top=top))
+    for kind in view.failures:
+        console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
+    console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    report, models = study.settings.workspace.report(study.id), study.settings.workspace.model(study.id, 1)
+    if models.is_file():
+        console.print(f"models  {models.parent}", soft_wrap=True)
+    if report.is_file():
+        console.print(f"report  {report}", soft_wrap=True)
+
+
+def show_training(history: "History", written: "Sequence[Path]") -> None:
+    """Print what a parallel training measured, and which files it wrote."""
+    console = Console(highlight=False)
+    rate = history.samples / max(history.seconds_s, 1e-9)
+    console.print(f"samples    {history.samples:,} in {history.seconds_s:.1f} s, {rate:,.0f} a second "
+                  f"(start-up {history.startup_s:.1f} s apart)")  # fmt: skip
+    console.print(f"ended by   {history.ended_by}")
+    apart = ("epoch", "samples", "elapsed_s", "evaluation_s")
+    for name, value in (history.rows[-1] if history.rows else {}).items():
+        if name not in apart:
+            console.print(f"{name:<10} {value:.4f}")
+    if history.staleness:
+        console.print(f"staleness  {staleness_in_words(history.staleness)}", soft_wrap=True)
+    console.print(replica_table(history))
+    for path in written:
+        console.print(f"wrote      {path}", soft_wrap=True)
+
+
+def replica_table(history: "History") -> Table:
+    """Return where each replica's seconds went."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    on_gpu = any(totals.gpu_bytes for totals in history.replicas.values())
+    names = ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "MB", "lives")
+    for name in (*names, *(["GPU MB"] * on_gpu)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for number, totals in sorted(history.replicas.items()):
+        table.add_row(str(number), f"{totals.samples:,}", f"{totals.pushes:,}", f"{totals.compute_s:.2f}",
+                      f"{totals.exchange_s:.2f}", f"{totals.data_s:.2f}",
+                      f"{totals.resident_bytes / 1e6:,.0f}", str(totals.lives),
+                      *[f"{totals.gpu_bytes / 1e6:,.0f}"] * on_gpu)  # fmt: skip
+    return table
+
+
+def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]]") -> None:
+    """Print a table of studies."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("study", "state", "made (UTC)", "trials", "failed"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("name", overflow="fold")
+    for record, counts in records:
+        by_name = {state.value: count for state, count in counts.items()}
+        trials = sum(by_name.values())
+        failed = trials - by_name.get("completed", 0)
+        made_at = record.created_at[:16].replace("T", " ")
+        table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
+                      f"{failed:,}", escape(record.name))  # fmt: skip
+    Console(highlight=False).print(table)
+
+
+def show_dataset(dataset: "Dataset") -> None:
+    """Print what a dataset holds."""
+    console = Console(highlight=False)
+    console.print(f"dataset   {dataset.id}", soft_wrap=True)
+    console.print(f"path      {dataset.path}", soft_wrap=True)
+    console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
+    console.print(f"features  {dataset.n_features:,}")
+    console.print(f"classes   {dataset.n_classes}: {', '.join(dataset.class_names[:12])}", soft_wrap=True)

@@ -1,0 +1,271 @@
+"""Statistics of the training rows: per block, mergeable, and what they make of a recipe."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.table.columns.arrow import Columns, codes
+from dnnflow.table.columns.kinds import Classes
+from dnnflow.table.columns.split import SplitRule, class_counts
+
+MAX_FREQUENT_VALUES = 100_000
+"""Distinct values of a column up to which its most frequent one is known."""
+
+_ROUNDS = ((53, 11), (42, 11), (31, 11), (20, 11), (9, 11), (0, 9))
+"""Shift and width of the bits by which the median is narrowed down, most significant first."""
+_DIGITS = 1 << 11
+_TOP = np.uint64(1 << 63)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What is where in the kept blocks, and which rows are whose."""
+
+    label: str
+    numbers: tuple[str, ...]
+    texts: tuple[str, ...]
+    booleans: frozenset[str]
+    """Texts of which upper and lower case are the same."""
+    classes: Classes
+    rule: SplitRule
+
+
+@dataclass(frozen=True)
+class KeptBlock:
+    """A parsed block, in memory or on disk."""
+
+    path: Path
+    """Its file, if it is on disk."""
+    first_row: int
+    """Number of its first row in the table, from 0."""
+    rows: int
+    held: Columns | None = None
+    """Its columns, if they are in memory."""
+
+    def read(self) -> Columns:
+        """Return its columns."""
+        return Columns.read(self.path) if self.held is None else self.held
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, range, mean and sum of squared deviations of columns; each array of shape (columns,).
+
+    Merged by the formula of Chan, Golub and LeVeque (1979).
+    """
+
+    count: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Add the rows of another block."""
+        count = self.count + other.count
+        with np.errstate(over="ignore", invalid="ignore"):
+            share = np.divide(other.count, count, out=np.zeros(len(count)), where=count > 0)
+            delta = np.where((self.count > 0) & (other.count > 0), other.mean - self.mean, 0.0)
+            mean = np.where(self.count > 0, self.mean + delta * share, other.mean)
+            squares = self.squares + other.squares + delta**2 * self.count * share
+        low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
+        return Moments(count, low, high, mean, squares)
+
+    def with_fill(self, fill: NDArray[np.float64], missing: NDArray[np.int64]) -> "Moments":
+        """Add `missing` rows that hold `fill`."""
+        low, high = np.where(missing > 0, fill, np.inf), np.where(missing > 0, fill, -np.inf)
+        return self.merge(Moments(missing, low, high, fill, np.zeros(len(fill))))
+
+
+@dataclass(frozen=True)
+class BlockStatistics:
+    """What is fitted on one block, or on all."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+    """Rows of each class, shape (classes,)."""
+    moments: Moments
+    categories: tuple[dict[str, int], ...]
+    """For each text column: training rows of each value."""
+
+    @property
+    def train_rows(self) -> int:
+        """Training rows in all."""
+        return int(self.train.sum())
+
+    def merge(self, other: "BlockStatistics") -> "BlockStatistics":
+        """Add the statistics of another block."""
+        categories = tuple(
+            {value: a.get(value, 0) + b.get(value, 0) for value in (*a, *b)}
+            for a, b in zip(self.categories, other.categories, strict=True)
+        )
+        moments = self.moments.merge(other.moments)
+        return BlockStatistics(self.train + other.train, self.test + other.test, moments, categories)
+
+
+def classes_of(columns: Columns, label: str, classes: Classes) -> NDArray[np.int16]:
+    """Return the class of each row of a block, -1 where the label is missing."""
+    column = columns.text(label)
+    code = np.array([*classes.codes(column.dictionary.to_pylist()), -1], dtype=np.int16)
+    rows: NDArray[np.int16] = code[codes(column)]
+    return rows
+
+
+def label_block(block: KeptBlock, label: str, classes: Classes) -> NDArray[np.int16]:
+    """Return the classes of a kept block's rows."""
+    return classes_of(block.read(), label, classes)
+
+
+def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
+    """Return the statistics of one block."""
+    columns, mine, train = _training_rows(block, layout)
+    n_classes = len(layout.classes.names)
+    counts = class_counts(mine[train], n_classes)
+    return BlockStatistics(
+        counts,
+        class_counts(mine, n_classes) - counts,
+        moments(columns.number(name)[train] for name in layout.numbers),
+        tuple(_categories(columns.text(name), train, name in layout.booleans) for name in layout.texts),
+    )
+
+
+def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[np.int16], NDArray[np.int64]]:
+    columns = block.read()
+    mine = classes_of(columns, layout.label, layout.classes)
+    return columns, mine, np.flatnonzero((mine >= 0) & ~layout.rule.is_test(block.first_row, mine))
+
+
+def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    missing = np.isnan(values)
+    return values[~missing] if missing.any() else values
+
+
+def moments(columns: Iterable[NDArray[np.float64]]) -> Moments:
+    """Return the moments of columns, in which NaN is missing."""
+    with np.errstate(over="ignore", invalid="ignore"):  # refused later, with the column's name
+        found = np.array([_moments(values) for values in columns], dtype=np.float64).reshape(-1, 5).T
+    return Moments(found[0].astype(np.int64), *found[1:])
+
+
+def _moments(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return count, lowest, highest, mean and sum of squared deviations of a column.
+
+    The sum is not a dot product: for more than 10,000 values OpenBLAS starts threads of its own, which wait
+    actively and took ten times the processor time.
+    """
+    if len(values) and np.isnan(low := values.min()):
+        values = _present(values)
+        low = values.min() if len(values) else np.inf
+    if not len(values):
+        return 0, np.inf, -np.inf, 0.0, 0.0
+    mean = values.mean()
+    deviation = values - mean
+    deviation *= deviation
+    return len(values), low, values.max(), mean, deviation.sum()
+
+
+def _categories(column: Any, train: NDArray[np.int64], boolean: bool) -> dict[str, int]:
+    texts = column.dictionary.to_pylist()
+    found = np.bincount(codes(column)[train], minlength=len(texts) + 1).tolist()
+    counts: dict[str, int] = {}
+    for text, count in zip(texts, found, strict=False):
+        name = text.lower() if boolean else text
+        if count:
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+Frequencies = tuple[NDArray[np.float64], NDArray[np.int64]] | None
+"""Distinct values, ascending, and their counts; None if there are too many."""
+
+
+def frequency_block(block: KeptBlock, layout: Layout) -> list[Frequencies]:
+    """Count the distinct training values of each column of numbers."""
+    columns, _, train = _training_rows(block, layout)
+    found: list[Frequencies] = []
+    for name in layout.numbers:
+        values, counts = np.unique(_present(columns.number(name)[train]) + 0.0, return_counts=True)
+        found.append((values, counts.astype(np.int64)))
+    return found
+
+
+def merge_frequencies(a: Frequencies, b: Frequencies) -> Frequencies:
+    """Add the counts of two parts."""
+    if a is None or b is None:
+        return None
+    values, where = np.unique(np.concatenate([a[0], b[0]]), return_inverse=True)
+    if len(values) > MAX_FREQUENT_VALUES:
+        return None
+    counts = np.bincount(where, weights=np.concatenate([a[1], b[1]]), minlength=len(values))
+    return values, counts.astype(np.int64)
+
+
+def merge_all_frequencies(a: Sequence[Frequencies], b: Sequence[Frequencies]) -> list[Frequencies]:
+    """Add the counts of two parts, column by column."""
+    return [merge_frequencies(x, y) for x, y in zip(a, b, strict=True)]
+
+
+@dataclass(frozen=True)
+class MedianSearch:
+    """Narrows down the two middle values of each column, a few bits a round; exact for any number of rows.
+
+    The bits of a float64 are mapped to an integer of the same order. Counts of its leading bits are a sketch
+    that merges by addition; six rounds over the kept blocks leave no error of rank.
+    """
+
+    ranks: NDArray[np.int64]
+    """Rank wanted among the values with the prefix, from 0; shape (columns, 2)."""
+    prefixes: NDArray[np.uint64]
+    """Leading bits found so far, shape (columns, 2)."""
+    round: int = 0
+
+    @classmethod
+    def start(cls, count: NDArray[np.int64]) -> "MedianSearch":
+        """Begin, given the number of values in each column."""
+        ranks = np.stack([np.maximum(count - 1, 0) // 2, count // 2], axis=1)
+        return cls(ranks, np.zeros(ranks.shape, dtype=np.uint64))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all bits are known."""
+        return self.round == len(_ROUNDS)
+
+    def narrow(self, counts: NDArray[np.int64]) -> "MedianSearch":
+        """Take the next bits, given how many values have each, shape (columns, 2, 2048)."""
+        _, width = _ROUNDS[self.round]
+        below = np.cumsum(counts, axis=2)
+        digits = np.minimum((below <= self.ranks[:, :, None]).sum(axis=2), (1 << width) - 1)
+        before = np.take_along_axis(below - counts, digits[:, :, None], axis=2)[:, :, 0]
+        prefixes = (self.prefixes << np.uint64(width)) | digits.astype(np.uint64)
+        return MedianSearch(self.ranks - before, prefixes, self.round + 1)
+
+    def medians(self) -> NDArray[np.float64]:
+        """Return the mean of both middle values, shape (columns,)."""
+        bits = np.where(self.prefixes & _TOP, self.prefixes ^ _TOP, ~self.prefixes)
+        middle = bits.view(np.float64)
+        return middle[:, 0] + (middle[:, 1] - middle[:, 0]) / 2
+
+
+def median_block(block: KeptBlock, layout: Layout, search: MedianSearch) -> NDArray[np.int64]:
+    """Count a block's training values by their next bits, shape (columns, 2, 2048)."""
+    columns, _, train = _training_rows(block, layout)
+    present = (_present(columns.number(name)[train]) for name in layout.numbers)
+    counts = [count_bits(values, search, i) for i, values in enumerate(present)]
+    return np.array(counts, dtype=np.int64).reshape(len(counts), 2, _DIGITS)
+
+
+def count_bits(values: NDArray[np.float64], search: MedianSearch, column: int) -> NDArray[np.int64]:
+    """Count one column's values by their next bits, for both prefixes; shape (2, 2048)."""
+    shift, width = _ROUNDS[search.round]
+    bits = (values + 0.0).view(np.uint64)  # + 0.0 makes one zero of the two
+    keys = np.where(bits & _TOP, ~bits, bits | _TOP)
+    counts = np.empty((2, _DIGITS), dtype=np.int64)
+    for i, prefix in enumerate(search.prefixes[column]):
+        chosen = keys[keys >> np.uint64(shift + width) == prefix] if search.round else keys
+        digits = (chosen >> np.uint64(shift)) & np.uint64((1 << width) - 1)
+        counts[i] = np.bincount(digits.astype(np.int64), minlength=_DIGITS)
+    return counts

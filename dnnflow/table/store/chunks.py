@@ -1,0 +1,200 @@
+"""The layout of a dataset's arrays on disk: zarr v3, whole rows a chunk, no codec.
+
+Chunks are written and read here, as plain bytes: a chunk is then one sequential file, and its checksum tells
+damage that zarr would return as zeros. Any library for zarr v3 reads the arrays too.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.arrow import codes
+from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing
+from dnnflow.table.columns.statistics import KeptBlock, Layout, classes_of
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, Split] = ("train", "test")
+
+_CHUNK_BYTES = 2 << 20
+
+
+def chunk_rows(rows: int, n_features: int) -> int:
+    """Return how many rows a chunk has: about 2 MiB of features, but no more than there are."""
+    return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, 1))))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one kept block that belong to a chunk: of its rows in the split, `rows` from `skip` on."""
+
+    block: KeptBlock
+    skip: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of a split to be written."""
+
+    split: Split
+    index: int
+    parts: tuple[Part, ...]
+
+
+def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], size: int) -> list[Chunk]:
+    """Divide the rows of a split, `counts` in each block, into chunks of `size` rows."""
+    found: list[Chunk] = []
+    parts: list[Part] = []
+    space = size
+    for block, count in zip(blocks, counts, strict=True):
+        skip = 0
+        while skip < count:
+            rows = min(space, count - skip)
+            parts.append(Part(block, skip, rows))
+            skip, space = skip + rows, space - rows
+            if not space:
+                found.append(Chunk(split, len(found), tuple(parts)))
+                parts, space = [], size
+    return [*found, Chunk(split, len(found), tuple(parts))] if parts else found
+
+
+def create_arrays(root: Path, split: Split, rows: int, n_features: int, size: int) -> None:
+    """Write zarr's metadata of a split's arrays `X` and `y`, in chunks of `size` rows."""
+    _create(root / split / "X", [rows, n_features], [size, n_features], "float32")
+    _create(root / split / "y", [rows], [size], "int32")
+
+
+def _create(path: Path, shape: list[int], chunk: list[int], kind: str) -> None:
+    # As the zarr v3 specification says; to import zarr for these lines takes 0.4 s, more than most tables.
+    metadata = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": kind,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+        "fill_value": 0,
+        "attributes": {},
+    }
+    path.mkdir(parents=True)
+    (path / "zarr.json").write_text(json.dumps(metadata))
+
+
+def chunk_paths(root: Path, split: Split, index: int) -> tuple[Path, Path]:
+    """Return the files of a chunk of `X` and of `y`."""
+    return root / split / "X" / "c" / str(index) / "0", root / split / "y" / "c" / str(index)
+
+
+def write_chunk(
+    chunk: Chunk, layout: Layout, preprocessing: Preprocessing, size: int, root: Path
+) -> tuple[str, str]:
+    """Encode and write one chunk of `size` rows; return the BLAKE3 hashes of its two files."""
+    features = np.zeros((size, preprocessing.n_features), dtype="<f4")  # the last chunk is padded
+    labels = np.zeros(size, dtype="<i4")
+    at = 0
+    for part in chunk.parts:
+        end = at + part.rows
+        labels[at:end] = _encode(part, chunk.split, layout, preprocessing, features[at:end])
+        at = end
+    paths = chunk_paths(root, chunk.split, chunk.index)
+    return _write(paths[0], features), _write(paths[1], labels)
+
+
+def _encode(
+    part: Part, split: Split, layout: Layout, preprocessing: Preprocessing, out: NDArray[np.float32]
+) -> NDArray[np.int16]:
+    """Write a part's rows into zeros, and return their classes."""
+    kept = part.block.read()
+    classes = classes_of(kept, layout.label, layout.classes)
+    test = layout.rule.is_test(part.block.first_row, classes)
+    mine = np.flatnonzero(test if split == "test" else (classes >= 0) & ~test)
+    rows = mine[part.skip : part.skip + part.rows]
+
+    def column(fitted: FittedColumn) -> NDArray[Any]:
+        if isinstance(fitted, NumberColumn):
+            return kept.number(fitted.name)[rows]
+        texts = kept.text(fitted.name)
+        known = fitted.codes([*texts.dictionary.to_pylist(), None])
+        return known[codes(texts)[rows]]
+
+    preprocessing.encode_into(map(column, preprocessing.columns), out)
+    return classes[rows]
+
+
+def _write(path: Path, array: NDArray[np.generic]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    data = array.data.cast("B")
+    aside.write_bytes(data)
+    os.replace(aside, path)  # a task that ran twice leaves one whole file
+    return blake3(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A split's arrays on disk."""
+
+    root: Path
+    split: Split
+    rows: int
+    n_features: int
+    size: int
+    """Rows of a chunk."""
+    checksums: Sequence[tuple[str, str]]
+    """BLAKE3 of the files of `X` and `y`, chunk by chunk."""
+
+    def lengths(self, wanted: Sequence[int]) -> list[int]:
+        """Return how many rows of chunks are rows of the split; the last chunk is padded."""
+        return [min(self.size, self.rows - index * self.size) for index in wanted]
+
+
+def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Read chunks of a split, in the order wanted, and verify them.
+
+    Returns
+    -------
+    tuple of ndarray
+        Shapes (rows of the chunks, n_features) float32 and (rows,) int32.
+
+    Raises
+    ------
+    DataError
+        If a chunk is not there or is not what was written.
+    """
+    lengths, n_features = stored.lengths(wanted), stored.n_features
+    features = np.empty((sum(lengths), n_features), dtype="<f4")
+    labels = np.empty(sum(lengths), dtype="<i4")
+    at = 0
+    for index, length in zip(wanted, lengths, strict=True):
+        paths = chunk_paths(stored.root, stored.split, index)
+        for path, checksum, out in zip(paths, stored.checksums[index], (features, labels), strict=True):
+            _read(path, checksum, out[at : at + length], stored.size)
+        at += length
+    return features, labels
+
+
+def _read(path: Path, checksum: str, out: NDArray[np.generic], size: int) -> None:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _damaged(path, str(error)) from error
+    if blake3(data).hexdigest() != checksum:
+        raise _damaged(path, "its checksum differs")
+    out[...] = np.frombuffer(data, dtype=out.dtype).reshape(size, *out.shape[1:])[: len(out)]
+
+
+def _damaged(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"a dataset's chunks must be as they were written, but {path} is not ({reason}); "
+        "delete the dataset's directory and make it again"
+    )

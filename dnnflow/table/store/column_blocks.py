@@ -1,0 +1,170 @@
+"""The columns of a table: its text parsed in blocks, that stay in memory or go to disk."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from dnnflow.errors import DataError
+from dnnflow.events import Listener, RowsRead
+from dnnflow.table.columns.kinds import Column, Kind, check_columns
+from dnnflow.table.columns.recipe import Recipe
+from dnnflow.table.columns.statistics import KeptBlock
+from dnnflow.table.store.stage_tasks import Tasks
+from dnnflow.table.text import polars_reader as quick_reader
+from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_of, located
+from dnnflow.table.text.inference import (
+    ColumnFacts,
+    Place,
+    Plan,
+    check_label,
+    decide,
+    fault,
+    first_plan,
+    merge_facts,
+    parse_block,
+)
+from dnnflow.table.text.source_text import Cutter, Text
+
+HELD_BYTES = 512 << 20
+"""Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
+
+_SAMPLE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make, where, and by what means."""
+
+    recipe: Recipe
+    datasets: Path
+    scratch: Path
+    tasks: Tasks
+    listener: Listener
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table on its way to a dataset."""
+
+    job: Job
+    text: Text
+    dialect: Dialect
+
+    @property
+    def recipe(self) -> Recipe:
+        """What to make of it."""
+        return self.job.recipe
+
+    @property
+    def tasks(self) -> Tasks:
+        """What runs its tasks."""
+        return self.job.tasks
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A table's parsed blocks, and what its columns are."""
+
+    blocks: list[KeptBlock]
+    rows: int
+    columns: list[Column]
+    """The features."""
+    labels: ColumnFacts
+
+
+def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
+    """Parse the text; a second time in the rare case that later blocks change the type of a column."""
+    head = next(supply)
+    plan = _plan(table, head)
+    read = _parse_by(table, plan, chain([head], supply))
+    kinds = _kinds(table, plan, read)
+    text = frozenset(n for n, kind in kinds.items() if kind in (Kind.TEXT, Kind.BOOLEAN))
+    undecided = frozenset(n for n, kind in kinds.items() if kind is Kind.EMPTY)
+    if text - undecided != plan.text - undecided:
+        plan = replace(plan, text=text)
+        read = _parse_by(table, plan, iter(read.sources))
+        kinds = _kinds(table, plan, read)
+    check_label(plan.label, read.facts[plan.label])
+    if not text and Kind.NUMBER not in kinds.values():
+        raise DataError(
+            f"a table needs a feature column with values, got none besides the label {plan.label!r}; "
+            "check delimiter and drop"
+        )
+    columns = [Column(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()]
+    return Parsed(read.kept, read.rows, columns, read.facts[plan.label])
+
+
+def _plan(table: Table, head: Block) -> Plan:
+    recipe, names = table.recipe, table.dialect.columns
+    check_columns(names, recipe.label, {"drop": recipe.drop, "text_columns": recipe.text_columns})
+    features = tuple(n for n in names if n != recipe.label and n not in recipe.drop)
+    forced = frozenset(recipe.text_columns) & frozenset(features)
+    quick = table.text.end - table.text.start >= quick_reader.QUICK_BYTES
+    draft = Plan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick)
+    cutter = Cutter(table.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
+    cutter.feed(head.read())
+    sample = replace(head, end=min([*cutter.cuts, head.end]), held=None)
+    try:
+        return first_plan(sample, draft)
+    except RowError as error:
+        raise located(error, 0, table.text, table.dialect, head) from None
+
+
+@dataclass
+class _Read:
+    """The blocks parsed so far."""
+
+    sources: list[Block]
+    kept: list[KeptBlock]
+    facts: dict[str, ColumnFacts]
+    rows: int = 0
+    held: int = 0
+    """Memory that kept blocks take, in bytes."""
+
+
+def _parse_by(table: Table, plan: Plan, supply: Iterable[Block]) -> _Read:
+    read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label)})
+    limit = HELD_BYTES if table.tasks.in_process else 0
+
+    def calls() -> Iterator[tuple[Block, Plan, Path | None]]:
+        for block in supply:
+            read.sources.append(replace(block, held=None))
+            yield block, plan, _path(table, block) if read.held >= limit else None
+
+    for i, facts in enumerate(table.tasks.run("parse", parse_block, calls())):
+        block = read.sources[i]
+        if facts.error:
+            raise located(RowError(*facts.error), read.rows, table.text, table.dialect, block)
+        merge_facts(read.facts, facts, plan)
+        read.kept.append(KeptBlock(_path(table, block), read.rows, facts.rows, facts.kept))
+        read.held += facts.kept.nbytes if facts.kept is not None else 0
+        read.rows += facts.rows
+        done = block.end - read.sources[0].start
+        table.job.listener(RowsRead(read.rows, done, table.text.end - read.sources[0].start))
+    return read
+
+
+def _path(table: Table, block: Block) -> Path:
+    return table.job.scratch / f"{block.index}.npy"
+
+
+def _kinds(table: Table, plan: Plan, read: _Read) -> dict[str, Kind]:
+    """Decide what the features are, and refuse the first value that does not fit."""
+    forced = set(table.recipe.text_columns)
+    kinds = {n: decide(read.facts[n], forced_text=n in forced) for n in plan.features}
+    faults = [fault(n, kind, read.facts[n], forced_text=n in forced) for n, kind in kinds.items()]
+    placed = [(place, reason) for place, reason in faults if place is not None]
+    if placed:
+        place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))
+        raise DataError(f"{_where(table, read, place)}, {reason}")
+    for _, reason in faults:
+        if reason:
+            raise DataError(reason)
+    return kinds
+
+
+def _where(table: Table, read: _Read, place: Place) -> str:
+    row = read.kept[place.block].first_row + place.row
+    line = line_of(table.text, table.dialect, read.sources[place.block], place.row)
+    return f"row {row} (line {line})"

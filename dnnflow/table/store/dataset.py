@@ -1,0 +1,295 @@
+"""A preprocessed table on disk: zarr arrays, schema, fitted preprocessing, identified by content."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError
+from dnnflow.paths import canonical_json, content_id
+from dnnflow.table.columns.kinds import Column, Kind
+from dnnflow.table.columns.preprocess import Preprocessing
+from dnnflow.table.columns.recipe import Recipe
+from dnnflow.table.columns.split import epoch_order, validation_rows
+from dnnflow.table.store.chunks import SPLITS, Split, Stored, chunk_paths, read_chunks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Dataset", "epoch_order", "open_cached", "validation_rows"]
+
+FORMAT = 2
+"""Version of the directory's layout and of what the recipe means; part of every dataset's id."""
+MANIFEST = "manifest.json"
+
+_BUFFER_CHUNKS = 8
+_BLOCK_EPOCH = 1 << 32  # keeps the order of chunks apart from the order of rows of the same epoch
+
+
+def dataset_id(digest: str, reading: Mapping[str, Any], recipe: Recipe) -> str:
+    """Return the id of the dataset of a text, read in one way, by a recipe."""
+    return content_id(
+        {"format": FORMAT, "source": digest, "reading": dict(reading), "recipe": recipe.to_dict()}
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An opened dataset. Open it with `Dataset.open`, or `open_cached` to share its arrays in a process."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Dataset":
+        """Open a dataset's directory.
+
+        Raises
+        ------
+        DataError
+            If there is no valid manifest, or a chunk is missing or cut short.
+        """
+        root = Path(path).absolute()
+        try:
+            manifest = json.loads((root / MANIFEST).read_bytes())
+            seal = manifest.pop("seal")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise _invalid(root, type(error).__name__) from error
+        if manifest.get("format") != FORMAT:
+            raise _invalid(root, f"its format is {manifest.get('format')}, not {FORMAT}")
+        if seal != content_id(manifest):
+            raise _invalid(root, "its manifest was changed")
+        dataset = cls(root, manifest)
+        dataset._check_sizes()
+        return dataset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "manifest": self.manifest}  # without arrays: rows never travel in a task
+
+    def _check_sizes(self) -> None:
+        for split in SPLITS:
+            size = self._stored(split).size
+            for index in range(len(self._stored(split).checksums)):
+                lengths = (4 * size * self.n_features, 4 * size)
+                for path, wanted in zip(chunk_paths(self.path, split, index), lengths, strict=True):
+                    if not path.is_file() or path.stat().st_size != wanted:
+                        raise _invalid(
+                            self.path, f"chunk {path.relative_to(self.path)} is missing or cut short"
+                        )
+
+    @property
+    def id(self) -> str:
+        """sha256 of the hash of the source's text, how it was read, the recipe and the format's version."""
+        return str(self.manifest["id"])
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How it was made."""
+        return Recipe.from_dict(self.manifest["recipe"])
+
+    @cached_property
+    def schema(self) -> tuple[Column, ...]:
+        """The table's feature columns, those without any value included."""
+        return tuple(Column(c["name"], Kind(c["kind"]), c["missing"]) for c in self.manifest["schema"])
+
+    @cached_property
+    def fitted(self) -> Preprocessing:
+        """The preprocessing fitted on the training rows."""
+        return Preprocessing.from_dict(self.manifest["preprocessing"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their codes."""
+        return self.fitted.classes.names
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the encoded columns."""
+        return self.fitted.feature_names
+
+    @property
+    def n_features(self) -> int:
+        """How many encoded columns there are: the width of a network's input."""
+        return self.fitted.n_features
+
+    @property
+    def seed(self) -> int:
+        """Seed of the split and of the order of rows in training."""
+        return self.recipe.split_seed
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {split: sum(self.class_counts[split]) for split in SPLITS}
+
+    @cached_property
+    def class_counts(self) -> dict[str, tuple[int, ...]]:
+        """Rows of each class in each split."""
+        return {split: tuple(self.manifest["class_counts"][split]) for split in SPLITS}
+
+    @property
+    def dropped_rows(self) -> int:
+        """Rows that were left out as their label is missing."""
+        return int(self.manifest["dropped_rows"])
+
+    @cached_property
+    def missing_share(self) -> dict[str, float]:
+        """Share of rows without a value, 0 to 1, for each feature column."""
+        return {column.name: column.missing for column in self.schema}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a person wants to know, as plain JSON values."""
+        return {
+            "id": self.id,
+            "label": self.recipe.label,
+            "rows": dict(self.rows),
+            "dropped_rows": self.dropped_rows,
+            "n_features": self.n_features,
+            "feature_names": list(self.feature_names),
+            "class_names": list(self.class_names),
+            "class_counts": {split: list(counts) for split, counts in self.class_counts.items()},
+            "columns": [column.to_dict() for column in self.schema],
+            "recipe": self.recipe.to_dict(),
+            "source": dict(self.manifest["source"]),
+        }
+
+    def split_bytes(self, split: Split) -> int:
+        """Return the memory that a split's arrays take, in bytes."""
+        return self.rows[split] * 4 * (self.n_features + 1)
+
+    def arrays(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return a split, read once and kept; the arrays are shared and therefore read-only.
+
+        Returns
+        -------
+        tuple of ndarray
+            Shapes (rows, n_features) float32 in C order, and (rows,) int32.
+
+        Raises
+        ------
+        DataError
+            If a chunk is missing or damaged.
+        """
+        kept: dict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = self.__dict__.setdefault(
+            "_arrays", {}
+        )
+        if split not in kept:
+            stored = self._stored(split)
+            features, labels = read_chunks(stored, range(len(stored.checksums)))
+            features.flags.writeable = labels.flags.writeable = False
+            kept[split] = features, labels
+        return kept[split]
+
+    def batches(
+        self, split: Split, batch_size: int, *, epoch: int, rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Yield an epoch's batches in the order of `epoch_order`; the last may be smaller.
+
+        Parameters
+        ----------
+        split : {"train", "test"}
+        batch_size : int
+        epoch : int
+            From 0.
+        rows : ndarray, shape (n,), int64, optional
+            Rows of the split to use; all by default.
+        """
+        features, labels = self.arrays(split)
+        order = epoch_order(len(labels) if rows is None else len(rows), self.seed, epoch)
+        order = order if rows is None else rows[order]
+        for at in range(0, len(order), batch_size):
+            batch = order[at : at + batch_size]
+            yield features[batch], labels[batch]
+
+    def shuffled_blocks(
+        self, split: Split, *, epoch: int, rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+        """Yield an epoch's rows in blocks, for a split that is too large for the memory.
+
+        Chunks come in an order drawn from (seed, epoch); a block is a few of them with their rows shuffled.
+
+        Parameters
+        ----------
+        split : {"train", "test"}
+        epoch : int
+            From 0.
+        rows : ndarray, shape (n,), int64, ascending, optional
+            Rows of the split to use; all by default.
+        """
+        stored = self._stored(split)
+        order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)
+        for number, at in enumerate(range(0, len(order), _BUFFER_CHUNKS)):
+            wanted = order[at : at + _BUFFER_CHUNKS].tolist()
+            features, labels = read_chunks(stored, wanted)
+            mine = _row_numbers(stored, wanted)
+            kept = np.arange(len(mine)) if rows is None else np.flatnonzero(np.isin(mine, rows))
+            shuffled = kept[epoch_order(len(kept), self.seed, ((number + 1) << 33) + epoch)]
+            if len(shuffled):
+                yield features[shuffled], labels[shuffled]
+
+    def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
+        """Encode raw rows as the training rows were; see `Preprocessing.transform`."""
+        return self.fitted.transform(frame)
+
+    def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
+        """Return raw rows of encoded ones; see `Preprocessing.inverse`."""
+        return self.fitted.inverse(features)
+
+    def label_names(self, codes: Sequence[int] | NDArray[np.integer]) -> NDArray[np.object_]:
+        """Return the class names of codes."""
+        return self.fitted.label_names(codes)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return all that is needed to apply a model to raw rows, as plain JSON values."""
+        return self.fitted.to_dict()
+
+    def verify(self) -> None:
+        """Read every chunk and compare its checksum.
+
+        Raises
+        ------
+        DataError
+            If a chunk is missing or damaged.
+        """
+        for split in SPLITS:
+            stored = self._stored(split)
+            for index in range(len(stored.checksums)):
+                read_chunks(stored, [index])
+
+    def _stored(self, split: Split) -> Stored:
+        size, checksums = self.manifest["chunk_rows"][split], self.manifest["checksums"][split]
+        return Stored(self.path, split, self.rows[split], self.n_features, size, checksums)
+
+
+def _row_numbers(stored: Stored, wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Return which rows of the split the rows of chunks are."""
+    starts = [index * stored.size for index in wanted]
+    return np.concatenate([np.arange(a, a + n) for a, n in zip(starts, stored.lengths(wanted), strict=True)])
+
+
+def sealed(manifest: Mapping[str, Any]) -> str:
+    """Return a manifest's text, with the checksum by which a change to it is seen."""
+    return canonical_json({**manifest, "seal": content_id(dict(manifest))})
+
+
+@lru_cache(maxsize=4)
+def open_cached(path: str | Path) -> Dataset:
+    """Open a dataset once per process: its arrays are read once and shared."""
+    return Dataset.open(path)
+
+
+def _invalid(path: Path, reason: str) -> DataError:
+    return DataError(
+        f"a dataset must have a valid manifest and all its chunks, got {path} ({reason}); "
+        "delete it and make the dataset again"
+    )

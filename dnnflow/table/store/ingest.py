@@ -1,0 +1,251 @@
+"""From a CSV to a dataset, out of core.
+
+One pass over the text (parsing is the cost) keeps each block's columns on disk in binary; the split, the
+statistics and the chunks are made of those. Every step is a task on one block or chunk, so that it runs in
+threads or on a cluster, with memory for a few blocks only.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.events import Listener, ignore
+from dnnflow.paths import directory_aside, write_file
+from dnnflow.table.columns import fitting
+from dnnflow.table.columns.kinds import Classes, Column, Kind
+from dnnflow.table.columns.preprocess import Preprocessing
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, SplitRule, exact_rule, threshold_rule
+from dnnflow.table.columns.statistics import (
+    BlockStatistics,
+    Layout,
+    MedianSearch,
+    Moments,
+    fit_block,
+    frequency_block,
+    label_block,
+    median_block,
+    merge_all_frequencies,
+)
+from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk
+from dnnflow.table.store.column_blocks import Job, Parsed, Table, parse_table
+from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, dataset_id, sealed
+from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
+from dnnflow.table.text.csv_reader import Dialect, blocks, read_dialect
+from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
+from dnnflow.table.text.stream import open_stream
+
+if TYPE_CHECKING:
+    import distributed
+
+
+def ingest(
+    source: Source,
+    recipe: Recipe,
+    datasets: Path,
+    *,
+    client: "distributed.Client | None" = None,
+    workers: int | None = None,
+    listener: Listener = ignore,
+    block_bytes: int = BLOCK_BYTES,
+) -> Dataset:
+    """Make the dataset of a CSV, or find the one that was made of the same text by the same recipe.
+
+    Parameters
+    ----------
+    source : Source
+        The CSV.
+    recipe : Recipe
+        What to make of it.
+    datasets : Path
+        Directory of all datasets; with a client, one that its workers see too.
+    client : distributed.Client, optional
+        Cluster to run on; it is left open. By default threads of this process do the work.
+    workers : int, optional
+        How many threads without a client; all cores by default.
+    listener : callable
+        Told of progress.
+    block_bytes : int
+        Text a task parses; changes nothing about the result.
+
+    Raises
+    ------
+    DataError
+        If the table breaks a rule; nothing is left behind.
+    """
+    datasets = Path(datasets).absolute()
+    datasets.mkdir(parents=True, exist_ok=True)
+    with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
+        job = Job(recipe, datasets, scratch, tasks, listener)
+        plain = plain_text(source) if client is None else None
+        if plain is not None and not _may_exist(datasets, plain[0], recipe):
+            try:
+                return _streamed(job, source, *plain, block_bytes)
+            except UnicodeDecodeError:
+                pass  # far behind the beginning: start again, as another encoding or with the error
+        text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
+        dialect, start = read_dialect(text, source)
+        path = datasets / dataset_id(text.digest, _reading(dialect), recipe)
+        if not (path / MANIFEST).is_file():
+            table = Table(job, text, dialect)
+            build(table, parse_table(table, iter(blocks(text, start))))
+        return Dataset.open(path)
+
+
+def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
+    """Say whether there is a dataset by that recipe of a text of the same length."""
+    for path in datasets.glob(f"*/{MANIFEST}"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            manifest = json.loads(path.read_bytes())
+            same = manifest["source"]["bytes"] == text.end - text.start
+            if same and manifest["recipe"] == recipe.to_dict():
+                return True
+    return False
+
+
+def _streamed(job: Job, source: Source, text: Text, encoding: str, block_bytes: int) -> Dataset:
+    """Make a dataset of a text that is hashed while it is parsed."""
+    dialect, start = read_dialect(text, source)
+    with open_stream(text, encoding, source, block_bytes) as stream:
+        parsed = parse_table(Table(job, text, dialect), stream.blocks(start))
+        table = Table(job, stream.finish(), dialect)
+    return build(table, parsed)
+
+
+def _reading(dialect: Dialect) -> dict[str, Any]:
+    return {"delimiter": dialect.delimiter, "quote": dialect.quote, "header": dialect.header}
+
+
+def _is_remote(source: Source, client: "distributed.Client | None") -> bool:
+    """Say whether some worker does not see the file that the source names."""
+    if client is None or "://" in source.url:
+        return False
+    seen = client.run(_size, str(Path(source.url).absolute()))
+    return len({*seen.values(), _size(source.url)}) > 1
+
+
+def _size(path: str) -> int:
+    file = Path(path)
+    return file.stat().st_size if file.is_file() else -1
+
+
+def build(table: Table, parsed: Parsed) -> Dataset:
+    """Split, fit and write."""
+    reading = _reading(table.dialect)
+    path = table.job.datasets / dataset_id(table.text.digest, reading, table.recipe)
+    classes, rule = _split(table, parsed)
+    layout = _layout(table.recipe, parsed.columns, classes, rule)
+    fitted = _fit(table, parsed, layout)
+    with directory_aside(path) as aside:
+        checksums = _write(table, parsed, fitted, aside)
+        table.text.check_unchanged()
+        manifest = {
+            "format": FORMAT,
+            "id": path.name,
+            "source": {"bytes": table.text.end - table.text.start, "blake3": table.text.digest},
+            "reading": dict(reading),
+            "recipe": table.recipe.to_dict(),
+            "schema": [column.to_dict() for column in parsed.columns],
+            "class_counts": {
+                "train": fitted.statistics.train.tolist(),
+                "test": fitted.statistics.test.tolist(),
+            },
+            "dropped_rows": parsed.rows - parsed.labels.values,
+            "preprocessing": fitted.preprocessing.to_dict(),
+            "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
+            "checksums": checksums,
+        }
+        write_file(aside / MANIFEST, sealed(manifest))
+    return Dataset.open(path)
+
+
+def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
+    recipe = table.recipe
+    classes = Classes.of(parsed.labels.texts)
+    classes.check(recipe.label)
+    if parsed.labels.values > EXACT_SPLIT_ROWS:
+        return classes, threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
+    calls = ((block, recipe.label, classes) for block in parsed.blocks)
+    codes = np.concatenate(list(table.tasks.run("label", label_block, calls)))
+    classes.check_counts(np.bincount(codes[codes >= 0], minlength=len(classes.names)).tolist(), recipe.label)
+    return classes, exact_rule(recipe.split_seed, recipe.test_fraction, codes)
+
+
+def _layout(recipe: Recipe, columns: list[Column], classes: Classes, rule: SplitRule) -> Layout:
+    return Layout(
+        recipe.label,
+        tuple(c.name for c in columns if c.kind is Kind.NUMBER),
+        tuple(c.name for c in columns if c.kind in (Kind.TEXT, Kind.BOOLEAN)),
+        frozenset(c.name for c in columns if c.kind is Kind.BOOLEAN),
+        classes,
+        rule,
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What is known of all training rows, and how many rows of each split a block has."""
+
+    layout: Layout
+    statistics: BlockStatistics
+    preprocessing: Preprocessing
+    block_rows: dict[str, list[int]]
+
+    def chunk_rows(self, split: str) -> int:
+        return chunk_rows(sum(self.block_rows[split]), self.preprocessing.n_features)
+
+
+def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
+    block_rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+
+    def counted() -> Iterator[BlockStatistics]:
+        for part in table.tasks.run("fit", fit_block, ((block, layout) for block in parsed.blocks)):
+            block_rows["train"].append(int(part.train.sum()))
+            block_rows["test"].append(int(part.test.sum()))
+            yield part
+
+    statistics = reduce(BlockStatistics.merge, counted())
+    layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
+    fill = _fill(table, parsed, layout, statistics.moments)
+    preprocessing = fitting.fit(table.recipe, parsed.columns, layout, statistics, fill)
+    return _Fitted(layout, statistics, preprocessing, block_rows)
+
+
+def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:
+    """Return what takes the place of missing numbers, shape (number columns,)."""
+    if table.recipe.missing == "mean":
+        return moments.mean
+    if table.recipe.missing == "median":
+        search = MedianSearch.start(moments.count)
+        while not search.finished:
+            rounds = [(block, layout, search) for block in parsed.blocks]
+            search = search.narrow(reduce(np.add, table.tasks.run("median", median_block, rounds)))
+        return np.where(moments.count > 0, search.medians(), 0.0)
+    if table.recipe.missing == "most_frequent":
+        calls = [(block, layout) for block in parsed.blocks]
+        parts = table.tasks.run("frequency", frequency_block, calls)
+        fill = fitting.modes(reduce(merge_all_frequencies, parts))
+        fitting.check_modes(fill, parsed.columns)
+        return fill
+    return np.zeros(len(layout.numbers))
+
+
+def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:
+    """Write both splits' arrays; return the checksums of their chunks."""
+    checksums: dict[str, list[tuple[str, str]]] = {}
+    for split in SPLITS:
+        counts, size = fitted.block_rows[split], fitted.chunk_rows(split)
+        create_arrays(aside, split, sum(counts), fitted.preprocessing.n_features, size)
+        calls = (
+            (chunk, fitted.layout, fitted.preprocessing, size, aside)
+            for chunk in chunks(split, parsed.blocks, counts, size)
+        )
+        checksums[split] = list(table.tasks.run("write", write_chunk, calls))
+    return checksums

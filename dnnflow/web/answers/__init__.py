@@ -1,0 +1,1 @@
+"""Compute what pages and API say of studies, trainings and models."""

@@ -1,0 +1,119 @@
+"""What routes have in common: services, ids, keys and cursors of a request."""
+
+import base64
+import json
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from dnnflow.web.answers.study_results import Results
+from dnnflow.web.answers.views import Views
+from dnnflow.web.contract.problems import FieldProblem, Problem, Refusal
+from dnnflow.web.jobs.services import Services
+
+
+def get_services(request: Request) -> Services:
+    """Return what the app works with."""
+    services: Services = request.app.state.services
+    return services
+
+
+def get_views(request: Request) -> Views:
+    """Return the app's numbers of studies."""
+    views: Views = request.app.state.views
+    return views
+
+
+def get_results(request: Request) -> Results:
+    """Return the app's results of studies."""
+    results: Results = request.app.state.results
+    return results
+
+
+TheServices = Annotated[Services, Depends(get_services)]
+TheViews = Annotated[Views, Depends(get_views)]
+TheResults = Annotated[Results, Depends(get_results)]
+
+StudyId = Annotated[
+    str,
+    Path(description="A study's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
+]
+RunId = Annotated[
+    str,
+    Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
+]
+DesignId = Annotated[str, Path(description="A design's whole id: 64 hexadecimal digits.", max_length=64)]
+Cursor = Annotated[
+    str | None,
+    Query(
+        max_length=400,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="`next_cursor` of the page before.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The same key and content give what was made first; another content is refused with 409.",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        examples=["7f0c2a52-0d5e-4d8e-9a57-6c1a0c6c3d0a"],
+    ),
+]
+
+
+def encode_cursor(*values: Any) -> str:
+    """Return where a list goes on, as text that nobody need understand."""
+    text = json.dumps(values, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
+    """Return what `encode_cursor` was given.
+
+    Parameters
+    ----------
+    kinds
+        Types of the values.
+
+    Raises
+    ------
+    Refusal
+        If it was made by somebody else.
+    """
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    except (ValueError, RecursionError):
+        values = None
+    right = isinstance(values, list) and len(values) == len(kinds)
+    if not right or not all(isinstance(value, kind) for value, kind in zip(values, kinds, strict=True)):
+        message = f"a cursor is a next_cursor of this list, got {cursor[:80]!r}; leave it out to begin"
+        raise Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
+    return list(values)
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI descriptions of a route's refusals; some that every route has are added."""
+    described = {
+        400: "The body cannot be read.",
+        401: "No session and no token.",
+        403: "Not asked for by this server's own page, or without its token.",
+        404: "There is none.",
+        408: "The body came too slowly.",
+        409: "In conflict with what is there.",
+        413: "Larger than taken.",
+        415: "Of a type that is not taken.",
+        421: "The Host header names another server.",
+        422: "Not as the API describes it.",
+        429: "Too many requests.",
+        503: "Not available now; try again.",
+        504: "Took too long.",
+    }
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"model": Problem, "description": described[status], "content": content}
+        for status in sorted({401, 421, 422, 429, 503, *statuses})
+    }

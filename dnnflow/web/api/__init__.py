@@ -1,0 +1,1 @@
+"""Route REST requests to answers."""

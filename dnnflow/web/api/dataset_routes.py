@@ -1,0 +1,213 @@
+"""/datasets: tables that are uploaded, profiled, kept for a while."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import Annotated
+from urllib.parse import unquote
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import Path as PathOf
+from starlette.requests import ClientDisconnect
+
+from dnnflow.errors import NotFoundError
+from dnnflow.web.answers.request_parts import Key, TheServices, problems_of
+from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.contract.table_replies import (
+    ClassCount,
+    Column,
+    Dataset,
+    Datasets,
+    DatasetSummary,
+    LabelCheck,
+)
+from dnnflow.web.uploads.multipart import FileField
+from dnnflow.web.uploads.profile import ColumnProfile
+from dnnflow.web.uploads.uploads import Upload
+
+router = APIRouter(tags=["datasets"], responses=problems_of())
+
+MOST_NAME = 200
+RAW_TYPES = (
+    "text/csv", "application/gzip", "application/x-gzip", "application/zstd", "application/octet-stream",
+    "text/plain", "text/tab-separated-values",
+)  # fmt: skip
+"""What a table is sent as, besides multipart/form-data; what it is, its first bytes say."""
+
+UploadId = Annotated[str, PathOf(description="An upload's id.", max_length=64)]
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "a,b,species\n5.1,3.5,setosa\n7.0,3.2,versicolor\n",
+            },
+            "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+            "application/zstd": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
+        },
+    }
+}
+
+
+@router.post(
+    "/datasets",
+    operation_id="uploadDataset",
+    summary="Upload a table",
+    status_code=HTTPStatus.CREATED,
+    responses=problems_of(400, 403, 408, 409, 413, 415),
+    openapi_extra=BODY,
+)
+async def upload_dataset(
+    request: Request,
+    response: Response,
+    services: TheServices,
+    key: Key = None,
+    name: Annotated[str | None, Query(max_length=MOST_NAME, description="To show; else X-File-Name.")] = None,
+    x_file_name: Annotated[str | None, Header(max_length=3 * MOST_NAME, description="URL-encoded.")] = None,
+) -> Dataset:
+    """Take a CSV, plain or compressed, as it streams in; of a malformed one nothing remains."""
+    content_type = request.headers.get("content-type", "text/csv")
+    kind = content_type.partition(";")[0].strip().lower()
+    body: AsyncIterator[bytes] = request.stream()
+    shown = name or (unquote(x_file_name) if x_file_name else None)
+    if kind == "multipart/form-data":
+        field = FileField(content_type)
+        body = field.parts(body)
+        first = await anext(body, b"")  # the file's name is known then
+        body, shown = _with_first(first, body), shown or field.name
+    elif kind not in RAW_TYPES:
+        raise Refusal(
+            415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
+        )
+    try:
+        made = await services.uploads.receive(body, name=clean_name(shown), key=key)
+    except ClientDisconnect:
+        raise Refusal(400, "an upload must arrive whole, got one that was cut off; send it again") from None
+    response.headers["Location"] = f"/api/v1/datasets/{made.upload_id}"
+    return dataset_of(made)
+
+
+async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):  # type: ignore[type-var]
+        yield first
+        async for part in rest:
+            yield part
+
+
+def clean_name(name: str | None) -> str:
+    """Return a file's name to show: the last part of a path, printable, not long."""
+    last = (name or "").replace("\\", "/").rpartition("/")[2]
+    shown = "".join(sign for sign in last if sign.isprintable()).strip()
+    return shown[:MOST_NAME] or "table.csv"
+
+
+@router.get("/datasets", operation_id="listDatasets", summary="List uploads, newest first")
+def list_datasets(services: TheServices) -> Datasets:
+    """Return all uploads that are still kept."""
+    return Datasets(datasets=[summary_of(upload) for upload in services.uploads.all()])
+
+
+@router.get(
+    "/datasets/{upload_id}",
+    operation_id="getDataset",
+    summary="An upload with its profile",
+    responses=problems_of(404),
+)
+def get_dataset(upload_id: UploadId, services: TheServices) -> Dataset:
+    """Return an upload's columns and first rows."""
+    return dataset_of(services.uploads.get(upload_id))
+
+
+@router.delete(
+    "/datasets/{upload_id}",
+    operation_id="deleteDataset",
+    summary="Delete an upload",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=problems_of(403, 404),
+)
+def delete_dataset(upload_id: UploadId, services: TheServices) -> None:
+    """Forget an upload; studies keep their preprocessed table."""
+    services.uploads.delete(upload_id)
+
+
+@router.get(
+    "/datasets/{upload_id}/columns/{index}/label",
+    operation_id="checkLabel",
+    summary="Whether a column can be the label",
+    responses=problems_of(404),
+)
+def check_label(
+    upload_id: UploadId,
+    index: Annotated[int, PathOf(ge=0, lt=2**31, description="Place of the column, from 0.")],
+    services: TheServices,
+) -> LabelCheck:
+    """Return the classes of a column and their rows, or why it cannot be the label."""
+    columns = services.uploads.get(upload_id).profile.columns
+    if index >= len(columns):
+        raise NotFoundError(
+            f"a column must be one of {len(columns)}, counted from 0, got {index}; "
+            f"/api/v1/datasets/{upload_id} lists them"
+        )
+    return label_check(columns[index])
+
+
+def label_check(column: ColumnProfile) -> LabelCheck:
+    """Return whether a column can be the label; pages and API call this."""
+    return LabelCheck(
+        column=column.name,
+        usable=column.label_problem is None,
+        problem=column.label_problem,
+        missing=column.missing,
+        classes=[ClassCount(value=value, rows=rows) for value, rows in column.values],
+    )
+
+
+def summary_of(upload: Upload) -> DatasetSummary:
+    """Return an upload as a list shows it."""
+    return DatasetSummary(
+        upload_id=upload.upload_id,
+        source=f"upload:{upload.upload_id}",
+        name=upload.name,
+        size_bytes=upload.size_bytes,
+        text_bytes=upload.profile.text_bytes,
+        digest=upload.digest,
+        created_at=upload.created_at,
+        expires_at=upload.expires_at,
+        rows=upload.profile.rows,
+        columns=len(upload.profile.columns),
+    )
+
+
+def dataset_of(upload: Upload) -> Dataset:
+    """Return an upload with everything that is known of it."""
+    columns = [
+        Column(
+            index=index,
+            name=one.name,
+            kind=one.kind,  # type: ignore[arg-type]
+            missing=one.missing,
+            distinct=one.distinct,
+            histogram=list(one.histogram),
+            least=one.least,
+            most=one.most,
+            values=[ClassCount(value=value, rows=rows) for value, rows in one.values],
+            label_problem=one.label_problem,
+            feature_problem=one.feature_problem,
+        )
+        for index, one in enumerate(upload.profile.columns)
+    ]
+    summary = summary_of(upload).model_dump()
+    return Dataset(
+        **{**summary, "columns": columns},
+        first_rows=[list(row) for row in upload.profile.first_rows],
+        reading=dict(upload.profile.reading),
+    )

@@ -1,0 +1,213 @@
+"""What came of a study: trials, leaderboard, plots, failures, export, report, comparison."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from fastapi import Path as PathOf
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, HTMLResponse, Response
+
+from dnnflow.engines.records import TrialState
+from dnnflow.results.view.export import export_trials
+from dnnflow.results.view.overview import SORTS, TrialQuery, failure_kinds
+from dnnflow.web.answers.comparison import compare
+from dnnflow.web.answers.request_parts import (
+    Cursor,
+    DesignId,
+    StudyId,
+    TheResults,
+    TheServices,
+    TheViews,
+    decode_cursor,
+    problems_of,
+)
+from dnnflow.web.answers.trials import trial_detail, trial_page
+from dnnflow.web.contract.problems import FieldProblem, Refusal
+from dnnflow.web.contract.replies import (
+    Comparison,
+    Failure,
+    Failures,
+    Leaderboard,
+    Place,
+    PlotNames,
+    TrialDetail,
+    TrialPage,
+)
+from dnnflow.web.guard.security import REPORT_POLICY
+
+router = APIRouter(tags=["results"], responses=problems_of(404))
+
+MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+Sort = Literal[
+    "test_accuracy", "-test_accuracy", "train_accuracy", "-train_accuracy", "test_loss", "-test_loss",
+    "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
+    "learning_rate", "-learning_rate", "batch_size", "-batch_size", "epochs_run", "-epochs_run",
+    "started_at", "-started_at", "design_id", "-design_id",
+]  # fmt: skip
+
+
+@router.get("/studies/{study_id}/trials", operation_id="listTrials", summary="List trials")
+def list_trials(
+    study_id: StudyId,
+    views: TheViews,
+    services: TheServices,
+    state: TrialState | None = None,
+    min_accuracy: Annotated[float | None, Query(ge=0, le=1, description="On the test rows.")] = None,
+    depth: Annotated[int | None, Query(ge=0, lt=2**31, description="Hidden layers.")] = None,
+    error_type: Annotated[str | None, Query(max_length=200)] = None,
+    sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-test_accuracy",
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Cursor = None,
+) -> TrialPage:
+    """Return a page of a study's trials; those without a value of the sort's column stand last."""
+    column = sort.removeprefix("-")
+    query = TrialQuery(
+        state=state,
+        min_accuracy=min_accuracy,
+        depth=depth,
+        error_type=error_type,
+        sort=column if column in SORTS else "design_id",
+        descending=sort.startswith("-"),
+        after=_after(cursor, column) if cursor else None,
+        limit=limit,
+    )
+    return trial_page(services.store, views.stored(study_id).study_id, query)
+
+
+def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
+    """Return where a list goes on; the value's type is the column's."""
+    value, design_id = decode_cursor(cursor, (int, float, str, type(None)), str)
+    is_text = column in ("started_at", "design_id")
+    if is_text and isinstance(value, str):
+        return value, design_id
+    if not is_text and value in ("inf", "-inf"):
+        return float(value), design_id
+    if value is None or (not is_text and not isinstance(value, bool | str) and abs(value) < 2**63):
+        return value, design_id
+    message = (
+        f"a cursor is a next_cursor of this list with the same sort, got one of another: {cursor[:80]!r}"
+    )
+    raise Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
+
+
+@router.get(
+    "/studies/{study_id}/trials/{design_id}", operation_id="getTrial", summary="One trial, with everything"
+)
+def get_trial(study_id: StudyId, design_id: DesignId, views: TheViews, services: TheServices) -> TrialDetail:
+    """Return one design's training: its history, confusion counts, or its error with the traceback."""
+    return trial_detail(services.store, views.stored(study_id), design_id)
+
+
+@router.get("/studies/{study_id}/leaderboard", operation_id="getLeaderboard", summary="The best designs")
+def get_leaderboard(
+    study_id: StudyId, results: TheResults, limit: Annotated[int, Query(ge=1, le=100)] = 100
+) -> Leaderboard:
+    """Return the best designs, and how far their order can be trusted."""
+    view = results.view(study_id)
+    return Leaderboard(
+        places=[Place(**place.to_dict()) for place in view.leaderboard[:limit]],
+        noise=str(view.noise) if view.noise else None,
+        majority_rate=view.majority_rate,
+        test_rows=view.test_rows,
+    )
+
+
+@router.get("/studies/{study_id}/failures", operation_id="listFailures", summary="Failures by kind")
+def list_failures(study_id: StudyId, views: TheViews, services: TheServices) -> Failures:
+    """Return how often which error ended a training."""
+    kinds = failure_kinds(services.store, views.stored(study_id).study_id)
+    return Failures(
+        failures=[
+            Failure(type=kind, count=count, message=message, design_id=design_id)
+            for kind, count, message, design_id in kinds
+        ]
+    )
+
+
+@router.get("/studies/{study_id}/plots", operation_id="listPlots", summary="Names of the plots")
+def list_plots(study_id: StudyId, results: TheResults) -> PlotNames:
+    """Return which plots the study has numbers for."""
+    return PlotNames(plots=results.plot_names(study_id))
+
+
+@router.get(
+    "/studies/{study_id}/plots/{name}",
+    operation_id="getPlot",
+    summary="A plot as Bokeh JSON",
+    responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
+)
+def get_plot(
+    study_id: StudyId,
+    name: Annotated[str, PathOf(max_length=64, examples=["accuracy"], description="One of /plots.")],
+    results: TheResults,
+) -> Response:
+    """Return a plot for `Bokeh.embed.embed_item`."""
+    return Response(results.plot(study_id, name), media_type="application/json")
+
+
+@router.get(
+    "/studies/{study_id}/export",
+    operation_id="exportTrials",
+    summary="All trials as a file",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One row a trial.",
+            "content": {
+                "text/csv": {"schema": {"type": "string"}},
+                "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    },
+)
+def export(
+    study_id: StudyId, views: TheViews, services: TheServices, format: Literal["csv", "parquet"] = "csv"
+) -> FileResponse:
+    """Return all trials of a study as CSV or Parquet."""
+    record = views.stored(study_id)
+    handle, name = tempfile.mkstemp(prefix="dnnflow-export-", suffix=f".{format}")
+    os.close(handle)
+    path = Path(name)
+    try:
+        export_trials(services.store.frame(record.study_id), path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return FileResponse(
+        path,
+        media_type=MEDIA_TYPES[format],
+        filename=f"{record.study_id}.{format}",
+        background=BackgroundTask(path.unlink, missing_ok=True),
+    )
+
+
+@router.get(
+    "/studies/{study_id}/report",
+    operation_id="getReport",
+    summary="The report",
+    response_class=HTMLResponse,
+)
+def get_report(study_id: StudyId, results: TheResults, download: bool = False) -> HTMLResponse:
+    """Return the study's report as it stands now: one HTML file that needs no server."""
+    how = "attachment" if download else "inline"
+    return HTMLResponse(
+        results.report(study_id),
+        headers={
+            "Content-Security-Policy": REPORT_POLICY,
+            "Content-Disposition": f'{how}; filename="{study_id}.html"',
+        },
+    )
+
+
+@router.get("/compare", operation_id="compareStudies", summary="Two studies side by side")
+def compare_studies(
+    a: Annotated[str, Query(max_length=64, description="A study's id.")],
+    b: Annotated[str, Query(max_length=64, description="Another's.")],
+    views: TheViews,
+    results: TheResults,
+) -> Comparison:
+    """Return how two studies stand beside one another."""
+    return compare(views, results, a, b)

@@ -1,0 +1,69 @@
+"""The OpenAPI document: what FastAPI finds out, and what it cannot know."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+
+REFERENCE = "#/components/schemas/{model}"
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The server's token, where it has one."},
+    "session": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "dnnflow_session",
+        "description": "Of a browser that has logged in; changes carry its page's token in X-CSRF-Token.",
+    },
+}
+OPEN = ("/api/v1/health",)
+"""Paths that need no login."""
+
+
+def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Return a function that makes the document once."""
+    made: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not made:
+            made.update(_make(app))
+        return made
+
+    return openapi
+
+
+def _make(app: FastAPI) -> dict[str, Any]:
+    made = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    components = made.setdefault("components", {})
+    components["securitySchemes"] = SCHEMES
+    _, pipelines = models_json_schema(
+        [(Pipeline, "validation"), (TrainPipeline, "validation")], ref_template=REFERENCE
+    )
+    components["schemas"] = {**pipelines["$defs"], **components["schemas"]}
+    made["security"] = [{}, {"bearer": []}, {"session": []}]
+    for path, operations in made["paths"].items():
+        for operation in operations.values():
+            if path in OPEN:
+                operation["security"] = [{}]
+            _keep_problems(operation)
+    components["schemas"].pop("HTTPValidationError", None)
+    components["schemas"].pop("ValidationError", None)
+    return made
+
+
+def _keep_problems(operation: dict[str, Any]) -> None:
+    """Leave of a refusal only what is sent: FastAPI adds application/json to each."""
+    for status, response in operation["responses"].items():
+        content = response.get("content", {})
+        if status >= "400" and "application/problem+json" in content:
+            response["content"] = {"application/problem+json": content["application/problem+json"]}

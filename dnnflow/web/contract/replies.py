@@ -1,0 +1,374 @@
+"""What the server says, as types: the API's responses, and what pages show."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dnnflow.web.contract.problems import FieldProblem
+
+
+class Reply(BaseModel):
+    """Base of all replies: docstrings of fields are the OpenAPI document's descriptions."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, ser_json_inf_nan="null")
+
+
+StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
+
+
+class Best(Reply):
+    """The best design so far."""
+
+    accuracy: float
+    """On the test rows, 0 to 1."""
+    design_id: str
+    design: str
+    """In words."""
+
+
+class DatasetFacts(Reply):
+    """The table of a study."""
+
+    rows: int
+    """Used rows: to train and to test."""
+    train_rows: int
+    test_rows: int
+    features: int
+    classes: int
+    label: str
+    classes_names: list[str]
+
+
+class CellGrid(Reply):
+    """Completed trials counted by hidden layers (columns) and a measure (rows)."""
+
+    first_depth: int
+    """Hidden layers of the first column."""
+    depth_width: int
+    """Hidden layers that a column spans."""
+    low: float
+    """Lower edge of the first row."""
+    height: float
+    """What a row spans."""
+    cells: list[tuple[int, int, int]]
+    """(column, row, trials) of each cell that holds a trial; at most 40 columns and rows."""
+    is_cut: bool = False
+    """Whether the last row also holds trials far above it."""
+
+
+class Live(Reply):
+    """What is drawn while a study runs."""
+
+    accuracy: CellGrid | None
+    time: CellGrid | None
+    """Training seconds."""
+
+
+class StudySummary(Reply):
+    """Where a study stands, as a list shows it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    kind: Literal["study", "train"] = "study"
+    """`train` is a parallel training: its page and resource is /runs/{study_id}."""
+    name: str
+    state: StateName
+    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    total: int | None
+    """Designs; null before they are drawn."""
+    completed: int
+    failed: int
+    """Failed or lost with their worker."""
+    best_accuracy: float | None
+    created_at: str
+    """UTC, ISO 8601."""
+    updated_at: str
+
+
+class StudyStatus(Reply):
+    """Where a study stands, with everything that its page shows while it runs."""
+
+    study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    name: str
+    state: StateName
+    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    stage: str | None
+    """What is done now, in words, where that is known."""
+    queue_place: int | None
+    """Jobs before it, while it is queued."""
+    total: int | None
+    """Designs; null before they are drawn."""
+    completed: int
+    failed: int
+    """Failed or lost with their worker."""
+    missing: int | None
+    """Designs without a trial."""
+    rate: float | None
+    """Trials a second, lately; null where nothing is trained now."""
+    eta_s: float | None
+    best: Best | None
+    elapsed_s: float | None
+    """Since it was begun, to now or its last change."""
+    training_s: float
+    """Training seconds of all trials, summed."""
+    wanted: Literal["run", "pause", "cancel"]
+    """What a person wants it to do; its driver obeys within a second."""
+    dashboard: str | None
+    """Page of the Dask cluster."""
+    run_url: str | None
+    """Page of the Prefect run."""
+    error: str | None
+    """Why it failed: rule, value, remedy."""
+    created_at: str
+    updated_at: str
+    dataset: DatasetFacts | None
+    live: Live | None
+
+
+class Page(Reply):
+    """Base of lists that go on."""
+
+    next_cursor: str | None
+    """`cursor` of the next page; null on the last."""
+
+
+class StudyPage(Page):
+    """Studies, the newest first."""
+
+    studies: list[StudySummary]
+
+
+class TrialRow(Reply):
+    """One design's training, as a list shows it."""
+
+    design_id: str
+    design: str
+    """In words."""
+    state: Literal["completed", "failed", "lost"]
+    test_accuracy: float | None
+    test_loss: float | None
+    train_accuracy: float | None
+    train_loss: float | None
+    validation_accuracy: float | None
+    validation_loss: float | None
+    training_s: float | None
+    amortised: bool
+    """Whether `training_s` is a share of the time of a stack of designs."""
+    total_s: float | None
+    queue_s: float | None
+    depth: int | None
+    """Hidden layers."""
+    units: int | None
+    activation: str | None
+    dropout: float | None
+    optimizer: str
+    learning_rate: float | None
+    batch_size: int
+    epochs: int
+    epochs_run: int
+    parameters: int | None
+    flops: int | None
+    seed: int
+    engine: str
+    device: str
+    worker: str
+    started_at: str
+    error_type: str | None
+    error_message: str | None
+
+
+class TrialPage(Page):
+    """Trials of a study."""
+
+    trials: list[TrialRow]
+    matching: int
+    """Trials that the filters leave, on all pages."""
+
+
+class TrialDetail(TrialRow):
+    """Everything that is known of one design's training."""
+
+    description: dict[str, Any]
+    """The design as plain data, as `space.explicit` takes it."""
+    history: dict[str, list[float | None]]
+    """Per epoch: `loss`, `accuracy`, and `val_…` where there is a validation part."""
+    confusion: list[list[int]]
+    """Test rows, [true class][predicted class]."""
+    class_names: list[str]
+    error_traceback: str | None
+
+
+class Failure(Reply):
+    """Trials that failed with the same type of error."""
+
+    type: str
+    count: int
+    message: str
+    """One of their messages."""
+    design_id: str
+    """One of the designs."""
+
+
+class Failures(Reply):
+    """Failures of a study, the most frequent first."""
+
+    failures: list[Failure]
+
+
+class Health(Reply):
+    """Whether the server can work."""
+
+    status: Literal["ok", "degraded"]
+    store: Literal["reachable", "unreachable"]
+    launcher: str
+    """What runs the jobs, in words."""
+    version: str
+
+
+class Created(Reply):
+    """A job that was handed over."""
+
+    study_id: str
+    """Its page is /studies/{study_id} from now on."""
+    name: str
+    state: StateName
+    url: str
+    """Path of its page."""
+
+
+class Place(Reply):
+    """A design's place on the leaderboard."""
+
+    rank: int
+    """1 is the best."""
+    design_id: str
+    design: str
+    """In words."""
+    test_accuracy: float
+    low: float
+    """Lower end of the Wilson 95 % interval of `test_accuracy`."""
+    high: float
+    """Upper end of it."""
+    within_noise: bool
+    """Whether its accuracy cannot be told from the first's."""
+    train_accuracy: float | None
+    test_loss: float | None
+    depth: int | None
+    """Hidden layers."""
+    parameters: int | None
+    flops: int | None
+    epochs_run: int
+    training_s: float
+
+
+class Leaderboard(Reply):
+    """The best designs of a study."""
+
+    places: list[Place]
+    noise: str | None
+    """How far the first place can be trusted, in words."""
+    majority_rate: float | None
+    """Accuracy of always guessing the largest class."""
+    test_rows: int
+
+
+class PlotNames(Reply):
+    """Plots that a study has numbers for."""
+
+    plots: list[str]
+
+
+class Compared(Reply):
+    """One of two studies that are compared."""
+
+    status: StudyStatus
+    places: list[Place]
+    """The ten best."""
+    median_accuracy: float | None
+    median_training_s: float | None
+    test_rows: int
+    majority_rate: float | None
+
+
+class Difference(Reply):
+    """Where two pipelines differ."""
+
+    where: str
+    """Dotted path."""
+    a: Any
+    b: Any
+
+
+class Comparison(Reply):
+    """Two studies side by side."""
+
+    a: Compared
+    b: Compared
+    same_table: bool
+    """Whether they were trained and tested on the same rows: only then are accuracies comparable."""
+    best_difference: float | None
+    """Best accuracy of b less that of a."""
+    within_noise: bool | None
+    """Whether the two best cannot be told apart on so many test rows."""
+    pipeline: list[Difference]
+    """Where their pipelines differ."""
+
+
+class RunStatus(Reply):
+    """Where a parallel training stands."""
+
+    run_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    name: str
+    state: Literal["queued", "running", "finished", "failed", "cancelled"]
+    stage: str | None
+    """What is done now, in words, where that is known."""
+    queue_place: int | None
+    progress: dict[str, Any] | None
+    """Samples, total, rate, loss, measures, replicas."""
+    outcome: dict[str, Any] | None
+    """Of a finished training: the last row of its history."""
+    has_report: bool
+    has_model: bool
+    error: str | None
+    """Why it failed: rule, value, remedy."""
+    dashboard: str | None
+    run_url: str | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+
+
+class RunPage(Page):
+    """Parallel trainings, the newest first."""
+
+    runs: list[RunStatus]
+
+
+class Spread(Reply):
+    """How a number spreads over designs."""
+
+    least: float
+    median: float
+    most: float
+
+
+class Estimate(Reply):
+    """What a pipeline would train, as far as that can be told before."""
+
+    valid: bool
+    designs: int | None
+    """Different designs; null for an invalid pipeline."""
+    sampled: int
+    """Designs that the other numbers are taken from."""
+    features: int | None
+    """Network inputs, after one-hot encoding."""
+    classes: int | None
+    parameters: Spread | None
+    """Weights of a design."""
+    processor_s: float | None
+    """Seconds for all designs, roughly: what else the workers do, and which they are, is not known."""
+    seconds_s: float | None
+    """The same on all of this machine's cores."""
+    problems: list[FieldProblem]
+    """What is wrong; `valid` says whether anything is."""

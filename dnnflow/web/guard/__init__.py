@@ -1,0 +1,1 @@
+"""Decide who gets in: host, origin, rate, login, size of a body."""

@@ -1,0 +1,1 @@
+"""Route page requests to answers, and make HTML of them."""

@@ -1,0 +1,187 @@
+"""Pages of what came of a study: trials, what the parameters did, one trial, predictions, two compared."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from dnnflow.engines.records import TrialState
+from dnnflow.results.view.depth import timing
+from dnnflow.results.view.overview import SORTS, TrialQuery
+from dnnflow.show.study_report import MARGINAL_FIGURES, NAMES
+from dnnflow.show.study_tables import confusion
+from dnnflow.web.answers import comparison
+from dnnflow.web.answers.model_files import saved_models
+from dnnflow.web.answers.request_parts import (
+    DesignId,
+    StudyId,
+    TheResults,
+    TheServices,
+    TheViews,
+    decode_cursor,
+)
+from dnnflow.web.answers.sketches import sketch
+from dnnflow.web.answers.trials import trial_detail, trial_page
+from dnnflow.web.answers.views import Views
+from dnnflow.web.pages.rendering import fragment, page
+
+PLACES = 50
+"""Trials of one page of the list."""
+MOST_CLASSES = 30
+"""A larger confusion matrix is not shown as a table."""
+COLUMNS = {
+    "test_accuracy": "test accuracy", "train_accuracy": "training accuracy", "test_loss": "test loss",
+    "training_s": "training, s", "depth": "hidden layers", "units": "units", "activation": "activation",
+    "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate",
+    "batch_size": "batch size", "epochs_run": "epochs", "parameters": "weights", "seed": "seed",
+    "engine": "engine", "state": "state", "error_type": "error",
+}  # fmt: skip
+"""Columns of the list of trials, and their names in words."""
+SHOWN = ("test_accuracy", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
+"""Columns that are shown where nobody has chosen."""
+TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
+PLOTS = {
+    "accuracy": "Accuracy against hidden layers", "time": "Training time against hidden layers",
+    "parameters": "Accuracy against weights", "flops": "Accuracy against FLOPs",
+    "curves-accuracy": "Learning curves of the best: accuracy",
+    "curves-loss": "Learning curves of the best: loss",
+    "confusion": "Confusion of the best design", "spectrum": "Spectrum of accuracy over depth (FFT)",
+}  # fmt: skip
+"""Plots of the results page in order, and their titles."""
+
+router = APIRouter()
+
+
+@router.get("/studies/{study_id}/results")
+def show_results(
+    request: Request,
+    study_id: StudyId,
+    services: TheServices,
+    views: TheViews,
+    state: Annotated[str, Query(pattern="^(completed|failed|lost|all)$")] = "completed",
+    min_accuracy: Annotated[str, Query(max_length=20)] = "",
+    depth: Annotated[str, Query(max_length=20)] = "",
+    sort: Annotated[str, Query(max_length=40)] = "-test_accuracy",
+    after: Annotated[str | None, Query(max_length=400)] = None,
+    column: Annotated[list[str], Query(max_length=40)] = [],  # noqa: B006
+) -> Response:
+    """Show a study's trials, as filtered and sorted."""
+    status = views.status(study_id, live=False)
+    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "test_accuracy"
+    query = TrialQuery(
+        state=None if state == "all" else TrialState(state),
+        min_accuracy=_number(min_accuracy),
+        depth=None if _number(depth) is None else int(_number(depth) or 0),
+        sort=column_name,
+        descending=sort.startswith("-"),
+        limit=PLACES,
+    )
+    if after:
+        value, design_id = decode_cursor(after, (float, int, str, type(None)), str)
+        query = replace(query, after=(value, design_id))
+    trials = trial_page(services.store, study_id, query)
+    shown = [name for name in COLUMNS if name in column] or list(SHOWN)
+    return page(
+        request, "results.html", title=f"Results of {status.name}", place="studies", status=status,
+        trials=trials, query=query, state=state, sort=sort, min_accuracy=min_accuracy, depth=depth,
+        columns=COLUMNS, shown=shown,
+        sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
+        saving=_is_saving(views, study_id), is_first=after is None,
+        link=_Links(request),
+    )  # fmt: skip
+
+
+class _Links:
+    """Addresses of the same page with other choices."""
+
+    def __init__(self, request: Request) -> None:
+        self._url = request.url
+
+    def __call__(self, **choices: Any) -> str:
+        url = self._url.remove_query_params(["after"]).include_query_params(**choices)
+        return f"{url.path}?{url.query}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if abs(number) < 1e9 else None
+
+
+def _is_saving(views: Views, study_id: str) -> bool:
+    """Whether a study's job still runs, which saves its models after the last trial."""
+    launch = views.launch(study_id)
+    return launch is not None and not launch.state.has_ended
+
+
+@router.get("/studies/{study_id}/analysis")
+def show_analysis(study_id: StudyId, results: TheResults) -> Response:
+    """Show what the parameters did, and the plots that there are numbers for; a part of the results page."""
+    view, names = results.view(study_id), results.plot_names(study_id)
+    marginals = [
+        (NAMES.get(one.parameter, one.parameter), one, max(one.groups, key=lambda group: group.mean))
+        for one in view.marginals
+    ]
+    shown = [(f"marginal-{place}", f"Accuracy by {name}") for place, (name, *_) in enumerate(marginals)]
+    return fragment(
+        "analysis.html", view=view, marginals=marginals, timing=timing, confusion=confusion(view),
+        plots=[(name, title) for name, title in PLOTS.items() if name in names], study_id=study_id,
+        marginal_plots=[one for one in shown[:MARGINAL_FIGURES] if one[0] in names],
+    )  # fmt: skip
+
+
+@router.get("/studies/{study_id}/trials/{design_id}")
+def show_trial(
+    request: Request, study_id: StudyId, design_id: DesignId, services: TheServices, views: TheViews
+) -> Response:
+    """Show everything that is known of one design's training."""
+    record = views.stored(study_id)
+    trial = trial_detail(services.store, record, design_id)
+    measures = {
+        name: sketch({key: trial.history.get(key, []) for key in (name, f"val_{name}")})
+        for name in ("accuracy", "loss")
+    }
+    facts = [
+        (words, getattr(trial, name)) for name, words in COLUMNS.items() if getattr(trial, name) is not None
+    ]
+    return page(
+        request, "trial.html", title=trial.design, place="studies", record=record, trial=trial, facts=facts,
+        measures={name: lines for name, lines in measures.items() if lines}, most_classes=MOST_CLASSES,
+    )  # fmt: skip
+
+
+@router.get("/studies/{study_id}/predict")
+def ask_for_rows(request: Request, study_id: StudyId, services: TheServices, views: TheViews) -> Response:
+    """Ask for rows that a model of this study is to predict."""
+    status = views.status(study_id, live=False)
+    limits = services.config.limits
+    return page(
+        request, "predict.html", title=f"Predict with {status.name}", place="studies", status=status,
+        models=saved_models(services.settings.workspace, study_id),
+        saving=_is_saving(views, study_id), most_rows=limits.predict_rows,
+    )  # fmt: skip
+
+
+@router.get("/compare")
+def compare(
+    request: Request,
+    views: TheViews,
+    results: TheResults,
+    study: Annotated[list[str], Query(max_length=64)] = [],  # noqa: B006
+    a: Annotated[str, Query(max_length=64)] = "",
+    b: Annotated[str, Query(max_length=64)] = "",
+) -> Response:
+    """Show two studies side by side."""
+    asked = [one for one in ([a, b] if a or b else study) if one]
+    message = "" if len(asked) in (0, 2) else f"two studies are compared, got {len(asked)}; mark two"
+    compared = comparison.compare(views, results, asked[0], asked[1]) if len(asked) == 2 else None
+    statuses = [views.status(one) for one in asked] if compared else []
+    known = [one for one in views.summaries(limit=200) if one.kind == "study"]
+    return page(
+        request, "compare.html", title="Compare", place="compare", known=known, asked=[*asked, "", ""][:2],
+        compared=compared, statuses=statuses, message=message,
+        grids=[one.model_dump(mode="json")["live"] for one in statuses],
+    )  # fmt: skip

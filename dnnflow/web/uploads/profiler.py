@@ -1,0 +1,322 @@
+"""Check and profile one upload while it is received: `python -m dnnflow.web.uploads.profiler`.
+
+It is told on standard input how many bytes of the file are written (a number a line, then `end`), and says on
+standard output how many it has read; last comes the profile, or what is wrong with the table. When its input
+ends before `end`, the server is gone or has given up, and it ends too.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dnnflow.errors import DataError, LimitError
+from dnnflow.table.columns.kinds import Kind, check_columns
+from dnnflow.table.columns.recipe import Source
+from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in
+from dnnflow.table.text.inference import (
+    ColumnFacts,
+    Place,
+    Plan,
+    decide,
+    fault,
+    first_plan,
+    merge_facts,
+    parse_block,
+)
+from dnnflow.table.text.source_text import Cutter
+from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.uploads.profile import ColumnProfile, Profile
+from dnnflow.web.uploads.profiler_columns import NumberCounts, TextCounts
+from dnnflow.web.uploads.profiler_text import GrowingFile, TextReader
+
+BLOCK_BYTES = 4 << 20
+"""Text that is parsed at a time: what may be left to do when the last byte is there."""
+
+_COLUMN_BYTES = 8 << 10
+_WIDE_BLOCK_BYTES = 32 << 20
+_SAMPLE_BYTES = 1 << 16
+_FIRST_ROWS = 10
+_SHOWN = 1000
+_REPORT_S = 0.02
+
+
+class _Everything(Plan):
+    """A plan for a table whose label is not chosen yet: all columns are features."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns to parse as text."""
+        return tuple(name for name in self.features if name in self.text)
+
+    def types(self) -> dict[str, Any]:
+        """Return the type of each column."""
+        types = super().types()
+        del types[self.label]
+        return types
+
+
+@dataclass
+class _Pass:
+    """What was gathered in one pass over the text."""
+
+    plan: Plan
+    block_bytes: int
+    facts: dict[str, ColumnFacts]
+    numbers: dict[str, NumberCounts]
+    texts: dict[str, TextCounts]
+    examples: tuple[tuple[str, ...], ...] = ()
+    rows: int = 0
+    first_rows: list[int] = field(default_factory=list)
+    """Rows before each block."""
+
+    @classmethod
+    def begin(cls, plan: Plan, block_bytes: int, head: Block) -> "_Pass":
+        facts = {name: ColumnFacts() for name in plan.features}
+        numbers = {name: NumberCounts() for name in plan.numbers}
+        texts = {name: TextCounts() for name in plan.texts}
+        return cls(plan, block_bytes, facts, numbers, texts, _examples(head.read(), plan.dialect))
+
+    def add(self, block: Block) -> None:
+        """Check and count a block's rows.
+
+        Raises
+        ------
+        RowError
+        """
+        self.first_rows.append(self.rows)
+        facts = parse_block(block, self.plan, None)
+        if facts.error:
+            raise RowError(*facts.error)
+        merge_facts(self.facts, facts, self.plan)
+        if (kept := facts.kept) is not None:
+            for name, counted in self.numbers.items():
+                counted.add(kept.number(name))
+            for name, texts in self.texts.items():
+                texts.add(kept.text(name))
+        self.rows += facts.rows
+
+
+def profile_file(file: GrowingFile, name: str, limits: UploadLimits, *, quick: bool = True) -> Profile:
+    """Check every row of a table and profile its columns.
+
+    Parameters
+    ----------
+    file
+        The table as it was sent; it may still grow.
+    name
+        For messages.
+    limits
+        More is refused.
+    quick
+        Whether a table that is longer than its head may be parsed by the quick reader.
+
+    Raises
+    ------
+    DataError
+        If no dataset can be made of it.
+    LimitError
+        If it is larger than allowed.
+    """
+    source = Source(url=name)
+    try:
+        return _profile_as(file, source, limits, None, quick)
+    except UnicodeDecodeError:
+        return _profile_as(file, source, limits, "latin-1", quick)
+
+
+def _profile_as(
+    file: GrowingFile, source: Source, limits: UploadLimits, encoding: str | None, quick: bool
+) -> Profile:
+    table = _Sent(file, source, limits, encoding, quick)
+    found, profile = table.read(frozenset())
+    mixed = {n for n in found.numbers if found.facts[n].first_text is not None}
+    if mixed:  # text among numbers was not counted: once more, with these columns as text
+        found, profile = table.read(found.plan.text | mixed)
+    return replace(profile, columns=tuple(table.columns(found)))
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A table as it was sent, read anew in each pass."""
+
+    file: GrowingFile
+    source: Source
+    limits: UploadLimits
+    encoding: str | None
+    quick: bool
+
+    def read(self, texts: frozenset[str]) -> tuple[_Pass, Profile]:
+        """Check and count all rows, with these columns as text; the profile has no columns yet."""
+        found: _Pass | None = None
+        with closing(TextReader(self.file, self.source, self.limits)) as reader:
+            dialect, start = reader.open(self.encoding)
+            block_bytes = self._block_bytes(dialect)
+            with ThreadPoolExecutor(1, thread_name_prefix="dnnflow-read") as pool:
+                for block in _ahead(pool, self.file, reader.blocks(start, block_bytes)):
+                    try:
+                        if found is None:
+                            quick = self.quick and not reader.is_short
+                            found = _Pass.begin(_plan(block, dialect, texts, quick), block_bytes, block)
+                        found.add(block)
+                    except RowError as error:
+                        before, place = found.rows if found else 0, Place(block.index, error.row, "")
+                        where = self.where(block_bytes, before, place)
+                        raise DataError(f"{where} {error.reason}") from None
+                    if found.rows > self.limits.rows:
+                        raise LimitError(
+                            f"a table may have at most {self.limits.rows} rows, got more; send fewer rows"
+                        )
+        if found is None or not found.rows:
+            raise DataError(
+                "a table needs rows, got a header only; give a CSV with data, or say it has no header"
+            )
+        reading = {
+            "delimiter": dialect.delimiter,
+            "quote": dialect.quote,
+            "encoding": reader.encoding,
+            "header": dialect.header,
+        }
+        return found, Profile(found.rows, reader.text_bytes, (), found.examples, reading)
+
+    def _block_bytes(self, dialect: Dialect) -> int:
+        width = len(dialect.columns)
+        if width > self.limits.columns:
+            raise LimitError(
+                f"a table may have at most {self.limits.columns} columns, got {width}; leave some out"
+            )
+        check_columns(dialect.columns, dialect.columns[0], {})
+        return min(max(BLOCK_BYTES, _COLUMN_BYTES * width), _WIDE_BLOCK_BYTES)
+
+    def where(self, block_bytes: int, rows_before: int, place: Place) -> str:
+        """Return row and line of a place, in words; this reads the text up to there once more."""
+        with closing(TextReader(self.file, self.source, self.limits)) as reader:
+            dialect, start = reader.open(self.encoding)
+            line = 1 + reader.lines_before(start)
+            for block in reader.blocks(start, block_bytes):
+                if block.index == place.block:
+                    line += line_in(block.read(), dialect, place.row) - 1
+                    break
+                line += block.read().count(b"\n")
+        return f"row {rows_before + place.row} (line {line})"
+
+    def columns(self, found: _Pass) -> Iterator[ColumnProfile]:
+        """Yield the profiles of all columns.
+
+        Raises
+        ------
+        DataError
+            If a value breaks a rule in a column that cannot be the label either, or no column is of use.
+        """
+        useful = 0
+        for name, facts in found.facts.items():
+            kind = decide(facts, forced_text=False)
+            counts = found.numbers.get(name) or found.texts[name]
+            profile = counts.profile(name, kind, found.rows, facts)
+            place, reason = fault(name, kind, facts, forced_text=False)
+            if place is not None:
+                where = self.where(found.block_bytes, found.first_rows[place.block], place)
+                reason = f"{where}, {reason}"
+                if profile.label_problem is not None:
+                    raise DataError(reason)
+            useful += kind is not Kind.EMPTY
+            yield replace(profile, feature_problem=reason or None)
+        if useful < 2:
+            name = next(iter(found.facts))
+            raise DataError(
+                f"a table needs a feature column with values, got none besides the label {name!r}; "
+                "check delimiter and drop"
+            )
+
+
+def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> Plan:
+    """Plan by the first records, as the intake does."""
+    draft = _Everything(dialect, "", dialect.columns, texts, (), quick)
+    cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
+    cutter.feed(head.read())
+    end = min([*cutter.cuts, head.end])
+    return first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
+
+
+def _ahead(pool: ThreadPoolExecutor, file: GrowingFile, blocks: Iterator[Block]) -> Iterator[Block]:
+    """Yield blocks while a thread reads the next one."""
+    coming = pool.submit(next, blocks, None)
+    try:
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+    finally:
+        if not coming.done():
+            file.finish()  # nobody wants what may come: the thread must not wait for it
+
+
+def _examples(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:
+    """Return the first rows as they are written; long values are cut."""
+    lines = io.TextIOWrapper(io.BytesIO(head), "utf-8", "replace", newline="")  # decodes as far as it is read
+    quoting = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
+    rows = csv.reader(lines, delimiter=dialect.delimiter, **quoting)
+    try:
+        first = [*islice((row for row in rows if row), _FIRST_ROWS)]
+    except csv.Error:  # a value longer than that parser takes
+        return ()
+    return tuple(tuple(value[:_SHOWN] for value in row) for row in first)
+
+
+def _follow(told: Iterable[str], file: GrowingFile) -> None:
+    """Hear how the file grows; end this process when the server is gone."""
+    for line in told:
+        if line.strip() == "end":
+            file.finish()
+            return
+        file.grow(int(line))
+    os._exit(1)
+
+
+def _report(file: GrowingFile, done: threading.Event) -> None:
+    """Say how much was read, whenever that has changed."""
+    last = 0
+    while not done.wait(_REPORT_S):
+        if (now := file.tell()) != last:
+            _say({"read": now})
+            last = now
+
+
+def _say(message: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Profile the file named by the first argument, within the limits of the second."""
+    path, name, limits = Path(sys.argv[1]), sys.argv[2], UploadLimits(**json.loads(sys.argv[3]))
+    file = GrowingFile(path)
+    done = threading.Event()
+    threading.Thread(target=_follow, args=(sys.stdin, file), daemon=True).start()
+    reporting = threading.Thread(target=_report, args=(file, done))
+    reporting.start()
+    answer: dict[str, Any]
+    try:
+        answer = {"profile": profile_file(file, name, limits).to_dict()}
+    except LimitError as error:
+        answer = {"limit": str(error)}
+    except DataError as error:
+        answer = {"error": str(error)}
+    finally:
+        done.set()
+        reporting.join()
+    _say(answer)
+    sys.stdout.flush()
+    os._exit(0)  # the thread that follows may still wait for input
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The command line: one line for an error, an exit code for a script, JSON for a machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dnnflow.cli import main as cli
+from dnnflow.errors import PipelineError
+from tests.conftest import PIPELINES
+
+IRIS = str(PIPELINES / "iris.yaml")
+QUICK = ["--set", "executor.kind=in-process", "--set", "designs=2", "--set", "space.epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def call(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Call the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("DNNFLOW_HOME", str(home))
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["dnnflow", *arguments])
+        code = cli.guarded(cli.app, debug=False)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def study_id(call) -> str:
+    """A study of two designs; made once, found again afterwards."""
+    code, out, err = call("run", IRIS, *QUICK, "--json")
+    assert code == 0, err
+    return json.loads(out)["study_id"]
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    shown = CliRunner().invoke(cli.app, ["--help"]).output
+    for word in (
+        "run",
+        "validate",
+        "schema",
+        "ingest",
+        "studies",
+        "show",
+        "export",
+        "report",
+        "predict",
+        "130",
+    ):
+        assert word in shown
+
+
+def test_run_prints_leaderboard_study_and_report(call, study_id: str) -> None:
+    code, out, err = call("run", IRIS, *QUICK)
+    assert code == 0, err
+    assert study_id in out
+    assert "report.html" in out
+    assert "accuracy" in out
+
+
+def test_run_tells_each_stage(call) -> None:
+    code, _, err = call("run", IRIS, *QUICK, "--new")
+    assert code == 0
+    assert [line.split()[0] for line in err.splitlines() if not line.startswith(" ")] == [
+        "upload", "preprocess", "train", "aggregate", "report",
+    ]  # fmt: skip
+    assert "2 of 2 designs" in err
+
+
+def test_validate_exits_with_2_and_names_the_line(call, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("dataset:\n  source: a.csv\n  lable: b\ndesigns: 3\n")
+    code, out, _ = call("validate", str(file))
+    assert code == 2
+    assert f"{file}:3: dataset.lable: unknown key" in out
+    code, out, _ = call("validate", str(file), "--json")
+    assert code == 2
+    assert sorted(problem["line"] for problem in json.loads(out)) == [1, 3]
+
+
+def test_validate_accepts_what_is_shipped(call) -> None:
+    assert call("validate", IRIS)[0] == 0
+
+
+def test_schema_is_json(call) -> None:
+    code, out, _ = call("schema")
+    assert code == 0
+    assert json.loads(out)["title"] == "Pipeline"
+
+
+def test_an_error_is_one_line_with_its_exit_code(call) -> None:
+    code, out, err = call("run", IRIS, "--set", "dataset.label=specis")
+    assert code == 3
+    assert out == ""
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("dnnflow: error: ")
+    assert "specis" in last
+    assert "species" in last
+    assert "Traceback" not in err
+
+
+def test_a_broken_override_is_one_line(call) -> None:
+    for command in ("run", "validate"):
+        code, _, err = call(command, IRIS, "--set", "designs=[")
+        assert code == 2
+        assert err.startswith("dnnflow: error: the value of an override must be YAML, got 'designs=['")
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_debug_shows_the_traceback_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    arguments = ["run", "no-such.yaml", "--json"]
+    arguments.insert(place, "--debug")
+    monkeypatch.setattr("sys.argv", ["dnnflow", *arguments])
+    with pytest.raises(PipelineError, match=r"no-such\.yaml"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["show", "no-such-study"],
+        ["report", "no-such-study"],
+        ["export", "no-such-study", "--out", "/nowhere/a.csv"],
+    ],
+)
+def test_an_unknown_study_exits_with_4(call, command: list[str]) -> None:
+    assert call(*command)[0] == 4
+
+
+def test_studies_lists_the_study(call, study_id: str) -> None:
+    code, out, _ = call("studies", "--json")
+    assert code == 0
+    listed = {entry["study_id"]: entry for entry in json.loads(out)}
+    assert listed[study_id]["trials"]["completed"] == 2
+    assert listed[study_id]["state"] == "finished"
+    assert study_id in call("studies")[1]
+
+
+def test_show_gives_the_leaderboard(call, study_id: str) -> None:
+    code, out, _ = call("show", study_id, "--json")
+    assert code == 0
+    assert [row["rank"] for row in json.loads(out)["leaderboard"]] == [1, 2]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_export_writes_every_trial(call, study_id: str, tmp_path: Path, suffix: str) -> None:
+    import pandas as pd
+
+    out = tmp_path / f"trials{suffix}"
+    assert call("export", study_id, "--out", str(out))[0] == 0
+    frame = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert len(frame) == 2
+    assert frame["test_accuracy"].between(0, 1).all()
+
+
+def test_report_is_written_anew(call, study_id: str, tmp_path: Path) -> None:
+    out = tmp_path / "r.html"
+    assert call("report", study_id, "--out", str(out))[0] == 0
+    assert study_id in out.read_text()
+
+
+def test_a_study_without_any_completed_design_exits_with_6_and_says_why(call) -> None:
+    code, out, err = call("run", IRIS, *QUICK, "--set", "training.time_limit_s=0.000001")
+    assert code == 6
+    assert "failed  2 x TimeLimitError" in out
+    assert "a study needs a design that completes, got 2 failures of TimeLimitError" in err
+    assert "--failed" in err
+
+
+def test_predict_gives_a_class_for_each_raw_row(call, study_id: str, home: Path, tmp_path: Path) -> None:
+    model = home / "studies" / study_id / "models" / "best-1.keras"
+    rows = tmp_path / "rows.csv"
+    lines = (PIPELINES / "data" / "iris.csv").read_text().splitlines()
+    rows.write_text("\n".join(lines[:4]) + "\n")
+    code, out, err = call("predict", str(model), str(rows), "--json")
+    assert code == 0, err
+    predictions = json.loads(out)
+    assert len(predictions) == 3
+    for row in predictions:
+        probabilities = [value for name, value in row.items() if name.startswith("probability of ")]
+        assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
+        assert row["prediction"] in {name.removeprefix("probability of ") for name in row}
+
+
+def test_predict_without_a_feature_column_names_it(call, study_id: str, home: Path, tmp_path: Path) -> None:
+    model = home / "studies" / study_id / "models" / "best-1.keras"
+    rows = tmp_path / "rows.csv"
+    rows.write_text("sepal_length\n5.1\n")
+    code, _, err = call("predict", str(model), str(rows))
+    assert code == 3
+    assert "column" in err
+
+
+@pytest.fixture
+def headerless(call, home: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A model of a table that has no header and odd delimiters, and lines of that table without labels."""
+    lines = (PIPELINES / "data" / "iris.csv").read_text().replace(",", "|").splitlines()
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(lines[1:]) + "\n")
+    over = [f"dataset.source={table}", "dataset.label=column_5", "dataset.header=false"]
+    options = [option for text in over for option in ("--set", text)]
+    code, out, err = call("run", IRIS, *QUICK, *options, "--json")
+    assert code == 0, err
+    models = home / "studies" / json.loads(out)["study_id"] / "models"
+    return models / "best-1.keras", [line.rpartition("|")[0] for line in lines[1:4]]
+
+
+def test_predict_reads_rows_as_the_table_of_the_training(call, headerless, tmp_path: Path) -> None:
+    model, lines = headerless
+    rows = tmp_path / "rows.csv"
+    rows.write_text(lines[0] + "\n")  # one row: no other tells what delimiter it has
+    code, out, err = call("predict", str(model), str(rows), "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == 1
+
+
+def test_predict_reads_rows_that_are_written_otherwise(call, headerless, tmp_path: Path) -> None:
+    model, lines = headerless
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join(["column_1|column_2|column_3|column_4", *lines]).replace("|", ";") + "\n")
+    code, out, err = call("predict", str(model), str(rows), "--delimiter", ";", "--header", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)) == 3
+
+
+def test_predict_refuses_a_file_that_is_no_model(call, tmp_path: Path) -> None:
+    code, _, err = call("predict", IRIS, IRIS)
+    assert code == 3
+    assert "a model must be a .keras file that a study saved" in err
+
+
+def test_ingest_prints_what_the_dataset_holds(call, tmp_path: Path) -> None:
+    source = str(PIPELINES / "data" / "iris.csv")
+    code, out, err = call("ingest", source, "--label", "species", "--out", str(tmp_path / "sets"), "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert Path(told["path"]).parent == tmp_path / "sets"
+    assert told["rows"] == {"train": 120, "test": 30}
+    assert (
+        "120 to train, 30 to test"
+        in call("ingest", source, "--label", "species", "--out", str(tmp_path / "sets"))[1]
+    )

@@ -1,0 +1,202 @@
+"""Stacks and machine code train what real Keras trains: every activation, layer option and optimizer.
+
+If one of these failed, a study's ranking would be that of other networks than those it names.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from dnnflow.design.layers import ACTIVATIONS, INITIALIZERS, Design, Layer, Optimizer
+from dnnflow.engines.compiled import compiled_rules
+from dnnflow.engines.compiled.compiled_engine import CompiledNetwork
+from dnnflow.engines.compiled.compiled_rules import why_not_compiled
+from dnnflow.engines.epoch_rows import TrainingRows
+from dnnflow.engines.keras.build import build_model, build_optimizer
+from dnnflow.engines.loop import Deadline, Weights
+from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
+from dnnflow.engines.stacked.stack_plan import plan_stacks
+from dnnflow.engines.stacked.stack_program import StackProgram
+from dnnflow.engines.stacked.stack_run import StackRun
+from dnnflow.engines.stacked.stacked_engine import layout_of
+from dnnflow.engines.tensors import Tensors
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.ingest import ingest
+
+BATCH = 26
+"""256 rows are ten batches of it, the last one shorter."""
+RATE = 2.0**-7
+
+OPTIMIZERS = {
+    "sgd": Optimizer("sgd", RATE),
+    "momentum": Optimizer("sgd", RATE, {"momentum": 0.9}),
+    "nesterov": Optimizer("sgd", RATE, {"momentum": 0.9, "nesterov": True}),
+    "adam": Optimizer("adam", RATE),
+    "amsgrad": Optimizer("adam", RATE, {"amsgrad": True}),
+    "adam, other parameters": Optimizer("adam", RATE, {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.01}),
+    "adamw": Optimizer("adamw", RATE, {"weight_decay": 0.3}),
+    "nadam": Optimizer("nadam", RATE),
+    "adamax": Optimizer("adamax", RATE),
+    "rmsprop": Optimizer("rmsprop", RATE),
+    "rmsprop, momentum": Optimizer("rmsprop", RATE, {"momentum": 0.5}),
+    "rmsprop, centered": Optimizer("rmsprop", RATE, {"momentum": 0.5, "centered": True}),
+    "adagrad": Optimizer("adagrad", RATE),
+    "adadelta": Optimizer("adadelta", 0.5),
+    "lion": Optimizer("lion", 2.0**-10),
+}
+
+
+def rates(optimizer: Optimizer, count: int) -> list[Optimizer]:
+    """The same optimizer at other rates, as designs of one stack have."""
+    factors = (1.0, 0.25, 2.0, 0.5)
+    return [
+        Optimizer(optimizer.name, optimizer.learning_rate * factors[index % 4], optimizer.parameters)
+        for index in range(count)
+    ]
+
+
+def stack(
+    *layers: tuple[Layer, ...], optimizer: Optimizer = OPTIMIZERS["adam"], residual: int = 0
+) -> list[Design]:
+    """One design for each tuple of layers."""
+    optimizers = rates(optimizer, len(layers))
+    return [
+        Design(one, residual, optimizers[seed], batch_size=BATCH, epochs=1, seed=seed)
+        for seed, one in enumerate(layers)
+    ]
+
+
+def deep(layer: Layer, residual: int = 0) -> list[Design]:
+    """Designs of 18 such layers, which run as a loop."""
+    return stack(*[(layer,) * 18] * 2, optimizer=Optimizer("sgd", 2.0**-10), residual=residual)
+
+
+FAMILIES = {
+    "activations": stack(*((Layer(8, name), Layer(6, name)) for name in ACTIVATIONS)),
+    "activations by layer": stack(
+        (Layer(8, "tanh"), Layer(6, "gelu")), (Layer(8, "gelu"), Layer(6, "elu")),
+        (Layer(8), Layer(6, "tanh")),
+    ),
+    "widths": stack(
+        (Layer(8, "sigmoid"), Layer(7)), (Layer(6, "sigmoid"), Layer(8)), (Layer(8, "sigmoid"), Layer(6))
+    ),
+    "no hidden layer": stack((), ()),
+    "initializers": stack(*((Layer(8, "tanh", initializer=name),) for name in INITIALIZERS)),
+    "l2": stack((Layer(8, l2=0.1), Layer(6)), (Layer(8), Layer(6, l2=0.01)), (Layer(7, l2=0.02), Layer(6))),
+    "batch normalisation": stack(
+        (Layer(8, "softplus", batch_norm=True), Layer(6)), (Layer(7, "softplus", batch_norm=True), Layer(6)),
+        optimizer=OPTIMIZERS["sgd"],
+    ),
+    "residual": stack((Layer(8, "tanh"),) * 4, (Layer(9, "tanh"),) * 4, residual=2),
+    "residual with the input": stack((Layer(12, "tanh"),) * 3, (Layer(12, "tanh"),) * 3, residual=1),
+    # Rounding grows through many layers: at small steps, so that it stays rounding
+    "deep": deep(Layer(8, "tanh")),
+    "deep and normalised": deep(Layer(8, "tanh", batch_norm=True, l2=0.01)),
+    "deep and residual": deep(Layer(8, "tanh"), residual=3),
+    "deep, residual with the input": deep(Layer(12, "tanh"), residual=4),
+    "deep, residual by layer": deep(Layer(12, "tanh"), residual=1),
+    **{
+        name: stack(*[(Layer(8, "tanh"), Layer(6, "tanh"))] * 3, optimizer=optimizer)
+        for name, optimizer in OPTIMIZERS.items()
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """320 rows of 12 features and 3 classes: 256 to train."""
+    rng, folder = np.random.default_rng(5), tmp_path_factory.mktemp("numbers")
+    features = rng.normal(size=(320, 12))
+    labels = (features @ rng.normal(size=(12, 3))).argmax(axis=1)
+    path = Path(folder) / "table.csv"
+    names = ",".join([*(f"x{index}" for index in range(12)), "label"])
+    rows = (
+        ",".join([*(f"{value:.6f}" for value in row), f"c{label}"])
+        for row, label in zip(features, labels, strict=True)
+    )
+    path.write_text("\n".join([names, *rows]) + "\n")
+    return ingest(Source(url=str(path)), Recipe(label="label"), folder)
+
+
+@pytest.fixture(params=["float64", "float32"])
+def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The type of weights, in which Keras also counts losses and rates meanwhile."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(request.param)
+    yield request.param
+    keras.config.set_floatx(before)
+
+
+def by_stack(designs: list[Design], dataset: Dataset, dtype: str) -> list[Weights]:
+    (stack,) = plan_stacks(designs, TableShape(256, dataset.n_features, dataset.n_classes), StackLimits())
+    layout = layout_of(stack, dataset)
+    program = StackProgram(stack.signature, layout, dtype)
+    run = StackRun(stack, layout, program, TrainingRows(dataset), Tensors())
+    trained = {member.design.design_id: member.weights for member in run.fit(Deadline(None))}
+    return [trained[design.design_id] for design in designs]
+
+
+def by_machine_code(design: Design, dataset: Dataset, dtype: str) -> Weights:
+    network = CompiledNetwork(design, TrainingRows(dataset), dataset.n_features, dataset.n_classes, dtype)
+    network.train_epoch(0, design.optimizer.learning_rate, Deadline(None))
+    return network.weights()
+
+
+def by_keras(design: Design, dataset: Dataset, dtype: str) -> Weights:
+    model = build_model(design, dataset.n_features, dataset.n_classes, dtype=dtype)
+    model.compile(
+        build_optimizer(design.optimizer), keras.losses.SparseCategoricalCrossentropy(), run_eagerly=True
+    )
+    for features, labels in dataset.batches("train", design.batch_size, epoch=0):
+        model.train_on_batch(features.astype(dtype), labels)
+    return tuple(model.get_weights())
+
+
+COMPILED: dict[str, tuple[tuple[Layer, ...], Optimizer]] = {
+    **{name: ((Layer(8, name), Layer(6, name)), OPTIMIZERS["adam"]) for name in compiled_rules.ACTIVATIONS},
+    **{
+        name: ((Layer(8, "tanh"), Layer(6)), optimizer)
+        for name, optimizer in OPTIMIZERS.items()
+        if why_not_compiled(Design(optimizer=optimizer)) is None
+    },
+    "no hidden layer": ((), OPTIMIZERS["adam"]),
+    "layers that differ": (
+        (Layer(9, "elu"), Layer(5, "sigmoid"), Layer(7, "linear"), Layer(3, "selu")), OPTIMIZERS["adam"],
+    ),
+    "deep": ((Layer(8, "tanh"),) * 40, Optimizer("sgd", 2.0**-10)),
+}  # fmt: skip
+
+
+def assert_alike(design: Design, ours: Weights, theirs: Weights, dtype: str) -> None:
+    bound = 1e-8 if dtype == "float64" else 1e-5
+    assert [weight.shape for weight in ours] == [weight.shape for weight in theirs]
+    for name, one, other in zip(range(len(ours)), ours, theirs, strict=True):
+        # What begins at zero has hardly moved; the bias of a normalised layer has no gradient at all
+        size = max(np.linalg.norm(other), 1e-2)
+        assert np.linalg.norm(one - other) <= bound * size, (design.describe(), name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stack_ends_an_epoch_with_the_weights_of_keras(family: str, table: Dataset, dtype: str) -> None:
+    designs = FAMILIES[family]
+    for design, ours in zip(designs, by_stack(designs, table, dtype), strict=True):
+        assert_alike(design, ours, by_keras(design, table, dtype), dtype)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_machine_code_ends_an_epoch_with_the_weights_of_keras(name: str, table: Dataset, dtype: str) -> None:
+    layers, optimizer = COMPILED[name]
+    design = Design(layers, optimizer=optimizer, batch_size=BATCH, epochs=1)
+    assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)
+
+
+@pytest.mark.parametrize("batch_size", [32, 70, 256])
+def test_machine_code_takes_batches_of_any_size(batch_size: int, table: Dataset, dtype: str) -> None:
+    """A batch of more rows than a block has goes through the network in parts."""
+    layers = (Layer(33, "tanh"), Layer(17, "sigmoid"), Layer(50, "tanh"))
+    design = Design(layers, optimizer=OPTIMIZERS["adam"], batch_size=batch_size, epochs=1)
+    assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)

@@ -1,0 +1,472 @@
+"""A study from data to report, whatever happens on the way: nothing is trained twice, nothing is lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import sqlalchemy
+import yaml
+
+from dnnflow.api import open_study, run_study
+from dnnflow.design.layers import Design
+from dnnflow.engines.records import Portion, Trial, TrialState
+from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
+from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
+from dnnflow.execute.local import LocalExecutor
+from dnnflow.pipeline.pipeline_file import load_pipeline
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store import schema
+from dnnflow.results.store.study_record import StudyState
+from dnnflow.run.saved_model import load_model
+from dnnflow.run.stages import run_pipeline
+from dnnflow.run.study import Study
+from dnnflow.settings import Settings
+from tests.conftest import PIPELINES, ROOT
+
+IRIS = PIPELINES / "iris.yaml"
+TINY = ("executor.kind=in-process", "space.epochs=2", "space.seed=0", "designs=4", "strategy=random")
+
+
+def iris(*overrides: str) -> Pipeline:
+    return load_pipeline(IRIS, [*TINY, *overrides])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """An installation that the tests of this module share, so that iris is trained once."""
+    return Settings.from_environment({"DNNFLOW_HOME": str(tmp_path_factory.mktemp("home"))})
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def study(home: Settings, events: list[Event]):
+    return run_study(iris(), settings=home, listener=events.append)
+
+
+def test_every_design_has_one_trial(study) -> None:
+    trials = study.trials()
+    assert sorted(trials["design_id"]) == sorted(design.design_id for design in study.designs)
+    assert set(trials["state"]) == {"completed"}
+    assert study.is_finished
+
+
+def test_stages_are_told_in_order_and_progress_ends_complete(study, events: list[Event]) -> None:
+    stages = [event.stage.value for event in events if isinstance(event, StageStarted)]
+    assert stages == ["upload", "preprocess", "train", "aggregate", "report"]
+    last = [event for event in events if isinstance(event, TrialsStored)][-1]
+    assert (last.total, last.completed, last.failed) == (4, 4, 0)
+    assert last.best_accuracy == study.best["test_accuracy"]
+
+
+def test_the_same_command_shows_the_finished_study(study, home: Settings) -> None:
+    assert run_study(iris(), settings=home).id == study.id
+
+
+def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
+    other = run_study(iris(), settings=home, new=True)
+    assert other.id != study.id
+    assert other.key == study.key
+    accuracies = ["design_id", "test_accuracy"]
+    first, second = (
+        s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other)
+    )
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path) -> None:
+    """A study that stopped in the middle of its stacks ends with the numbers of one that did not."""
+    settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
+    drawn = ["designs=30", "space.seed={int: [0, 99]}", "space.dropout={choice: [0.0, 0.3]}"]
+    whole = run_study(iris(*drawn, "training.validation_fraction=0.2"), settings=settings)
+    first = whole.trials().set_index("design_id").sort_index()
+    assert first["amortised"].any()
+    folder = settings.workspace.weights_directory(whole.id)
+    weights = {path.name: path.read_bytes() for path in folder.glob("*.npz")}
+    lost = list(first.index[::2])
+    with sqlalchemy.create_engine(settings.store_url).begin() as connection:
+        gone = connection.execute(schema.trials.delete().where(schema.trials.c.design_id.in_(lost)))
+    assert gone.rowcount == 15
+    for path in folder.glob("*.npz"):
+        if path.stem in lost:
+            path.unlink()
+    again = open_study(whole.id, settings=settings).finish()
+    second = again.trials().set_index("design_id").sort_index()
+    measured = [name for name in first if name.startswith(("test_", "train_", "validation_", "epochs"))]
+    pd.testing.assert_frame_equal(first[measured], second[measured])
+    assert {path.name: path.read_bytes() for path in folder.glob("*.npz")} == weights
+
+
+@pytest.mark.parametrize(
+    "override", ["space.epochs=3", "designs=5", "training.time_limit_s=100", "preprocess.scale=standard"]
+)
+def test_what_changes_the_result_changes_the_key(study, home: Settings, override: str) -> None:
+    from dnnflow.run import stages
+
+    pipeline = iris(override)
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, home), home)
+    assert begun.key != study.key
+
+
+def test_a_saved_model_reproduces_the_recorded_accuracy_to_the_row(study) -> None:
+    """The file alone, given raw rows, is right on as many test rows as the leaderboard says."""
+    best = study.best
+    saved = load_model(study.settings.workspace.model(study.id, 1))
+    assert saved.about["design_id"] == best["design_id"]
+    features, labels = study.dataset.arrays("test")
+    raw = study.dataset.inverse(features)
+    right = saved.predict(raw)["prediction"].to_numpy() == study.dataset.label_names(labels)
+    assert right.sum() == round(best["test_accuracy"] * len(labels))
+
+
+def test_the_models_of_the_best_are_kept_and_no_others(study) -> None:
+    kept = {path.stem for path in study.settings.workspace.weights_directory(study.id).glob("*.npz")}
+    assert kept == {place.design_id for place in study.view().leaderboard[:3]}
+
+
+def test_the_report_is_one_file_and_names_the_study(study) -> None:
+    page = study.settings.workspace.report(study.id).read_text()
+    assert study.id in page
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=.?http", page)
+
+
+def test_a_study_is_found_by_the_beginning_of_its_id(study, home: Settings) -> None:
+    assert open_study(study.id[:10], settings=home).id == study.id
+    with pytest.raises(NotFoundError):
+        open_study("nosuchstudy", settings=home)
+
+
+def test_a_table_that_is_not_there_is_named(home: Settings) -> None:
+    with pytest.raises(DataError, match=r"dataset.source must be a file that can be read, got .*none\.csv"):
+        run_study(iris("dataset.source=none.csv"), settings=home)
+
+
+def test_a_design_that_the_engine_cannot_train_is_refused_before_any_is_trained(home: Settings) -> None:
+    data = {**iris().plain(), "training": {"engine": "sklearn"}}
+    pipeline = Pipeline.model_validate({**data, "space": {**data["space"], "dropout": 0.5}})
+    with pytest.raises(DesignError, match="engine sklearn must be able to train every design"):
+        run_study(pipeline, settings=home)
+
+
+def test_failures_are_recorded_and_the_study_goes_on(home: Settings) -> None:
+    """One design of 10^9 units and one whose loss diverges; the third is trained."""
+    layers = [
+        "[{units: 1000000000}]",
+        "[{units: 4, activation: linear}, {units: 4, activation: linear}]",
+        "[{units: 4}]",
+    ]
+    rates = ["0.01", "1.0e+30", "0.01"]
+    designs = [
+        f"{{layers: {layer}, epochs: 2, optimizer: {{name: sgd, learning_rate: {rate}}}}}"
+        for layer, rate in zip(layers, rates, strict=True)
+    ]
+    space = yaml.safe_load(f"{{explicit: [{', '.join(designs)}]}}")
+    data = {**iris().plain(), "space": space}
+    study = run_study(Pipeline.model_validate(data), settings=home)
+    trials = study.trials().set_index("design_id").loc[[design.design_id for design in study.designs]]
+    assert list(trials["state"]) == ["failed", "failed", "completed"]
+    assert list(trials["error_type"])[:2] == ["OutOfMemoryError", "DivergedError"]
+    assert study.is_finished
+    assert {kind.type for kind in study.view().failures} == {"OutOfMemoryError", "DivergedError"}
+
+
+class Stopping(LocalExecutor):
+    """Is interrupted by Ctrl-C after a few designs."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def train(self, designs, job, **options):
+        for done, batch in enumerate(super().train(designs, job, **options)):
+            yield batch
+            if done + 1 >= self.after:
+                raise KeyboardInterrupt
+
+
+def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> None:
+    from dnnflow.run import stages
+
+    pipeline = iris("designs=12")
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    with pytest.raises(KeyboardInterrupt):
+        begun.train(Stopping(after=1))
+    assert begun.record.state is StudyState.STOPPED
+    before = len(begun.trials())
+    assert 1 <= before < 12
+    finished = run_study(pipeline, settings=settings)
+    assert finished.id == begun.id
+    assert finished.trials()["design_id"].nunique() == len(finished.trials()) == 12
+
+
+def test_a_new_study_gets_the_id_that_was_made_for_it(settings: Settings) -> None:
+    """A page is opened under the id before the study is begun; a retry must find the same study again."""
+    from dnnflow.run import stages
+
+    pipeline = iris("designs=2")
+    dataset = stages.preprocess(pipeline, settings)
+    other = stages.begin(pipeline, dataset, settings)
+    begun = stages.begin(pipeline, dataset, settings, study_id="Made-before_1")
+    assert (begun.id, begun.key) == ("Made-before_1", other.key)
+    assert stages.begin(pipeline, dataset, settings, study_id="Made-before_1").id == "Made-before_1"
+    assert len(begun.store.studies()) == 2
+    more = iris("designs=3")
+    for refused in ({"new": True}, {"pipeline": more}):
+        call = {"pipeline": pipeline, "study_id": begun.id} | refused
+        with pytest.raises(ConflictError, match="got Made-before_1, which another study has; leave it out"):
+            stages.begin(call.pop("pipeline"), dataset, settings, **call)
+    assert run_pipeline(pipeline, settings, study_id="Made-before_2").id == "Made-before_2"
+
+
+@pytest.mark.parametrize("study_id", ["", "-x", "../x", "a/b", "a" * 65, "a b", "ä", "a\n"])
+def test_an_id_that_is_no_name_of_a_directory_is_refused(settings: Settings, study_id: str) -> None:
+    with pytest.raises(InputError, match="a study's id is 1 to 64 letters, digits, _ and -"):
+        run_pipeline(iris(), settings, study_id=study_id)
+
+
+def test_a_study_that_goes_on_takes_device_outputs_and_place_of_data_from_the_call(
+    settings: Settings,
+) -> None:
+    """A wrong device, or a home that has moved, must not make a study impossible to finish."""
+    from dnnflow.run import stages
+
+    pipeline = iris("training.device=gpu", "designs=2")
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    moved = settings.workspace.home.rename(settings.workspace.home.parent / "moved")
+    home = Settings.from_environment({"DNNFLOW_HOME": str(moved)})
+    again = run_study(iris("training.device=cpu", "designs=2", "outputs.models=1"), settings=home)
+    assert again.id == begun.id
+    assert again.is_finished
+    assert len(list(home.workspace.model(again.id, 1).parent.iterdir())) == 1
+
+
+def test_failed_designs_can_be_trained_again(settings: Settings) -> None:
+    pipeline = iris("training.time_limit_s=0.000001", "designs=2")
+    failed = run_study(pipeline, settings=settings)
+    assert set(failed.trials()["error_type"]) == {"TimeLimitError"}
+    assert failed.forget_failed() == 2
+    assert len(failed.trials()) == 0
+    assert len(failed.finish().trials()) == 2
+
+
+def test_a_space_with_fewer_designs_than_asked_for_says_so(settings: Settings) -> None:
+    from dnnflow.run import stages
+
+    told: list[Event] = []
+    pipeline = iris("designs=1000")
+    stages.begin(pipeline, stages.preprocess(pipeline, settings), settings, listener=told.append)
+    assert [event.message for event in told if isinstance(event, Notice)] == [
+        "the space holds 18 different designs, not 1,000"
+    ]
+
+
+BY_CODE = """
+name: by-code
+dataset: {{source: {source}, label: species}}
+space: {{reference: {{function: "lone_model:build", parameters: {{units: {{choice: [3, 5]}}}}}}, epochs: 2}}
+designs: 2
+executor: {{workers: 1}}
+"""
+LONE_MODEL = """
+import keras
+
+def build(n_features, n_classes, units):
+    layers = [keras.layers.Dense(units, "relu"), keras.layers.Dense(n_classes, "softmax")]
+    return keras.Sequential([keras.Input((n_features,)), *layers])
+"""
+
+
+def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
+    tmp_path: Path, settings: Settings
+) -> None:
+    """A Keras model of one's own, in a file next to the YAML, must work without packaging it."""
+    (tmp_path / "lone_model.py").write_text(LONE_MODEL)
+    file = tmp_path / "by-code.yaml"
+    file.write_text(BY_CODE.format(source=PIPELINES / "data" / "iris.csv"))
+    study = run_study(load_pipeline(file), settings=settings)
+    assert list(study.trials()["state"]) == ["completed"] * 2
+    saved = load_model(settings.workspace.model(study.id, 1))
+    features, labels = study.dataset.arrays("test")
+    right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
+    assert right == round(study.best["test_accuracy"] * len(labels))
+
+
+def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
+    from dnnflow.results.store.driving_process import Driver
+    from dnnflow.run import stages
+
+    pipeline = iris()
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    other = psutil.Process(os.getppid())
+    mine = Driver.this_process()
+    begun.store.claim(begun.id, Driver(mine.host, other.pid, other.create_time()))
+    with pytest.raises(StudyError, match="a study is driven by one process at a time"):
+        begun.train(LocalExecutor())
+
+
+def test_shards_cover_every_design_once(settings: Settings) -> None:
+    from dnnflow.run import stages
+
+    pipeline = iris("designs=12")
+    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    parts = [begun.missing((index, 3)) for index in range(3)]
+    assert sorted(x.design_id for part in parts for x in part) == sorted(x.design_id for x in begun.missing())
+
+
+# ---- stacks
+
+
+@pytest.fixture
+def stacks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    """A study of iris in five stacks or more, of which an engine that takes no time writes down the calls."""
+    from dnnflow.engines import registry as engines
+    from dnnflow.execute import pack_run as run
+    from dnnflow.run import stages
+
+    monkeypatch.setitem(engines.BUILT_IN, "stacked", "executor_engines:Instant")
+    run._engine.cache_clear()
+    pipeline = iris("training.engine=stacked", "designs=60", "space.seed={int: [0, 9]}")
+    yield stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    run._engine.cache_clear()
+
+
+def calls(study: Study) -> list[list[int]]:
+    """Return the seeds that each call of the engine got."""
+    log = study.settings.workspace.datasets / "calls.log"
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def seeds(portions: Sequence[Portion]) -> list[list[int]]:
+    return [[design.seed for design in portion.designs] for portion in portions]
+
+
+def one_trial(design: Design, accuracy: float) -> tuple[Design, Trial]:
+    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", test_accuracy=accuracy)
+    return design, trial
+
+
+def test_a_study_trains_stack_by_stack(stacks: Study) -> None:
+    stacks.train(LocalExecutor())
+    assert stacks.is_finished
+    assert calls(stacks) == seeds(stacks.plan.portions)
+    assert max(map(len, calls(stacks))) > 1
+
+
+def test_a_stack_with_a_missing_member_is_trained_whole_and_what_is_stored_stays(stacks: Study) -> None:
+    """Other members would give other last digits; a trial that a user has seen must not change."""
+    whole = next(portion for portion in stacks.plan.portions if len(portion.designs) > 2)
+    unfinished = next(portion for portion in stacks.plan.portions if portion is not whole)
+    kept, *missing = whole.designs
+    others = [x for x in stacks.designs if x not in whole.designs and x is not unfinished.designs[-1]]
+    stacks.store.add_trials(stacks.id, [one_trial(design, 0.25) for design in [kept, *others]])
+    told: list[Event] = []
+    again = Study(stacks.store, stacks.settings, stacks.id)
+    again.train(LocalExecutor(), listener=told.append)
+    assert calls(again) == seeds([x for x in again.plan.portions if x in (whole, unfinished)])
+    accuracies = again.trials().set_index("design_id")["test_accuracy"]
+    assert accuracies[kept.design_id] == 0.25
+    assert {accuracies[design.design_id] for design in missing} == {0.5}
+    progress = [event for event in told if isinstance(event, TrialsStored)]
+    assert (progress[-1].total, progress[-1].completed, progress[-1].failed) == (60, 60, 0)
+    assert again.is_finished
+
+
+def test_only_missing_designs_are_counted_though_stacks_are_trained_whole(stacks: Study) -> None:
+    from dnnflow.run import stages
+
+    stacks.store.add_trials(stacks.id, [one_trial(design, 0.25) for design in stacks.designs[1:]])
+    told: list[Event] = []
+    assert stages.train(stacks, LocalExecutor(), listener=told.append) == 1
+    assert [x.detail for x in told if isinstance(x, StageFinished)] == ["1 designs trained"]
+
+
+def test_how_designs_are_stacked_is_told_once_for_all_shards(stacks: Study) -> None:
+    told: list[Event] = []
+    for index in range(3):
+        stacks.train(LocalExecutor(), shard=(index, 3), listener=told.append)
+    assert stacks.is_finished
+    assert sorted(calls(stacks)) == sorted(seeds(stacks.plan.portions)), "a stack was trained twice, or cut"
+    assert [event.message for event in told if isinstance(event, Notice)] == [stacks.plan.summary]
+
+
+def test_measuring_designs_alone_is_another_study_without_stacks(stacks: Study) -> None:
+    from dnnflow.run import stages
+
+    pipeline = iris(
+        "training.engine=stacked", "training.measured_alone=true", "designs=60", "space.seed={int: [0, 9]}"
+    )
+    alone = stages.begin(pipeline, stages.preprocess(pipeline, stacks.settings), stacks.settings)
+    assert alone.key != stacks.key
+    alone.train(LocalExecutor())
+    assert set(map(len, calls(alone))) == {1}
+
+
+# ---- a driver that is killed
+
+
+def trained(home: Path) -> list[str]:
+    log = home / "datasets" / "trained.log"
+    return [line.split()[0] for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+@pytest.fixture
+def killed_home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def start_run(home: Path) -> subprocess.Popen[bytes]:
+    sets = ["training.engine=executor_engines:Short", "strategy=grid", "space.seed={int: [0, 299]}",
+            "space.depth=1", "space.units=4", "space.activation=relu", "designs=300",
+            "executor.workers=2"]  # fmt: skip
+    options = [part for item in sets for part in ("--set", item)]
+    env = os.environ | {"DNNFLOW_HOME": str(home), "PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-m", "dnnflow", "run", str(IRIS), *options]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def wait_for_trainings(home: Path, more_than: int, run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90
+    while len(trained(home)) <= more_than and time.monotonic() < deadline:
+        assert run.poll() is None, run.stdout.read().decode() if run.stdout else ""
+        time.sleep(0.05)
+    assert len(trained(home)) > more_than, "no design was trained in time"
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twice_loses_no_stored_trial(killed_home: Path) -> None:
+    """kill -9, twice: the same command ends with every design once, and repeats hardly any training."""
+    seen = 0
+    for _ in range(2):
+        run = start_run(killed_home)
+        wait_for_trainings(killed_home, seen + 60, run)
+        time.sleep(1.2)  # what is finished reaches the store within a second
+        children = psutil.Process(run.pid).children(recursive=True)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        psutil.wait_procs(children, timeout=60)
+        assert not [child for child in children if child.is_running() and child.status() != "zombie"]
+        seen = len(trained(killed_home))
+    last = start_run(killed_home)
+    output = last.communicate(timeout=200)[0].decode()
+    assert last.returncode == 0, output
+    home = Settings.from_environment({"DNNFLOW_HOME": str(killed_home)})
+    from dnnflow.results.store.store import Store
+
+    records = Store(home.store_url).studies()
+    assert len(records) == 1
+    study = open_study(records[0].study_id, settings=home)
+    assert len(study.trials()) == study.trials()["design_id"].nunique() == 300
+    assert study.is_finished
+    assert len(trained(killed_home)) - 300 < 240, "stored trials were trained again"
