@@ -163,6 +163,15 @@ def test_a_file_name_occurs_once() -> None:
     assert not [name for name, count in counts.items() if count > 1]
 
 
+def test_a_class_name_occurs_once() -> None:
+    """A reader who meets a name must know which thing it is."""
+    names: Counter[str] = Counter()
+    for path in modules().values():
+        body = ast.parse(path.read_text()).body
+        names.update(node.name for node in body if isinstance(node, ast.ClassDef) and node.name[0] != "_")
+    assert not sorted(name for name, count in names.items() if count > 1)
+
+
 def test_rooms_can_be_taken_in_at_a_glance() -> None:
     counts = Counter(str(path.parent.relative_to(ROOT)) for path in modules().values())
     assert not {folder: count for folder, count in counts.items() if count > MOST_FILES + 1}
