@@ -1,14 +1,11 @@
-"""The engine that gives each design to the fastest one that can train it."""
+"""Give each design to the fastest engine that can train it."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.compiled.compiled_engine import CompiledEngine
-from dnnflow.engines.compiled.compiled_rules import why_not_compiled
-from dnnflow.engines.keras.keras_engine import KerasEngine
+from dnnflow.engines.registry import find_engine
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext
-from dnnflow.engines.stacked.stack_plan import why_not
-from dnnflow.engines.stacked.stacked_engine import StackedEngine
 
 
 class AutoEngine:
@@ -20,8 +17,11 @@ class AutoEngine:
 
     name = "auto"
 
-    def __init__(self) -> None:
-        self._compiled, self._stacked, self._keras = CompiledEngine(), StackedEngine(), KerasEngine()
+    @cached_property
+    def _engines(self) -> dict[str, tuple[Engine, ...]]:
+        """The engines of each device, the fastest first; the last one takes any design."""
+        compiled, stacked, keras = (find_engine(name) for name in ("compiled", "stacked", "keras"))
+        return {"cpu": (compiled, stacked, keras), "gpu": (stacked, keras)}
 
     def refuse(self, design: Design) -> str | None:
         """Refuse nothing: what no other engine takes has a Keras model."""
@@ -29,12 +29,12 @@ class AutoEngine:
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, engine by engine."""
-        for engine in (self._compiled, self._stacked, self._keras):
-            mine = [design for design in designs if self._engine_of(design, context) is engine]
+        *fast, last = self._engines[context.device]
+        left = list(designs)
+        for engine in fast:
+            mine = [design for design in left if engine.refuse(design) is None]
+            left = [design for design in left if engine.refuse(design) is not None]
             if mine:  # an engine imports its library when it trains
                 yield from engine.train(mine, context)
-
-    def _engine_of(self, design: Design, context: TrainingContext) -> Engine:
-        if context.device == "cpu" and why_not_compiled(design) is None:
-            return self._compiled
-        return self._stacked if why_not(design) is None else self._keras
+        if left:
+            yield from last.train(left, context)

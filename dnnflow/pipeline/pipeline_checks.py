@@ -253,7 +253,7 @@ def _validation_part(pipeline: Pipeline) -> Iterator[Doubt]:
 
 
 def _designs(pipeline: Pipeline) -> Iterator[Doubt]:
-    from dnnflow.run.stages import draw_designs
+    from dnnflow.pipeline.designs import draw_designs
 
     yield from _refusal(("space",), partial(draw_designs, pipeline))
 

@@ -4,19 +4,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.registry import find_engine
-from dnnflow.engines.seam import check_training, now
-from dnnflow.errors import ClusterError, DataError, DesignError, StudyError
+from dnnflow.engines.seam import now
+from dnnflow.errors import ClusterError, DataError, StudyError
 from dnnflow.events import Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
+from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.study_record import StudyRecord, StudyState, check_study_id, new_study_id, taken_id
@@ -85,35 +84,6 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
             f"{dataset.n_features} features, {dataset.n_classes} classes"
         )
     return dataset
-
-
-def draw_designs(pipeline: Pipeline) -> list[Design]:
-    """Return the designs of a pipeline, in their order.
-
-    Raises
-    ------
-    DesignError
-        If the space describes none, or the engine cannot train one of them.
-    """
-    space = pipeline.space.to_space()
-    drawn: Iterator[Design]
-    if pipeline.strategy == "grid" or pipeline.space.explicit:
-        drawn = islice(space.grid(), pipeline.designs)
-    else:
-        drawn = space.sample(pipeline.designs or 1, pipeline.seed)
-    designs = list(drawn)
-    if not designs:
-        raise DesignError("a space must hold at least one design, got none; widen its ranges")
-    engine = find_engine(pipeline.training.engine)
-    for design in designs:
-        check_training(design, pipeline.training_settings)
-        refusal = engine.refuse(design)
-        if refusal:
-            raise DesignError(
-                f"engine {engine.name} must be able to train every design, got {design.describe()}: "
-                f"{refusal}; narrow the space or name another training.engine"
-            )
-    return designs
 
 
 def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool = False,
