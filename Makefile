@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
-.PHONY: quickstart serve web test lint types unit clean
+.PHONY: quickstart serve web test check lint types unit docs hooks clean
 
 quickstart: .venv/installed
 	@$(BIN)/python flows/quickstart.py
@@ -27,6 +27,13 @@ types: .venv/test-installed
 unit: .venv/test-installed
 	$(BIN)/python -m pytest
 
+docs: .venv/test-installed
+	$(BIN)/python -W ignore docs/make_reference.py
+	@echo "open docs/reference/index.html"
+
+hooks: .venv/test-installed
+	$(BIN)/pre-commit install
+
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dnnflow needs Python 3.11 or newer, got " + sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -40,4 +47,4 @@ unit: .venv/test-installed
 	@touch $@
 
 clean:
-	rm -rf .venv dnnflow-home
+	rm -rf .venv dnnflow-home docs/reference
