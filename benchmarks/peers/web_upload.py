@@ -26,7 +26,7 @@ def serve(kind: str, directory: str, port: str) -> None:
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from dnnflow.web.contract.limits import UploadLimits
+    from dnnflow.web.contract.web_config import UploadLimits
     from dnnflow.web.uploads.uploads import Uploads
 
     uploads = Uploads(Path(directory), UploadLimits())

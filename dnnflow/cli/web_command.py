@@ -43,8 +43,8 @@ def web(
     prefect: Server = None,
 ) -> None:  # fmt: skip
     """Serve the web page and the REST API until Ctrl-C; studies go on without it."""
+    from dnnflow.web.contract.web_config import WebConfig
     from dnnflow.web.guard.security import is_loopback
-    from dnnflow.web.jobs.services import WebConfig
     from dnnflow.web.server import serve
 
     made = None if token or is_loopback(host) else secrets.token_urlsafe(TOKEN_BYTES)

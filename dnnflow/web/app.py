@@ -10,7 +10,7 @@ from dnnflow.web.answers.metrics import Measured, Metrics
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
-from dnnflow.web.answers.watch import Watch
+from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.api import (
     dataset_routes,
     event_routes,
@@ -58,7 +58,7 @@ def create_app(services: Services) -> FastAPI:
         If others than this machine would be served without a login.
     """
     check_config(services.config)
-    watch, predictions = Watch(services.config.limits.streams), Predictions()
+    watch, predictions = EventStreams(services.config.limits.streams), Predictions()
     app = FastAPI(
         title="dnnflow",
         description=DESCRIPTION,

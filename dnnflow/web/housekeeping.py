@@ -1,4 +1,4 @@
-"""What an app does besides answering: forgetting old uploads, ending idle processes."""
+"""Keep the house while an app answers: forget old uploads, end idle processes."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -9,7 +9,7 @@ from threading import Event, Thread
 from fastapi import FastAPI
 
 from dnnflow.web.answers.predictions import Predictions
-from dnnflow.web.answers.watch import Watch
+from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.jobs.services import Services
 
 EXPIRE_S = 3600.0
@@ -18,7 +18,7 @@ _LOG = logging.getLogger("dnnflow.web")
 
 
 def lifespan(
-    services: Services, watch: Watch, predictions: Predictions
+    services: Services, watch: EventStreams, predictions: Predictions
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Return what surrounds an app's life."""
 

@@ -18,9 +18,10 @@ from dnnflow.errors import InputError
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
+from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.guard.security import WithoutQueries, check_config
 from dnnflow.web.jobs.launching import Launcher
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.jobs.services import Services
 from dnnflow.web.uploads.uploads import Uploads
 
 HEADER_BYTES = 64 * 1024

@@ -16,8 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
+from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.jobs.services import Services
 from dnnflow.web.server import make_server, make_services
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

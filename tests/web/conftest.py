@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.contract.web_config import WebConfig
+from dnnflow.web.jobs.services import Services
 from dnnflow.web.uploads.uploads import Uploads
 from tests.web.browsing import chromium, open_tab, shots, site, tab  # noqa: F401
 from tests.web.recording import RecordingLauncher, design, insert_study

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.study_record import StudyState
-from dnnflow.web.contract.limits import Limits, UploadLimits
+from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
 from dnnflow.web.housekeeping import uploads_in_use
 from dnnflow.web.jobs.launching import LaunchState
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.jobs.services import Services
 
 TABLE = b"a,b,kind\n" + b"".join(b"%d,%d,%s\n" % (i, i * i, b"xy"[i % 2 :][:1]) for i in range(30))
 

@@ -7,8 +7,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from dnnflow.results.store.study_record import StudyState
+from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.jobs.launching import Launch, LaunchState
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.jobs.services import Services
 from tests.web.conftest import client_of
 
 PAGE = {"Accept": "text/html"}

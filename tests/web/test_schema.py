@@ -17,8 +17,8 @@ from dnnflow.results.store.store import Store
 from dnnflow.results.store.study_record import StudyState
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
-from dnnflow.web.contract.limits import Limits
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.contract.web_config import Limits, WebConfig
+from dnnflow.web.jobs.services import Services
 from dnnflow.web.uploads.uploads import Uploads
 from tests.web.recording import RecordingLauncher, insert_study
 from tests.web.served import serving

@@ -10,12 +10,12 @@ from fastapi import FastAPI
 
 from dnnflow.errors import InputError
 from dnnflow.web.app import create_app
-from dnnflow.web.contract.limits import Limits, UploadLimits
+from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
 from dnnflow.web.guard.login import safe_place
 from dnnflow.web.guard.rates import Buckets, client_key
 from dnnflow.web.guard.security import check_config, csrf_token, keep_session
 from dnnflow.web.guard.sessions import COOKIE, Sessions
-from dnnflow.web.jobs.services import Services, WebConfig
+from dnnflow.web.jobs.services import Services
 from tests.web.served import TestClient, client_of
 
 TOKEN = "a token that is long enough"
@@ -338,7 +338,8 @@ def test_a_logs_line_has_no_query() -> None:
 def test_the_server_never_imports_what_trains(tmp_path) -> None:
     code = (
         "import sys; from dnnflow.settings import Settings; from dnnflow.results.store.store import Store;"
-        "from dnnflow.web.app import create_app; from dnnflow.web.jobs.services import *;"
+        "from dnnflow.web.app import create_app; from dnnflow.web.jobs.services import Services;"
+        "from dnnflow.web.contract.web_config import WebConfig;"
         "from dnnflow.web.uploads.uploads import Uploads; from tests.web.recording import *;"
         "from tests.web.served import client_of; from pathlib import Path;"
         f"s = Settings.from_environment({{'DNNFLOW_HOME': {str(tmp_path)!r}}}); store = Store(s.store_url);"

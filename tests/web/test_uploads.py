@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from dnnflow.errors import ConflictError, DataError, InputError, LimitError, NotFoundError
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
-from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads import uploads as uploads_module
 from dnnflow.web.uploads.profile import Profile
 from dnnflow.web.uploads.profiler import profile_file

@@ -241,7 +241,7 @@ def test_a_stream_too_many_is_told_when_to_come_back(
     make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dnnflow.web.app import create_app
-    from dnnflow.web.contract.limits import Limits
+    from dnnflow.web.contract.web_config import Limits
     from tests.web.recording import insert_study
     from tests.web.served import client_of
 

@@ -7,7 +7,7 @@ from dnnflow.results.view.intervals import equal_within_noise
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
-from dnnflow.web.contract.replies import Compared, Comparison, Difference, Place
+from dnnflow.web.contract.replies import Compared, Comparison, Difference
 
 PLACES = 10
 MOST_DIFFERENCES = 200
@@ -37,7 +37,7 @@ def compare(views: Views, results: Results, first: str, second: str) -> Comparis
 def _compared(views: Views, study_id: str, view: StudyView) -> Compared:
     return Compared(
         status=views.status(study_id, live=False),
-        places=[Place(**place.to_dict()) for place in view.leaderboard[:PLACES]],
+        places=list(view.leaderboard[:PLACES]),
         median_accuracy=_median(view, "test_accuracy"),
         median_training_s=_median(view, "training_s"),
         test_rows=view.test_rows,

@@ -1,4 +1,4 @@
-"""What a pipeline would train, told before it does."""
+"""Estimate what a pipeline would train."""
 
 import os
 from collections.abc import Mapping, Sequence

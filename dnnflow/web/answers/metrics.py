@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dnnflow.errors import DnnflowError, LaunchError
 from dnnflow.results.store.study_record import StudyState
-from dnnflow.web.answers.watch import Watch
+from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.jobs.services import Services
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -27,7 +27,7 @@ UPLOAD_ROUTE = "/api/v1/datasets"
 class Metrics:
     """Counts requests, and looks at what is there when it is asked."""
 
-    def __init__(self, services: Services, watch: Watch) -> None:
+    def __init__(self, services: Services, watch: EventStreams) -> None:
         self._registry = CollectorRegistry()
         labels = ("method", "route", "status")
         self.requests = Counted(
@@ -53,7 +53,7 @@ class Metrics:
 class _Looks(Collector):
     """What is counted when it is asked for."""
 
-    def __init__(self, services: Services, watch: Watch) -> None:
+    def __init__(self, services: Services, watch: EventStreams) -> None:
         self._services, self._watch = services, watch
 
     def describe(self) -> Iterable[Metric]:

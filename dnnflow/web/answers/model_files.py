@@ -9,7 +9,7 @@ from typing import Any
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import Workspace
 from dnnflow.run.saved_model import read_about
-from dnnflow.web.contract.table_replies import ModelInfo
+from dnnflow.web.contract.replies import ModelInfo
 
 MOST_MODELS = 100
 """A pipeline's `outputs.models` is at most this."""

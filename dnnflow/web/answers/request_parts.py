@@ -1,4 +1,4 @@
-"""What routes have in common: services, ids, keys and cursors of a request."""
+"""Read what routes have in common: services, ids, keys and cursors of a request."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
-from dnnflow.web.contract.problems import FieldProblem, Problem, Refusal
+from dnnflow.web.contract.problems import FieldProblem, ProblemDetails, Refusal
 from dnnflow.web.jobs.services import Services
 
 
@@ -114,6 +114,6 @@ def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
-        status: {"model": Problem, "description": described[status], "content": content}
+        status: {"model": ProblemDetails, "description": described[status], "content": content}
         for status in sorted({401, 421, 422, 429, 503, *statuses})
     }

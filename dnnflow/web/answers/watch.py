@@ -53,7 +53,7 @@ class Topic:
         self.changed = asyncio.Event()
 
 
-class Watch:
+class EventStreams:
     """Looks at resources while somebody watches them. Belongs to one event loop.
 
     Parameters

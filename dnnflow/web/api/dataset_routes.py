@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 from dnnflow.errors import NotFoundError
 from dnnflow.web.answers.request_parts import Key, TheServices, problems_of
 from dnnflow.web.contract.problems import Refusal
-from dnnflow.web.contract.table_replies import (
+from dnnflow.web.contract.replies import (
     ClassCount,
-    Column,
-    Dataset,
+    ColumnReply,
+    DatasetReply,
     Datasets,
     DatasetSummary,
     LabelCheck,
@@ -73,7 +73,7 @@ async def upload_dataset(
     key: Key = None,
     name: Annotated[str | None, Query(max_length=MOST_NAME, description="To show; else X-File-Name.")] = None,
     x_file_name: Annotated[str | None, Header(max_length=3 * MOST_NAME, description="URL-encoded.")] = None,
-) -> Dataset:
+) -> DatasetReply:
     """Take a CSV, plain or compressed, as it streams in; of a malformed one nothing remains."""
     content_type = request.headers.get("content-type", "text/csv")
     kind = content_type.partition(";")[0].strip().lower()
@@ -122,7 +122,7 @@ def list_datasets(services: TheServices) -> Datasets:
     summary="An upload with its profile",
     responses=problems_of(404),
 )
-def get_dataset(upload_id: UploadId, services: TheServices) -> Dataset:
+def get_dataset(upload_id: UploadId, services: TheServices) -> DatasetReply:
     """Return an upload's columns and first rows."""
     return dataset_of(services.uploads.get(upload_id))
 
@@ -187,10 +187,10 @@ def summary_of(upload: Upload) -> DatasetSummary:
     )
 
 
-def dataset_of(upload: Upload) -> Dataset:
+def dataset_of(upload: Upload) -> DatasetReply:
     """Return an upload with everything that is known of it."""
     columns = [
-        Column(
+        ColumnReply(
             index=index,
             name=one.name,
             kind=one.kind,  # type: ignore[arg-type]
@@ -206,7 +206,7 @@ def dataset_of(upload: Upload) -> Dataset:
         for index, one in enumerate(upload.profile.columns)
     ]
     summary = summary_of(upload).model_dump()
-    return Dataset(
+    return DatasetReply(
         **{**summary, "columns": columns},
         first_rows=[list(row) for row in upload.profile.first_rows],
         reading=dict(upload.profile.reading),

@@ -7,7 +7,7 @@ from starlette.responses import StreamingResponse
 
 from dnnflow.web.answers.request_parts import RunId, StudyId, TheViews, problems_of
 from dnnflow.web.answers.training_runs import run_status
-from dnnflow.web.answers.watch import LONGEST_S, Look, Watch, as_line
+from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Look, as_line
 from dnnflow.web.contract.replies import StudyStatus
 
 router = APIRouter(responses=problems_of(404, 503))
@@ -55,7 +55,7 @@ async def watch_study(
         status = views.status(of)
         return Look(as_line(status.model_dump(mode="json")), mark_of(status), status.state in OVER)
 
-    watch: Watch = request.app.state.watch
+    watch: EventStreams = request.app.state.watch
     events = await watch.stream("study", look, study_id, max_s)
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 
@@ -78,7 +78,7 @@ async def watch_run(
         text = as_line(status.model_dump(mode="json"))
         return Look(text, text, status.state in ("finished", "failed", "cancelled"))
 
-    watch: Watch = request.app.state.watch
+    watch: EventStreams = request.app.state.watch
     events = await watch.stream("run", look, run_id, max_s)
     return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS)
 

@@ -14,7 +14,7 @@ from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, problems_of
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, Refusal
-from dnnflow.web.contract.table_replies import Models, Predicted
+from dnnflow.web.contract.replies import Models, Predicted
 from dnnflow.web.jobs.services import Services
 
 router = APIRouter(tags=["models"], responses=problems_of(404))

@@ -1,4 +1,4 @@
-"""What came of a study: trials, leaderboard, plots, failures, export, report, comparison."""
+"""Answer what came of a study: trials, leaderboard, plots, failures, export, report, comparison."""
 
 import os
 import tempfile
@@ -31,7 +31,6 @@ from dnnflow.web.contract.replies import (
     Failure,
     Failures,
     Leaderboard,
-    Place,
     PlotNames,
     TrialDetail,
     TrialPage,
@@ -108,7 +107,7 @@ def get_leaderboard(
     """Return the best designs, and how far their order can be trusted."""
     view = results.view(study_id)
     return Leaderboard(
-        places=[Place(**place.to_dict()) for place in view.leaderboard[:limit]],
+        places=list(view.leaderboard[:limit]),
         noise=str(view.noise) if view.noise else None,
         majority_rate=view.majority_rate,
         test_rows=view.test_rows,

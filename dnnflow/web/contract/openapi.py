@@ -1,5 +1,6 @@
-"""The OpenAPI document: what FastAPI finds out, and what it cannot know."""
+"""Make the OpenAPI document: what FastAPI finds out, and what it cannot know."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -58,7 +59,18 @@ def _make(app: FastAPI) -> dict[str, Any]:
             _keep_problems(operation)
     components["schemas"].pop("HTTPValidationError", None)
     components["schemas"].pop("ValidationError", None)
-    return made
+    return _named_by_titles(made)
+
+
+def _named_by_titles(made: dict[str, Any]) -> dict[str, Any]:
+    """Call each component by its title: its class may have a longer name, as others have the short one."""
+    text = json.dumps(made)
+    for name, component in made["components"]["schemas"].items():
+        text = text.replace(f'"#/components/schemas/{name}"', f'"#/components/schemas/{component["title"]}"')
+    named: dict[str, Any] = json.loads(text)
+    schemas = named["components"]["schemas"].values()
+    named["components"]["schemas"] = {component["title"]: component for component in schemas}
+    return named
 
 
 def _keep_problems(operation: dict[str, Any]) -> None:

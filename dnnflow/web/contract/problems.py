@@ -1,4 +1,4 @@
-"""Every refusal as problem+json (RFC 9457): rule, value, remedy; never a traceback."""
+"""Answer every refusal with problem+json (RFC 9457): rule, value, remedy; never a traceback."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -62,10 +62,10 @@ class FieldProblem(BaseModel):
     """Of a pipeline that was sent as YAML."""
 
 
-class Problem(BaseModel):
+class ProblemDetails(BaseModel):
     """Why a request was refused."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(title="Problem", use_attribute_docstrings=True)
 
     type: str = Field(examples=["urn:dnnflow:problem:not-found"])
     """What a program tells problems apart by."""
@@ -96,12 +96,12 @@ class Refusal(HTTPException):
         self.errors = tuple(errors)
 
 
-def make_problem(status: int, detail: str, errors: Sequence[FieldProblem] = ()) -> Problem:
+def make_problem(status: int, detail: str, errors: Sequence[FieldProblem] = ()) -> ProblemDetails:
     """Return a problem; rule and remedy are read from a message that is written as ours are."""
     title = TITLES.get(status) or HTTPStatus(status).phrase
     rule, got, rest = detail.partition(", got ")
     _, semicolon, remedy = (rest if got else detail).rpartition("; ")
-    return Problem(
+    return ProblemDetails(
         type=f"urn:dnnflow:problem:{title.lower().replace(' ', '-')}",
         title=title,
         status=status,
@@ -131,7 +131,7 @@ def status_of(error: DnnflowError) -> int:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
 
-Page = Callable[[Request, Problem], Response]
+Page = Callable[[Request, ProblemDetails], Response]
 """Shows a problem to a person; pages set it at `app.state.problem_page`."""
 
 

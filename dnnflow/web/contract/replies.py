@@ -1,22 +1,25 @@
-"""What the server says, as types: the API's responses, and what pages show."""
+"""Define what the server says, as types: the API's responses, and what pages show."""
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, with_config
 
+from dnnflow.results.view.leaderboard import Ranked
 from dnnflow.web.contract.problems import FieldProblem
 
 
-class Reply(BaseModel):
+class ApiReply(BaseModel):
     """Base of all replies: docstrings of fields are the OpenAPI document's descriptions."""
 
     model_config = ConfigDict(use_attribute_docstrings=True, ser_json_inf_nan="null")
 
 
+with_config(title="Place", use_attribute_docstrings=True, ser_json_inf_nan="null")(Ranked)
+
 StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
 
 
-class Best(Reply):
+class Best(ApiReply):
     """The best design so far."""
 
     accuracy: float
@@ -26,7 +29,7 @@ class Best(Reply):
     """In words."""
 
 
-class DatasetFacts(Reply):
+class DatasetFacts(ApiReply):
     """The table of a study."""
 
     rows: int
@@ -39,7 +42,7 @@ class DatasetFacts(Reply):
     classes_names: list[str]
 
 
-class CellGrid(Reply):
+class CellGrid(ApiReply):
     """Completed trials counted by hidden layers (columns) and a measure (rows)."""
 
     first_depth: int
@@ -56,7 +59,7 @@ class CellGrid(Reply):
     """Whether the last row also holds trials far above it."""
 
 
-class Live(Reply):
+class Live(ApiReply):
     """What is drawn while a study runs."""
 
     accuracy: CellGrid | None
@@ -64,7 +67,7 @@ class Live(Reply):
     """Training seconds."""
 
 
-class StudySummary(Reply):
+class StudySummary(ApiReply):
     """Where a study stands, as a list shows it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": []})
@@ -86,7 +89,7 @@ class StudySummary(Reply):
     updated_at: str
 
 
-class StudyStatus(Reply):
+class StudyStatus(ApiReply):
     """Where a study stands, with everything that its page shows while it runs."""
 
     study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
@@ -126,20 +129,20 @@ class StudyStatus(Reply):
     live: Live | None
 
 
-class Page(Reply):
+class ListPage(ApiReply):
     """Base of lists that go on."""
 
     next_cursor: str | None
     """`cursor` of the next page; null on the last."""
 
 
-class StudyPage(Page):
+class StudyPage(ListPage):
     """Studies, the newest first."""
 
     studies: list[StudySummary]
 
 
-class TrialRow(Reply):
+class TrialRow(ApiReply):
     """One design's training, as a list shows it."""
 
     design_id: str
@@ -178,7 +181,7 @@ class TrialRow(Reply):
     error_message: str | None
 
 
-class TrialPage(Page):
+class TrialPage(ListPage):
     """Trials of a study."""
 
     trials: list[TrialRow]
@@ -199,7 +202,7 @@ class TrialDetail(TrialRow):
     error_traceback: str | None
 
 
-class Failure(Reply):
+class Failure(ApiReply):
     """Trials that failed with the same type of error."""
 
     type: str
@@ -210,13 +213,13 @@ class Failure(Reply):
     """One of the designs."""
 
 
-class Failures(Reply):
+class Failures(ApiReply):
     """Failures of a study, the most frequent first."""
 
     failures: list[Failure]
 
 
-class Health(Reply):
+class Health(ApiReply):
     """Whether the server can work."""
 
     status: Literal["ok", "degraded"]
@@ -226,7 +229,7 @@ class Health(Reply):
     version: str
 
 
-class Created(Reply):
+class Created(ApiReply):
     """A job that was handed over."""
 
     study_id: str
@@ -237,35 +240,10 @@ class Created(Reply):
     """Path of its page."""
 
 
-class Place(Reply):
-    """A design's place on the leaderboard."""
-
-    rank: int
-    """1 is the best."""
-    design_id: str
-    design: str
-    """In words."""
-    test_accuracy: float
-    low: float
-    """Lower end of the Wilson 95 % interval of `test_accuracy`."""
-    high: float
-    """Upper end of it."""
-    within_noise: bool
-    """Whether its accuracy cannot be told from the first's."""
-    train_accuracy: float | None
-    test_loss: float | None
-    depth: int | None
-    """Hidden layers."""
-    parameters: int | None
-    flops: int | None
-    epochs_run: int
-    training_s: float
-
-
-class Leaderboard(Reply):
+class Leaderboard(ApiReply):
     """The best designs of a study."""
 
-    places: list[Place]
+    places: list[Ranked]
     noise: str | None
     """How far the first place can be trusted, in words."""
     majority_rate: float | None
@@ -273,17 +251,17 @@ class Leaderboard(Reply):
     test_rows: int
 
 
-class PlotNames(Reply):
+class PlotNames(ApiReply):
     """Plots that a study has numbers for."""
 
     plots: list[str]
 
 
-class Compared(Reply):
+class Compared(ApiReply):
     """One of two studies that are compared."""
 
     status: StudyStatus
-    places: list[Place]
+    places: list[Ranked]
     """The ten best."""
     median_accuracy: float | None
     median_training_s: float | None
@@ -291,7 +269,7 @@ class Compared(Reply):
     majority_rate: float | None
 
 
-class Difference(Reply):
+class Difference(ApiReply):
     """Where two pipelines differ."""
 
     where: str
@@ -300,7 +278,7 @@ class Difference(Reply):
     b: Any
 
 
-class Comparison(Reply):
+class Comparison(ApiReply):
     """Two studies side by side."""
 
     a: Compared
@@ -315,7 +293,7 @@ class Comparison(Reply):
     """Where their pipelines differ."""
 
 
-class RunStatus(Reply):
+class RunStatus(ApiReply):
     """Where a parallel training stands."""
 
     run_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
@@ -339,13 +317,13 @@ class RunStatus(Reply):
     ended_at: str | None
 
 
-class RunPage(Page):
+class RunPage(ListPage):
     """Parallel trainings, the newest first."""
 
     runs: list[RunStatus]
 
 
-class Spread(Reply):
+class Spread(ApiReply):
     """How a number spreads over designs."""
 
     least: float
@@ -353,7 +331,7 @@ class Spread(Reply):
     most: float
 
 
-class Estimate(Reply):
+class Estimate(ApiReply):
     """What a pipeline would train, as far as that can be told before."""
 
     valid: bool
@@ -372,3 +350,118 @@ class Estimate(Reply):
     """The same on all of this machine's cores."""
     problems: list[FieldProblem]
     """What is wrong; `valid` says whether anything is."""
+
+
+class ClassCount(ApiReply):
+    """A value of a column and its rows."""
+
+    value: str
+    rows: int
+
+
+class ColumnReply(ApiReply):
+    """One column of an upload."""
+
+    model_config = ConfigDict(title="Column")
+
+    index: int
+    name: str
+    kind: Literal["number", "text", "boolean", "empty"]
+    missing: int
+    """Rows without a value."""
+    distinct: int
+    """Different values, counted up to 1,001."""
+    histogram: list[int]
+    """Of numbers: rows in equal bins from `least` to `most`."""
+    least: float | None
+    most: float | None
+    values: list[ClassCount]
+    """The most frequent values; all where the column may be the label."""
+    label_problem: str | None
+    """Why it cannot be the label; null where it can."""
+    feature_problem: str | None = None
+    """Why it must be in `dataset.drop` or be the label; null where it may be a feature."""
+
+
+class DatasetBase(ApiReply):
+    """What every reply says of an upload."""
+
+    upload_id: str
+    source: str = Field(examples=["upload:Zk3v0mJq8WcR1x9s"])
+    """What a pipeline's `dataset.source` says for it."""
+    name: str
+    size_bytes: int
+    """As sent."""
+    text_bytes: int
+    """Unpacked."""
+    digest: str
+    """sha256 of what was sent."""
+    created_at: str
+    expires_at: str
+    rows: int
+
+
+class DatasetSummary(DatasetBase):
+    """An upload as a list shows it."""
+
+    columns: int
+
+
+class Datasets(ApiReply):
+    """Uploads, the newest first."""
+
+    datasets: list[DatasetSummary]
+
+
+class DatasetReply(DatasetBase):
+    """An upload with its profile."""
+
+    model_config = ConfigDict(title="Dataset")
+
+    columns: list[ColumnReply]
+    first_rows: list[list[str]]
+    """As written in the file, at most 10."""
+    reading: dict[str, Any]
+    """Delimiter, quote, encoding and header as found out."""
+
+
+class LabelCheck(ApiReply):
+    """Whether a column can be the label."""
+
+    column: str
+    usable: bool
+    problem: str | None
+    """Rule, value, remedy; null where it can be."""
+    missing: int
+    """Rows without a label, which are left out."""
+    classes: list[ClassCount]
+
+
+class ModelInfo(ApiReply):
+    """A model that a study has saved."""
+
+    rank: int
+    """1 is the best."""
+    size_bytes: int
+    classes: list[str]
+    columns: list[str]
+    """Names of the columns that it reads."""
+    design_id: str | None
+    test_accuracy: float | None
+
+
+class Models(ApiReply):
+    """Models of a study, the best first."""
+
+    models: list[ModelInfo]
+
+
+class Predicted(ApiReply):
+    """Classes of rows."""
+
+    classes: list[str]
+    """All classes, in the order of `probabilities`."""
+    predictions: list[str]
+    """The most probable class of each row."""
+    probabilities: list[list[float]]
+    """Of each row, the probability of every class."""

@@ -1,4 +1,4 @@
-"""How large and how slow a request's body may be."""
+"""Limit how large and how slow a request's body may be."""
 
 import asyncio
 import re
@@ -6,8 +6,8 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope
 
-from dnnflow.web.contract.limits import MIB, Limits
 from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.contract.web_config import MIB, Limits
 
 UPLOADS = re.compile(r"/api/v1/datasets/?")
 """Bodies that are checked as they arrive, by `Uploads.receive`."""

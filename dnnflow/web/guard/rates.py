@@ -1,4 +1,4 @@
-"""How often a client may ask: token buckets in a table that does not grow."""
+"""Limit how often a client may ask: token buckets in a table that does not grow."""
 
 import ipaddress
 import threading

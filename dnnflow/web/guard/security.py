@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: host, origin, rate, login, size; and headers."""
+"""Check every request before a route sees it: host, origin, rate, login, size; and headers."""
 
 import ipaddress
 import logging
@@ -13,12 +13,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dnnflow.errors import InputError
-from dnnflow.web.contract.limits import Limits
 from dnnflow.web.contract.problems import FAULT, Refusal, problem_response
+from dnnflow.web.contract.web_config import Limits, WebConfig
 from dnnflow.web.guard.bodies import limited
 from dnnflow.web.guard.rates import Buckets, client_key
 from dnnflow.web.guard.sessions import COOKIE, KEPT_S, Sessions, check_token, cookie_of
-from dnnflow.web.jobs.services import WebConfig
 
 _LOG = logging.getLogger("dnnflow.web")
 

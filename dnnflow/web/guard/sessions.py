@@ -1,4 +1,4 @@
-"""Who is logged in: signed cookies and CSRF tokens that outlive a restart of the server."""
+"""Keep logins: signed cookies and CSRF tokens that outlive a restart of the server."""
 
 import hashlib
 import hmac

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
 from dnnflow.show.wording import duration
-from dnnflow.web.contract.problems import Problem
+from dnnflow.web.contract.problems import ProblemDetails
 from dnnflow.web.guard.security import CSRF_FIELD, csrf_token, keep_session, sessions_of
 
 SHORT = 40
@@ -50,7 +50,7 @@ def fragment(template: str, **values: Any) -> Response:
     return HTMLResponse(environment().get_template(template).render(values))
 
 
-def problem_page(request: Request, problem: Problem) -> Response:
+def problem_page(request: Request, problem: ProblemDetails) -> Response:
     """Return a page that says what was refused and what helps."""
     remedy = problem.remedy or ""
     rule = problem.detail.removesuffix(f"; {remedy}") if remedy else problem.detail

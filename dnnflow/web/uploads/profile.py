@@ -1,4 +1,4 @@
-"""What an upload holds, as plain values: what the page shows before a label is chosen."""
+"""Describe an uploaded table as plain values, for the page where a label is chosen."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -34,7 +34,7 @@ from dnnflow.table.text.inference import (
     parse_block,
 )
 from dnnflow.table.text.source_text import Cutter
-from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import ColumnProfile, Profile
 from dnnflow.web.uploads.profiler_columns import NumberCounts, TextCounts
 from dnnflow.web.uploads.profiler_text import GrowingFile, TextReader

@@ -1,4 +1,4 @@
-"""What the values of a column are like, gathered block by block in memory that does not grow."""
+"""Count the values of a column block by block, in memory that does not grow."""
 
 import math
 from collections.abc import Mapping

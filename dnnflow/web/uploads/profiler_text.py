@@ -22,7 +22,7 @@ from dnnflow.table.text.source_text import (
     readable,
     unpacked,
 )
-from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.contract.web_config import UploadLimits
 
 HEAD_BYTES = 1 << 20
 """Text by which delimiter and columns are found; more of it where the first record is longer."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow.errors import DataError, LimitError
-from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
 
 _WRITE_BYTES = 1 << 20

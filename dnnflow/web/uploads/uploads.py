@@ -19,7 +19,7 @@ from dnnflow.errors import BusyError, ConflictError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.store.study_record import new_study_id
 from dnnflow.table.text.source_text import compression_of
-from dnnflow.web.contract.limits import UploadLimits
+from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
 from dnnflow.web.uploads.reception import Reception
 

@@ -1,6 +1,6 @@
-"""What the web server takes from outside, in numbers."""
+"""Configure a web server: how it is reached, and what it takes from outside, in numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MIB = 1 << 20
 
@@ -45,3 +45,18 @@ class Limits:
     """Attempts to log in of one client address."""
     streams: int = 64
     """Event streams that are open at the same time."""
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """How a web server is reached, and what it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 8050
+    hosts: tuple[str, ...] = ()
+    """Further names that a `Host` header may have; loopback names and `host` always may."""
+    token: str | None = None
+    """What a person logs in with and a program sends as bearer; required where `host` is not loopback."""
+    prefect_url: str | None = None
+    """Of a Prefect server; with it jobs are runs of its deployments, without it children of this machine."""
+    limits: Limits = field(default_factory=Limits)
