@@ -30,7 +30,8 @@ from distributed import Client
 from peers.mpi_exchange import descend
 
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
-from dnnflow.parallel.channel.actor import ActorChannel, ServerActor, open_channel
+from dnnflow.parallel.channel.actor_channel import ActorChannel, open_channel
+from dnnflow.parallel.channel.server_actor import ServerActor
 from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec
 

@@ -27,7 +27,7 @@ import tensorflow as tf  # noqa: E402
 
 from dnnflow.parallel.model.gradient import GradientStep  # noqa: E402
 from dnnflow.parallel.model.model_spec import ModelSpec  # noqa: E402
-from dnnflow.parallel.model.shared_memory import aligned_vector  # noqa: E402
+from dnnflow.parallel.model.weights import aligned_vector  # noqa: E402
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec  # noqa: E402
 
 L = keras.layers

@@ -23,7 +23,7 @@ GOAL = 50.0
 
 def exchanges(actor: Any, replicas: int, wait_s: float, measured_s: float) -> float:
     """Let replicas push and pull in threads of this process; return exchanges a second."""
-    from dnnflow.parallel.channel.actor import open_channel
+    from dnnflow.parallel.channel.actor_channel import open_channel
     from dnnflow.parallel.server.messages import Push
 
     counts, going, started = [0] * replicas, threading.Event(), threading.Barrier(replicas + 1)
@@ -61,7 +61,7 @@ def exchanges(actor: Any, replicas: int, wait_s: float, measured_s: float) -> fl
 
 def server_on(client: Any, address: str, replicas: int) -> Any:
     """Make a server of the LSTM's size on a worker; return its future."""
-    from dnnflow.parallel.channel.actor import ServerActor
+    from dnnflow.parallel.channel.server_actor import ServerActor
     from dnnflow.parallel.spec.algorithm import Algorithm
 
     return client.submit(

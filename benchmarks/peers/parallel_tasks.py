@@ -129,7 +129,7 @@ class Trainer:
 
     def keras(self, seed: int, optimizer: Any) -> float:
         """Return the test accuracy of Keras on the same batches."""
-        from dnnflow.parallel.model.keras_rule import build_keras_optimizer
+        from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
 
         features, labels, test_features, test_labels = self._rows
         model = self.task.make_model(seed)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnflow.parallel.channel.actor import ServerActor
+from dnnflow.parallel.channel.server_actor import ServerActor
 from peers import parallel_lstm, parallel_scaling
 
 REPLICAS, WAIT_S, MEASURED_S = 20, 0.150, 10.0

@@ -139,7 +139,7 @@ def rows_of(job: Job) -> "tuple[Source, Source | None]":
 
 def describe(job: Job) -> "ModelSpec":
     """Return the description of a job's model."""
-    from dnnflow.parallel.model.keras_rule import build_keras_optimizer
+    from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
     from dnnflow.run.train import describe_model
 
     optimizer = read_optimizer(job.optimizer)

@@ -14,11 +14,12 @@ from distributed import Client, LocalCluster
 from dnnflow.errors import InputError, NotFoundError, TimeLimitError
 from dnnflow.execute.certificates import make_certificates
 from dnnflow.execute.cluster import security_of
-from dnnflow.parallel.channel import actor as actors
-from dnnflow.parallel.channel.actor import ActorChannel, ServerActor, open_channel, worker_tls
-from dnnflow.parallel.channel.client import ChannelClient
+from dnnflow.parallel.channel import actor_channel
+from dnnflow.parallel.channel.actor_channel import ActorChannel, open_channel, worker_tls
+from dnnflow.parallel.channel.channel_client import ChannelClient
 from dnnflow.parallel.channel.handshake import Addresses
 from dnnflow.parallel.channel.link import ChannelError
+from dnnflow.parallel.channel.server_actor import ServerActor
 from dnnflow.parallel.model.weights import FlatLayout
 from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.server.parameter_server import ParameterServer
@@ -109,7 +110,7 @@ def test_where_no_channel_can_be_made_calls_of_the_actor_do_its_work(
 ) -> None:
     actor = start()
     nowhere = Addresses("/nowhere/server", "127.0.0.1", 1)
-    monkeypatch.setattr(actors, "ChannelClient", lambda _, token, **__: ChannelClient(nowhere, token))
+    monkeypatch.setattr(actor_channel, "ChannelClient", lambda _, token, **__: ChannelClient(nowhere, token))
     kind, replies = train(actor, open_channel, 0)
     assert kind == "ActorChannel"
     assert replies[-1].version == 5

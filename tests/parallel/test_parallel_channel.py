@@ -22,10 +22,10 @@ import pytest
 
 from dnnflow.errors import InputError, NotFoundError, TimeLimitError
 from dnnflow.execute.certificates import make_certificates
-from dnnflow.parallel.channel import handshake, link, turnstile
-from dnnflow.parallel.channel.channel import ChannelServer
-from dnnflow.parallel.channel.client import ChannelClient
-from dnnflow.parallel.channel.desk import EXCHANGE, PULL
+from dnnflow.parallel.channel import channel_server, handshake, link
+from dnnflow.parallel.channel.channel_client import ChannelClient
+from dnnflow.parallel.channel.channel_server import ChannelServer
+from dnnflow.parallel.channel.connection import EXCHANGE, PULL
 from dnnflow.parallel.channel.handshake import Addresses, Terms
 from dnnflow.parallel.channel.link import FRAME, MAGIC, ChannelError, wake
 from dnnflow.parallel.server.messages import Push, Reply
@@ -371,7 +371,7 @@ def test_one_thread_answers_replicas_that_never_wait_for_each_other(near: Way) -
 def test_a_connection_that_sleeps_too_long_is_closed_and_made_again(
     near: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turnstile, "_TICK_S", 0.02)
+    monkeypatch.setattr(channel_server, "_TICK_S", 0.02)
     server = ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS)
     channel = near.channel(server, idle_s=0.1)
     client = near.client(channel)
@@ -424,7 +424,7 @@ def test_a_short_token_is_refused() -> None:
 
 
 def test_tls_lets_in_only_who_has_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnnflow.parallel.channel.channel.HANDSHAKE_S", 0.5)
+    monkeypatch.setattr("dnnflow.parallel.channel.channel_server.HANDSHAKE_S", 0.5)
     for way in make_way("tls", tmp_path, monkeypatch):
         channel = way.channel(ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS))
         found = way.addresses(channel)

@@ -34,7 +34,7 @@ from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 from dnnflow.parallel.driver.training import Training
 from dnnflow.parallel.model.model_spec import ModelSpec
-from dnnflow.parallel.replica.parcel import Parcel
+from dnnflow.parallel.replica.replica import Parcel
 from dnnflow.run.train import read_options, train
 from dnnflow.table.rows.sources import open_source
 

@@ -10,8 +10,8 @@ from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import Tally, total
 from dnnflow.parallel.model.gradient import GradientStep
 from dnnflow.parallel.model.model_spec import ModelSpec
-from dnnflow.parallel.model.shared_memory import aligned_vector
 from dnnflow.parallel.model.variables import read_vector
+from dnnflow.parallel.model.weights import aligned_vector
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
 L = keras.layers
@@ -192,7 +192,7 @@ OPTIMIZERS = [
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda spec: f"{spec.name}{len(spec.parameters)}")
 def test_local_steps_are_those_of_fit(optimizer: OptimizerSpec) -> None:
-    from dnnflow.parallel.model.keras_rule import build_keras_optimizer
+    from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
 
     spec = ModelSpec.of(MODELS["batch_norm"]())
     reference = _reference(spec, build_keras_optimizer(optimizer))

@@ -11,10 +11,10 @@ import pytest
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.weights import FlatLayout
-from dnnflow.parallel.server import damping
+from dnnflow.parallel.server import updates
 from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.server.optimizers import BLOCK, FlatOptimizer, is_flat
-from dnnflow.parallel.server.state import ServerState
+from dnnflow.parallel.server.parameter_server import ServerState
 from dnnflow.parallel.server.updates import (
     GradientEnergyMatching,
     difference,
@@ -507,7 +507,7 @@ def test_relative_damping_divides_the_factor_by_its_mean() -> None:
     late = [0, 3, 3, 1, 9, 40, 0, 3, 3]
     factors = [1 / (1 + staleness) for staleness in late]
     expected = [factor / (sum(factors[: i + 1]) / (i + 1)) for i, factor in enumerate(factors)]
-    assert max(expected) < damping.LIMIT
+    assert max(expected) < updates.MAX_FACTOR
     assert damped_steps(late, damping=True) == pytest.approx(expected)
 
 
@@ -520,11 +520,11 @@ def test_relative_damping_keeps_the_rate_of_replicas_that_push_in_turn() -> None
 
 def test_relative_damping_lengthens_no_push_beyond_a_limit() -> None:
     """One push that is not late among many that are would throw the weights far away."""
-    assert damped_steps([99] * 50 + [0], damping=True)[-1] == damping.LIMIT
+    assert damped_steps([99] * 50 + [0], damping=True)[-1] == updates.MAX_FACTOR
 
 
 def test_relative_damping_follows_replicas_that_come_and_go() -> None:
-    count = 10 * damping.MEMORY
+    count = 10 * updates.MEAN_OVER
     steps = damped_steps([31] * count + [1] * count, damping=True)
     assert steps[count - 1 :: count] == pytest.approx([1, 1], rel=1e-3)
 
@@ -546,7 +546,7 @@ def test_relative_damping_follows_replicas_that_come_and_go() -> None:
 def test_momentum_is_less_by_what_asynchrony_adds(
     name: str, parameters: dict[str, Any], replicas: int, less: dict[str, Any], factor: float
 ) -> None:
-    found, scale = damping.less_momentum(OptimizerSpec(name, 0.1, parameters), replicas)
+    found, scale = updates.less_momentum(OptimizerSpec(name, 0.1, parameters), replicas)
     assert (found.name, found.learning_rate) == (name, 0.1)
     assert dict(found.parameters) == pytest.approx(less)
     assert scale == pytest.approx(factor)
@@ -579,7 +579,7 @@ def test_synchronous_training_and_the_inverse_rule_keep_the_momentum() -> None:
 
 def test_a_damping_goes_on_with_the_mean_that_it_had() -> None:
     """After a restore a mean of its own would lengthen steps that were short before."""
-    one, other = damping.Damping("relative"), damping.Damping("relative")
+    one, other = updates.Damping("relative"), updates.Damping("relative")
     for late in (3, 5, 0):
         one.factor(late)
     other.restore(one.state())

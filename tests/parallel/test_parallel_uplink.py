@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dnnflow.errors import TimeLimitError
-from dnnflow.parallel.channel import uplink
-from dnnflow.parallel.channel.uplink import Uplink
+from dnnflow.parallel.channel import server_actor
+from dnnflow.parallel.channel.server_actor import Uplink
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.server.messages import Push, Reply
 from dnnflow.parallel.server.parameter_server import ParameterServer
@@ -43,7 +43,7 @@ class Above:
 
 def test_a_server_above_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the training hangs at its end, for nobody knows what."""
-    monkeypatch.setattr(uplink, "END_S", 0.1)
+    monkeypatch.setattr(server_actor, "END_S", 0.1)
     above: Any = Above()
     server = ParameterServer(np.zeros(3, np.float32), Algorithm(server_optimizer=OptimizerSpec("sgd", 1.0)))
     link = Uplink(server, above, group=0, every=1)
@@ -53,6 +53,6 @@ def test_a_server_above_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyP
     with pytest.raises(TimeLimitError, match=r"must answer a group's push within 0.1 s"):
         link.end()
     above.answers.set()
-    monkeypatch.setattr(uplink, "END_S", 60.0)
+    monkeypatch.setattr(server_actor, "END_S", 60.0)
     link.end()
     assert above.closed

@@ -14,7 +14,7 @@ import numpy as np
 
 from dnnflow.errors import ClusterError, TimeLimitError
 from dnnflow.parallel.channel.wire import Data
-from dnnflow.parallel.model.shared_memory import aligned_vector
+from dnnflow.parallel.model.weights import aligned_vector
 
 FRAME = struct.Struct("<IBBHi4x4q16x")
 """Magic number, two codes, a number of 16 and one of 32 bits, four of 64 bits, the last of them a length.

@@ -9,7 +9,7 @@ from distributed import Client, Future, KilledWorker
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice
 from dnnflow.execute.cluster import workers_of
-from dnnflow.parallel.channel.actor import ServerActor
+from dnnflow.parallel.channel.server_actor import ServerActor
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.rows.coordinator import Coordinator
 from dnnflow.parallel.server.messages import ServerStatistics

@@ -18,8 +18,7 @@ from dnnflow.parallel.driver.placement import place, spare
 from dnnflow.parallel.driver.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.driver.validations import Validations
 from dnnflow.parallel.replica.evaluator import Evaluator
-from dnnflow.parallel.replica.parcel import Parcel
-from dnnflow.parallel.replica.replica import Duty, run_replica
+from dnnflow.parallel.replica.replica import Duty, Parcel, run_replica
 from dnnflow.parallel.rows.batches import Batching
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.spec.train_options import TrainOptions

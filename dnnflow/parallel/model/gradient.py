@@ -13,11 +13,10 @@ from dnnflow.engines.tracing import trace
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import Tally, total
 from dnnflow.parallel.model.devices import gradients_beside
+from dnnflow.parallel.model.keras_optimizers import make_local_update
 from dnnflow.parallel.model.recurrent import fused_lstm
-from dnnflow.parallel.model.shared_memory import as_array, as_tensor
-from dnnflow.parallel.model.stepping import make_local_update
 from dnnflow.parallel.model.variables import layout_of, learned, seeds, statistics
-from dnnflow.parallel.model.weights import FlatLayout, Vector
+from dnnflow.parallel.model.weights import FlatLayout, Vector, as_array, as_tensor
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
 Batch = Sequence[Any]

@@ -15,6 +15,7 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.keras.build import build_model, compile_model
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.parallel.model.devices import place_layers
+from dnnflow.parallel.model.keras_optimizers import spec_of
 from dnnflow.parallel.model.objects import (
     custom_scope,
     find,
@@ -22,7 +23,6 @@ from dnnflow.parallel.model.objects import (
     references_of,
     resolve_objects,
 )
-from dnnflow.parallel.model.stepping import spec_of
 from dnnflow.parallel.model.variables import (
     frozen,
     layers_of,

@@ -1,6 +1,7 @@
 """What a replica does on its worker: batches in, pushes out, until no row is left."""
 
 import math
+import pickle
 import threading
 import time
 from collections import deque
@@ -9,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import numpy as np
 
 from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
 from dnnflow.parallel.model.batch_totals import Tally, total
 from dnnflow.parallel.replica.cores import OwnCore
-from dnnflow.parallel.replica.parcel import Parcel
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batch, Batches, Batching, asked
 from dnnflow.parallel.rows.coordinator import Coordinator, Report, Span
@@ -55,6 +56,29 @@ class Duty:
     timeline: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Parcel:
+    """A pickled object whose arrays lie beside it.
+
+    Unpickling may need what a process has not imported yet (Keras, a user's modules): only `open` does it.
+    """
+
+    data: bytes
+    arrays: tuple[np.ndarray, ...]
+    """Their bytes."""
+
+    @classmethod
+    def of(cls, thing: Any) -> "Parcel":
+        """Pack an object; its arrays are not copied."""
+        buffers: list[pickle.PickleBuffer] = []
+        data = cloudpickle.dumps(thing, protocol=5, buffer_callback=buffers.append)
+        return cls(data, tuple(np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers))
+
+    def open(self) -> Any:
+        """Return the object; its arrays lie in the parcel's memory and may be read-only."""
+        return pickle.loads(self.data, buffers=self.arrays)
+
+
 def run_replica(
     parcel: Parcel, replica: int, peers: int, import_paths: tuple[str, ...], coordinator: Any, *servers: Any
 ) -> int:
@@ -76,7 +100,7 @@ def run_replica(
     from dnnflow.engines.job import make_importable
     from dnnflow.engines.quiet import import_tensorflow
     from dnnflow.engines.threads import limit_threads
-    from dnnflow.parallel.channel.actor import open_channel
+    from dnnflow.parallel.channel.actor_channel import open_channel
 
     make_importable(import_paths)
     limit_threads(1)

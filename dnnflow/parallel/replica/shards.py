@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from dnnflow.parallel.channel.actor import Channel
+from dnnflow.parallel.channel.actor_channel import Channel
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.spec.algorithm import PushKind

@@ -179,8 +179,7 @@ def make_rule(
         raise InputError(
             "exclude_from_weight_decay needs the layout's names of variables, got none; give FlatLayout names"
         )
-    from dnnflow.parallel.model.keras_rule import (
-        KerasRule,  # TensorFlow, for the optimizers that only Keras has
-    )
+    # TensorFlow, for the optimizers that only Keras has
+    from dnnflow.parallel.server.keras_rule import KerasRule
 
     return KerasRule(spec, weights, layout if spec.whole_reason else None)

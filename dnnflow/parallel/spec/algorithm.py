@@ -13,7 +13,7 @@ __all__ = ["DAMPING_RULES", "WIRES", "Algorithm", "Kind", "OptimizerSpec", "Push
 WIRES = ("float32", "float16", "bfloat16", "int8")
 """How a pushed vector may travel; int8 with error feedback."""
 DAMPING_RULES = ("relative", "inverse")
-"""How damping lowers a rate; `parallel/server/damping` has the formulas."""
+"""How damping lowers a rate; `parallel/server/updates` has the formulas."""
 
 
 class Kind(StrEnum):

@@ -1,4 +1,4 @@
-"""A parameter server on a Dask worker: the actor that holds it, and the ways to it."""
+"""Hold a parameter server on a Dask worker, and pass what a group's server learns on to the one above."""
 
 import asyncio
 import secrets
@@ -8,25 +8,26 @@ import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from dnnflow.errors import DnnflowError, TimeLimitError
-from dnnflow.parallel.channel.channel import ChannelServer
-from dnnflow.parallel.channel.client import ANSWER_S, ChannelClient
+from dnnflow.errors import TimeLimitError
+from dnnflow.parallel.channel.actor_channel import Channel, open_channel
+from dnnflow.parallel.channel.channel_server import ChannelServer
 from dnnflow.parallel.channel.handshake import Addresses, Terms
-from dnnflow.parallel.channel.link import ChannelError
-from dnnflow.parallel.channel.uplink import Uplink
-from dnnflow.parallel.model.weights import FlatLayout, Vector
+from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.server.messages import Push, Reply, ServerStatistics
 from dnnflow.parallel.server.parameter_server import ParameterServer
-from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.parallel.server.updates import difference
+from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
 
 MOST_CALLS = 256
 """Calls that may wait in the server at a time, each in a thread; more of them queue."""
-ADDRESS_S = 60.0
 TOKEN_BYTES = 32
+POLL_S = 0.002
+END_S = 900.0
+"""How long a push may be on its way at the end; longer than a channel waits for its answer."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,30 +42,20 @@ class ServerActor:
 
     Parameters
     ----------
-    weights, algorithm, replicas, layout, shard, wait_s
-        Of `parallel.server.ParameterServer`.
+    weights, algorithm, server
+        Of `ParameterServer`.
     token
         Of the channel. Drawn here without it, which keeps it from Dask's pages and logs: they show what tasks
         are given.
     """
 
     def __init__(
-        self,
-        weights: Vector,
-        algorithm: Algorithm,
-        *,
-        replicas: int = 1,
-        layout: FlatLayout | None = None,
-        shard: slice | None = None,
-        wait_s: float = 300.0,
-        token: bytes | None = None,
+        self, weights: Vector, algorithm: Algorithm, *, token: bytes | None = None, **server: Any
     ) -> None:
-        self._server = ParameterServer(
-            weights, algorithm, replicas=replicas, layout=layout, shard=shard, wait_s=wait_s
-        )
+        self._server = ParameterServer(weights, algorithm, **server)
         self._token = token or secrets.token_bytes(TOKEN_BYTES)
         host, tls, directory = _worker_offers()
-        terms = Terms.of(weights, _statistics(weights, layout, shard))
+        terms = Terms.of(weights, weights.size - self._server.learned)
         self._channel = ChannelServer(
             self._server, self._token, host, terms=terms, tls=tls, directory=directory
         )
@@ -138,118 +129,82 @@ class ServerActor:
         return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
 
-class Channel(Protocol):
-    """What a replica needs of its way to a server; see `ChannelClient` for the methods."""
+class Uplink:
+    """Pushes what a group's server has changed to the server above, every so many of its updates.
 
-    def join(self, replica: int) -> int: ...
-
-    def leave(self, replica: int) -> None: ...
-
-    def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]: ...
-
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply: ...
-
-    def close(self) -> None: ...
-
-
-class ActorChannel:
-    """The way to a server by plain calls of its actor: slower, but there wherever Dask is.
-
-    Vectors travel as they are, whatever wire is asked for.
-    """
-
-    def __init__(self, actor: Any, *, answer_s: float = ANSWER_S) -> None:
-        self._actor, self._answer_s = actor, answer_s
-
-    def join(self, replica: int) -> int:
-        """Take part, and return the replica's first step."""
-        return int(self.call("join", replica))
-
-    def leave(self, replica: int) -> None:
-        """Take part no longer. Nothing else ends it: a call has no connection that could break."""
-        self.call("leave", replica)
-
-    def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
-        """Return the version and the weights."""
-        version, weights = self.call("pull", replica)
-        return version, _into(out, weights)
-
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
-        """Push, and return the weights to go on from; see `ChannelClient.exchange`."""
-        reply: Reply = self.call("exchange", push)
-        reply.vector = _into(out, reply.vector)
-        return reply
-
-    def close(self) -> None:
-        """Do nothing: there is no connection."""
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Return what a method of the actor gives.
-
-        Raises
-        ------
-        ChannelError
-            When its worker has gone.
-        TimeLimitError
-            When it does not answer in time.
-        """
-        try:
-            return getattr(self._actor, method)(*arguments).result(timeout=self._answer_s)
-        except DnnflowError:
-            raise
-        except TimeoutError as error:
-            raise TimeLimitError(f"a server must answer within {self._answer_s:g} s, got nothing") from error
-        except (OSError, RuntimeError) as error:  # which of them depends on when Dask noticed
-            raise ChannelError(f"a server's worker must live, got: {error}") from error
-
-
-def open_channel(
-    actor: Any, *, wire: str = "float32", reply_wire: str = "float32", tls: ssl.SSLContext | None = None
-) -> ChannelClient | ActorChannel:
-    """Return the fastest way to a server: memory on its machine, else TCP, else calls of its actor.
+    Above, it counts as a replica that has taken that many local steps. What the server above has learned from
+    other groups is added to the group's weights, beside what its replicas have pushed meanwhile.
 
     Parameters
     ----------
-    actor
-        Of a `ServerActor`.
-    wire, reply_wire
-        How vectors travel by the channel.
-    tls
-        Context of a TLS client; this Dask worker's own where the server needs one and none is given.
+    server, channel
+        The group's own server, and the way to the one above.
+    group
+        Its number among the groups, from 0.
+    every
+        m: updates of the group's server between two pushes.
     """
-    control = ActorChannel(actor, answer_s=ADDRESS_S)
-    addresses, token = control.call("address"), control.call("token")
-    if addresses.encrypted and tls is None:
-        tls = worker_tls()
-    client = ChannelClient(addresses, token, wire=wire, reply_wire=reply_wire, tls=tls)
-    try:
-        client.connect()
-    except ChannelError:
-        return ActorChannel(actor)
-    return client
 
+    def __init__(self, server: ParameterServer, channel: Channel, group: int, every: int) -> None:
+        self._server, self._channel, self._group, self._every = server, channel, group, every
+        self._step = channel.join(group)
+        self._above, weights = channel.pull(group)
+        self._base = np.array(weights)
+        self._change, self._reply = np.empty_like(self._base), np.empty_like(self._base)
+        self._learned = server.learned
+        self._done = server.statistics()
+        self.error: Exception | None = None
+        """What has ended the thread before its time."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dnnflow-uplink", daemon=True)
+        self._thread.start()
 
-def worker_tls() -> ssl.SSLContext | None:
-    """Return the context with which this Dask worker connects to others; None on a cluster without TLS."""
-    from distributed import get_worker
+    def end(self) -> None:
+        """Push what is left, and take part above no longer.
 
-    tls: ssl.SSLContext | None = get_worker().security.get_connection_args("worker")["ssl_context"]
-    return tls
+        Raises
+        ------
+        TimeLimitError
+            When the server above does not answer in time.
+        Exception
+            What has ended the thread before.
+        """
+        self._ended.set()
+        self._thread.join(END_S)
+        if self._thread.is_alive():
+            raise TimeLimitError(
+                f"the server above must answer a group's push within {END_S:g} s, got nothing; look at "
+                "its worker"
+            )
+        if self.error is not None:
+            raise self.error
+        self._climb()
+        self._channel.leave(self._group)
+        self._channel.close()
 
+    def _run(self) -> None:
+        try:
+            while not self._ended.wait(POLL_S):
+                if self._server.version - self._done.version >= self._every:
+                    self._climb()
+        except Exception as error:  # told by `end`: a thread has nobody to raise to
+            self.error = error
 
-def _into(out: Vector | None, found: Vector) -> Vector:
-    if out is None:
-        return found
-    np.copyto(out, found)
-    return out
-
-
-def _statistics(weights: Vector, layout: FlatLayout | None, shard: slice | None) -> int:
-    """Return how many entries at the end of a server's weights are not learned."""
-    if layout is None:
-        return 0
-    start = (shard or slice(None)).indices(layout.size)[0]
-    return weights.size - min(max(layout.learned - start, 0), weights.size)
+    def _climb(self) -> None:
+        """Push the group's change since the last time, and take over what came of it."""
+        now = self._server.statistics()
+        _, start = self._server.pull()
+        learned = self._learned
+        difference(self._base[:learned], start[:learned], self._change[:learned])
+        np.copyto(self._change[learned:], start[learned:])
+        count = now.samples - self._done.samples
+        if count:
+            push = Push(self._group, self._step, self._above, count, self._change, PushKind.DIFFERENCE)
+            reply = self._channel.exchange(push, self._reply)
+            self._above, self._step = reply.version, self._step + 1
+            self._server.move(start, self._reply)
+            np.copyto(self._base, self._reply)
+        self._done = now
 
 
 def _worker_offers() -> tuple[str | None, ssl.SSLContext | None, Path]:

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.channel.desk import EXCHANGE, FAILED, JOIN, KINDS, LEAVE, PULL, understood
+from dnnflow.parallel.channel.connection import EXCHANGE, FAILED, JOIN, KINDS, LEAVE, PULL, understood
 from dnnflow.parallel.channel.handshake import Addresses, greet
 from dnnflow.parallel.channel.link import ChannelError, Link, tune
 from dnnflow.parallel.channel.wire import Data

@@ -1,6 +1,5 @@
-"""Server optimizers that only Keras has. Imports TensorFlow: loaded for them alone."""
+"""Apply server optimizers that only Keras has. Imports TensorFlow: loaded for them alone."""
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,50 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dnnflow.errors import InputError
+from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
 from dnnflow.parallel.model.weights import FlatLayout, Vector
 from dnnflow.parallel.server.updates import weighted_mean
 from dnnflow.parallel.spec.algorithm import OptimizerSpec
-
-_CLASSES = {
-    "sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad",
-    "nadam": "Nadam", "adamax": "Adamax", "adadelta": "Adadelta", "lion": "Lion", "ftrl": "Ftrl",
-    "lamb": "Lamb", "adafactor": "Adafactor", "muon": "Muon",
-}  # fmt: skip
-
-
-def build_keras_optimizer(spec: OptimizerSpec) -> keras.optimizers.Optimizer:
-    """Make the Keras optimizer that a spec names.
-
-    Raises
-    ------
-    InputError
-        For one that cannot be found, or that does not take its parameters.
-    """
-    given = {name: value for name, value in spec.parameters.items() if value is not None}
-    excluded = given.pop("exclude_from_weight_decay", None)
-    try:
-        made = _class_of(spec.name)(learning_rate=spec.learning_rate, **given)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer {spec.name} must take its parameters, got {given}: {error}") from error
-    if not isinstance(made, keras.optimizers.Optimizer):
-        raise InputError(f"{spec.name} must be a Keras optimizer, got {type(made).__name__}")
-    if excluded:
-        made.exclude_from_weight_decay(var_names=excluded)
-    return made
-
-
-def _class_of(name: str) -> Any:
-    if name in _CLASSES:
-        return getattr(keras.optimizers, _CLASSES[name])
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"an optimizer made by code must be importable on the server, got {name!r}: {error}; "
-            "install its package there"
-        ) from error
 
 
 class KerasRule:

@@ -1,7 +1,9 @@
-"""How a replica takes steps of its own between two pushes: Keras' optimizers, fused where TensorFlow can."""
+"""Make Keras optimizers of their specs, and back, and a replica's own steps, fused where TensorFlow can."""
 
+import importlib
 import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,9 +12,48 @@ import tensorflow as tf
 from dnnflow.design import layers as design
 from dnnflow.engines.keras.keras_updates import KerasUpdate, Update, is_fused, make_update
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.keras_rule import build_keras_optimizer
 from dnnflow.parallel.model.objects import reference_to
 from dnnflow.parallel.spec.optimizer_spec import ELEMENTWISE, WHOLE_TENSOR, OptimizerSpec
+
+_CLASSES = {
+    "sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "rmsprop": "RMSprop", "adagrad": "Adagrad",
+    "nadam": "Nadam", "adamax": "Adamax", "adadelta": "Adadelta", "lion": "Lion", "ftrl": "Ftrl",
+    "lamb": "Lamb", "adafactor": "Adafactor", "muon": "Muon",
+}  # fmt: skip
+
+
+def build_keras_optimizer(spec: OptimizerSpec) -> keras.optimizers.Optimizer:
+    """Make the Keras optimizer that a spec names.
+
+    Raises
+    ------
+    InputError
+        For one that cannot be found, or that does not take its parameters.
+    """
+    given = {name: value for name, value in spec.parameters.items() if value is not None}
+    excluded = given.pop("exclude_from_weight_decay", None)
+    try:
+        made = _class_of(spec.name)(learning_rate=spec.learning_rate, **given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer {spec.name} must take its parameters, got {given}: {error}") from error
+    if not isinstance(made, keras.optimizers.Optimizer):
+        raise InputError(f"{spec.name} must be a Keras optimizer, got {type(made).__name__}")
+    if excluded:
+        made.exclude_from_weight_decay(var_names=excluded)
+    return made
+
+
+def _class_of(name: str) -> Any:
+    if name in _CLASSES:
+        return getattr(keras.optimizers, _CLASSES[name])
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"an optimizer made by code must be importable on the server, got {name!r}: {error}; "
+            "install its package there"
+        ) from error
 
 
 def spec_of(optimizer: keras.optimizers.Optimizer) -> OptimizerSpec:
