@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
     from dnnflow.parallel.model.model_spec import ModelSpec
 
-_ALGORITHM = frozenset(field.name for field in fields(Algorithm))
-_OPTIONS = frozenset(field.name for field in fields(TrainOptions)) - {"algorithm"}
+_ALGORITHM = frozenset(Algorithm.model_fields)
+_OPTIONS = frozenset(TrainOptions.model_fields) - {"algorithm"}
 
 
 def train(
@@ -160,10 +159,10 @@ def with_optimizer(algorithm: Algorithm, optimizer: OptimizerSpec | None) -> Alg
     if optimizer is None:
         return algorithm
     if algorithm.push_kind is PushKind.GRADIENT:
-        return algorithm if algorithm.server_optimizer else replace(algorithm, server_optimizer=optimizer)
+        return algorithm if algorithm.server_optimizer else algorithm.replace(server_optimizer=optimizer)
     if algorithm.replica_optimizer or algorithm.used_replica_optimizer is None or algorithm.momentum:
         return algorithm
-    return replace(algorithm, replica_optimizer=optimizer)
+    return algorithm.replace(replica_optimizer=optimizer)
 
 
 def validation_source(data: Any, validation: Any, reading: Reading) -> Source | None:

@@ -8,7 +8,6 @@ import pytest
 from browser import browser
 
 from dnnflow.parallel.driver.history import History, ReplicaTotals, WorkerLoss
-from dnnflow.parallel.driver.sight import algorithm_in_words
 from dnnflow.parallel.model.batch_totals import Tally
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.server.messages import ServerStatistics
@@ -149,8 +148,8 @@ def test_a_training_that_goes_on_says_how_far_it_is_in_all(history: History) -> 
 
 
 def test_an_algorithm_in_words() -> None:
-    told = algorithm_in_words(Algorithm(kind="downpour", synchronous=True, quorum=0.9, sync_every=4))
-    assert told == "downpour, synchronous, a push every 4 batches, quorum 0.9"
+    algorithm = Algorithm(kind="downpour", synchronous=True, quorum=0.9, sync_every=4)
+    assert algorithm.in_words() == "downpour, synchronous, a push every 4 batches, quorum 0.9"
 
 
 def test_the_page_holds_what_matters_and_nothing_from_afar(history: History, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 
 from dnnflow.events import TrainingProgress
 from dnnflow.parallel.driver.history import History, ReplicaTotals
-from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import TrainOptions
+from dnnflow.parameters import facts
 from dnnflow.show.live.publish import Shown
 from dnnflow.show.training_tables import training_numbers
 from dnnflow.table.rows.source import Source
@@ -65,41 +65,19 @@ def progress_of(history: History, elapsed_s: float, replicas: int) -> TrainingPr
 def about_training(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> dict[str, str]:
     """Return names and values for a person; settings that do nothing here are left out."""
     algorithm = options.algorithm
-    facts = {
+    told = {
         "Model": _model(spec),
         "Weights": f"{spec.layout.size:,}",
         "Loss": _named(spec.compiled.get("loss")),
-        "Algorithm": algorithm_in_words(algorithm),
+        "Algorithm": algorithm.in_words(),
         "Server's optimizer": _optimizer(algorithm.used_server_optimizer),
         "Replicas' optimizer": _optimizer(algorithm.used_replica_optimizer),
         "Replicas": str(replicas),
         "Servers": _servers(options),
         "Rows": f"{source.rows:,}",
-        "Epochs": str(options.epochs),
-        "Batch": f"{options.batch_size:,} rows of a replica",
-        "Seed": str(options.seed),
-        "Target": "" if options.target is None else " ".join(str(x) for x in vars(options.target).values()),
-        "Time limit": "" if options.time_limit_s is None else f"{options.time_limit_s:g} s",
+        **facts(options),
     }
-    return {name: value for name, value in facts.items() if value}
-
-
-def algorithm_in_words(algorithm: Algorithm) -> str:
-    """Return an algorithm as one line, e.g. `downpour, asynchronous, damping`."""
-    parts = [algorithm.kind.value, "synchronous" if algorithm.synchronous else "asynchronous"]
-    if algorithm.sync_every > 1:
-        parts.append(f"a push every {algorithm.sync_every} batches")
-    if algorithm.quorum < 1:
-        parts.append(f"quorum {algorithm.quorum:g}")
-    if algorithm.overlap:
-        parts.append("pushes beside computing")
-    if algorithm.damping:
-        parts.append(f"{algorithm.damping_rule} damping")
-    if algorithm.staleness_bound is not None:
-        parts.append(f"staleness bound {algorithm.staleness_bound}")
-    if algorithm.wire != "float32":
-        parts.append(f"pushes travel as {algorithm.wire}")
-    return ", ".join(parts)
+    return {name: value for name, value in told.items() if value}
 
 
 def _model(spec: "ModelSpec") -> str:

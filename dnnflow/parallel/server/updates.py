@@ -10,7 +10,6 @@ added.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -227,7 +226,7 @@ def less_momentum(spec: OptimizerSpec, replicas: int) -> tuple[OptimizerSpec, fl
     if not momentum or replicas < 2:
         return spec, 1.0
     less = min(momentum, max(_LEAST_MOMENTUM, 1 - replicas * (1 - momentum)))
-    changed = replace(spec, parameters={**spec.parameters, name: less})
+    changed = spec.replace(parameters={**spec.parameters, name: less})
     return changed, (1 - less) / (1 - momentum) if spec.name == "sgd" else 1.0
 
 
@@ -263,7 +262,7 @@ class Damping:
     """
 
     def __init__(self, rule: str) -> None:
-        """Begin; a rule is one of `settings.DAMPING_RULES`."""
+        """Begin; a rule is one of `Exchange.damping_rule`."""
         self._is_relative = rule == "relative"
         self.pushes, self.mean = 0, 0.0
 

@@ -1,19 +1,19 @@
-"""What a parallel training does: its algorithm, optimizers and learning rate, as plain data."""
+"""Hold what a parallel training does: its algorithm, optimizers and learning rate, as plain data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Literal, Self, get_args
 
-from dnnflow.design.checks import whole
-from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec, RateSchedule, is_number, read_fields, require
+from pydantic import Field, WithJsonSchema, model_validator
 
-__all__ = ["DAMPING_RULES", "WIRES", "Algorithm", "Kind", "OptimizerSpec", "PushKind", "RateSchedule"]
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec, RateSchedule
+from dnnflow.parameters import CheckedParameters, Display, Parameters, phrases, require
 
-WIRES = ("float32", "float16", "bfloat16", "int8")
+__all__ = ["WIRES", "Algorithm", "Kind", "OptimizerSpec", "PushKind", "RateSchedule"]
+
+Wire = Literal["float32", "float16", "bfloat16", "int8"]
+WIRES: tuple[Wire, ...] = get_args(Wire)
 """How a pushed vector may travel; int8 with error feedback."""
-DAMPING_RULES = ("relative", "inverse")
-"""How damping lowers a rate; `parallel/server/updates` has the formulas."""
 
 
 class Kind(StrEnum):
@@ -49,85 +49,78 @@ _SERVER_DEFAULTS: Mapping[Kind, tuple[str, float]] = {
 _MOMENTUM_DEFAULTS: Mapping[Kind, float] = {Kind.GEM: 0.9, Kind.DILOCO: 0.9}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Algorithm:
+KindName = Annotated[
+    Kind,
+    Field(strict=False, description="What replicas push, and what the server does with it."),
+    WithJsonSchema({"type": "string", "enum": [kind.value for kind in Kind]}),
+]
+"""An algorithm's name, as text too."""
+Nested = Field(strict=False)
+"""Of a field that a mapping may stand for."""
+
+
+class RefitExchange(Parameters):
+    """How replicas and server exchange: what every door may set, that of refitting a study's best too."""
+
+    synchronous: Annotated[bool, Display(is_told=False)] = False
+    """Whether the server waits for all replicas and averages, or applies each push when it comes."""
+    sync_every: Annotated[int, Display("a push every {sync_every} batches")] = Field(default=1, ge=1)
+    """Batches a replica trains on between two pushes."""
+    damping: Annotated[bool, Display("{damping_rule} damping")] = False
+    """Whether a push that is late by some updates is applied with a lower rate."""
+    staleness_bound: Annotated[int | None, Display("staleness bound {staleness_bound}")] = Field(
+        default=None, ge=0
+    )
+    """Pushes that an asynchronous replica may be ahead of the slowest, which it then waits for; null for no
+    bound."""
+
+
+class Exchange(RefitExchange):
+    """How replicas and server exchange: what pipelines and the command line may set."""
+
+    overlap: Annotated[bool, Display("pushes beside computing")] = False
+    """Whether a replica computes on while its push is on its way, of asynchronous downpour and diloco; every
+    push is then one update later."""
+    damping_rule: Annotated[Literal["relative", "inverse"], Display(is_told=False)] = "relative"
+    """relative: what is later than usual is damped, the mean rate stays, and the server's momentum is lower
+    by what asynchrony adds; inverse: rate / (1 + late), so that all replicas together learn slower."""
+    quorum: Annotated[float, Display("quorum {quorum:g}")] = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the replicas that a synchronous round waits for; the others' push is dropped."""
+    wire: Annotated[Wire, Display("pushes travel as {wire}")] = "float32"
+    """How pushes travel: float32, float16, bfloat16, or int8 with error feedback."""
+
+
+class Algorithm(Exchange, CheckedParameters):
     """What replicas push, and what the server does with it."""
 
-    kind: Kind = Kind.DOWNPOUR
-    synchronous: bool = False
-    """Whether the server waits for all replicas and averages, or applies each push on arrival."""
-    sync_every: int = 1
-    """K: batches a replica trains on between two pushes, ≥ 1."""
-    quorum: float = 1.0
-    """Share of the replicas that a synchronous round waits for, in (0, 1]; the others' push is dropped."""
-    server_optimizer: OptimizerSpec | None = None
+    kind: Annotated[KindName, Display(is_told=False)] = Kind.DOWNPOUR
+    server_optimizer: Annotated[OptimizerSpec | None, Nested, Display(is_told=False)] = None
     """Of downpour and diloco. None: adam for gradients, sgd with rate 1 for differences (which replicas'
     optimizers have already scaled), sgd with rate 0.7 and Nesterov's momentum for diloco."""
-    replica_optimizer: OptimizerSpec | None = None
+    replica_optimizer: Annotated[OptimizerSpec | None, Nested, Display(is_told=False)] = None
     """With which replicas take local steps. None: downpour with K = 1 pushes plain gradients; else adam, and
     with easgd's momentum sgd."""
-    schedule: RateSchedule = field(default_factory=RateSchedule)
+    schedule: Annotated[RateSchedule, Nested, Display("rate {schedule}")] = Field(
+        default_factory=RateSchedule
+    )
     """Of the server's optimizer; where it has none, of the replicas' (`Reply.samples` tells them where)."""
-    elastic_force: float = 0.9
-    """β of EASGD, in (0, 1]; each pull has the strength α = β / replicas."""
-    momentum: float | None = None
+    elastic_force: float = Field(default=0.9, gt=0.0, le=1.0)
+    """β of EASGD; each pull has the strength α = β / replicas."""
+    momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
     """EASGD: of the replicas' Nesterov steps (EAMSGD; default 0); gem: of the step to be matched (default
     0.9); diloco: of the outer Nesterov step (default 0.9)."""
-    damping: bool = False
-    """Whether a push that is late by many updates counts less."""
-    damping_rule: str = "relative"
-    """relative: a push counts less if it is later than usual, the mean rate stays, and the server's momentum
-    is lower by what asynchrony adds. inverse: the rate is divided by 1 + τ, τ the updates that a push is late
-    by: all replicas together learn slower then."""
-    staleness_bound: int | None = None
-    """s: an asynchronous replica more than s pushes ahead of the slowest waits for it; None for never."""
-    gem_rate: float | None = None
-    """Learning rate of gem's steps, > 0. None: 0.01 for gradients, 1 for what K local steps have changed."""
-    gem_kappa: float = 2.0
-    """κ: how much more energy than one replica's gem allows, > 0."""
-    overlap: bool = False
-    """Whether a replica computes on the weights it has while its push is on its way: of asynchronous downpour
-    and diloco. Every push is then late by one more update."""
-    statistics_share: float | None = None
-    """How far an asynchronous push moves the server's moving statistics to the replica's, in (0, 1]; None for
+    gem_rate: float | None = Field(default=None, gt=0.0)
+    """Learning rate of gem's steps. None: 0.01 for gradients, 1 for what K local steps have changed."""
+    gem_kappa: float = Field(default=2.0, gt=0.0)
+    """κ: how much more energy than one replica's gem allows."""
+    statistics_share: float | None = Field(default=None, gt=0.0, le=1.0)
+    """How far an asynchronous push moves the server's moving statistics to the replica's; None for
     1 / replicas. A synchronous round takes their mean."""
-    wire: str = "float32"
-    """How pushed vectors travel, one of `WIRES`."""
-    reply_wire: str = "float32"
-    """How weights travel back: float32, float16 or bfloat16."""
+    reply_wire: Literal["float32", "float16", "bfloat16"] = "float32"
+    """How weights travel back."""
 
-    def __post_init__(self) -> None:
-        kinds = [kind.value for kind in Kind]
-        require(self.kind in kinds, f"kind must be one of {', '.join(kinds)}", self.kind)
-        object.__setattr__(self, "kind", Kind(self.kind))
-        require(whole(self.sync_every) and self.sync_every >= 1, "sync_every must be >= 1", self.sync_every)
-        self._check_numbers()
-        self._check_together()
-        rule = self.damping_rule
-        require(rule in DAMPING_RULES, f"damping_rule must be one of {', '.join(DAMPING_RULES)}", rule)
-        require(self.wire in WIRES, f"wire must be one of {', '.join(WIRES)}", self.wire)
-        wires = WIRES[:3]
-        require(self.reply_wire in wires, f"reply_wire must be one of {', '.join(wires)}", self.reply_wire)
-
-    def _check_numbers(self) -> None:
-        top = float("inf")
-        for name, high in (("quorum", 1), ("elastic_force", 1), ("gem_kappa", top)):
-            value = getattr(self, name)
-            require(is_number(value) and 0 < value <= high, f"{name} must be in (0, {high}]", value)
-        for name, high in (("gem_rate", top), ("statistics_share", 1)):
-            value = getattr(self, name)
-            valid = value is None or (is_number(value) and 0 < value <= high)
-            require(valid, f"{name} must be in (0, {high}]", value)
-        for name in ("synchronous", "damping", "overlap"):
-            value = getattr(self, name)
-            require(isinstance(value, bool), f"{name} must be true or false", value)
-        momentum, bound = self.momentum, self.staleness_bound
-        valid = momentum is None or (is_number(momentum) and 0 <= momentum < 1)
-        require(valid, "momentum must be in [0, 1)", momentum)
-        valid = bound is None or (whole(bound) and bound >= 0)
-        require(valid, "staleness_bound must be a whole number >= 0", bound)
-
-    def _check_together(self) -> None:
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         """Refuse what would silently do nothing."""
         kind, server, momentum = self.kind, self.has_server_optimizer, self.momentum
         require(kind is not Kind.GEM or not self.synchronous, "gem works asynchronously", "synchronous")
@@ -152,6 +145,7 @@ class Algorithm:
         other = getattr(self, f"{takes}_optimizer", None)
         rule = f"the momentum of {kind} is a parameter of its {takes}_optimizer"
         require(momentum is None or not (kind is Kind.DOWNPOUR or other), rule, momentum)
+        return self
 
     @property
     def has_server_optimizer(self) -> bool:
@@ -212,17 +206,7 @@ class Algorithm:
         """Return α = β / n, the strength of one elastic pull among n replicas."""
         return self.elastic_force / max(replicas, 1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self) | {"kind": self.kind.value}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Algorithm":
-        """Build from what `to_dict` gave."""
-        plain = read_fields(cls, data)
-        for name in ("server_optimizer", "replica_optimizer"):
-            if plain.get(name) is not None:
-                plain[name] = OptimizerSpec.from_dict(plain[name])
-        if "schedule" in plain:
-            plain["schedule"] = RateSchedule.from_dict(plain["schedule"])
-        return cls(**plain)
+    def in_words(self) -> str:
+        """Return the algorithm as one line, e.g. `downpour, asynchronous, relative damping`."""
+        way = "synchronous" if self.synchronous else "asynchronous"
+        return ", ".join([self.kind.value, way, *phrases(self)])

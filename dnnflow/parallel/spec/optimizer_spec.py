@@ -1,12 +1,14 @@
-"""Optimizers and learning rates of a parallel training, as plain data."""
+"""Hold optimizers and learning rates of a parallel training, as plain data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
-from dnnflow.design.checks import optimizer_value, whole
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from dnnflow.design.checks import optimizer_value
 from dnnflow.design.layers import OPTIMIZERS as DESIGN_OPTIMIZERS
 from dnnflow.errors import InputError
+from dnnflow.parameters import CheckedParameters, require
 
 ELEMENTWISE = frozenset(
     {"sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "adamax", "adadelta", "lion", "ftrl"}
@@ -45,48 +47,49 @@ SCHEDULES = tuple(_RULES_OF_SAMPLES)
 Plain = bool | int | float | str | list[str] | None
 
 
-def require(condition: bool, rule: str, got: object) -> None:
-    """Raise `InputError` with the rule and what was got, unless the condition holds."""
-    if not condition:
-        raise InputError(f"{rule}, got {got!r}")
-
-
-def is_number(value: object) -> bool:
-    """Say whether a value is a number; true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def read_fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping's entries, which must all be fields."""
-    require(isinstance(data, Mapping), f"{kind.__name__} must be written {{field: value}}", data)
-    known = [item.name for item in fields(kind)]
-    unknown = sorted(set(data) - set(known))
-    require(not unknown, f"{kind.__name__} takes {', '.join(known)}", ", ".join(unknown))
-    return dict(data)
-
-
-@dataclass(frozen=True)
-class OptimizerSpec:
+class OptimizerSpec(CheckedParameters):
     """An optimizer of Keras, or one of the user's; `design.layers.Optimizer` has only those of designs."""
 
     name: str = "adam"
     """One of `ELEMENTWISE` and `WHOLE_TENSOR`, or `module:Class` for a Keras optimizer made by code."""
-    learning_rate: float = 0.001
-    """Step size of the first sample, > 0."""
-    parameters: Mapping[str, Plain] = field(default_factory=dict)
+    learning_rate: float = Field(default=0.001, gt=0.0, allow_inf_nan=False)
+    """Step size of the first sample."""
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """What else the optimizer takes; Keras' defaults where absent. `exclude_from_weight_decay` is a list of
     parts of variables' names."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, /, *values: Any, **given: Any) -> None:
+        super().__init__(*values, **given)
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
         known = sorted(ELEMENTWISE | set(WHOLE_TENSOR))
         rule = f"an optimizer must be one of {', '.join(known)}, or module:Class"
-        require(isinstance(self.name, str) and (self.name in known or ":" in self.name), rule, self.name)
-        require(is_number(self.learning_rate), "learning_rate must be a number", self.learning_rate)
-        positive = 0.0 < self.learning_rate < float("inf")
-        require(positive, "learning_rate must be > 0", self.learning_rate)
-        object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        values = {name: _parameter(self.name, name, value) for name, value in self.parameters.items()}
-        object.__setattr__(self, "parameters", values)
+        require(name in known or ":" in name, rule, name)
+        return name
+
+    @field_validator("parameters")
+    @classmethod
+    def _are_plain(cls, parameters: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        optimizer = info.data.get("name", ":")
+        return {name: _parameter(optimizer, name, value) for name, value in parameters.items()}
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `adam`, `adam:0.01`, `module:Class` or `module:Class:0.01`.
+
+        Raises
+        ------
+        InputError
+            For an optimizer that there is not, or a rate that is none.
+        """
+        name, colon, rate = text.rpartition(":")
+        try:
+            learning_rate = float(rate)
+        except ValueError:  # what follows the colon is no number
+            return cls(text)
+        return cls(name, learning_rate) if colon else cls(text)
 
     @property
     def whole_reason(self) -> str | None:
@@ -111,15 +114,6 @@ class OptimizerSpec:
                 f"{self.whole_reason}; use one server, or one of {', '.join(sorted(ELEMENTWISE))}"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "OptimizerSpec":
-        """Build from what `to_dict` gave."""
-        return cls(**read_fields(cls, data))
-
 
 def _parameter(optimizer: str, name: str, value: Any) -> Plain:
     """Return a parameter as the JSON type it is, or refuse it; what only Keras knows is left to Keras."""
@@ -138,28 +132,27 @@ def _parameter(optimizer: str, name: str, value: Any) -> Plain:
     return plain
 
 
-@dataclass(frozen=True)
-class RateSchedule:
+class RateSchedule(CheckedParameters):
     """How the learning rate falls with the samples seen by all replicas together."""
 
     kind: str = "constant"
     """One of `SCHEDULES`."""
     every: int | None = None
     """Samples between two steps, to one factor of `rate`, or of the half cosine; ≥ 1."""
-    rate: float = 0.5
-    """Factor of `exponential` and `step`, in (0, 1]."""
-    floor: float = 0.0
-    """Where `cosine` ends, as a share of the first rate, in [0, 1]."""
+    rate: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Factor of `exponential` and `step`."""
+    floor: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Where `cosine` ends, as a share of the first rate."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, /, *values: Any, **given: Any) -> None:
+        super().__init__(*values, **given)
+
+    @model_validator(mode="after")
+    def _has_samples(self) -> Self:
         require(self.kind in SCHEDULES, f"a schedule must be one of {', '.join(SCHEDULES)}", self.kind)
         rule = f"every must be a number of samples >= 1 ({self.kind}: {_RULES_OF_SAMPLES[self.kind]})"
-        given = whole(self.every) and (self.every or 0) >= 1
-        require(given or (self.every is None and self.kind == "constant"), rule, self.every)
-        require(is_number(self.rate) and 0 < self.rate <= 1, "rate must be in (0, 1]", self.rate)
-        require(is_number(self.floor) and 0 <= self.floor <= 1, "floor must be in [0, 1]", self.floor)
+        require(self.kind == "constant" if self.every is None else self.every >= 1, rule, self.every)
+        return self
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "RateSchedule":
-        """Build from JSON types."""
-        return cls(**read_fields(cls, data))
+    def __str__(self) -> str:
+        return self.kind if self.every is None else f"{self.kind} every {self.every:,} samples"

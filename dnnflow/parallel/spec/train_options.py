@@ -1,12 +1,15 @@
-"""How a parallel training runs, besides its algorithm: plain data, checked once."""
+"""Hold how a parallel training runs, besides its algorithm: plain data, checked once."""
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.parallel.spec.algorithm import Algorithm, Nested
+from dnnflow.parameters import CheckedParameters, Display, Parameters
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {">": operator.gt, "<": operator.lt}
 
@@ -45,78 +48,85 @@ class Target:
         """Say whether a measure is past the value; one that is absent is not."""
         return self.metric in logs and _COMPARE[self.sign](logs[self.metric], self.value)
 
+    def __str__(self) -> str:
+        return f"{self.metric},{self.sign},{self.value!r}"
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """How a parallel training runs."""
 
-    algorithm: Algorithm = field(default_factory=Algorithm)
-    replicas: int | None = None
-    """Copies of the model that compute at once; None: one a worker that has no server alone."""
-    servers: int = 1
+TargetText = Annotated[
+    Target,
+    BeforeValidator(lambda given: Target.parse(given) if isinstance(given, str) else given),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string"}),
+]
+"""A target, as text too."""
+
+
+class RefitOptions(Parameters):
+    """How a training runs: what every door may set, that of refitting a study's best design too."""
+
+    replicas: Annotated[int | None, Display(is_told=False)] = Field(default=None, ge=1)
+    """Copies of the model that compute at once; default: 2, or one a worker of a running cluster."""
+    servers: Annotated[int, Display(is_told=False)] = Field(default=1, ge=1)
     """Parameter servers, each of which holds a slice of the weights."""
-    groups: int = 1
-    """Groups of replicas with a server each, which passes on to the one above what it has learned."""
-    group_every: int = 10
-    """m: updates of a group's server between two pushes to the one above."""
-    epochs: int = 1
+    time_limit_s: float | None = Field(default=None, gt=0.0)
+    """Seconds after which it ends, with the weights it has by then."""
+
+
+class RunOptions(RefitOptions):
+    """How a training runs: what pipelines and the command line may set."""
+
+    groups: Annotated[int, Display(is_told=False)] = Field(default=1, ge=1)
+    """Groups of replicas, with a server each below one above."""
+    group_every: int = Field(default=10, ge=1)
+    """Updates of a group between two pushes upwards."""
+    epochs: Annotated[int, Display(is_told=True)] = Field(default=1, ge=1)
     """How often every row is trained on."""
-    batch_size: int = 100
+    batch_size: Annotated[
+        int, Display("{batch_size:,} rows of a replica", "Batch", option="batch", is_told=True)
+    ] = Field(default=100, ge=1)
     """Rows of one replica's step."""
-    seed: int = 0
+    seed: Annotated[int, Display("{seed}", is_told=True)] = Field(default=0, ge=0, lt=2**63)
     """Of the order of rows."""
-    shuffle: bool = True
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: replicas on workers that declare a GPU, if there are any."""
-    validate_every: int | None = None
-    """Samples between two validations; None: once an epoch, and at the end. Replicas report twice a second:
-    short epochs share a snapshot, and each has its row."""
-    target: Target | None = None
-    """Where training ends early."""
-    time_limit_s: float | None = None
-    """After how many seconds it ends, with the weights it has by then."""
-    checkpoint: str | None = None
-    """Directory of the checkpoint; None for none."""
-    checkpoint_every_s: float = 300.0
-    restore: bool = False
+    validate_every: int | None = Field(default=None, ge=1)
+    """Samples between two validations; default: once an epoch, and at the end. Replicas report twice a
+    second: short epochs share a snapshot, and each has its row."""
+    target: Annotated[TargetText | None, Display("{target.metric} {target.sign} {target.value}")] = None
+    """Where it ends early, e.g. val_accuracy,>,0.97."""
+    checkpoint: Annotated[str | None, Display(is_told=False)] = None
+    """Directory of the checkpoint; default: none."""
+    checkpoint_every_s: Annotated[float, Display(is_told=False)] = Field(default=300.0, gt=0.0)
+    """Seconds between two checkpoints."""
+    restore: Annotated[bool, Display(is_told=False)] = False
     """Whether to go on from the checkpoint, which must be there."""
-    wait_s: float = 300.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.groups > 1 and self.servers > 1:
+            raise InputError(
+                f"groups have a server each below one, got groups={self.groups} and servers={self.servers}; "
+                "set one of them to 1"
+            )
+        if self.restore and self.checkpoint is None:
+            raise InputError("restore needs the directory of a checkpoint, got none; set checkpoint")
+        return self
+
+
+class TrainOptions(RunOptions, CheckedParameters):
+    """How a parallel training runs."""
+
+    algorithm: Annotated[Algorithm, Nested, Display(is_told=False)] = Field(default_factory=Algorithm)
+    shuffle: bool = True
+    """Whether the order of rows is another one in each epoch."""
+    wait_s: Annotated[float, Display(is_told=False)] = Field(default=300.0, gt=0.0)
     """How long a replica waits for others, or for its server, before it gives up."""
-    timeline: bool = False
+    timeline: Annotated[bool, Display(is_told=False)] = False
     """Whether to keep what each replica did when."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, Display(is_told=False)] = None
     """Directory on each machine that files are copied to when first read."""
 
     @property
     def n_servers(self) -> int:
         """Servers in all, that above the groups' among them."""
         return self.servers if self.groups == 1 else self.groups + 1
-
-    def __post_init__(self) -> None:
-        for name in (
-            "replicas",
-            "servers",
-            "groups",
-            "group_every",
-            "epochs",
-            "batch_size",
-            "validate_every",
-        ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name} must be a whole number >= 1, got {value!r}")
-        for name in ("time_limit_s", "checkpoint_every_s", "wait_s"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be > 0, got {value!r}")
-        if self.device not in ("auto", "cpu", "gpu"):
-            raise InputError(f"device must be auto, cpu or gpu, got {self.device!r}")
-        if self.groups > 1 and self.servers > 1:
-            raise InputError(
-                f"groups have a server each below one, got groups={self.groups} and servers={self.servers}; "
-                "set one of them to 1"
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed must be a whole number >= 0, got {self.seed!r}")
-        if self.restore and self.checkpoint is None:
-            raise InputError("restore needs the directory of a checkpoint, got none; set checkpoint")
