@@ -26,9 +26,9 @@ from dnnflow.parallel.channel import channel_server, handshake, link
 from dnnflow.parallel.channel.channel_client import ChannelClient
 from dnnflow.parallel.channel.channel_server import ChannelServer
 from dnnflow.parallel.channel.connection import EXCHANGE, PULL
-from dnnflow.parallel.channel.handshake import Addresses, Terms
-from dnnflow.parallel.channel.link import FRAME, MAGIC, ChannelError, wake
-from dnnflow.parallel.server.messages import Push, Reply
+from dnnflow.parallel.channel.handshake import Addresses, VectorFormat
+from dnnflow.parallel.channel.link import FRAME, MAGIC, ChannelError, shut_down
+from dnnflow.parallel.server.messages import Push, PushReply
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.spec.algorithm import WIRES, Algorithm, Kind, OptimizerSpec, PushKind
 
@@ -178,7 +178,9 @@ def test_a_push_through_the_channel_does_what_it_does_on_the_server(way: Way, si
 def test_every_wire_goes_every_way(way: Way, name: str) -> None:
     server = ParameterServer(np.zeros(BIG, np.float32), ASYNCHRONOUS)
     reply_wire = name if name != "int8" else "float32"
-    client = way.client(way.channel(server, terms=Terms(BIG, exact=7)), wire=name, reply_wire=reply_wire)
+    client = way.client(
+        way.channel(server, vectors=VectorFormat(BIG, exact=7)), wire=name, reply_wire=reply_wire
+    )
     step, given = client.join(0), numbers(BIG)
     weights = client.exchange(Push(0, step, 0, 1, given)).vector
     assert np.abs(weights + given).max() <= 0.02 * np.abs(given).max()
@@ -216,7 +218,7 @@ def test_what_the_server_raises_is_raised_at_the_replica(way: Way) -> None:
 
 def test_a_fault_of_the_server_itself_reaches_the_replica_as_a_sentence(near: Way) -> None:
     class Faulty(ParameterServer):
-        def exchange(self, push: Push, out: Any = None) -> Reply:
+        def exchange(self, push: Push, out: Any = None) -> PushReply:
             raise ZeroDivisionError("by zero " + 2000 * "!")
 
     client = near.client(near.channel(Faulty(np.zeros(3, np.float32), ASYNCHRONOUS)))
@@ -255,7 +257,7 @@ def test_a_replica_does_not_send_its_work_to_whoever_took_the_address() -> None:
             with taken:
                 taken.sendall(handshake.GREETING + bytes(handshake.NONCE_BYTES))
                 taken.recv(1000)
-                taken.sendall(bytes(handshake._TERMS.size + handshake.MAC_BYTES))
+                taken.sendall(bytes(handshake._FORMAT.size + handshake.MAC_BYTES))
                 taken.recv(1000)
 
         thread = threading.Thread(target=pretend)
@@ -330,8 +332,8 @@ def test_a_malformed_frame_ends_its_own_connection_only(way: Way, frame: tuple[i
 
 
 def test_a_frame_that_stops_half_way_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "REST_S", 0.1)
-    monkeypatch.setattr(link, "TICK_S", 0.05)
+    monkeypatch.setattr(link, "FRAME_S", 0.1)
+    monkeypatch.setattr(link, "POLL_S", 0.05)
     for way in make_way("tcp", tmp_path, monkeypatch):
         channel = way.channel(ParameterServer(np.zeros(BIG, np.float32), ASYNCHRONOUS))
         bad = way.client(channel)
@@ -371,7 +373,7 @@ def test_one_thread_answers_replicas_that_never_wait_for_each_other(near: Way) -
 def test_a_connection_that_sleeps_too_long_is_closed_and_made_again(
     near: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel_server, "_TICK_S", 0.02)
+    monkeypatch.setattr(channel_server, "_POLL_S", 0.02)
     server = ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS)
     channel = near.channel(server, idle_s=0.1)
     client = near.client(channel)
@@ -449,7 +451,7 @@ def test_a_connection_that_was_cut_is_made_again(way: Way) -> None:
     step = client.join(0)
     for index in range(3):
         for sock in list(channel._open.values()):
-            wake(sock)
+            shut_down(sock)
         assert client.exchange(Push(0, step + index, index, 1, np.ones(3, np.float32))).version == index + 1
 
 
@@ -459,12 +461,12 @@ class CutsBeforeItAnswers(ParameterServer):
     channel: ChannelServer
     has_cut = False
 
-    def exchange(self, push: Push, out: Any = None) -> Reply:
+    def exchange(self, push: Push, out: Any = None) -> PushReply:
         reply = super().exchange(push, out)
         if not self.has_cut:
             self.has_cut = True
             for sock in list(self.channel._open.values()):
-                wake(sock)
+                shut_down(sock)
         return reply
 
 
@@ -555,7 +557,7 @@ def test_a_killed_replica_is_not_waited_for(near: Way, process: Any) -> None:
     replica, _ = process(_join_and_wait, channel.addresses)
     client = near.client(channel)
     step = client.join(1)
-    found: list[Reply] = []
+    found: list[PushReply] = []
     waiting = threading.Thread(
         target=lambda: found.append(client.exchange(Push(1, step, 0, 1, np.ones(3, np.float32))))
     )

@@ -17,7 +17,7 @@ from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.coordinator import Coordinator
 from dnnflow.parallel.rows.leases import lane_of
-from dnnflow.parallel.server.messages import Push, Reply
+from dnnflow.parallel.server.messages import Push, PushReply
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec
 from dnnflow.table.rows.sources import open_source
@@ -43,7 +43,7 @@ class Way:
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         return self.server.pull(replica, out)
 
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
+    def exchange(self, push: Push, out: Vector | None = None) -> PushReply:
         time.sleep(self.seconds_s)
         reply = self.server.exchange(push, out)
         self.pushes += 1

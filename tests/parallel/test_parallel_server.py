@@ -12,7 +12,7 @@ import pytest
 
 from dnnflow.errors import InputError, NotFoundError, StudyError, TimeLimitError
 from dnnflow.parallel.model.weights import FlatLayout
-from dnnflow.parallel.server.parameter_server import ParameterServer, Push, Reply
+from dnnflow.parallel.server.parameter_server import ParameterServer, Push, PushReply
 from dnnflow.parallel.server.updates import GradientEnergyMatching, elastic_replica
 from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
 
@@ -39,7 +39,7 @@ def make(size: int = 3, joined: int = 0, wait_s: float = 4 * DEADLINE_S, **algor
     return server
 
 
-def push(server: ParameterServer, replica: int, step: int, version: int, **given: Any) -> Reply:
+def push(server: ParameterServer, replica: int, step: int, version: int, **given: Any) -> PushReply:
     """Push a gradient of -1, so that weights at rate 1 count pushes."""
     values = {"count": 1, "vector": vector(-1.0)} | given
     return server.exchange(

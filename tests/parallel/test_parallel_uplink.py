@@ -10,7 +10,7 @@ from dnnflow.errors import TimeLimitError
 from dnnflow.parallel.channel import server_actor
 from dnnflow.parallel.channel.server_actor import Uplink
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.server.messages import Push, Reply
+from dnnflow.parallel.server.messages import Push, PushReply
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
@@ -28,11 +28,11 @@ class Above:
     def pull(self, replica: int) -> tuple[int, Vector]:
         return 0, np.zeros(3, np.float32)
 
-    def exchange(self, push: Push, out: Vector) -> Reply:
+    def exchange(self, push: Push, out: Vector) -> PushReply:
         self.asked.set()
         assert self.answers.wait(60)
         out[...] = 0
-        return Reply(1, push.count, out, 0)
+        return PushReply(1, push.count, out, 0)
 
     def leave(self, replica: int) -> None:
         pass

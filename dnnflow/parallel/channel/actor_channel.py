@@ -7,29 +7,22 @@ import numpy as np
 
 from dnnflow.errors import DnnflowError, TimeLimitError
 from dnnflow.parallel.channel.channel_client import ANSWER_S, ChannelClient
+from dnnflow.parallel.channel.connection import WeightServer
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.server.messages import Push, Reply
+from dnnflow.parallel.server.messages import Push, PushReply
 
 ADDRESS_S = 60.0
 
 
-class Channel(Protocol):
-    """What a replica needs of its way to a server; see `ChannelClient` for the methods."""
-
-    def join(self, replica: int) -> int: ...
-
-    def leave(self, replica: int) -> None: ...
-
-    def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]: ...
-
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply: ...
+class Channel(WeightServer, Protocol):
+    """A replica's way to a server; see `ChannelClient`."""
 
     def close(self) -> None: ...
 
 
 class ActorChannel:
-    """The way to a server by plain calls of its actor: slower, but there wherever Dask is.
+    """Reaches a server by plain calls of its actor: slower, but there wherever Dask is.
 
     Vectors travel as they are, whatever wire is asked for.
     """
@@ -48,12 +41,12 @@ class ActorChannel:
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         """Return the version and the weights."""
         version, weights = self.call("pull", replica)
-        return version, _into(out, weights)
+        return version, _copied_to(out, weights)
 
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
+    def exchange(self, push: Push, out: Vector | None = None) -> PushReply:
         """Push, and return the weights to go on from; see `ChannelClient.exchange`."""
-        reply: Reply = self.call("exchange", push)
-        reply.vector = _into(out, reply.vector)
+        reply: PushReply = self.call("exchange", push)
+        reply.vector = _copied_to(out, reply.vector)
         return reply
 
     def close(self) -> None:
@@ -113,7 +106,7 @@ def worker_tls() -> ssl.SSLContext | None:
     return tls
 
 
-def _into(out: Vector | None, found: Vector) -> Vector:
+def _copied_to(out: Vector | None, found: Vector) -> Vector:
     if out is None:
         return found
     np.copyto(out, found)

@@ -1,4 +1,4 @@
-"""A replica's end of the channel to a server."""
+"""Connect a replica to the channel of a server."""
 
 import contextlib
 import socket
@@ -9,12 +9,12 @@ from typing import Self
 import numpy as np
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.channel.connection import EXCHANGE, FAILED, JOIN, KINDS, LEAVE, PULL, understood
-from dnnflow.parallel.channel.handshake import Addresses, greet
-from dnnflow.parallel.channel.link import ChannelError, Link, tune
+from dnnflow.parallel.channel.connection import EXCHANGE, FAILED, JOIN, KINDS, LEAVE, PULL, decode_error
+from dnnflow.parallel.channel.handshake import Addresses, begin_handshake
+from dnnflow.parallel.channel.link import ChannelError, Link, set_tcp_options
 from dnnflow.parallel.channel.wire import Data
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.server.messages import Push, Reply
+from dnnflow.parallel.server.messages import Push, PushReply
 from dnnflow.parallel.spec.algorithm import WIRES, PushKind
 
 ANSWER_S = 600.0
@@ -35,7 +35,7 @@ class ChannelClient:
     token
         Of the server.
     wire, reply_wire
-        How pushes and weights travel, of `settings.WIRES`. What int8 loses of a push is added to the next.
+        How pushes and weights travel, of `WIRES`. What int8 loses of a push is added to the next.
     tls
         Context of a TLS client, where the server's TCP speaks it.
     answer_s
@@ -66,40 +66,40 @@ class ChannelClient:
     @property
     def size(self) -> int:
         """Length of the server's vector."""
-        self._ready()
-        return self._push.size
+        self._connected()
+        return self._push_wire.size
 
     @property
     def vector(self) -> Vector:
         """Where a push's vector may be written to spare a copy; another array after each connection."""
-        self._ready()
-        return self._given
+        self._connected()
+        return self._push_vector
 
     @property
     def is_shared(self) -> bool:
         """Whether vectors travel by memory, on the server's machine."""
-        return self._ready().shared
+        return self._connected().shared
 
     def join(self, replica: int) -> int:
         """Take part until the connection ends, and return the replica's first step.
 
         A connection that is made again joins by itself.
         """
-        answer = self._ask(self._ready(), (JOIN, 0, 0, replica, 0, 0, 0, 0))
+        answer = self._request(self._connected(), (JOIN, 0, 0, replica, 0, 0, 0, 0))
         self._joined = replica
         return answer[5]
 
     def leave(self, replica: int) -> None:
         """Take part no longer: nobody waits for this replica."""
         self._joined = None
-        self._ask(self._ready(), (LEAVE, 0, 0, replica, 0, 0, 0, 0))
+        self._request(self._connected(), (LEAVE, 0, 0, replica, 0, 0, 0, 0))
 
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         """Return the version and the weights; see `exchange`."""
-        answer = self._ask(self._ready(), (PULL, 0, 0, replica, 0, 0, 0, 0))
-        return answer[5], self._taken(out)
+        answer = self._request(self._connected(), (PULL, 0, 0, replica, 0, 0, 0, 0))
+        return answer[5], self._received(out)
 
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
+    def exchange(self, push: Push, out: Vector | None = None) -> PushReply:
         """Push, and return the weights to go on from.
 
         Parameters
@@ -119,19 +119,19 @@ class ChannelClient:
         DnnflowError
             What the server raised, as the class that `dnnflow.errors` has for it.
         """
-        link = self._link or self._ready()
+        link = self._link or self._connected()
         # What follows is written out: each call costs an exchange of a small model 3 %
-        vector, wire = push.vector, self._push
-        if vector is not self._given or not wire.plain:
-            self._fill(push, link)
+        vector, wire = push.vector, self._push_wire
+        if vector is not self._push_vector or not wire.plain:
+            self._write_push(push, link)
         frame = (
             EXCHANGE, KINDS.index(push.kind), 0, push.replica,
             push.step, push.version, push.count, wire.nbytes,
         )  # fmt: skip
-        answer = self._ask(link, frame)
+        answer = self._request(link, frame)
         self._unanswered = None
-        found = self._weights if out is None and self._reply.plain else self._taken(out)
-        return Reply(answer[5], answer[6], found, answer[7])
+        found = self._weights if out is None and self._reply_wire.plain else self._received(out)
+        return PushReply(answer[5], answer[6], found, answer[7])
 
     def connect(self, addresses: Addresses | None = None) -> None:
         """Connect now; to a server that has moved, if addresses are given.
@@ -141,7 +141,7 @@ class ChannelClient:
         ChannelError
             When no address has a server that knows the token.
         """
-        self._hang_up()
+        self._disconnect()
         self.addresses = addresses or self.addresses
         reasons = []
         for dial in (self._dial_unix, self._dial_tcp):
@@ -156,8 +156,8 @@ class ChannelClient:
 
     def close(self) -> None:
         """End the connection and let its memory go; the next call makes a new one."""
-        self._hang_up()
-        self._given = self._weights = np.zeros(0, np.float32)
+        self._disconnect()
+        self._push_vector = self._weights = np.zeros(0, np.float32)
         self._data, self._unanswered = np.zeros(0, np.uint8), None
 
     def __enter__(self) -> Self:
@@ -166,14 +166,14 @@ class ChannelClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ready(self) -> Link:
+    def _connected(self) -> Link:
         if self._link is None:
             self.connect()
         if self._link is None:
             raise ChannelError("no connection")
         return self._link
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._link is not None:
             self._link.close()
             self._link = None
@@ -195,29 +195,28 @@ class ChannelClient:
             raise ChannelError(f"TCP to {host} speaks TLS, got no context for it; give tls")
         sock = socket.create_connection((host, self.addresses.port), CONNECT_S)
         with _closing_on_error(sock):
-            tune(sock)
+            set_tcp_options(sock)
             if self.addresses.encrypted and self._tls:
                 return self._tls.wrap_socket(sock, server_hostname=host)
         return sock
 
     def _begin(self, sock: socket.socket) -> None:
         with _closing_on_error(sock):
-            link, (self._push, self._reply) = greet(sock, self._token, *self._names)
-        self._link, self._given = link, self._push.buffer(link.out)
-        self._weights = self._reply.buffer(link.inward)
-        if self._push.name == "int8" and self._residual is None:
-            self._residual = np.zeros(self._push.size - self._push.exact, self._push.dtype)
+            link, (self._push_wire, self._reply_wire) = begin_handshake(sock, self._token, *self._names)
+        self._link, self._push_vector = link, self._push_wire.buffer(link.out)
+        self._weights = self._reply_wire.buffer(link.inward)
+        if self._push_wire.name == "int8" and self._residual is None:
+            self._residual = np.zeros(self._push_wire.size - self._push_wire.exact, self._push_wire.dtype)
         if self._joined is not None:
-            self._ask(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0), again=False)
+            self._request(link, (JOIN, 0, 0, self._joined, 0, 0, 0, 0), again=False)
 
-    def _fill(self, push: Push, link: Link) -> None:
-        """Write a push's vector into what is sent."""
-        wire = self._push
-        if push.vector.shape != self._given.shape:
+    def _write_push(self, push: Push, link: Link) -> None:
+        wire = self._push_wire
+        if push.vector.shape != self._push_vector.shape:
             raise InputError(f"a push must have {wire.size} entries, the server's weights, "
                              f"got the shape {push.vector.shape}; is it the same model?")  # fmt: skip
         if wire.plain:
-            np.copyto(self._given, push.vector)
+            np.copyto(self._push_vector, push.vector)
             return
         key = (push.replica, push.step)
         if key == self._unanswered:
@@ -228,16 +227,16 @@ class ChannelClient:
             wire.encode(push.vector, link.out, None if push.kind is PushKind.WEIGHTS else self._residual)
         self._unanswered, self._data = key, link.out
 
-    def _taken(self, out: Vector | None) -> Vector:
+    def _received(self, out: Vector | None) -> Vector:
         """Return the weights that have come, in `out` if there is one."""
         found = self._weights if out is None else out
-        if not self._reply.plain:
-            self._reply.decode(self._ready().inward, found)
+        if not self._reply_wire.plain:
+            self._reply_wire.decode(self._connected().inward, found)
         elif out is not None:
             np.copyto(out, self._weights)
         return found
 
-    def _ask(self, link: Link, frame: tuple[int, ...], *, again: bool = True) -> tuple[int, ...]:
+    def _request(self, link: Link, frame: tuple[int, ...], *, again: bool = True) -> tuple[int, ...]:
         """Return the answer to a frame; after a connection that broke, that of a new one."""
         try:
             link.send(*frame)
@@ -245,17 +244,17 @@ class ChannelClient:
             if answer is None:
                 raise ChannelError("a server must answer, got the connection's end; has its worker died?")
         except ChannelError:
-            self._hang_up()
+            self._disconnect()
             if not again:
                 raise
-            fresh, length = self._ready(), frame[-1]
+            fresh, length = self._connected(), frame[-1]
             fresh.out[:length] = link.out[:length]
-            return self._ask(fresh, frame, again=False)
+            return self._request(fresh, frame, again=False)
         except BaseException:  # what comes later would be taken for the answer of the next frame
-            self._hang_up()
+            self._disconnect()
             raise
         if answer[1] == FAILED:
-            raise understood(link.inward[: answer[-1]].tobytes())
+            raise decode_error(link.inward[: answer[-1]].tobytes())
         return answer
 
 

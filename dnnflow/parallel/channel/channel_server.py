@@ -1,4 +1,4 @@
-"""The direct channel of a server: replicas talk to it past Dask, at the speed of memory on the same machine.
+"""Serve replicas past Dask, at the speed of memory on the same machine.
 
 Dask's own way to an actor costs about a millisecond a call and two copies of each vector. The actor stays for
 everything else: it hands out the addresses, and answers where no channel can be made.
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow.errors import ClusterError, InputError
-from dnnflow.parallel.channel.connection import Attendance, Desk, WeightServer
-from dnnflow.parallel.channel.handshake import HANDSHAKE_S, Addresses, Terms, accept
-from dnnflow.parallel.channel.link import LOOKS, SOON_S, ChannelError, tune, wake
+from dnnflow.parallel.channel.connection import ConnectionHandler, Membership, WeightServer
+from dnnflow.parallel.channel.handshake import HANDSHAKE_S, Addresses, VectorFormat, accept_handshake
+from dnnflow.parallel.channel.link import SPIN_WAIT_S, SPINS, ChannelError, set_tcp_options, shut_down
 
 LOG = logging.getLogger(__name__)
 IDLE_S = 3600.0
@@ -35,7 +35,7 @@ TOKEN_BYTES = 16
 """Least length of a token."""
 PARENT_BYTES = 80
 """Longest path of a directory for the socket's: a socket's path may have 107 bytes, on some systems 103."""
-_TICK_S = 1.0
+_POLL_S = 1.0
 """How often idle connections are looked for."""
 
 
@@ -67,7 +67,7 @@ class ChannelServer:
         token: bytes,
         host: str | None = None,
         *,
-        terms: Terms | None = None,
+        vectors: VectorFormat | None = None,
         tls: ssl.SSLContext | None = None,
         directory: Path | None = None,
         idle_s: float = IDLE_S,
@@ -77,27 +77,29 @@ class ChannelServer:
                 f"a token must have at least {TOKEN_BYTES} bytes, got {len(token)}; use secrets.token_bytes"
             )
         self._server, self._token, self._tls, self._idle_s = server, token, tls, idle_s
-        self._terms = terms or Terms.of(server.pull(-1)[1])
-        self._attendance = Attendance(server)
+        self._vectors = vectors or VectorFormat.of(server.pull(-1)[1])
+        self._membership = Membership(server)
         self.refused = 0
         """Connections that did not show that they know the token."""
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
-        self._turnstile = Turnstile(idle_s, self._attendance.end)
+        self._epoll_server = EpollServer(idle_s, self._membership.end)
         self._stopped = False
         private = _private_directory(directory)
         # Also when the process ends without `stop`
         self._clean = weakref.finalize(self, shutil.rmtree, private, ignore_errors=True)
         self._listeners = _listeners(private / "server", host)
         self.addresses = _addresses(self._listeners, host, encrypted=tls is not None)
-        self._bell, self._rope = socket.socketpair()
-        self._door = threading.Thread(target=self._welcome, name="dnnflow-channel-door", daemon=True)
-        self._door.start()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._accept_thread = threading.Thread(
+            target=self._accept_connections, name="dnnflow-channel-accept", daemon=True
+        )
+        self._accept_thread.start()
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return sum(thread.is_alive() for thread in list(self._open)) + self._turnstile.connections
+        return sum(thread.is_alive() for thread in list(self._open)) + self._epoll_server.connections
 
     def stop(self) -> None:
         """Close all connections, end all threads and remove the socket; a second call does nothing.
@@ -112,16 +114,16 @@ class ChannelServer:
                 return
             self._stopped = True
             threads = dict(self._open)
-        self._rope.close()
-        self._door.join(STOP_S)
+        self._wake_write.close()
+        self._accept_thread.join(STOP_S)
         for sock in threads.values():
-            wake(sock)
-        self._attendance.end()  # those who wait for each other in the server are let go
+            shut_down(sock)
+        self._membership.end()  # those who wait for each other in the server are let go
         deadline_s = time.monotonic() + STOP_S
-        hanging = int(not self._turnstile.stop(STOP_S))
+        hanging = int(not self._epoll_server.stop(STOP_S))
         for thread in threads:
             thread.join(max(deadline_s - time.monotonic(), 0))
-        for listener in [*self._listeners, self._bell]:
+        for listener in [*self._listeners, self._wake_read]:
             listener.close()
         self._clean()
         hanging += sum(thread.is_alive() for thread in threads)
@@ -129,18 +131,17 @@ class ChannelServer:
             raise ClusterError(f"connections must end within {STOP_S:.0f} s, got {hanging} that wait in the "
                                "server; let its replicas leave first")  # fmt: skip
 
-    def _welcome(self) -> None:
-        """Accept connections until the rope is pulled."""
+    def _accept_connections(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for sock in [*self._listeners, self._bell]:
+            for sock in [*self._listeners, self._wake_read]:
                 selector.register(sock, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
-                    if key.fileobj is self._bell:
+                    if key.fileobj is self._wake_read:
                         return
-                    self._admit(key.fileobj)
+                    self._accept(key.fileobj)
 
-    def _admit(self, listener: Any) -> None:
+    def _accept(self, listener: Any) -> None:
         try:
             sock, _ = listener.accept()
         except OSError:
@@ -158,25 +159,25 @@ class ChannelServer:
 
     def _serve(self, sock: socket.socket) -> None:
         """Do all of one connection; whatever its other end does harms no other."""
-        desk, handed_over = None, False
+        handler, handed_over = None, False
         try:
             if sock.family != socket.AF_UNIX:
                 sock = self._secure(sock)
-            link, wires = accept(sock, self._token, self._terms)
-            desk = Desk(self._server, self._attendance, link, wires)
-            handed_over = desk.is_quick and self._turnstile.take(desk, sock)
+            link, wires = accept_handshake(sock, self._token, self._vectors)
+            handler = ConnectionHandler(self._server, self._membership, link, wires)
+            handed_over = handler.never_blocks and self._epoll_server.add(handler, sock)
             if not handed_over:
-                desk.serve(self._idle_s)
+                handler.serve(self._idle_s)
         except OSError:  # ChannelError and TimeLimitError are
-            self.refused += desk is None and not self._stopped
+            self.refused += handler is None and not self._stopped
         finally:
             if not handed_over:
                 self._open[threading.current_thread()].close()
-                if desk is not None:
-                    self._attendance.end(desk)
+                if handler is not None:
+                    self._membership.end(handler)
 
     def _secure(self, sock: socket.socket) -> socket.socket:
-        tune(sock)
+        set_tcp_options(sock)
         if self._tls is None:
             return sock
         sock.settimeout(HANDSHAKE_S)
@@ -190,13 +191,13 @@ class ChannelServer:
 
 
 @dataclass
-class _Visitor:
-    desk: Desk
+class _Connection:
+    handler: ConnectionHandler
     sock: socket.socket
     seen_s: float
 
 
-class Turnstile:
+class EpollServer:
     """Answers the connections that are handed to it in turn, in a thread that begins with the first.
 
     For a server that makes no replica wait: threads of one Python process would hand its lock to each other
@@ -206,38 +207,38 @@ class Turnstile:
     ----------
     idle_s
         How long a connection may say nothing before it is closed.
-    ended
-        Called with the desk of each connection that has ended.
+    on_close
+        Called with the handler of each connection that has ended.
     """
 
-    def __init__(self, idle_s: float, ended: Callable[[Desk], None]) -> None:
-        self._idle_s, self._ended = idle_s, ended
+    def __init__(self, idle_s: float, on_close: Callable[[ConnectionHandler], None]) -> None:
+        self._idle_s, self._on_close = idle_s, on_close
         self._lock = threading.Lock()
-        self._visitors: dict[int, _Visitor] = {}
-        self._bell, self._rope = socket.socketpair()
+        self._connections: dict[int, _Connection] = {}
+        self._wake_read, self._wake_write = socket.socketpair()
         self._poll: Any = None  # made for the first connection: not every system has epoll
         self._thread: threading.Thread | None = None
         self._stopped = False
-        self._looks = LOOKS
+        self._spins = SPINS
 
     @property
     def connections(self) -> int:
         """How many connections are answered."""
-        return len(self._visitors)
+        return len(self._connections)
 
-    def take(self, desk: Desk, sock: socket.socket) -> bool:
+    def add(self, handler: ConnectionHandler, sock: socket.socket) -> bool:
         """Answer a connection from now on, and close its socket at its end; False once stopped."""
         with self._lock:
             if self._stopped:
                 return False
             if self._poll is None:
                 self._poll = select.epoll()
-                self._poll.register(self._bell.fileno(), select.EPOLLIN)
+                self._poll.register(self._wake_read.fileno(), select.EPOLLIN)
             number = sock.fileno()
-            self._visitors[number] = _Visitor(desk, sock, time.monotonic())
+            self._connections[number] = _Connection(handler, sock, time.monotonic())
             self._poll.register(number, select.EPOLLIN)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dnnflow-channel-turns", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="dnnflow-channel-epoll", daemon=True)
                 self._thread.start()
             return True
 
@@ -247,63 +248,63 @@ class Turnstile:
             already, self._stopped, thread = self._stopped, True, self._thread
         if already:
             return True
-        self._rope.close()
+        self._wake_write.close()
         if thread is not None:
             thread.join(wait_s)
             if thread.is_alive():
                 return False
-        for number in list(self._visitors):
-            self._let_go(number)
+        for number in list(self._connections):
+            self._close(number)
         if self._poll is not None:
             self._poll.close()
-        self._bell.close()
+        self._wake_read.close()
         return True
 
     def _run(self) -> None:
-        looked_s, bell = time.monotonic(), self._bell.fileno()
+        looked_s, wake_read = time.monotonic(), self._wake_read.fileno()
         while True:
             ready = self._ready()
             now_s = time.monotonic()
             for number, _ in ready:
-                if number == bell:
+                if number == wake_read:
                     return
-                self._answer(number, now_s)
-            if now_s - looked_s > _TICK_S:
+                self._handle(number, now_s)
+            if now_s - looked_s > _POLL_S:
                 looked_s = now_s
-                for number, visitor in list(self._visitors.items()):
-                    if now_s - visitor.seen_s > self._idle_s:
-                        self._let_go(number)
+                for number, connection in list(self._connections.items()):
+                    if now_s - connection.seen_s > self._idle_s:
+                        self._close(number)
 
     def _ready(self) -> list[tuple[int, int]]:
-        """Return which sockets have something, having looked some times if that was of use the last time."""
+        """Return which sockets have something, having polled some times if that was of use the last time."""
         start_s = time.perf_counter()
-        for _ in range(self._looks):
+        for _ in range(self._spins):
             if ready := self._poll.poll(0):
                 return list(ready)
             os.sched_yield()
-        ready = list(self._poll.poll(_TICK_S))
-        self._looks = LOOKS if time.perf_counter() - start_s < SOON_S else 0
+        ready = list(self._poll.poll(_POLL_S))
+        self._spins = SPINS if time.perf_counter() - start_s < SPIN_WAIT_S else 0
         return ready
 
-    def _answer(self, number: int, now_s: float) -> None:
-        visitor = self._visitors[number]
-        visitor.seen_s = now_s
+    def _handle(self, number: int, now_s: float) -> None:
+        connection = self._connections[number]
+        connection.seen_s = now_s
         try:
-            goes_on = visitor.desk.answer_one()
+            goes_on = connection.handler.handle_one()
         except OSError:  # ChannelError and TimeLimitError are
             goes_on = False
         except Exception:  # a fault of ours ends one connection, as in a thread of its own, not all of them
             LOG.exception("a connection ended by a fault of the server")
             goes_on = False
         if not goes_on:
-            self._let_go(number)
+            self._close(number)
 
-    def _let_go(self, number: int) -> None:
+    def _close(self, number: int) -> None:
         with self._lock:
-            visitor = self._visitors.pop(number)
+            connection = self._connections.pop(number)
             self._poll.unregister(number)
-        visitor.sock.close()
-        self._ended(visitor.desk)
+        connection.sock.close()
+        self._on_close(connection.handler)
 
 
 def _private_directory(parent: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""How a connection between a replica and a server begins: both show that they know the token.
+"""Begin a connection between a replica and a server: both show that they know the token.
 
 On one Linux machine vectors do not pass through the socket: they lie in memory that the server makes, seals
 and hands over as a file descriptor. It has no name, so nothing of it is left however a process ends.
@@ -16,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from dnnflow.parallel.channel.link import ChannelError, Link, check, room
+from dnnflow.parallel.channel.link import ChannelError, Link, check_deadline, payload_room
 from dnnflow.parallel.channel.wire import Wire
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.spec.algorithm import WIRES
@@ -27,7 +27,7 @@ MAC_BYTES = 32
 HANDSHAKE_S = 10.0
 """How long a connection may take to show that it knows the token."""
 _OPTIONS = struct.Struct("<BBB5x")
-_TERMS = struct.Struct("<QQc7xQ")
+_FORMAT = struct.Struct("<QQc7xQ")
 _DTYPES = {b"f": "float32", b"d": "float64"}
 
 
@@ -45,8 +45,8 @@ class Addresses:
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a server's vectors are; the client learns it when it connects."""
+class VectorFormat:
+    """The format of a server's vectors; the client learns it when it connects."""
 
     size: int
     exact: int = 0
@@ -55,7 +55,7 @@ class Terms:
 
     @classmethod
     def of(cls, weights: Vector, exact: int = 0) -> Self:
-        """Return what vectors like these weights are."""
+        """Return the format of vectors like these weights."""
         return cls(weights.size, exact, str(weights.dtype))
 
     def wire(self, name: str) -> Wire:
@@ -63,7 +63,9 @@ class Terms:
         return Wire(name, self.size, self.exact, self.dtype)
 
 
-def accept(sock: socket.socket, token: bytes, terms: Terms) -> tuple[Link, tuple[Wire, Wire]]:
+def accept_handshake(
+    sock: socket.socket, token: bytes, vectors: VectorFormat
+) -> tuple[Link, tuple[Wire, Wire]]:
     """Do a server's part of the handshake.
 
     Both ends prove that they know the token by a keyed hash of what each has drawn by chance; the token
@@ -91,11 +93,13 @@ def accept(sock: socket.socket, token: bytes, terms: Terms) -> tuple[Link, tuple
     push_code, reply_code, wants_memory = _OPTIONS.unpack(body[NONCE_BYTES:])
     if max(push_code, reply_code) >= len(WIRES):
         raise ChannelError(f"a wire must be below {len(WIRES)}, got {push_code} and {reply_code}")
-    push, reply = terms.wire(WIRES[push_code]), terms.wire(WIRES[reply_code])
-    cut = room(push.nbytes)
-    total = cut + room(reply.nbytes)
+    push, reply = vectors.wire(WIRES[push_code]), vectors.wire(WIRES[reply_code])
+    cut = payload_room(push.nbytes)
+    total = cut + payload_room(reply.nbytes)
     made = _make_memory(total) if wants_memory and sock.family == socket.AF_UNIX else None
-    body = _TERMS.pack(terms.size, terms.exact, np.dtype(terms.dtype).char.encode(), total if made else 0)
+    body = _FORMAT.pack(
+        vectors.size, vectors.exact, np.dtype(vectors.dtype).char.encode(), total if made else 0
+    )
     answer = body + _mac(token, b"server", ours, hello + body)
     if made is None:
         _write(sock, answer, deadline_s)
@@ -109,8 +113,10 @@ def accept(sock: socket.socket, token: bytes, terms: Terms) -> tuple[Link, tuple
     return Link(sock, reply.nbytes, push.nbytes, (memory[cut:], memory[:cut])), (push, reply)
 
 
-def greet(sock: socket.socket, token: bytes, push: str, reply: str) -> tuple[Link, tuple[Wire, Wire]]:
-    """Do a client's part of the handshake; see `accept`.
+def begin_handshake(
+    sock: socket.socket, token: bytes, push: str, reply: str
+) -> tuple[Link, tuple[Wire, Wire]]:
+    """Do a client's part of the handshake; see `accept_handshake`.
 
     Parameters
     ----------
@@ -132,22 +138,22 @@ def greet(sock: socket.socket, token: bytes, push: str, reply: str) -> tuple[Lin
     )
     hello = body + _mac(token, b"client", theirs, body)
     _write(sock, hello, deadline_s)
-    answer, descriptors = _read_with_memory(sock, _TERMS.size + MAC_BYTES, deadline_s)
+    answer, descriptors = _read_with_memory(sock, _FORMAT.size + MAC_BYTES, deadline_s)
     try:
         body = answer[:-MAC_BYTES]
         if not hmac.compare_digest(answer[-MAC_BYTES:], _mac(token, b"server", theirs, hello + body)):
             raise ChannelError(
                 "a server must know the token, got an answer without it; is the address right?"
             )
-        size, exact, dtype, total = _TERMS.unpack(body)
-        terms = Terms(size, exact, _DTYPES[dtype])
-        there, back = terms.wire(push), terms.wire(reply)
+        size, exact, dtype, total = _FORMAT.unpack(body)
+        vectors = VectorFormat(size, exact, _DTYPES[dtype])
+        there, back = vectors.wire(push), vectors.wire(reply)
         if not total:
             return Link(sock, there.nbytes, back.nbytes), (there, back)
         memory = np.frombuffer(_map(descriptors[0], total), np.uint8)
-        cut = room(there.nbytes)
+        cut = payload_room(there.nbytes)
         memory_parts = memory[:cut], memory[cut:]
-        return Link(sock, there.nbytes, back.nbytes, memory_parts, eager=True), (there, back)
+        return Link(sock, there.nbytes, back.nbytes, memory_parts, spins=True), (there, back)
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -184,23 +190,22 @@ def _map(descriptor: int, nbytes: int) -> mmap.mmap:
     return mmap.mmap(descriptor, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
 
-def _left(sock: socket.socket, deadline_s: float) -> None:
-    """Give a socket what is left of the handshake's time."""
-    check(
+def _limit_wait(sock: socket.socket, deadline_s: float) -> None:
+    check_deadline(
         deadline_s, f"a handshake must end within {HANDSHAKE_S:.0f} s, got no further; is the address right?"
     )
     sock.settimeout(max(deadline_s - time.monotonic(), 0.001))
 
 
 def _write(sock: socket.socket, data: bytes, deadline_s: float) -> None:
-    _left(sock, deadline_s)
+    _limit_wait(sock, deadline_s)
     sock.sendall(data)
 
 
 def _read(sock: socket.socket, count: int, deadline_s: float) -> bytes:
     data = b""
     while len(data) < count:
-        _left(sock, deadline_s)
+        _limit_wait(sock, deadline_s)
         piece = sock.recv(count - len(data))
         if not piece:
             raise ChannelError(
@@ -213,6 +218,6 @@ def _read(sock: socket.socket, count: int, deadline_s: float) -> bytes:
 def _read_with_memory(sock: socket.socket, count: int, deadline_s: float) -> tuple[bytes, list[int]]:
     if sock.family != socket.AF_UNIX:
         return _read(sock, count, deadline_s), []
-    _left(sock, deadline_s)
+    _limit_wait(sock, deadline_s)
     data, descriptors, _, _ = socket.recv_fds(sock, count, 1)
     return data + _read(sock, count - len(data), deadline_s), descriptors

@@ -15,9 +15,9 @@ import numpy as np
 from dnnflow.errors import TimeLimitError
 from dnnflow.parallel.channel.actor_channel import Channel, open_channel
 from dnnflow.parallel.channel.channel_server import ChannelServer
-from dnnflow.parallel.channel.handshake import Addresses, Terms
+from dnnflow.parallel.channel.handshake import Addresses, VectorFormat
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.server.messages import Push, Reply, ServerStatistics
+from dnnflow.parallel.server.messages import Push, PushReply, ServerStatistics
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.server.updates import difference
 from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
@@ -55,14 +55,14 @@ class ServerActor:
         self._server = ParameterServer(weights, algorithm, **server)
         self._token = token or secrets.token_bytes(TOKEN_BYTES)
         host, tls, directory = _worker_offers()
-        terms = Terms.of(weights, weights.size - self._server.learned)
+        vectors = VectorFormat.of(weights, weights.size - self._server.learned)
         self._channel = ChannelServer(
-            self._server, self._token, host, terms=terms, tls=tls, directory=directory
+            self._server, self._token, host, vectors=vectors, tls=tls, directory=directory
         )
         self._threads = ThreadPoolExecutor(MOST_CALLS, "dnnflow-server")
         self._uplink: Uplink | None = None
         # When the last future of the actor is dropped; in a thread, because Dask does that on its event loop
-        weakref.finalize(self, _stop_aside, self._server, self._channel, self._threads).atexit = False
+        weakref.finalize(self, _stop_in_thread, self._server, self._channel, self._threads).atexit = False
 
     def address(self) -> Addresses:
         """Return where the channel listens."""
@@ -74,56 +74,56 @@ class ServerActor:
 
     async def join(self, replica: int) -> int:
         """Let a replica take part, and return its first step."""
-        return await self._aside(self._server.join, replica)
+        return await self._in_thread(self._server.join, replica)
 
     async def leave(self, replica: int) -> None:
         """Let a replica go; nobody waits for it then."""
-        await self._aside(self._server.leave, replica)
+        await self._in_thread(self._server.leave, replica)
 
     async def pull(self, replica: int = -1) -> tuple[int, Vector]:
         """Return the version and a copy of the weights."""
-        return await self._aside(self._server.pull, replica)
+        return await self._in_thread(self._server.pull, replica)
 
-    async def exchange(self, push: Push) -> Reply:
+    async def exchange(self, push: Push) -> PushReply:
         """Apply a push, and return what the replica goes on from: what the channel does, only slower."""
-        return await self._aside(self._server.exchange, push)
+        return await self._in_thread(self._server.exchange, push)
 
     async def snapshot(self) -> dict[str, Any]:
         """Return the server's whole state."""
-        return await self._aside(self._server.snapshot)
+        return await self._in_thread(self._server.snapshot)
 
     async def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Set the state that `snapshot` returned; replicas join again then."""
-        await self._aside(self._server.restore, snapshot)
+        await self._in_thread(self._server.restore, snapshot)
 
     async def statistics(self) -> ServerStatistics:
         """Return what the server has done so far."""
-        return await self._aside(self._server.statistics)
+        return await self._in_thread(self._server.statistics)
 
     async def move(self, start: Vector, target: Vector) -> None:
         """Take over what a server above has replied; see `ParameterServer.move`."""
-        await self._aside(self._server.move, start, target)
+        await self._in_thread(self._server.move, start, target)
 
-    async def climb(self, above: Any, group: int, every: int) -> None:
-        """Pass on to another server's actor, every so many updates, what this one has learned."""
+    async def begin_uplink(self, above: Any, group: int, every: int) -> None:
+        """Push to the actor above, every so many updates, what this server has learned."""
         channel = await asyncio.to_thread(open_channel, above)
-        self._uplink = await self._aside(Uplink, self._server, channel, group, every)
+        self._uplink = await self._in_thread(Uplink, self._server, channel, group, every)
 
-    async def end_climb(self) -> None:
-        """Pass on what is left, and raise what has gone wrong with it."""
+    async def end_uplink(self) -> None:
+        """Push what is left, and raise what has gone wrong with it."""
         if self._uplink is not None:
             uplink, self._uplink = self._uplink, None
-            await self._aside(uplink.end)
+            await self._in_thread(uplink.end)
 
     async def set_learning_rate(self, rate: float) -> None:
         """Set the rate that schedule and damping go on from."""
-        await self._aside(self._server.set_learning_rate, rate)
+        await self._in_thread(self._server.set_learning_rate, rate)
 
     async def stop(self) -> None:
         """Close the channel and let all replicas go that wait; a second call does nothing."""
         await asyncio.to_thread(_stop, self._server, self._channel, self._threads)
 
-    async def _aside(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call in a thread, so that neither the actors' thread nor the event loop waits."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
@@ -178,7 +178,7 @@ class Uplink:
             )
         if self.error is not None:
             raise self.error
-        self._climb()
+        self._synchronize()
         self._channel.leave(self._group)
         self._channel.close()
 
@@ -186,12 +186,12 @@ class Uplink:
         try:
             while not self._ended.wait(POLL_S):
                 if self._server.version - self._done.version >= self._every:
-                    self._climb()
-        except Exception as error:  # told by `end`: a thread has nobody to raise to
+                    self._synchronize()
+        except Exception as error:  # raised by `end`: a thread has nobody to raise to
             self.error = error
 
-    def _climb(self) -> None:
-        """Push the group's change since the last time, and take over what came of it."""
+    def _synchronize(self) -> None:
+        """Push the group's change since the last time, and add what other groups have learned."""
         now = self._server.statistics()
         _, start = self._server.pull()
         learned = self._learned
@@ -231,5 +231,5 @@ def _stop(server: ParameterServer, channel: ChannelServer, threads: ThreadPoolEx
     channel.stop()
 
 
-def _stop_aside(*held: Any) -> None:
+def _stop_in_thread(*held: Any) -> None:
     threading.Thread(target=_stop, args=held, daemon=True).start()

@@ -1,4 +1,4 @@
-"""How a vector travels: as it is, in two bytes an entry, or in about one."""
+"""Encode vectors as bytes: as they are, in two bytes an entry, or in about one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -140,7 +140,7 @@ class Actors:
     def begin_groups(self) -> None:
         """Let the servers of a hierarchy pass on to the top one what they learn."""
         for group, server in enumerate(self.servers[1:] if self._options.groups > 1 else ()):
-            self.ask(server, "climb", self.servers[0], group, self._options.group_every)
+            self.ask(server, "begin_uplink", self.servers[0], group, self._options.group_every)
 
     def join(self) -> None:
         """Let all replicas take part before the first of them comes, which else would make rounds alone."""
@@ -194,7 +194,7 @@ class Actors:
     def end_groups(self) -> None:
         """Let the groups of a hierarchy pass on what is left."""
         for server in self.servers[1:] if self._options.groups > 1 else ():
-            self.ask(server, "end_climb")
+            self.ask(server, "end_uplink")
 
     def statistics(self) -> tuple[ServerStatistics, ...]:
         """Return what each server has done."""

@@ -25,7 +25,7 @@ class Push:
 
 
 @dataclass(slots=True)
-class Reply:
+class PushReply:
     """What a server gives back."""
 
     version: int

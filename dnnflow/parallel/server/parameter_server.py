@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import InputError, NotFoundError, StudyError, TimeLimitError
 from dnnflow.parallel.model.weights import FlatLayout, Vector
-from dnnflow.parallel.server.messages import Push, Reply, ServerStatistics
+from dnnflow.parallel.server.messages import Push, PushReply, ServerStatistics
 from dnnflow.parallel.server.optimizers import BLOCK, blocks
 from dnnflow.parallel.server.server_rules import StatisticsRule, make_rule
 from dnnflow.parallel.server.updates import Damping, less_momentum, scheduled_rate, shares_of, within_bound
@@ -143,7 +143,7 @@ class ParameterServer:
             np.copyto(out, self._weights)
             return self._state.version, out
 
-    def exchange(self, push: Push, out: Vector | None = None) -> Reply:
+    def exchange(self, push: Push, out: Vector | None = None) -> PushReply:
         """Apply what a replica pushes, and return what it goes on from.
 
         A push whose step is done with is not applied again; one of a past synchronous round is dropped. Both
@@ -251,12 +251,12 @@ class ParameterServer:
         self._counts["pushes"] += 1
         self._staleness[staleness] += 1
 
-    def _reply(self, staleness: int, out: Vector) -> Reply:
+    def _reply(self, staleness: int, out: Vector) -> PushReply:
         """Return the weights as they are."""
         np.copyto(out, self._weights)
-        return Reply(self._state.version, staleness, out, self._state.samples)
+        return PushReply(self._state.version, staleness, out, self._state.samples)
 
-    def _apply(self, push: Push, out: Vector) -> Reply:
+    def _apply(self, push: Push, out: Vector) -> PushReply:
         """Apply a push on its arrival; the reply may have to wait for slower replicas."""
         state, replica = self._state, push.replica
         staleness = max(state.version - push.version, 0)
@@ -268,9 +268,9 @@ class ParameterServer:
             self._changed.notify_all()
             if self._wait_for_slowest(replica) and not self._elastic:
                 return self._reply(staleness, out)
-        return Reply(version, staleness, out, state.samples)
+        return PushReply(version, staleness, out, state.samples)
 
-    def _take_part(self, push: Push, out: Vector) -> Reply:
+    def _take_part(self, push: Push, out: Vector) -> PushReply:
         """Wait in a round, or drop what comes too late for its own."""
         late = self._state.version - push.version
         if late:
@@ -293,7 +293,7 @@ class ParameterServer:
         if self._before is None:
             return self._reply(0, out)
         np.copyto(out, self._before)
-        return Reply(self._state.version, 0, out, self._state.samples)
+        return PushReply(self._state.version, 0, out, self._state.samples)
 
     def _end_complete_round(self) -> None:
         """Apply the round, if enough have come, and wake its threads."""

@@ -103,7 +103,7 @@ class Algorithm(Exchange, CheckedParameters):
     schedule: Annotated[RateSchedule, Nested, Display("rate {schedule}")] = Field(
         default_factory=RateSchedule
     )
-    """Of the server's optimizer; where it has none, of the replicas' (`Reply.samples` tells them where)."""
+    """Of the server's optimizer; where it has none, of the replicas' (replies tell them where)."""
     elastic_force: float = Field(default=0.9, gt=0.0, le=1.0)
     """β of EASGD; each pull has the strength α = β / replicas."""
     momentum: float | None = Field(default=None, ge=0.0, lt=1.0)
