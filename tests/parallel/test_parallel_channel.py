@@ -362,7 +362,7 @@ def test_one_thread_answers_replicas_that_never_wait_for_each_other(near: Way) -
     deadline_s = time.monotonic() + 10
     while len(left_over()[0]) > 2 and time.monotonic() < deadline_s:  # the threads of the handshakes end
         time.sleep(0.01)
-    assert sorted(left_over()[0]) == ["dnnflow-channel-door", "dnnflow-channel-turns"]
+    assert sorted(left_over()[0]) == ["dnnflow-channel-accept", "dnnflow-channel-epoll"]
     assert channel.connections == 5
     clients[2].close()
     while channel.connections > 4 and time.monotonic() < deadline_s:
