@@ -22,7 +22,7 @@ from dnnflow.web.api import (
 )
 from dnnflow.web.contract import problems
 from dnnflow.web.contract.openapi import document
-from dnnflow.web.guard import login
+from dnnflow.web.guard import sessions as login
 from dnnflow.web.guard.rates import Buckets
 from dnnflow.web.guard.security import Guard, check_config
 from dnnflow.web.guard.sessions import Sessions, read_secret

@@ -11,10 +11,9 @@ from fastapi import FastAPI
 from dnnflow.errors import InputError
 from dnnflow.web.app import create_app
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
-from dnnflow.web.guard.login import safe_place
 from dnnflow.web.guard.rates import Buckets, client_key
-from dnnflow.web.guard.security import check_config, csrf_token, keep_session
-from dnnflow.web.guard.sessions import COOKIE, Sessions
+from dnnflow.web.guard.security import check_config
+from dnnflow.web.guard.sessions import COOKIE, Sessions, csrf_token, keep_session, safe_place
 from dnnflow.web.jobs.services import Services
 from tests.web.served import TestClient, client_of
 
@@ -29,7 +28,7 @@ def with_page(app: FastAPI) -> FastAPI:
     from fastapi import Depends, Request, Response
     from starlette.responses import HTMLResponse
 
-    from dnnflow.web.guard.security import checked_form
+    from dnnflow.web.guard.sessions import checked_form
 
     @app.get("/a-page")
     def page(request: Request) -> Response:

@@ -26,8 +26,7 @@ from dnnflow.table.store.ingest import ingest
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads import uploads as uploads_module
 from dnnflow.web.uploads.profile import Profile
-from dnnflow.web.uploads.profiler import profile_file
-from dnnflow.web.uploads.profiler_text import GrowingFile
+from dnnflow.web.uploads.profiler import GrowingFile, profile_file
 from dnnflow.web.uploads.uploads import Upload, Uploads
 
 T = TypeVar("T")
@@ -254,7 +253,7 @@ def test_a_label_that_cannot_be_is_explained(values: list[str], problem: str | N
 )
 @rounds(max_examples=200, deadline=None)
 def test_no_number_is_lost_in_a_histogram(values: list[float], part: int):
-    from dnnflow.web.uploads.profiler_columns import Histogram
+    from dnnflow.web.uploads.profile import Histogram
 
     histogram = Histogram()
     for i in range(0, len(values), part):

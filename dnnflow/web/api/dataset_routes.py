@@ -1,4 +1,4 @@
-"""/datasets: tables that are uploaded, profiled, kept for a while."""
+"""Route /datasets: tables that are uploaded, profiled, kept for a while."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -89,7 +89,7 @@ async def upload_dataset(
             415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
         )
     try:
-        made = await services.uploads.receive(body, name=clean_name(shown), key=key)
+        made = await services.uploads.receive(body, name=shown or "", key=key)
     except ClientDisconnect:
         raise Refusal(400, "an upload must arrive whole, got one that was cut off; send it again") from None
     response.headers["Location"] = f"/api/v1/datasets/{made.upload_id}"
@@ -101,13 +101,6 @@ async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator
         yield first
         async for part in rest:
             yield part
-
-
-def clean_name(name: str | None) -> str:
-    """Return a file's name to show: the last part of a path, printable, not long."""
-    last = (name or "").replace("\\", "/").rpartition("/")[2]
-    shown = "".join(sign for sign in last if sign.isprintable()).strip()
-    return shown[:MOST_NAME] or "table.csv"
 
 
 @router.get("/datasets", operation_id="listDatasets", summary="List uploads, newest first")
@@ -167,7 +160,7 @@ def label_check(column: ColumnProfile) -> LabelCheck:
         usable=column.label_problem is None,
         problem=column.label_problem,
         missing=column.missing,
-        classes=[ClassCount(value=value, rows=rows) for value, rows in column.values],
+        classes=_classes(column),
     )
 
 
@@ -190,24 +183,15 @@ def summary_of(upload: Upload) -> DatasetSummary:
 def dataset_of(upload: Upload) -> DatasetReply:
     """Return an upload with everything that is known of it."""
     columns = [
-        ColumnReply(
-            index=index,
-            name=one.name,
-            kind=one.kind,  # type: ignore[arg-type]
-            missing=one.missing,
-            distinct=one.distinct,
-            histogram=list(one.histogram),
-            least=one.least,
-            most=one.most,
-            values=[ClassCount(value=value, rows=rows) for value, rows in one.values],
-            label_problem=one.label_problem,
-            feature_problem=one.feature_problem,
-        )
+        ColumnReply(**{**vars(one), "index": index, "values": _classes(one)})
         for index, one in enumerate(upload.profile.columns)
     ]
-    summary = summary_of(upload).model_dump()
     return DatasetReply(
-        **{**summary, "columns": columns},
+        **{**vars(summary_of(upload)), "columns": columns},
         first_rows=[list(row) for row in upload.profile.first_rows],
         reading=dict(upload.profile.reading),
     )
+
+
+def _classes(column: ColumnProfile) -> list[ClassCount]:
+    return [ClassCount(value=value, rows=rows) for value, rows in column.values]

@@ -48,6 +48,12 @@ class Buckets:
         return wait_s
 
 
+def come_back(wait_s: float) -> tuple[int, dict[str, str]]:
+    """Return whole seconds to wait, and the header that says so."""
+    seconds = max(1, round(wait_s + 0.5))
+    return seconds, {"Retry-After": str(seconds)}
+
+
 def client_key(address: str) -> str:
     """Return what a client is counted by: its address, of IPv6 the network that one customer gets.
 

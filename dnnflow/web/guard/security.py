@@ -1,23 +1,20 @@
 """Check every request before a route sees it: host, origin, rate, login, size; and headers."""
 
+import asyncio
 import ipaddress
 import logging
 import re
-from collections.abc import Mapping
-from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
-from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dnnflow.errors import InputError
 from dnnflow.web.contract.problems import FAULT, Refusal, problem_response
-from dnnflow.web.contract.web_config import Limits, WebConfig
-from dnnflow.web.guard.bodies import limited
-from dnnflow.web.guard.rates import Buckets, client_key
-from dnnflow.web.guard.sessions import COOKIE, KEPT_S, Sessions, check_token, cookie_of
+from dnnflow.web.contract.web_config import MIB, Limits, WebConfig
+from dnnflow.web.guard.rates import Buckets, client_key, come_back
+from dnnflow.web.guard.sessions import Sessions, check_token, cookie_of
 
 _LOG = logging.getLogger("dnnflow.web")
 
@@ -25,7 +22,12 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/api/v1/health", "/favicon.ico")
 """What is answered without a login; and everything under `/static/`."""
 CSRF_HEADER = "x-csrf-token"
-CSRF_FIELD = "csrf_token"
+
+UPLOADS = re.compile(r"/api/v1/datasets/?")
+"""Bodies that are checked as they arrive, by `Uploads.receive`."""
+PREDICTIONS = re.compile(r"/api/v1/studies/[^/]+/models/[^/]+/predict/?")
+BODY_S = 60.0
+"""For the whole body of a request that is no upload."""
 
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -78,13 +80,55 @@ def is_loopback(host: str) -> bool:
         return host.lower().rstrip(".") == "localhost" or host.lower().rstrip(".").endswith(".localhost")
 
 
+def limited(scope: Scope, receive: Receive, limits: Limits) -> Receive:
+    """Return a `receive` that refuses what is too large or too slow; uploads are limited by their route.
+
+    Raises
+    ------
+    Refusal
+        From the call that reads the part which is too much.
+    """
+    path = scope["path"]
+    if UPLOADS.fullmatch(path):
+        return receive
+    most = limits.predict_bytes if PREDICTIONS.fullmatch(path) else limits.body_bytes
+    declared = Headers(scope=scope).get("content-length", "")
+    taken, is_whole, deadline_s = 0, False, asyncio.get_running_loop().time() + BODY_S
+
+    def check_size(got: int) -> None:
+        if got > most:
+            raise Refusal(
+                413,
+                f"a request of this kind must have {most / MIB:g} MiB or less, got {got:,} bytes or more; "
+                "send less, or tables to /api/v1/datasets",
+            )
+
+    async def receive_limited() -> Message:
+        nonlocal taken, is_whole
+        check_size(int(declared) if declared.isdigit() else 0)
+        if is_whole:  # what comes now is the client's going away
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                message = await receive()
+        except TimeoutError:
+            raise Refusal(
+                408, f"a request's body must arrive within {BODY_S:g} s, got a slower one; send it again"
+            ) from None
+        taken += len(message.get("body", b""))
+        is_whole = not message.get("more_body", False)
+        check_size(taken)
+        return message
+
+    return receive_limited
+
+
 class Guard:
     """ASGI middleware: turns requests away that no route should see, and adds headers to every response."""
 
     def __init__(self, app: ASGIApp, *, config: WebConfig, sessions: Sessions, logins: Buckets) -> None:
         self._app, self._config, self._sessions, self._logins = app, config, sessions, logins
-        limits: Limits = config.limits
-        self._rates = Buckets(limits.requests_s, limits.burst)
+        self._rates = Buckets(config.limits.requests_s, config.limits.burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer or pass on."""
@@ -127,8 +171,8 @@ class Guard:
             )
         wait_s = self._rates.take(client)
         if wait_s:
-            limits = self._config.limits
-            return _too_many(f"a client may make {limits.requests_s:g} requests a second", wait_s)
+            most = self._config.limits.requests_s
+            return _too_many(f"a client may make {most:g} requests a second", wait_s)
         if method not in SAFE_METHODS and not _is_same_origin(scope, headers):
             return problem_response(
                 403,
@@ -204,10 +248,8 @@ def _is_same_origin(scope: Scope, headers: Headers) -> bool:
 
 
 def _too_many(rule: str, wait_s: float) -> Response:
-    seconds = max(1, round(wait_s + 0.5))
-    return problem_response(
-        429, f"{rule}, got more; try again in {seconds} s", headers={"Retry-After": str(seconds)}
-    )
+    seconds, headers = come_back(wait_s)
+    return problem_response(429, f"{rule}, got more; try again in {seconds} s", headers=headers)
 
 
 def _unauthorized(detail: str) -> Response:
@@ -234,67 +276,6 @@ def _add_headers(message: Message) -> None:
             headers[name] = value
     if "server" in headers:
         del headers["server"]
-
-
-# ---- for pages
-
-
-def sessions_of(request: Request) -> Sessions:
-    """Return the sessions of the app that answers."""
-    sessions: Sessions = request.app.state.sessions
-    return sessions
-
-
-def csrf_token(request: Request) -> str:
-    """Return the token for a page's forms and for its calls of the API.
-
-    A browser without a session gets one with the response (`keep_session`).
-    """
-    sessions = sessions_of(request)
-    session = request.state.session
-    if session is None:
-        session = request.state.session = sessions.new(logged_in=False)
-        request.state.new_session = session
-    return sessions.csrf_token(session)
-
-
-def keep_session(request: Request, response: Response) -> Response:
-    """Send a session that `csrf_token` made along with a page."""
-    session = getattr(request.state, "new_session", None)
-    if session is not None:
-        set_session(request, response, session)
-    return response
-
-
-def set_session(request: Request, response: Response, session: str) -> None:
-    """Give a browser its session's cookie."""
-    response.set_cookie(
-        COOKIE,
-        session,
-        max_age=KEPT_S,
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https",
-        path="/",
-    )
-
-
-async def checked_form(request: Request) -> Mapping[str, str]:
-    """Return the text fields of a form that carries its session's token; a dependency of routes for forms.
-
-    Raises
-    ------
-    Refusal
-        If it does not.
-    """
-    form = await request.form(max_files=0, max_fields=2000)
-    fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    if not sessions_of(request).is_csrf_token(request.state.session, fields.get(CSRF_FIELD)):
-        raise Refusal(
-            HTTPStatus.FORBIDDEN,
-            "a form must carry its page's token, got none or another's; load the page again, with cookies",
-        )
-    return fields
 
 
 class WithoutQueries(logging.Filter):

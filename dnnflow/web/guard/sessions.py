@@ -1,4 +1,4 @@
-"""Keep logins: signed cookies and CSRF tokens that outlive a restart of the server."""
+"""Log in and out, and keep sessions: signed cookies and CSRF tokens that outlive a restart of the server."""
 
 import hashlib
 import hmac
@@ -7,15 +7,26 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import cookie_parser
+from starlette.responses import RedirectResponse, Response
 
 from dnnflow.errors import InputError
 from dnnflow.paths import write_file
+from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.guard.rates import client_key, come_back
 
 COOKIE = "dnnflow_session"
+CSRF_FIELD = "csrf_token"
 KEPT_S = 7 * 86400
 """How long a login lasts."""
 SHORTEST_TOKEN = 16
 MOST_REVOKED = 4096
+
+router = APIRouter(include_in_schema=False)
 
 
 class Sessions:
@@ -117,8 +128,109 @@ def read_secret(path: Path) -> bytes:
 
 def cookie_of(headers: Mapping[str, str]) -> str | None:
     """Return the session's cookie among a request's headers."""
-    for part in headers.get("cookie", "").split(";"):
-        name, _, value = part.strip().partition("=")
-        if name == COOKIE:
-            return value
-    return None
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
+
+
+def sessions_of(request: Request) -> Sessions:
+    """Return the sessions of the app that answers."""
+    return cast(Sessions, request.app.state.sessions)
+
+
+def csrf_token(request: Request) -> str:
+    """Return the token for a page's forms and for its calls of the API.
+
+    A browser without a session gets one with the response (`keep_session`).
+    """
+    sessions = sessions_of(request)
+    session = request.state.session
+    if session is None:
+        session = request.state.session = sessions.new(logged_in=False)
+        request.state.new_session = session
+    return sessions.csrf_token(session)
+
+
+def keep_session(request: Request, response: Response) -> Response:
+    """Send a session that `csrf_token` made along with a page."""
+    session = getattr(request.state, "new_session", None)
+    if session is not None:
+        set_session(request, response, session)
+    return response
+
+
+def set_session(request: Request, response: Response, session: str) -> None:
+    """Give a browser its session's cookie."""
+    is_https = request.url.scheme == "https"
+    response.set_cookie(
+        COOKIE, session, max_age=KEPT_S, httponly=True, samesite="strict", secure=is_https, path="/"
+    )
+
+
+async def checked_form(request: Request) -> Mapping[str, str]:
+    """Return the text fields of a form that carries its session's token; a dependency of routes for forms.
+
+    Raises
+    ------
+    Refusal
+        If it does not.
+    """
+    form = await request.form(max_files=0, max_fields=2000)
+    fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    if not sessions_of(request).is_csrf_token(request.state.session, fields.get(CSRF_FIELD)):
+        raise Refusal(
+            403,
+            "a form must carry its page's token, got none or another's; load the page again, with cookies",
+        )
+    return fields
+
+
+def log_in(request: Request, token: str, place: str = "/") -> Response:
+    """Return a redirection to `place` with a session, if this is the token.
+
+    Raises
+    ------
+    Refusal
+        If it is not, or after too many attempts.
+    """
+    sessions = sessions_of(request)
+    client = client_key(request.client.host if request.client else "")
+    wait_s = request.app.state.logins.take(client)
+    if wait_s:
+        seconds, headers = come_back(wait_s)
+        raise Refusal(
+            429, f"attempts to log in are limited, got too many; try again in {seconds} s", headers=headers
+        )
+    if sessions.needs_login and not sessions.is_token(token):
+        raise Refusal(403, "a login needs this server's token, got another; see what it was started with")
+    response = RedirectResponse(safe_place(place), status_code=303)
+    set_session(request, response, sessions.new(logged_in=True))
+    return response
+
+
+def safe_place(place: str) -> str:
+    """Return a path of this server to go on to; whatever leads elsewhere becomes the first page.
+
+    Examples
+    --------
+    >>> safe_place("/studies/x?y=1"), safe_place("//evil.example"), safe_place("https://evil.example")
+    ('/studies/x?y=1', '/', '/')
+    """
+    is_ours = place.startswith("/") and not place.startswith(("//", "/\\")) and place.isprintable()
+    return place if is_ours and "\\" not in place else "/"
+
+
+@router.post("/login")
+async def post_login(request: Request) -> Response:
+    """Take the form: fields `token` and `next`."""
+    form = await request.form(max_files=0, max_fields=10)
+    token, place = (str(form.get(name) or "") for name in ("token", "next"))
+    return await run_in_threadpool(log_in, request, token, place or "/")
+
+
+@router.post("/logout")
+def post_logout(request: Request, form: Annotated[object, Depends(checked_form)]) -> Response:
+    """End a session."""
+    if request.state.session is not None:
+        sessions_of(request).end(request.state.session)
+    response = RedirectResponse("/login", status_code=303)
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    return response

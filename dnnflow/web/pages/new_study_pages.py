@@ -14,7 +14,7 @@ from dnnflow.errors import NotFoundError
 from dnnflow.web.answers.request_parts import TheServices
 from dnnflow.web.api.study_routes import start
 from dnnflow.web.contract.problems import Refusal
-from dnnflow.web.guard.security import checked_form
+from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.jobs.intake import read_yaml
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from dnnflow.web.answers.request_parts import TheViews, decode_cursor, encode_cursor
-from dnnflow.web.guard.login import log_in
+from dnnflow.web.guard.sessions import log_in
 from dnnflow.web.pages import new_study_pages as pages_new
 from dnnflow.web.pages import result_pages as pages_results
 from dnnflow.web.pages import study_pages as pages_study

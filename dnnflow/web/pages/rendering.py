@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 
 from dnnflow.show.wording import duration
 from dnnflow.web.contract.problems import ProblemDetails
-from dnnflow.web.guard.security import CSRF_FIELD, csrf_token, keep_session, sessions_of
+from dnnflow.web.guard.sessions import CSRF_FIELD, csrf_token, keep_session, sessions_of
 
 SHORT = 40
 """Characters of a cell's text."""

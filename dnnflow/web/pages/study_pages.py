@@ -12,7 +12,7 @@ from dnnflow.web.answers.study_control import Wish, want
 from dnnflow.web.answers.training_runs import run_status
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import Failure, StudyStatus
-from dnnflow.web.guard.security import checked_form
+from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.pages.rendering import page
 
 ENDED = ("finished", "failed", "stopped")

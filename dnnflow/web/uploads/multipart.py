@@ -1,14 +1,13 @@
-"""One file out of a multipart body, as it streams in."""
+"""Take one file out of a multipart body, as it streams in."""
 
 from collections.abc import AsyncIterator
-from email.message import Message
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 
 from dnnflow.web.contract.problems import Refusal
 
-MOST_HEADER_BYTES = 8192
 FIELD = "file"
 
 
@@ -27,26 +26,25 @@ class FileField:
     """
 
     def __init__(self, content_type: str) -> None:
-        boundary = parameter_of(content_type, "boundary")
-        if not boundary or len(boundary) > 70:
+        boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
+        if not 0 < len(boundary) <= 70:
             raise Refusal(400, "a multipart body must name its boundary in Content-Type, got none")
         self.name: str | None = None
         """What the sender calls the file; known once its first bytes are there."""
-        self._is_file = self._was_found = self.is_whole = False
-        self._header = [b"", b""]
-        self._headers: dict[str, str] = {}
+        self._is_file = self._was_found = self._is_whole = False
+        self._header = {"field": b"", "value": b""}
         self._parts: list[bytes] = []
-        callbacks = {
-            "on_part_begin": self._begin,
-            "on_header_field": self._on_header_field,
-            "on_header_value": self._on_header_value,
-            "on_header_end": self._end_header,
-            "on_headers_finished": self._end_headers,
-            "on_part_data": self._data,
-            "on_part_end": self._end_part,
-            "on_end": self._end,
-        }
-        self._parser = MultipartParser(boundary.encode("latin-1", "replace"), callbacks)  # type: ignore[arg-type]
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_header_field": lambda data, start, end: self._add("field", data[start:end]),
+                "on_header_value": lambda data, start, end: self._add("value", data[start:end]),
+                "on_header_end": self._end_header,
+                "on_part_data": self._data,
+                "on_part_end": self._end_part,
+                "on_end": self._end,
+            },
+        )
 
     async def parts(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Yield the file's bytes as the body streams in.
@@ -57,8 +55,6 @@ class FileField:
             If the body is malformed, ends early, or has no such field.
         """
         async for chunk in body:
-            if not chunk:
-                continue
             try:
                 self._parser.write(chunk)
             except FormParserError as error:
@@ -66,58 +62,34 @@ class FileField:
             parts, self._parts = self._parts, []
             for part in parts:
                 yield part
-        if not self.is_whole:
+        if not self._is_whole:
             raise Refusal(
                 400, "a multipart body must end with its boundary, got one that was cut off; send it again"
             )
         if not self._was_found:
             raise Refusal(422, f"a multipart body must have a field {FIELD!r} with the table, got none")
 
-    def _begin(self) -> None:
-        self._headers, self._header = {}, [b"", b""]
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._add(0, data[start:end])
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._add(1, data[start:end])
-
-    def _add(self, place: int, data: bytes) -> None:
-        self._header[place] += data
-        if len(self._header[place]) > MOST_HEADER_BYTES:
-            raise Refusal(400, f"a part's header has {MOST_HEADER_BYTES:,} bytes or less, got more")
+    def _add(self, place: str, data: bytes) -> None:
+        self._header[place] += data  # the parser refuses a header that is too long
 
     def _end_header(self) -> None:
-        name, value = (part.decode("utf-8", "replace") for part in self._header)
-        self._headers[name.lower()], self._header = value, [b"", b""]
-
-    def _end_headers(self) -> None:
-        disposition = self._headers.get("content-disposition", "")
-        self._is_file = parameter_of(disposition, "name", header=True) == FIELD
+        name, value = self._header.values()
+        self._header = {"field": b"", "value": b""}
+        if name.lower() != b"content-disposition":
+            return
+        options = parse_options_header(value)[1]
+        self._is_file = options.get(b"name") == FIELD.encode()
+        if self._is_file and self._was_found:
+            raise Refusal(422, f"a multipart body must have one field {FIELD!r}, got several; send one table")
         if self._is_file:
-            if self._was_found:
-                raise Refusal(
-                    422, f"a multipart body must have one field {FIELD!r}, got several; send one table"
-                )
-            self._was_found = True
-            self.name = parameter_of(disposition, "filename", header=True)
+            self._was_found, self.name = True, options.get(b"filename", b"").decode(errors="replace")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
-            self._parts.append(bytes(data[start:end]))
+            self._parts.append(data[start:end])
 
     def _end_part(self) -> None:
         self._is_file = False
 
     def _end(self) -> None:
-        self.is_whole = True
-
-
-def parameter_of(value: str, name: str, *, header: bool = False) -> str | None:
-    """Return a parameter of a header's value, e.g. the boundary of `multipart/form-data; boundary=x`."""
-    message = Message()
-    message["content-disposition" if header else "content-type"] = value.replace("\r", " ").replace("\n", " ")
-    found = message.get_param(name, header="content-disposition" if header else "content-type")
-    if isinstance(found, tuple):  # filename*=utf-8''…
-        found = found[2]
-    return str(found) if found is not None else None
+        self._is_whole = True

@@ -1,27 +1,30 @@
-"""Tables that were sent to the web server: received, checked as they arrive, kept for a while."""
+"""Receive tables that are sent, check them as they arrive, keep them for a while."""
 
 import asyncio
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
+import sys
 import threading
 import unicodedata
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from dnnflow.errors import BusyError, ConflictError, NotFoundError
+from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.store.study_record import new_study_id
 from dnnflow.table.text.source_text import compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
-from dnnflow.web.uploads.reception import Reception
 
 RECORD = "upload.json"
 
@@ -31,6 +34,13 @@ _KEYS = ".keys"
 _OWNER = "owner.lock"
 _NAME_LENGTH = 120
 _ENDINGS = {None: "table.csv", "gzip": "table.csv.gz", "zstd": "table.csv.zst"}
+
+_WRITE_BYTES = 1 << 20
+_AHEAD_BYTES = 32 << 20
+"""How far receiving may be ahead of the parser."""
+_EXIT_S = 5.0
+_LINE_BYTES = 512 << 20
+"""A profile is one line."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,168 @@ class Upload:
     created_at: str
     expires_at: str
     profile: Profile
+
+
+class Receiver:
+    """One upload on its way in: its file, and the process that parses it."""
+
+    def __init__(self, aside: Path, name: str, limits: UploadLimits) -> None:
+        self.path, self.name, self._limits = aside / "table", name, limits
+        self.size = 0
+        self.beginning = b""
+        self._log = aside / "parser.log"
+        self._hash = hashlib.sha256()
+        self._read = 0
+        self._moved = asyncio.Event()
+        self._answer: dict[str, Any] | None = None
+        self._deadline: asyncio.Timeout | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return the sha256 of what was received."""
+        return self._hash.hexdigest()
+
+    async def run(self, parts: AsyncIterator[bytes]) -> Profile:
+        """Write and check the table; the process has ended when this returns or raises."""
+        self.path.touch()
+        process = await self._start()
+        listening = asyncio.ensure_future(self._listen(process))
+        try:
+            try:
+                async with asyncio.timeout(self._limits.seconds_s):
+                    await self._receive(parts, process)
+                    await listening
+            except TimeoutError:
+                if self._answer is None:
+                    raise LimitError(
+                        f"an upload may take at most {self._limits.seconds_s:g} s, got more; send a smaller "
+                        "table, or compress it"
+                    ) from None
+            return self._profile()
+        finally:
+            listening.cancel()
+            await asyncio.shield(_end(process, self._answer is not None))
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        limits = json.dumps(asdict(self._limits))
+        with self._log.open("wb") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), self.name, limits,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_BYTES,
+            )  # fmt: skip
+
+    async def _receive(self, parts: AsyncIterator[bytes], process: asyncio.subprocess.Process) -> None:
+        """Write parts as they come; returns early when the parser has answered."""
+        loop = asyncio.get_running_loop()
+
+        def tell(line: str) -> None:
+            if process.stdin is not None and not process.stdin.is_closing():
+                process.stdin.write(f"{line}\n".encode())
+
+        with self.path.open("wb", buffering=0) as file:
+            batch: list[bytes] = []
+            length = 0
+            try:
+                async with asyncio.timeout(None) as self._deadline:
+                    while self._answer is None:
+                        self._deadline.reschedule(loop.time() + self._limits.stall_s)
+                        part = await anext(parts, None)
+                        self._deadline.reschedule(None)
+                        if part is not None:
+                            batch.append(part)
+                            length += len(part)
+                            self._check_size(length)
+                        if batch and (part is None or length >= _WRITE_BYTES or self.size < _WRITE_BYTES):
+                            await self._written(file, batch)
+                            tell(f"{self.size}")
+                            batch, length = [], 0
+                            await self._not_too_far()
+                        if part is None:
+                            tell("end")
+                            return
+            except TimeoutError:
+                if self._answer is None:
+                    raise LimitError(
+                        f"a part of an upload must come within {self._limits.stall_s:g} s of the one before, "
+                        "got none; send the table again over a steadier connection"
+                    ) from None
+
+    def _check_size(self, length: int) -> None:
+        if self.size + length > self._limits.stored_bytes:
+            raise LimitError(
+                f"an upload may have at most {self._limits.stored_bytes} bytes, got more; compress it, "
+                "or send fewer rows"
+            )
+
+    async def _written(self, file: Any, batch: list[bytes]) -> None:
+        """Write in a thread; it has ended when this returns or raises, so that the file can be closed."""
+        writing = asyncio.ensure_future(asyncio.to_thread(self._write, file, batch))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise LimitError(
+                f"an upload needs room on the server's disk, got none left after {self.size} bytes; delete "
+                "uploads that are not needed, or send a smaller table"
+            ) from None
+
+    def _write(self, file: Any, batch: list[bytes]) -> None:
+        data = b"".join(batch)
+        if len(self.beginning) < 4:
+            self.beginning = (self.beginning + data[:4])[:4]
+        self._hash.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[file.write(view) :]
+        self.size += len(data)
+
+    async def _not_too_far(self) -> None:
+        """Wait until the parser is near enough, or has answered."""
+        while self._answer is None and self.size - self._read > _AHEAD_BYTES:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        """Hear the parser until it has answered or ended."""
+        answer: dict[str, Any] = {}
+        while process.stdout is not None and (line := await process.stdout.readline()):
+            said = json.loads(line)
+            if "read" in said:
+                self._read = said["read"]
+                self._moved.set()
+            else:
+                answer = said
+        self._answer = answer
+        self._moved.set()
+        if self._deadline is not None:
+            with suppress(RuntimeError):  # receiving is over
+                self._deadline.reschedule(asyncio.get_running_loop().time())
+
+    def _profile(self) -> Profile:
+        answer = self._answer or {}
+        if "limit" in answer:
+            raise LimitError(answer["limit"])
+        if "error" in answer:
+            raise DataError(answer["error"])
+        if "profile" not in answer:
+            end = self._log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"the parser process of an upload ended without an answer: {end}")
+        return Profile.from_dict(answer["profile"])
+
+
+async def _end(process: asyncio.subprocess.Process, answered: bool) -> None:
+    """End a parser process and reap it."""
+    try:
+        async with asyncio.timeout(_EXIT_S if answered else 0):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)  # `kill` would reap it, which the loop is to do
+        await process.wait()
 
 
 class Uploads:
@@ -99,9 +271,9 @@ class Uploads:
         self._receiving += 1
         try:
             async with self._aside() as aside:
-                reception = Reception(aside, shown_name(name), self._limits)
-                profile = await reception.run(parts)
-                return await self._kept(aside, reception, profile, key)
+                receiver = Receiver(aside, shown_name(name), self._limits)
+                profile = await receiver.run(parts)
+                return await self._kept(aside, receiver, profile, key)
         finally:
             self._receiving -= 1
 
@@ -184,12 +356,12 @@ class Uploads:
             # In a thread: to remove a file of some GB takes long enough for others to notice.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True))
 
-    async def _kept(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
+    async def _kept(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> Upload:
         """Keep an upload in a thread: behind a table of some GB, to flush a file takes a while.
 
         Of a request that is cancelled meanwhile nothing is kept.
         """
-        keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, aside, reception, profile, key))
+        keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, aside, receiver, profile, key))
         try:
             return await asyncio.shield(keeping)
         except asyncio.CancelledError:
@@ -200,29 +372,27 @@ class Uploads:
                     self.delete(made)
             raise
 
-    def _keep(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
+    def _keep(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> Upload:
         """Give a checked upload its place, or return the one that has the key."""
+        hashed = hashlib.sha256(key.encode()).hexdigest() if key is not None else ""
+        key_path = self._directory / _KEYS / f"{hashed}.json" if hashed else None
         with self._keeping:
-            return self._keep_alone(aside, reception, profile, key)
+            earlier = self._earlier(key_path, receiver.digest) if key_path is not None else None
+            return earlier or self._keep_new(aside, receiver, profile, key_path)
 
-    def _keep_alone(self, aside: Path, reception: Reception, profile: Profile, key: str | None) -> Upload:
-        digest = reception.digest
-        key_path = self._directory / _KEYS / f"{_hash(key)}.json" if key is not None else None
-        if key_path is not None and (earlier := self._earlier(key_path, digest)) is not None:
-            return earlier
-        upload_id = aside.name.removeprefix(_ASIDE)
+    def _keep_new(self, aside: Path, receiver: Receiver, profile: Profile, key_path: Path | None) -> Upload:
+        upload_id, digest = aside.name.removeprefix(_ASIDE), receiver.digest
         path = self._directory / upload_id
         ready = aside / "ready"
         ready.mkdir()
-        ending = _ENDINGS[compression_of(reception.beginning)]
-        os.rename(reception.path, ready / ending)
+        ending = _ENDINGS[compression_of(receiver.beginning)]
+        os.rename(receiver.path, ready / ending)
         now = datetime.now(UTC)
         expires = _text(now + timedelta(seconds=self._limits.kept_s))
         upload = Upload(
-            upload_id, reception.name, path / ending, reception.size, digest, _text(now), expires, profile
+            upload_id, receiver.name, path / ending, receiver.size, digest, _text(now), expires, profile
         )
-        values = {**asdict(replace(upload, path=Path(ending))), "path": ending}
-        write_file(ready / RECORD, json.dumps(values))
+        write_file(ready / RECORD, json.dumps({**asdict(upload), "path": ending}))
         os.rename(ready, path)
         if key_path is not None:
             write_file(key_path, json.dumps({"upload_id": upload_id, "digest": digest}))
@@ -267,10 +437,6 @@ def _is_owned(aside: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _text(time: datetime) -> str:
