@@ -29,7 +29,7 @@ from typing import Any
 
 from peers.common import Run, Task
 
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.process_setup import limit_threads
 
 
 @dataclass(frozen=True)

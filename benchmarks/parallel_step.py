@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.process_setup import limit_threads
 
 limit_threads(1)
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

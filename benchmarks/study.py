@@ -154,8 +154,7 @@ def states(frame: pd.DataFrame) -> Iterator[tuple[str, int]]:
 
 def import_keras() -> None:
     """Do on a worker, before the clock runs, what its first training would do: import Keras."""
-    from dnnflow.engines.quiet import import_tensorflow
-    from dnnflow.engines.threads import limit_threads
+    from dnnflow.engines.process_setup import import_tensorflow, limit_threads
 
     limit_threads(1)
     import_tensorflow()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.process_setup import limit_threads
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier

@@ -23,19 +23,20 @@ class Clock(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         """Put the clock in, before an engine is imported."""
-        from dnnflow.engines import quiet
+        from dnnflow.engines import process_setup
 
-        timed_import = self._timed("import", quiet.import_tensorflow)
+        timed_import = self._timed("import", process_setup.import_tensorflow)
 
         def import_tensorflow() -> None:
             if "keras" in sys.modules:
                 return
             timed_import()
-            from dnnflow.engines import tracing
 
-            tracing.trace = self._timed("trace", tracing.trace)
+            from dnnflow.engines import tensors
 
-        quiet.import_tensorflow = import_tensorflow
+            tensors.trace = self._timed("trace", tensors.trace)
+
+        process_setup.import_tensorflow = import_tensorflow
 
     def _timed(self, what: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*given: Any, **named: Any) -> Any:

@@ -20,7 +20,7 @@ def tuned(task: Task) -> Run:
 
 def prepare() -> None:
     """Import Keras."""
-    from dnnflow.engines.quiet import import_tensorflow
+    from dnnflow.engines.process_setup import import_tensorflow
 
     import_tensorflow()
 

@@ -28,7 +28,7 @@ def step_s(size: int, repeats: int = 30) -> float:
 
 def measure(rounds: int) -> None:
     """Print the table."""
-    from dnnflow.engines.threads import limit_threads
+    from dnnflow.engines.process_setup import limit_threads
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
 
     limit_threads(1)

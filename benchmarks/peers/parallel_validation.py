@@ -44,7 +44,7 @@ class MasterActor(ServerActor):
 
     def begin(self, every: int) -> float:
         """Begin to validate; return the seconds that one takes."""
-        from dnnflow.engines.threads import limit_threads
+        from dnnflow.engines.process_setup import limit_threads
 
         limit_threads(1)
         evaluator = make_evaluator(lambda: np.zeros(parallel_scaling.PARAMETERS, np.float32))
@@ -130,7 +130,7 @@ def samples_a_second(actor: Any) -> float:
 
 def measure(rounds: int) -> None:
     """Print both sides, alternated, relative to no validation."""
-    from dnnflow.engines.threads import limit_threads
+    from dnnflow.engines.process_setup import limit_threads
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
 
     limit_threads(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.process_setup import limit_threads
 from peers.common import Arrays, Run, Task
 from peers.keras_fit import prepare, train
 

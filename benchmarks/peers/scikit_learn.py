@@ -4,7 +4,7 @@ import time
 import warnings
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.process_setup import limit_threads
 from peers.common import Arrays, Run, Task
 
 

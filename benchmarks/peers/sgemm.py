@@ -13,8 +13,8 @@ from functools import partial
 from itertools import pairwise
 
 from dnnflow.design.layers import Design, Layer, Optimizer
+from dnnflow.engines.process_setup import limit_threads
 from dnnflow.engines.seam import Engine, TrainingContext
-from dnnflow.engines.threads import limit_threads
 from peers.common import Task
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
@@ -49,7 +49,7 @@ class Speed:
 def measure(task: Task) -> None:
     """Print a line a width."""
     limit_threads(1)
-    from dnnflow.engines.quiet import import_tensorflow
+    from dnnflow.engines.process_setup import import_tensorflow
     from dnnflow.engines.records import TrainingSettings
     from dnnflow.engines.registry import find_engine
 
@@ -92,8 +92,7 @@ def verdict(units: int, share: float) -> str:
 
 def stack_of(units: int, most: int, context: TrainingContext) -> Sequence[Design]:
     """Return designs of one width: as many as the planner puts into one stack."""
-    from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
-    from dnnflow.engines.stacked.stack_plan import plan_stacks
+    from dnnflow.engines.stacked.stack_plan import StackLimits, TableShape, plan_stacks
 
     design = Design(layers=(Layer(units),) * DEPTH, epochs=EPOCHS)
     designs = [

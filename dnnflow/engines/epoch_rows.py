@@ -1,4 +1,4 @@
-"""Which rows a training sees, and in which order: the same for all designs and engines on a dataset."""
+"""Give the rows of a training in their order, the same for all designs and engines on a dataset."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,17 +1,86 @@
-"""The training loop: epochs, schedule, early stopping, limits; for all engines that go epoch by epoch."""
+"""Train a design epoch by epoch: learning rate, patience, limits of time and memory, and the trial of it."""
 
 import math
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+import psutil
 
-from dnnflow.design.layers import Design
-from dnnflow.engines.schedule import LearningRate, Patience
-from dnnflow.errors import DivergedError, TimeLimitError
+from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
+from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.records import Trial, TrialState
+from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial, now
+from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
 
 Weights = tuple[np.ndarray, ...]
+_FLOAT_BYTES = 4
+_COPIES = 4
+"""Weights, gradients and two moments of an optimizer."""
+_KEPT = 3
+"""A layer's product, its output and the gradient of it."""
+
+
+class LearningRate:
+    """The learning rate of each epoch, by the design's schedule (formulas: `Schedule`)."""
+
+    def __init__(self, design: Design) -> None:
+        self._kind = design.schedule.kind
+        self._first = design.optimizer.learning_rate
+        self._epochs = design.epochs
+        self._given = {**SCHEDULE_DEFAULTS[self._kind], **design.schedule.parameters}
+        self._plateau = self._first
+        self._best = math.inf
+        self._waited = 0
+
+    def at(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        given = self._given
+        if self._kind == "exponential":
+            return float(self._first * given["rate"] ** epoch)
+        if self._kind == "step":
+            return float(self._first * given["rate"] ** (epoch // int(given["every"])))
+        if self._kind == "cosine":
+            share = (1 + math.cos(math.pi * epoch / self._epochs)) / 2
+            return float(self._first * (given["floor"] + (1 - given["floor"]) * share))
+        return self._plateau
+
+    def observe(self, validation_loss: float) -> None:
+        """Take note of an epoch's validation loss, which a plateau schedule follows (`ReduceLROnPlateau`)."""
+        if self._kind != "plateau":
+            return
+        if validation_loss < self._best - self._given["min_delta"]:
+            self._best, self._waited = validation_loss, 0
+            return
+        self._waited += 1
+        if self._waited >= self._given["patience"]:
+            floor = self._first * self._given["floor"]
+            self._plateau, self._waited = max(self._plateau * self._given["rate"], floor), 0
+
+
+class Patience:
+    """Early stopping: which epoch was the best, and is it long ago? (Keras' `EarlyStopping`)"""
+
+    def __init__(self, rule: EarlyStopping) -> None:
+        self._rule = rule
+        self._best = math.inf
+        self._waited = 0
+
+    def improves(self, validation_loss: float) -> bool:
+        """Take note of an epoch's validation loss and say whether it is the best so far."""
+        if validation_loss + self._rule.min_delta < self._best:
+            self._best, self._waited = validation_loss, 0
+            return True
+        self._waited += 1
+        return False
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether training should stop."""
+        return self._waited >= self._rule.patience
 
 
 @dataclass(frozen=True)
@@ -41,24 +110,60 @@ class Measure:
     """0 to 1."""
 
 
-class Network(Protocol):
-    """A network in training."""
+class Network(ABC):
+    """A network in training on the rows of a dataset."""
+
+    def __init__(self, rows: TrainingRows, batch_size: int, call_rows: int) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.call_rows = call_rows
+        """What `train_rows` gets at most, a multiple of the batch size: limits are checked between calls."""
 
     def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
         """Train on every row once and return running means over the epoch."""
-        ...
+        loss_sum, right, count = 0.0, 0, 0
+        for block in self.rows.epoch(epoch, self.batch_size):
+            given, length = self.prepare(block), len(block[2])
+            for first in range(0, length, self.call_rows):
+                last = min(first + self.call_rows, length)
+                loss, hits = self.train_rows(given, first, last, learning_rate)
+                loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
+                check_finite(loss, f"epoch {epoch + 1}")
+                deadline.check(f"in epoch {epoch + 1}")
+        return Measure(loss_sum / count, right / count)
+
+    def prepare(self, block: Block) -> Any:
+        """Return a block's features, labels and order as `train_rows` takes them."""
+        return block
+
+    @abstractmethod
+    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, int]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
 
     def validate(self) -> Measure | None:
         """Measure the validation part, or None where there is none."""
-        ...
+        return self.measure(self.rows.validation())[0] if self.rows.validation_fraction else None
 
+    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
+        """Return the measures over some rows, and the counts [true class][predicted class]."""
+        n_classes = self.rows.dataset.n_classes
+        loss_sum, counts = 0.0, np.zeros((n_classes, n_classes), np.int64)
+        for block in blocks:
+            loss_sum += self.evaluate(block, counts)
+        total = int(counts.sum())
+        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+
+    @abstractmethod
+    def evaluate(self, block: Block, counts: np.ndarray) -> float:
+        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+
+    @abstractmethod
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""
-        ...
 
+    @abstractmethod
     def set_weights(self, weights: Weights) -> None:
         """Go back to weights that `weights` gave."""
-        ...
 
 
 @dataclass
@@ -128,3 +233,110 @@ def check_finite(loss: float, where: str) -> None:
     """Raise `DivergedError` for a loss that is no number."""
     if not math.isfinite(loss):
         raise DivergedError(f"the loss must stay finite, got {loss} in {where}; lower the learning rate")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A design that was trained and tested."""
+
+    course: Course
+    test_loss: float
+    """Mean over the test rows, penalties included as Keras does."""
+    confusion: np.ndarray
+    """Shape (classes, classes), int64: counts [true class][predicted class]."""
+    parameters: int
+    flops: int | None
+    weights: Callable[[], Weights]
+    """Valid until the engine goes on to the next design."""
+
+
+def fit_and_test(network: Network, design: Design, context: TrainingContext) -> Result:
+    """Train a network as its design says, and measure it on the test rows."""
+    course = fit(network, design, context.settings.time_limit_s)
+    test, confusion = network.measure(network.rows.test())
+    shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
+    return Result(
+        course=course,
+        test_loss=test.loss,
+        confusion=confusion,
+        parameters=count_parameters(design, *shape) if known else sum(x.size for x in network.weights()),
+        flops=count_flops(design, *shape) if known else None,
+        weights=network.weights,
+    )
+
+
+def train_designs(
+    fit: Callable[[Design, TrainingContext], Result], designs: Sequence[Design], context: TrainingContext, *,
+    engine: str,
+) -> Iterator[Fitted]:  # fmt: skip
+    """Train designs one after the other; an exception of `fit` fails its design alone."""
+    for design in designs:
+        started_at, start = now(), time.monotonic()
+        try:
+            check_training(design, context.settings)
+            result = fit(design, context)
+            check_finite(result.test_loss, "the test rows")
+            spent = Spent(started_at, time.monotonic() - start, result.course.training_s)
+            fitted = Fitted(completed_trial(design, result, context, spent, engine=engine), result.weights)
+        except Exception as error:  # user code and libraries may raise anything: the study goes on
+            spent = Spent(started_at, time.monotonic() - start)
+            fitted = Fitted(failed_trial(design, error, context, spent, engine=engine))
+        yield fitted
+
+
+def completed_trial(
+    design: Design, result: Result, context: TrainingContext, spent: Spent, *, engine: str
+) -> Trial:
+    """Return the record of a design that was trained and tested."""
+    course, confusion = result.course, result.confusion
+    fitted = course.fitted[course.kept]
+    watched = course.watched[course.kept] if course.watched else None
+    return make_trial(
+        design, TrialState.COMPLETED, context, spent,
+        engine=engine,
+        training_s=spent.training_s,
+        amortised=spent.amortised,
+        parameters=result.parameters,
+        flops=result.flops,
+        epochs_run=len(course.fitted),
+        test_accuracy=float(np.trace(confusion) / confusion.sum()),
+        test_loss=result.test_loss,
+        train_accuracy=fitted.accuracy,
+        train_loss=fitted.loss,
+        validation_accuracy=watched.accuracy if watched else None,
+        validation_loss=watched.loss if watched else None,
+        history=course.history(),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )  # fmt: skip
+
+
+def training_bytes(design: Design, n_features: int, n_classes: int) -> int:
+    """Estimate what training a design takes besides the rows: weights, optimizer state, activations."""
+    weights = count_parameters(design, n_features, n_classes) * _COPIES
+    activations = design.batch_size * (sum(layer.units for layer in design.layers) + n_classes) * _KEPT
+    return (weights + activations) * _FLOAT_BYTES
+
+
+def memory_limit(context: TrainingContext) -> int:
+    """Return the bytes that a training may take: those of this process, or else what the machine has left."""
+    return context.memory_bytes or psutil.virtual_memory().available
+
+
+def check_memory(design: Design, context: TrainingContext, need_bytes: int | None = None) -> None:
+    """Refuse a design that does not fit, before anything is allocated.
+
+    Raises
+    ------
+    OutOfMemoryError
+        When its weights and activations need more than `context.memory_bytes`, or, without one, than what
+        the machine has left.
+    """
+    dataset = context.dataset
+    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_classes)
+    limit = memory_limit(context)
+    if need > limit:
+        parameters = count_parameters(design, dataset.n_features, dataset.n_classes)
+        raise OutOfMemoryError(
+            f"a design must fit the worker's memory of {limit / 1e9:.3g} GB, got {need / 1e9:.3g} "
+            f"GB for {parameters:,} parameters; take fewer units or layers"
+        )

@@ -1,4 +1,4 @@
-"""What a training leaves behind: a trial, and what belongs to it."""
+"""Record what a training leaves behind: a trial, and what belongs to it."""
 
 import traceback
 from collections.abc import Iterator, Mapping

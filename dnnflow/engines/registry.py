@@ -1,4 +1,4 @@
-"""Engines by name: those that come with dnnflow, those other packages register, and `module:Class`."""
+"""Find engines by name: those of dnnflow, those that other packages register, and `module:Class`."""
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points

@@ -1,15 +1,16 @@
-"""The seam between a study and whatever trains its designs."""
+"""Define what an engine is, what it is given of a study, and what it gives back."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import TrainingSettings, Trial, TrialError, TrialState
-from dnnflow.errors import DesignError
+from dnnflow.errors import DesignError, InputError
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -74,16 +75,54 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def failed_trial(design: Design, error: BaseException, context: TrainingContext, *, engine: str,
-                 started_at: str, total_s: float) -> Trial:  # fmt: skip
-    """Return the record of a design that could not be trained."""
+@dataclass(frozen=True)
+class Spent:
+    """A design's time, or its share of its stack's."""
+
+    started_at: str
+    """UTC, ISO 8601."""
+    total_s: float = 0.0
+    training_s: float = 0.0
+    amortised: bool = False
+
+
+def make_trial(design: Design, state: TrialState, context: TrainingContext, spent: Spent, *, engine: str,
+               **found: Any) -> Trial:  # fmt: skip
+    """Return the record of a design whose training ended so."""
     return Trial(
-        design_id=design.design_id,
-        state=TrialState.FAILED,
-        engine=engine,
-        worker=context.worker,
-        device=context.device,
-        started_at=started_at,
-        total_s=total_s,
-        error=TrialError.from_exception(error),
+        design_id=design.design_id, state=state, engine=engine, worker=context.worker, device=context.device,
+        started_at=spent.started_at, total_s=spent.total_s, **found,
+    )  # fmt: skip
+
+
+def failed_trial(
+    design: Design, error: BaseException, context: TrainingContext, spent: Spent, *, engine: str
+) -> Trial:
+    """Return the record of a design that could not be trained."""
+    return make_trial(
+        design, TrialState.FAILED, context, spent, engine=engine, error=TrialError.from_exception(error)
     )
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """Where the rows are and how to train on them. Carries no rows."""
+
+    dataset: str
+    """Path of the dataset's directory, valid on the worker."""
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: a GPU where the process has one."""
+    import_paths: tuple[str, ...] = ()
+    """Folders in which modules of `module:name` (engines, designs by reference) are also looked for."""
+    activations: tuple[str, ...] = ()
+    """All that occur in the study: stacks of mixed activations can then share a trace."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "gpu"):
+            raise InputError(f"device must be auto, cpu or gpu, got {self.device!r}")
+
+
+def make_importable(folders: Iterable[str]) -> None:
+    """Append folders to this process's module search path, each once: what is installed comes first."""
+    sys.path.extend(folder for folder in dict.fromkeys(folders) if folder not in sys.path)

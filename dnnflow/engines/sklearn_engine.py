@@ -1,4 +1,4 @@
-"""The engine that trains simple designs with scikit-learn's MLPClassifier, on workers without TensorFlow."""
+"""Train simple designs with scikit-learn's MLPClassifier, on workers without TensorFlow."""
 
 import importlib.util
 import math
@@ -8,12 +8,19 @@ from typing import Any
 import numpy as np
 
 from dnnflow.design.initial import initial_weights
-from dnnflow.design.layers import Design, count_flops, count_parameters
+from dnnflow.design.layers import Design, count_flops
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
-from dnnflow.engines.loop import Deadline, Measure, Weights, fit
-from dnnflow.engines.result import Result, train_designs
+from dnnflow.engines.loop import (
+    Deadline,
+    Measure,
+    Network,
+    Result,
+    Weights,
+    check_memory,
+    fit_and_test,
+    train_designs,
+)
 from dnnflow.engines.seam import Fitted, TrainingContext
-from dnnflow.engines.training_memory import check_memory
 from dnnflow.errors import DataError, DesignError, DivergedError, NotFoundError
 
 _ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "linear": "identity"}
@@ -84,32 +91,20 @@ class SklearnEngine:
         if reason:
             raise DesignError(reason)
         check_memory(design, context)
-        dataset = context.dataset
-        network = SklearnNetwork(design, TrainingRows(dataset, context.settings.validation_fraction))
+        network = SklearnNetwork(design, TrainingRows(context.dataset, context.settings.validation_fraction))
         # scikit-learn warns of the overflow that comes before a loss that is no number
         with np.errstate(all="ignore"):
-            course = fit(network, design, context.settings.time_limit_s)
-            test, confusion = network.measure(network.rows.test())
-        return Result(
-            course=course,
-            test_loss=test.loss,
-            confusion=confusion,
-            parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
-            flops=count_flops(design, dataset.n_features, dataset.n_classes),
-            weights=network.weights,
-        )
+            return fit_and_test(network, design, context)
 
 
-class SklearnNetwork:
+class SklearnNetwork(Network):
     """A design as an MLPClassifier on its way through the epochs."""
 
     def __init__(self, design: Design, rows: TrainingRows) -> None:
-        self.rows = rows
-        self._classes = np.arange(rows.dataset.n_classes)
-        self._batch_size = design.batch_size
         n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
         flops = 3 * design.batch_size * count_flops(design, n_features, n_classes)
-        self._call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / flops))
+        super().__init__(rows, design.batch_size, design.batch_size * max(1, math.floor(_CALL_FLOPS / flops)))
+        self._classes = np.arange(n_classes)
         self._model = _classifier(design, _from_keras(initial_weights(design, n_features, n_classes)))
 
     def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
@@ -121,19 +116,19 @@ class SklearnNetwork:
             The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at
             the end of the epoch, as scikit-learn keeps no predictions of its steps.
         """
-        features, labels, order = next(self.rows.epoch(epoch, self._batch_size))
-        loss_sum = 0.0
-        for first in range(0, len(order), self._call_rows):
-            rows = order[first : first + self._call_rows]
-            self._step(features[rows], labels[rows], learning_rate)
-            loss_sum += float(self._model.loss_) * len(rows)
-            deadline.check(f"in epoch {epoch + 1}")
-        accuracy = self.measure(iter([(features, labels, order)]))[0].accuracy
-        return Measure(loss_sum / len(order), accuracy)
+        fitted = super().train_epoch(epoch, learning_rate, deadline)
+        return Measure(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size))[0].accuracy)
+
+    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss, and no right ones."""
+        features, labels, order = block
+        rows = order[first:last]
+        self._step(features[rows], labels[rows], learning_rate)
+        return float(self._model.loss_) * len(rows), 0
 
     def _step(self, features: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         model = self._model
-        model.batch_size = min(self._batch_size, len(labels))
+        model.batch_size = min(self.batch_size, len(labels))
         model.learning_rate_init = learning_rate
         if hasattr(model, "_optimizer"):  # made by the first call
             model._optimizer.learning_rate_init = model._optimizer.learning_rate = learning_rate
@@ -146,25 +141,15 @@ class SklearnNetwork:
                 "weights must stay finite, got NaN or infinity; lower the learning rate"
             ) from error
 
-    def validate(self) -> Measure | None:
-        """Measure the validation part, or None where there is none."""
-        if self.rows.validation_fraction == 0:
-            return None
-        return self.measure(self.rows.validation())[0]
-
-    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
-        """Return the measures over some rows, and the counts [true class][predicted class]."""
-        n = len(self._classes)
-        loss_sum, counts = 0.0, np.zeros((n, n), np.int64)
-        for features, labels, order in blocks:
-            targets = labels[order]  # (rows,)
-            predicted = self._model.predict_proba(features[order])  # (rows, classes)
-            likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
-            loss_sum -= float(np.log(likely, dtype=np.float64).sum())
-            found = np.bincount(targets * n + predicted.argmax(axis=1), minlength=n * n)
-            counts += found.reshape(n, n)
-        total = int(counts.sum())
-        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+    def evaluate(self, block: Block, counts: np.ndarray) -> float:
+        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+        features, labels, order = block
+        targets, n = labels[order], len(self._classes)  # (rows,)
+        predicted = self._model.predict_proba(features[order])  # (rows, classes)
+        likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
+        found = np.bincount(targets * n + predicted.argmax(axis=1), minlength=n * n)
+        counts += found.reshape(n, n)
+        return -float(np.log(likely, dtype=np.float64).sum())
 
     def weights(self) -> Weights:
         """Copy the weights, in the order and form of the Keras model."""

@@ -1,14 +1,17 @@
-"""What engines on TensorFlow share: arrays as tensors, and where and how graphs run."""
+"""Make tensors of arrays, and trace and run graphs, for all engines on TensorFlow."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dnnflow.engines.epoch_rows import Block
 from dnnflow.errors import ClusterError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Tensors:
@@ -70,3 +73,23 @@ def graphs_as_written() -> Iterator[None]:
         yield
     finally:
         tf.config.optimizer.set_experimental_options({name: before})
+
+
+def trace(function: Callable[..., Any], signature: Sequence["tf.TensorSpec"]) -> Any:
+    """Return the concrete function of tensors with this signature.
+
+    A concrete function finds no signature again at each call, and TensorFlow's warning of frequent tracing
+    is not for it. While tracing, each custom gradient (every Keras optimizer has one in its `all_reduce`, and
+    silu another) enters a process-wide registry that holds its graph for ever: about 5 MB a design. Gradients
+    have been taken when tracing ends, so that what it entered is taken out again.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.ops import gradient_registry
+
+    entries: dict[str, Any] = getattr(gradient_registry, "_registry", {})
+    before = set(entries)
+    try:
+        return tf.function(function, input_signature=signature, autograph=False).get_concrete_function()
+    finally:
+        for name in [name for name in entries if name.startswith("CustomGradient-") and name not in before]:
+            del entries[name]

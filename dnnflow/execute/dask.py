@@ -22,8 +22,8 @@ from distributed import Client, Future, KilledWorker
 from distributed.scheduler import NoValidWorkerError
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import Job
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialError, TrialState
+from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
 from dnnflow.execute.cluster import own_cluster, respawn, workers_of
@@ -77,8 +77,8 @@ class DaskExecutor:
         """URL of the Dask dashboard."""
         return self._client.dashboard_link or None
 
-    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
-              control: Control | None = None,
+    def train(self, portions: Sequence[Portion], study: StudyContext, *,
+              keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -89,7 +89,7 @@ class DaskExecutor:
         DnnflowError
             When no worker can do the job, for the reason the last of them gave.
         """
-        run = _Run(self._client, self._options, portions, job, keep_above=keep_above,
+        run = _Run(self._client, self._options, portions, study, keep_above=keep_above,
                    control=control or Control(), listener=listener)  # fmt: skip
         try:
             yield from run.outcomes()
@@ -106,17 +106,18 @@ class _Run:
     All state belongs to the thread that iterates. Dask's event loop only puts handlers into the inbox.
     """
 
-    def __init__(self, client: Client, options: DaskOptions, portions: Sequence[Portion], job: Job, *,
-                 keep_above: Callable[[], float], control: Control, listener: Listener) -> None:  # fmt: skip
+    def __init__(self, client: Client, options: DaskOptions, portions: Sequence[Portion],
+                 study: StudyContext, *, keep_above: Callable[[], float], control: Control,
+                 listener: Listener) -> None:  # fmt: skip
         self._client = client
         self._options = options
-        self._job = job
+        self._study = study
         self._keep_above = keep_above
         self._control = control
         self._listener = listener
         self._name = secrets.token_hex(8)
         self._backlog = Backlog(portions, options.packs)
-        self._table = Table(job.device)
+        self._table = Table(study.device)
         self._inbox: SimpleQueue[Handler] = SimpleQueue()
         self._futures: dict[int, Future[bytes]] = {}
         self._submitted = 0
@@ -221,7 +222,7 @@ class _Run:
     def _submit(self, seat: Seat, load: Load) -> None:
         self._submitted += 1
         number, device = self._submitted, self._table.device_of(seat)
-        order = Order(self._name, load.pack(self._keep_above()), self._job, device, time.time())
+        order = Order(self._name, load.pack(self._keep_above()), self._study, device, time.time())
         future = self._client.submit(
             run_order,
             pickle.dumps(order, pickle.HIGHEST_PROTOCOL),
@@ -282,10 +283,10 @@ class _Run:
         workers = {address: WorkerFacts.from_identity(address, item) for address, item in identities.items()}
         self._answered_s = time.monotonic()
         if not self._table.seats:
-            require_device(self._job.device, workers)
+            require_device(self._study.device, workers)
         lost = [outcome for seat in self._table.update(workers) for outcome in self._vacate(seat)]
         for seat in list(self._table.seats.values()):
-            if seat.hangs(self._answered_s, self._job.settings.time_limit_s):
+            if seat.hangs(self._answered_s, self._study.settings.time_limit_s):
                 lost += self._interrupt(seat)
             self._advise(seat)
         respawn(self._client)
@@ -303,7 +304,7 @@ class _Run:
             raise ClusterError(f"a run needs a worker that can do it, got: {reasons}") from self._last_error
         wait_s = self._options.wait_for_workers_s or (120.0 if own_cluster(self._client) else 300.0)
         if now - self._worked_s > wait_s:
-            kind = "worker with a GPU" if self._job.device == "gpu" else "worker"
+            kind = "worker with a GPU" if self._study.device == "gpu" else "worker"
             address = self._client.scheduler.address
             raise ClusterError(
                 f"a run needs at least one {kind}, got none for {wait_s:.0f} s; start one "
@@ -346,7 +347,7 @@ class _Run:
         trial = Trial(
             design_id=design.design_id,
             state=TrialState.LOST,
-            engine=self._job.settings.engine,
+            engine=self._study.settings.engine,
             worker=seat.worker.address,
             device=self._table.device_of(seat),
             error=TrialError("WorkerLost", message, ""),

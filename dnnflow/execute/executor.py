@@ -3,8 +3,8 @@
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from dnnflow.engines.job import Job
 from dnnflow.engines.records import Outcome, Portion
+from dnnflow.engines.seam import StudyContext
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.control import Control
 
@@ -35,8 +35,8 @@ class Executor(Protocol):
         """The Dask client, where there is one."""
         ...
 
-    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
-              control: Control | None = None,
+    def train(self, portions: Sequence[Portion], study: StudyContext, *,
+              keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once, in lists, as they finish.
 
@@ -48,7 +48,7 @@ class Executor(Protocol):
         ----------
         portions
             What to train, in this order; a design in several portions is trained with the first.
-        job
+        study
             Dataset, training settings and device.
         keep_above
             Asked for each task that is made: the test accuracy from which on weights come along.

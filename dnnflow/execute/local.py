@@ -4,8 +4,8 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 
-from dnnflow.engines.job import Job, make_importable
 from dnnflow.engines.records import Outcome, Portion
+from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.control import Control, Stopped
@@ -24,8 +24,8 @@ class LocalExecutor:
     slots = 1
     dashboard = client = None
 
-    def train(self, portions: Sequence[Portion], job: Job, *, keep_above: Callable[[], float] = never,
-              control: Control | None = None,
+    def train(self, portions: Sequence[Portion], study: StudyContext, *,
+              keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Yield the outcome of every design exactly once; see `Executor.train`.
 
@@ -36,7 +36,7 @@ class LocalExecutor:
         """
         from dnnflow.execute.pack_run import run_pack
 
-        if job.device == "gpu" and not visible_gpus():
+        if study.device == "gpu" and not visible_gpus():
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
         make_importable([os.getcwd()])
         submitted_at, backlog = time.time(), Backlog(portions, PACKS)
@@ -45,7 +45,7 @@ class LocalExecutor:
             start, outcomes, was_stopped = time.monotonic(), list[Outcome](), False
             try:
                 with control.interruptible():
-                    outcomes += run_pack(load.pack(keep_above()), job, report=outcomes.extend, flush_s=0.0)
+                    outcomes += run_pack(load.pack(keep_above()), study, report=outcomes.extend, flush_s=0.0)
             except Stopped:
                 was_stopped = True
             backlog.observe(load, time.monotonic() - start)

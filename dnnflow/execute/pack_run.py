@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import Job, make_importable
 from dnnflow.engines.records import Outcome, Pack, TrialState
 from dnnflow.engines.registry import find_engine
-from dnnflow.engines.seam import Engine, Fitted, TrainingContext, failed_trial, now
+from dnnflow.engines.seam import (
+    Engine,
+    Fitted,
+    Spent,
+    StudyContext,
+    TrainingContext,
+    failed_trial,
+    make_importable,
+    now,
+)
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -22,7 +30,7 @@ Report = Callable[[list[Outcome]], None]
 
 def run_pack(
     pack: Pack,
-    job: Job,
+    study: StudyContext,
     *,
     report: Report | None = None,
     flush_s: float = 1.0,
@@ -34,22 +42,22 @@ def run_pack(
     ----------
     pack
         Which designs an engine gets together, and from which test accuracy on weights are sent along.
-    job
+    study
         Dataset, settings, device, and where else modules are looked for.
     report
         Called with the outcomes finished since its last call, at most once each `flush_s` seconds, so that
         little is lost when the process dies.
     context
-        What engines are given; made by `job_context` where absent.
+        What engines are given; made by `training_context` where absent.
 
     Raises
     ------
     DnnflowError
-        For what is wrong with the job (no such dataset, no such engine), never with a design.
+        For what is wrong with the study (no such dataset, no such engine), never with a design.
     """
-    make_importable(job.import_paths)
-    engine = _engine(job.settings.engine)
-    context = context or job_context(job)
+    make_importable(study.import_paths)
+    engine = _engine(study.settings.engine)
+    context = context or training_context(study)
     waiting: list[Outcome] = []
     flushed = time.monotonic()
     for designs in pack.portions():
@@ -61,31 +69,31 @@ def run_pack(
     return waiting
 
 
-def job_context(
-    job: Job,
+def training_context(
+    study: StudyContext,
     *,
     worker: str = "",
     device: Literal["cpu", "gpu"] | None = None,
     memory_bytes: int | None = None,
 ) -> TrainingContext:
-    """Open the job's dataset (once a process) and say where this process trains.
+    """Open the study's dataset (once a process) and say where this process trains.
 
     Parameters
     ----------
     worker
         Who trains; host and process id where empty.
     device
-        Where to train; found from the job and this machine where None.
+        Where to train; found from the study and this machine where None.
     memory_bytes
         What this process may use in all, where known.
     """
     return TrainingContext(
-        dataset=open_dataset(job.dataset),
-        settings=job.settings,
-        device=device or _device(job.device),
+        dataset=open_dataset(study.dataset),
+        settings=study.settings,
+        device=device or _device(study.device),
         memory_bytes=memory_bytes,
         worker=worker or f"{socket.gethostname()}:{os.getpid()}",
-        activations=job.activations,
+        activations=study.activations,
     )
 
 
@@ -125,11 +133,9 @@ def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) 
     except Exception as raised:  # an engine is somebody else's code
         error = raised
     # Not those after the last one: an engine may tell of a stack's failures first.
+    spent = Spent(started_at, time.monotonic() - start)
     for design in [x for x in designs if x.design_id not in done]:
-        total_s = time.monotonic() - start
-        yield Fitted(
-            failed_trial(design, error, context, engine=engine.name, started_at=started_at, total_s=total_s)
-        )
+        yield Fitted(failed_trial(design, error, context, spent, engine=engine.name))
 
 
 def _outcome(fitted: Fitted, keep_above: float) -> Outcome:

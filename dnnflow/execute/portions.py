@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.compiled.compiled_rules import why_not_compiled
+from dnnflow.engines.compiled.compiled_engine import CompiledEngine
 from dnnflow.engines.records import Portion, TrainingSettings
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape, activations_of
-from dnnflow.engines.stacked.stack_plan import Stack, describe_plan, plan_stacks, why_not
+from dnnflow.engines.stacked.stack_plan import (
+    Stack,
+    StackLimits,
+    TableShape,
+    activations_of,
+    describe_plan,
+    plan_stacks,
+    why_not,
+)
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -99,7 +106,8 @@ def plan_study(
 
 
 def _describe(designs: Sequence[Design], stacks: Sequence[Stack], settings: TrainingSettings) -> str:
-    compiled = sum(why_not_compiled(design) is None for design in designs)
+    refuse = CompiledEngine().refuse
+    compiled = sum(refuse(design) is None for design in designs)
     if settings.engine != "auto" or not compiled:
         return describe_plan(stacks)
     return f"{describe_plan(stacks)}; processors train {compiled:,} of them as machine code, one by one"

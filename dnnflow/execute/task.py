@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
 
-from dnnflow.engines.job import Job
 from dnnflow.engines.records import Outcome, Pack
+from dnnflow.engines.seam import StudyContext
 from dnnflow.execute.control import Stopped, interrupt
 from dnnflow.execute.queueing import with_queue_s
 
@@ -36,7 +36,7 @@ class Order:
     run: str
     """Names the driver's run, for `stop_run` and the events."""
     pack: Pack
-    job: Job
+    study: StudyContext
     device: Literal["cpu", "gpu"]
     submitted_at: float
     """Unix time."""
@@ -65,7 +65,7 @@ def run_order(order_bytes: bytes) -> bytes:
     """Train a pack on this worker; one at a time a process, since Keras' state is the process's."""
     from distributed import get_worker
 
-    from dnnflow.execute.pack_run import job_context, run_pack
+    from dnnflow.execute.pack_run import run_pack, training_context
 
     order: Order = pickle.loads(order_bytes)
     worker = get_worker()
@@ -74,9 +74,9 @@ def run_order(order_bytes: bytes) -> bytes:
         _enter(order.run)
         try:
             with Outbox(order, worker.log_event) as outbox:
-                context = job_context(order.job, worker=worker.address, device=order.device,
+                context = training_context(order.study, worker=worker.address, device=order.device,
                                       memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
-                outbox.add(run_pack(order.pack, order.job, report=outbox.add, flush_s=0.0, context=context))
+                outbox.add(run_pack(order.pack, order.study, report=outbox.add, flush_s=0.0, context=context))
         finally:
             _leave()
     delivery = Delivery(tuple(outbox.outcomes), monotonic() - start, resident_bytes())

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import make_importable
-from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.engines.process_setup import import_tensorflow
+from dnnflow.engines.seam import make_importable
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.pipeline.sections import RefitSection
 from dnnflow.run.saved_model import read_about, write_model

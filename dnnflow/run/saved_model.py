@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.quiet import import_tensorflow
+from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.table.columns.preprocess import Preprocessing

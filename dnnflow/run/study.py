@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import Job, make_importable
 from dnnflow.engines.records import Outcome, Portion, TrainingSettings, Trial, TrialState
-from dnnflow.engines.stacked.stack_limits import activations_of
+from dnnflow.engines.seam import StudyContext, make_importable
+from dnnflow.engines.stacked.stack_plan import activations_of
 from dnnflow.errors import StudyStopped
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.control import Control, Stopped, control_from
@@ -203,12 +203,12 @@ class Study:
 
     resume = finish
 
-    def job(self) -> Job:
+    def job(self) -> StudyContext:
         """Return what every task of this study needs to know."""
         training = dict(self.record.pipeline.get("training", {}))
         device = training.pop("device", "auto")
         code_folder = self.record.pipeline.get("space", {}).get("code_folder")
-        return Job(
+        return StudyContext(
             dataset=self.record.dataset_path,
             settings=TrainingSettings(**training),
             device=device,

@@ -73,7 +73,7 @@ def train(
     --------
     >>> dnnflow.run.train.train(model, (x, y), replicas=4, epochs=5)["history"].frame()  # doctest: +SKIP
     """
-    from dnnflow.engines.quiet import import_tensorflow
+    from dnnflow.engines.process_setup import import_tensorflow
 
     import_tensorflow()
     spec = describe_model(

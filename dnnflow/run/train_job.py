@@ -95,8 +95,8 @@ def train_job(job: Job, settings: "Settings", *, client: "Client | None" = None,
     DnnflowError
         As `dnnflow.train` does.
     """
-    from dnnflow.engines.job import make_importable
-    from dnnflow.engines.quiet import import_tensorflow
+    from dnnflow.engines.process_setup import import_tensorflow
+    from dnnflow.engines.seam import make_importable
     from dnnflow.execute.opening import open_client
     from dnnflow.parallel.driver.training import Training
     from dnnflow.run.train import own_workers

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.engines.compiled import kernel_math as compiled_math
-from dnnflow.engines.compiled.kernel_math import exponential, multiply, padded, tangent, transpose
-from dnnflow.engines.compiled.tiles import LANES, TILE_ROWS
+from dnnflow.engines.compiled.kernel_math import (
+    LANES,
+    TILE_ROWS,
+    exponential,
+    multiply,
+    padded,
+    tangent,
+    transpose,
+)
 
 SIZES = st.integers(1, 4 * TILE_ROWS + 1)
 TYPES = st.sampled_from(["f4", "f8"])

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 
 from dnnflow.design.layers import ACTIVATIONS, INITIALIZERS, Design, Layer, Optimizer
-from dnnflow.engines.compiled import compiled_rules
-from dnnflow.engines.compiled.compiled_engine import CompiledNetwork
-from dnnflow.engines.compiled.compiled_rules import why_not_compiled
+from dnnflow.engines.compiled.compiled_engine import ACTIVATIONS as COMPILED_ACTIVATIONS
+from dnnflow.engines.compiled.compiled_engine import CompiledEngine, CompiledNetwork
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.keras.build import build_model, build_optimizer
 from dnnflow.engines.loop import Deadline, Weights
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
-from dnnflow.engines.stacked.stack_plan import plan_stacks
+from dnnflow.engines.stacked.stack_plan import StackLimits, TableShape, plan_stacks
 from dnnflow.engines.stacked.stack_program import StackProgram
 from dnnflow.engines.stacked.stack_run import StackRun
 from dnnflow.engines.stacked.stacked_engine import layout_of
@@ -141,7 +139,7 @@ def by_stack(designs: list[Design], dataset: Dataset, dtype: str) -> list[Weight
 
 
 def by_machine_code(design: Design, dataset: Dataset, dtype: str) -> Weights:
-    network = CompiledNetwork(design, TrainingRows(dataset), dataset.n_features, dataset.n_classes, dtype)
+    network = CompiledNetwork(design, TrainingRows(dataset), dtype)
     network.train_epoch(0, design.optimizer.learning_rate, Deadline(None))
     return network.weights()
 
@@ -157,11 +155,11 @@ def by_keras(design: Design, dataset: Dataset, dtype: str) -> Weights:
 
 
 COMPILED: dict[str, tuple[tuple[Layer, ...], Optimizer]] = {
-    **{name: ((Layer(8, name), Layer(6, name)), OPTIMIZERS["adam"]) for name in compiled_rules.ACTIVATIONS},
+    **{name: ((Layer(8, name), Layer(6, name)), OPTIMIZERS["adam"]) for name in COMPILED_ACTIVATIONS},
     **{
         name: ((Layer(8, "tanh"), Layer(6)), optimizer)
         for name, optimizer in OPTIMIZERS.items()
-        if why_not_compiled(Design(optimizer=optimizer)) is None
+        if CompiledEngine().refuse(Design(optimizer=optimizer)) is None
     },
     "no hidden layer": ((), OPTIMIZERS["adam"]),
     "layers that differ": (

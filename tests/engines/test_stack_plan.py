@@ -24,12 +24,14 @@ from dnnflow.design.layers import (
     residual_sources,
 )  # fmt: skip
 from dnnflow.design.space import Space
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape, activations_of
 from dnnflow.engines.stacked.stack_plan import (
     LEAST_CUT,
     OWN_ACTIVATION,
     UNROLLED,
     Stack,
+    StackLimits,
+    TableShape,
+    activations_of,
     describe_plan,
     plan_stacks,
     useful_flops,

@@ -13,9 +13,8 @@ from dnnflow.engines.keras.keras_engine import KerasEngine
 from dnnflow.engines.loop import Deadline
 from dnnflow.engines.records import TrainingSettings, TrialState
 from dnnflow.engines.seam import Fitted, TrainingContext
-from dnnflow.engines.stacked.stack_member import staying
 from dnnflow.engines.stacked.stack_program import StackProgram
-from dnnflow.engines.stacked.stack_run import StackRun
+from dnnflow.engines.stacked.stack_run import StackRun, staying
 from dnnflow.engines.stacked.stacked_engine import StackedEngine
 from dnnflow.table.store.dataset import Dataset
 
@@ -113,8 +112,7 @@ def test_designs_that_leave_early_change_no_bit_of_those_that_go_on(iris: Datase
 def train_as_one(some: Sequence[Design], dataset: Dataset) -> list:
     """Train designs as one stack, whatever a planner would say."""
     from dnnflow.engines.epoch_rows import TrainingRows
-    from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
-    from dnnflow.engines.stacked.stack_plan import plan_stacks
+    from dnnflow.engines.stacked.stack_plan import StackLimits, TableShape, plan_stacks
     from dnnflow.engines.stacked.stacked_engine import layout_of
     from dnnflow.engines.tensors import Tensors
 

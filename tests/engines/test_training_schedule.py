@@ -6,8 +6,8 @@ import pytest
 
 from dnnflow.design.layers import Design, EarlyStopping, Optimizer, Schedule
 from dnnflow.engines.epoch_rows import _whole_batches
-from dnnflow.engines.schedule import LearningRate, Patience
-from dnnflow.engines.threads import limit_threads
+from dnnflow.engines.loop import LearningRate, Patience
+from dnnflow.engines.process_setup import limit_threads
 
 
 def rates(schedule: Schedule, epochs: int) -> list[float]:

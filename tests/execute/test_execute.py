@@ -18,8 +18,8 @@ from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import Job
 from dnnflow.engines.records import Outcome, Portion, TrainingSettings, TrialState
+from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Event, Notice, WorkerLost, WorkerRecycled
 from dnnflow.execute import dask as dask_executor
@@ -32,7 +32,7 @@ from dnnflow.execute.task import resident_bytes
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
 
-MakeJob = Callable[..., Job]
+MakeJob = Callable[..., StudyContext]
 WORKER = readme.command(readme.blocks("Add machines")[0], "dask worker")
 """The documented command: a worker a core."""
 QUIET: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -45,9 +45,9 @@ def job(tmp_path: Path) -> MakeJob:
     table.write_text("x,y\n1,a\n2,b\n3,a\n4,b\n5,a\n6,b\n")
     dataset = ingest(Source(url=str(table)), Recipe(label="y"), tmp_path / "datasets")
 
-    def make(engine: str, device: str = "auto", time_limit_s: float | None = None) -> Job:
+    def make(engine: str, device: str = "auto", time_limit_s: float | None = None) -> StudyContext:
         training = TrainingSettings(engine=f"executor_engines:{engine}", time_limit_s=time_limit_s)
-        return Job(str(dataset.path), training, device)  # type: ignore[arg-type]
+        return StudyContext(str(dataset.path), training, device)  # type: ignore[arg-type]
 
     return make
 
@@ -80,13 +80,13 @@ def portions(count: int, size: int = 1) -> list[Portion]:
     return [Portion(tuple(cut[start : start + size])) for start in range(0, count, size)]
 
 
-def trained(job: Job) -> Counter[str]:
+def trained(job: StudyContext) -> Counter[str]:
     """Return how often each seed was trained, as workers wrote it down."""
     log = Path(job.dataset).parent / "trained.log"
     return Counter(line.split()[0] for line in log.read_text().splitlines())
 
 
-def calls(job: Job) -> list[list[int]]:
+def calls(job: StudyContext) -> list[list[int]]:
     """Return the seeds of each call of the engine that ended, in order."""
     log = Path(job.dataset).parent / "calls.log"
     return [json.loads(line) for line in log.read_text().splitlines()]
@@ -169,7 +169,7 @@ def test_an_impossible_job_raises_what_is_wrong_with_it(
     executor: Executor, job: MakeJob, tmp_path: Path
 ) -> None:
     with pytest.raises(DnnflowError, match="nowhere"):
-        flat(executor.train(portions(5), Job(str(tmp_path / "nowhere"), job("Instant").settings)))
+        flat(executor.train(portions(5), StudyContext(str(tmp_path / "nowhere"), job("Instant").settings)))
 
 
 def test_gpu_without_gpu_is_refused_at_once(executor: Executor, job: MakeJob) -> None:
@@ -189,7 +189,7 @@ def test_modules_are_also_looked_for_in_a_jobs_folders(
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / f"{name}.py").write_text("from executor_engines import Instant as Engine\n")
     training = TrainingSettings(engine=f"{name}:Engine")
-    beside = Job(job("Instant").dataset, training, import_paths=(str(tmp_path / "code"),))
+    beside = StudyContext(job("Instant").dataset, training, import_paths=(str(tmp_path / "code"),))
     for _ in range(2):
         assert ids(flat(executor.train(portions(3), beside))) == expected(3)
     assert sys.path.count(str(tmp_path / "code")) == isinstance(executor, LocalExecutor)
@@ -201,7 +201,7 @@ def test_modules_of_the_current_folder_are_found_in_this_process(
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in_current_folder.py").write_text("from executor_engines import Instant as Engine\n")
-    here = Job(job("Instant").dataset, TrainingSettings(engine="in_current_folder:Engine"))
+    here = StudyContext(job("Instant").dataset, TrainingSettings(engine="in_current_folder:Engine"))
     assert ids(flat(LocalExecutor().train(portions(3), here))) == expected(3)
 
 
@@ -215,7 +215,7 @@ def test_closing_leaves_nothing_running(executor: Executor, job: MakeJob) -> Non
     assert trained(endless) == before
 
 
-def wait_until_still(job: Job, timeout_s: float = 20.0) -> Counter[str]:
+def wait_until_still(job: StudyContext, timeout_s: float = 20.0) -> Counter[str]:
     """Return what was trained once that has stopped growing."""
     deadline, last = time.monotonic() + timeout_s, trained(job)
     while time.monotonic() < deadline:

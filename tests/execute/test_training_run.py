@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.job import Job
 from dnnflow.engines.records import Outcome, Pack, TrainingSettings, Trial, TrialState
-from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.seam import Fitted, StudyContext, TrainingContext
 from dnnflow.errors import DataError, InputError, NotFoundError
-from dnnflow.execute.pack_run import job_context, run_pack
+from dnnflow.execute.pack_run import run_pack, training_context
 from dnnflow.table.store.dataset import Dataset
 
 DESIGNS = tuple(Design(seed=seed) for seed in range(6))
@@ -60,9 +59,9 @@ class Backwards(Quick):
         raise IndexError("off by one")
 
 
-def job(dataset: Dataset, engine: type[Quick] = Quick) -> Job:
+def job(dataset: Dataset, engine: type[Quick] = Quick) -> StudyContext:
     settings = TrainingSettings(engine=f"{__name__}:{engine.__name__}")
-    return Job(str(dataset.path), settings, device="cpu")
+    return StudyContext(str(dataset.path), settings, device="cpu")
 
 
 def test_every_design_comes_back_in_order(iris: Dataset) -> None:
@@ -126,17 +125,17 @@ def test_a_portion_that_breaks_leaves_the_next_one_alone(iris: Dataset) -> None:
 
 def test_what_is_wrong_with_the_job_is_raised(iris: Dataset, tmp_path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        run_pack(Pack(DESIGNS), Job(str(tmp_path / "nowhere"), job(iris).settings))
+        run_pack(Pack(DESIGNS), StudyContext(str(tmp_path / "nowhere"), job(iris).settings))
     with pytest.raises(NotFoundError, match="did you mean keras"):
-        run_pack(Pack(DESIGNS), Job(str(iris.path), TrainingSettings(engine="kears")))
+        run_pack(Pack(DESIGNS), StudyContext(str(iris.path), TrainingSettings(engine="kears")))
     with pytest.raises(InputError, match="device must be auto, cpu or gpu, got 'tpu'"):
-        Job(str(iris.path), device="tpu")  # type: ignore[arg-type]
+        StudyContext(str(iris.path), device="tpu")  # type: ignore[arg-type]
 
 
 def test_a_dataset_is_opened_once_a_process(iris: Dataset) -> None:
     one, other = (
-        job_context(job(iris)),
-        job_context(job(iris), worker="tcp://w", device="gpu", memory_bytes=5),
+        training_context(job(iris)),
+        training_context(job(iris), worker="tcp://w", device="gpu", memory_bytes=5),
     )
     assert one.dataset is other.dataset
     assert (one.device, other.device, other.worker, other.memory_bytes) == ("cpu", "gpu", "tcp://w", 5)

@@ -1,4 +1,4 @@
-"""The engine that trains a plain dense network as machine code, one at a time, in the cache of one core."""
+"""Train plain dense networks as machine code, one at a time, in the cache of one core."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from dnnflow.design.initial import initial_weights
-from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters
-from dnnflow.engines.compiled.compiled_rules import ACTIVATIONS, why_not_compiled
+from dnnflow.design.layers import Design, Optimizer, count_flops
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
-from dnnflow.engines.loop import Deadline, Measure, Weights, check_finite, fit
-from dnnflow.engines.result import Result, train_designs
+from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_test, train_designs
+from dnnflow.engines.process_setup import limit_threads
 from dnnflow.engines.seam import Fitted, TrainingContext
-from dnnflow.engines.threads import limit_threads
-from dnnflow.engines.training_memory import check_memory
 
+ACTIVATIONS = ("linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softsign")
+"""Those whose slope follows from their output. `kernels` knows them by their places here."""
+OPTIMIZERS = ("sgd", "adam", "adamw")
 _CALL_FLOPS = 2e9
 """Arithmetic of one call of machine code, well under a second: limits are checked between calls."""
 _DEFAULTS = {
@@ -36,8 +36,21 @@ class CompiledEngine:
     name = "compiled"
 
     def refuse(self, design: Design) -> str | None:
-        """Refuse what has no machine code, with the reason."""
-        return why_not_compiled(design)
+        """Say why a design cannot be trained as machine code, or return None if it can."""
+        if design.reference is not None:
+            return "the compiled engine cannot train designs by reference; take engine auto or keras"
+        if design.residual:
+            return _refusal("no residual connections", f"residual {design.residual}")
+        for layer in design.layers:
+            if layer.activation not in ACTIVATIONS:
+                return _refusal(f"the activations {', '.join(ACTIVATIONS)}", layer.activation)
+            for name in ("batch_norm", "dropout", "l2"):
+                if getattr(layer, name):
+                    return _refusal(f"no {name}", f"{getattr(layer, name)}")
+        optimizer = design.optimizer
+        if optimizer.name not in OPTIMIZERS or optimizer.parameters.get("amsgrad"):
+            return _refusal("the optimizers sgd, adam and adamw without amsgrad", optimizer.name)
+        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""
@@ -45,79 +58,52 @@ class CompiledEngine:
         return train_designs(_fit, designs, context, engine=self.name)
 
 
+def _refusal(rule: str, got: str) -> str:
+    return f"the compiled engine takes {rule}, got {got}; take engine auto"
+
+
 def _fit(design: Design, context: TrainingContext) -> Result:
     check_memory(design, context)
-    dataset = context.dataset
-    rows = TrainingRows(dataset, context.settings.validation_fraction, not in_memory(context))
-    network = CompiledNetwork(design, rows, dataset.n_features, dataset.n_classes)
-    course = fit(network, design, context.settings.time_limit_s)
-    test, confusion = network.measure(rows.test())
-    return Result(
-        course=course,
-        test_loss=test.loss,
-        confusion=confusion,
-        parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
-        flops=count_flops(design, dataset.n_features, dataset.n_classes),
-        weights=network.weights,
-    )
+    rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
+    return fit_and_test(CompiledNetwork(design, rows), design, context)
 
 
-class CompiledNetwork:
+class CompiledNetwork(Network):
     """A design's network on its way through the epochs."""
 
-    def __init__(
-        self, design: Design, rows: TrainingRows, n_features: int, n_classes: int,
-        dtype: DTypeLike = np.float32,
-    ) -> None:  # fmt: skip
-        from dnnflow.engines.compiled import kernel_math as compiled_math
-        from dnnflow.engines.compiled import kernels as compiled_kernels
+    def __init__(self, design: Design, rows: TrainingRows, dtype: DTypeLike = np.float32) -> None:
+        from dnnflow.engines.compiled import kernel_math, kernels
 
-        self._kernels, self._padded = compiled_kernels, compiled_math.padded
-        self._rows = rows
-        self._batch_size = design.batch_size
+        n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
+        row_flops = 3 * count_flops(design, n_features, n_classes)
+        call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / row_flops / design.batch_size))
+        super().__init__(rows, design.batch_size, call_rows)
+        self._kernels, self._padded = kernels, kernel_math.padded
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_classes])
         self._kinds = np.array([ACTIVATIONS.index(layer.activation) for layer in design.layers], np.int64)
-        self._optimizer, numbers = _optimizer(design.optimizer, compiled_kernels)
+        self._optimizer, numbers = _optimizer(design.optimizer, kernels)
         self._numbers = np.array(numbers, self._dtype)
         self._weights = self._laid_out(initial_weights(design, n_features, n_classes, dtype))
-        n_slots = 2 if self._optimizer == compiled_kernels.ADAM else 1
+        n_slots = 2 if self._optimizer == kernels.ADAM else 1
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0
-        row_flops = 3 * count_flops(design, n_features, n_classes)
-        self._call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / row_flops / design.batch_size))
 
-    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
-        """Train on every row once and return running means over the epoch."""
-        loss_sum, right, count = 0.0, 0, 0
-        for features, labels, order in self._rows.epoch(epoch, self._batch_size):
-            for first in range(0, len(order), self._call_rows):
-                rows = order[first : first + self._call_rows]
-                loss, hits = self._kernels.train(
-                    features, labels, rows, self._batch_size, self._sizes, self._kinds, self._optimizer,
-                    self._numbers, self._dtype.type(learning_rate), self._steps, self._weights, self._slots,
-                )  # fmt: skip
-                self._steps += -(-len(rows) // self._batch_size)
-                loss_sum, right, count = loss_sum + loss, right + hits, count + len(rows)
-                check_finite(loss, f"epoch {epoch + 1}")
-                deadline.check(f"in epoch {epoch + 1}")
-        return Measure(loss_sum / count, right / count)
+    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
+        features, labels, order = block
+        rows = order[first:last]
+        loss, right = self._kernels.train(
+            features, labels, rows, self.batch_size, self._sizes, self._kinds, self._optimizer,
+            self._numbers, self._dtype.type(learning_rate), self._steps, self._weights, self._slots,
+        )  # fmt: skip
+        self._steps += -(-len(rows) // self.batch_size)
+        return loss, right
 
-    def validate(self) -> Measure | None:
-        """Measure the validation part, or None where there is none."""
-        if self._rows.validation_fraction == 0:
-            return None
-        return self.measure(self._rows.validation())[0]
-
-    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
-        """Return the measures over some rows, and the counts [true class][predicted class]."""
-        loss_sum, counts = 0.0, np.zeros((self._sizes[-1],) * 2, np.int64)
-        for features, labels, order in blocks:
-            loss_sum += self._kernels.measure(
-                features, labels, order, self._sizes, self._kinds, self._weights, counts
-            )
-        total = int(counts.sum())
-        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+    def evaluate(self, block: Block, counts: np.ndarray) -> float:
+        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+        loss: float = self._kernels.measure(*block, self._sizes, self._kinds, self._weights, counts)
+        return loss
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""
@@ -149,7 +135,7 @@ class CompiledNetwork:
 
 
 def _optimizer(optimizer: Optimizer, kernels: Any) -> tuple[int, list[float]]:
-    """Return an optimizer's kind and numbers as `compiled_kernels.train` takes them."""
+    """Return an optimizer's kind and numbers as `kernels.train` takes them."""
     given: dict[str, Any] = {**_DEFAULTS, **optimizer.parameters}
     if optimizer.name == "sgd":
         return kernels.SGD, [_keras_number(given["momentum"]), float(given["nesterov"])]

@@ -1,4 +1,4 @@
-"""A network's training as machine code: products in registers, the rest as loops over what is in the cache.
+"""Train a network as machine code: products in registers, the rest as loops over what is in the cache.
 
 A network of 3 x 64 takes 50 KB: its weights, gradients and moments stay in the cache of one core from batch
 to batch, and a step starts no operations of a framework.
@@ -6,8 +6,8 @@ to batch, and a step starts no operations of a framework.
 A layer's weights are one matrix (inputs + 1, units), whose last row is the bias; units are padded with zeros
 to whole vectors, and layers follow each other in one flat array. What flows through the network is kept by
 columns, (units + 1, rows): a vector holds one unit of several rows, and the last row, of ones, meets the
-bias. A batch is trained in blocks of `BLOCK` rows, whose gradients are added up. When `compiled_math` or
-`compiled_tiles` alone is edited, remove numba's cache: it watches the file of a kernel and no other.
+bias. A batch is trained in blocks of `BLOCK` rows, whose gradients are added up. When `kernel_math` alone is
+edited, remove numba's cache: it watches the file of a kernel and no other.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from dnnflow.engines.compiled.compiled_rules import ACTIVATIONS
 from dnnflow.engines.compiled.kernel_math import OPTIONS, exponential, multiply, padded, tangent, transpose
 
-_LINEAR, _RELU, _LEAKY_RELU, _ELU, _SELU, _TANH, _SIGMOID, _SOFTSIGN = range(len(ACTIVATIONS))
+_LINEAR, _RELU, _LEAKY_RELU, _ELU, _SELU, _TANH, _SIGMOID, _SOFTSIGN = range(8)
+"""Places in `compiled_engine.ACTIVATIONS`."""
 SGD, ADAM = range(2)
 """Kinds of optimizer; AdamW is Adam with a decay."""
 BLOCK = 32
@@ -242,7 +242,7 @@ def train(
     sizes
         Of the input, each hidden layer and the classes, int64.
     kinds
-        Places in `ACTIVATIONS`, of each hidden layer, int64.
+        Places in `compiled_engine.ACTIVATIONS`, of each hidden layer, int64.
     optimizer, numbers
         `SGD` with (momentum, nesterov), or `ADAM` with its betas as powers are taken of, 1 - betas, epsilon,
         decay; in the type of the weights.

@@ -1,4 +1,4 @@
-"""From a design to a Keras model. Imports Keras: loaded by what trains or saves models."""
+"""Build the Keras model of a design. Imports Keras: loaded by what trains or saves models."""
 
 import importlib
 from collections.abc import Callable

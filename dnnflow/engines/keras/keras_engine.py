@@ -1,25 +1,21 @@
-"""The engine that trains any design, one at a time, on TensorFlow with the arithmetic of Keras."""
+"""Train any design, one at a time, on TensorFlow with the arithmetic of Keras."""
 
 import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
-from dnnflow.engines.allocator import keep_freed_memory
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
-from dnnflow.engines.loop import Deadline, Measure, Weights, check_finite, fit
-from dnnflow.engines.quiet import import_tensorflow
-from dnnflow.engines.result import Result, train_designs
+from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_test, train_designs
+from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
 from dnnflow.engines.seam import Fitted, TrainingContext
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
-from dnnflow.engines.threads import limit_threads
-from dnnflow.engines.training_memory import check_memory
 
 if TYPE_CHECKING:
     from dnnflow.engines.keras.keras_program import KerasProgram
@@ -67,21 +63,8 @@ class KerasEngine:
         with on_device(context.device), graphs_as_written() if _is_plain(design) else nullcontext():
             program = self._program(design, context)
             rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
-            network = KerasNetwork(program, design, rows, self._tensors, _call_steps(design, context))
-            course = fit(network, design, context.settings.time_limit_s)
-            test, confusion = network.measure(rows.test())
-        known = design.reference is None
-        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
-        return Result(
-            course=course,
-            test_loss=test.loss,
-            confusion=confusion,
-            parameters=count_parameters(design, n_features, n_classes)
-            if known
-            else sum(weight.size for weight in network.weights()),
-            flops=count_flops(design, n_features, n_classes) if known else None,
-            weights=network.weights,
-        )
+            network = KerasNetwork(program, design, rows, self._tensors)
+            return fit_and_test(network, design, context)
 
     def _program(self, design: Design, context: TrainingContext) -> "KerasProgram":
         """Return a program at the start of the design's training."""
@@ -106,52 +89,31 @@ class KerasEngine:
         return program
 
 
-class KerasNetwork:
+class KerasNetwork(Network):
     """A design's program on its way through the epochs."""
 
     def __init__(
-        self,
-        program: "KerasProgram",
-        design: Design,
-        rows: TrainingRows,
-        tensors: "Tensors",
-        call_steps: int,
+        self, program: "KerasProgram", design: Design, rows: TrainingRows, tensors: "Tensors"
     ) -> None:
+        super().__init__(rows, design.batch_size, design.batch_size * _call_steps(design, rows))
         self._program = program
-        self._rows = rows
         self._tensors = tensors
-        self._batch_size = design.batch_size
         # For one evaluation of small layers a trace does not pay; code may hold loops over time.
         self._traced = rows.validation_fraction > 0 or design.reference is not None
-        self._call_rows = design.batch_size * call_steps
 
-    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
-        """Train on every row once and return running means over the epoch."""
-        loss_sum, right, count = 0.0, 0, 0
-        for block in self._rows.epoch(epoch, self._batch_size):
-            tensors, length = self._tensors.of(block), len(block[2])
-            for first in range(0, length, self._call_rows):
-                last = min(first + self._call_rows, length)
-                loss, hits = self._program.train(tensors, self._batch_size, first, last, learning_rate)
-                loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
-                check_finite(loss, f"epoch {epoch + 1}")
-                deadline.check(f"in epoch {epoch + 1}")
-        return Measure(loss_sum / count, right / count)
+    def prepare(self, block: Block) -> tuple[Any, Any, Any]:
+        """Return a block's features, labels and order as tensors."""
+        return self._tensors.of(block)
 
-    def validate(self) -> Measure | None:
-        """Measure the validation part, or None where there is none."""
-        if self._rows.validation_fraction == 0:
-            return None
-        return self.measure(self._rows.validation())[0]
+    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, int]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
+        return self._program.train(block, self.batch_size, first, last, learning_rate)
 
-    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
-        """Return the measures over some rows, and the counts [true class][predicted class]."""
-        loss_sum, counts = 0.0, np.zeros((self._program.n_classes,) * 2, np.int64)
-        for block in blocks:
-            loss, found = self._program.evaluate(self._tensors.of(block), traced=self._traced)
-            loss_sum, counts = loss_sum + loss, counts + found
-        total = int(counts.sum())
-        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+    def evaluate(self, block: Block, counts: np.ndarray) -> float:
+        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+        loss, found = self._program.evaluate(self._tensors.of(block), traced=self._traced)
+        counts += found
+        return loss
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""
@@ -176,8 +138,7 @@ def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasPr
 def _from_layers(
     shape: Design, residual: dict[int, int], weights: Weights, n_features: int, any_width: bool
 ) -> "KerasProgram":
-    from dnnflow.engines.keras.keras_layers import PlainLayers
-    from dnnflow.engines.keras.keras_program import KerasProgram
+    from dnnflow.engines.keras.keras_program import KerasProgram, PlainLayers
     from dnnflow.engines.keras.keras_updates import make_update
 
     stack = PlainLayers(shape, residual, weights, any_width=any_width)
@@ -187,7 +148,7 @@ def _from_layers(
 def _restart(program: "KerasProgram", design: Design, weights: Weights) -> None:
     """Bring a program to the start of a design's training."""
     from dnnflow.engines.keras.build import dropout_seed
-    from dnnflow.engines.keras.keras_layers import PlainLayers
+    from dnnflow.engines.keras.keras_program import PlainLayers
 
     network = cast("PlainLayers", program.network)
     dropped = any(layer.dropout for layer in design.layers)
@@ -206,11 +167,11 @@ def _shape_of(design: Design, *, any_width: bool) -> Design:
     return Design(layers=layers, optimizer=optimizer)
 
 
-def _call_steps(design: Design, context: TrainingContext) -> int:
+def _call_steps(design: Design, rows: TrainingRows) -> int:
     """Return how many steps a call takes; by arithmetic and not by the clock, so that sums are repeatable."""
     if design.reference is not None:
         return _REFERENCE_STEPS
-    flops = 3 * design.batch_size * count_flops(design, context.dataset.n_features, context.dataset.n_classes)
+    flops = 3 * design.batch_size * count_flops(design, rows.dataset.n_features, rows.dataset.n_classes)
     return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
 
 

@@ -1,4 +1,4 @@
-"""How weights are learned: Keras' optimizers, and TensorFlow's fused operations where they do the same.
+"""Update weights by Keras' optimizers, or by TensorFlow's fused operations where they do the same.
 
 Keras writes an update as some 15 operations a weight, which is half of a small network's step and most of its
 tracing. TensorFlow has SGD and Adam as one operation with the same formula.

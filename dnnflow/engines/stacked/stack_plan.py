@@ -1,4 +1,4 @@
-"""Which designs are trained together as one tensor program: from a list of designs to stacks.
+"""Divide designs into stacks, each of which is trained as one tensor program.
 
 Pure arithmetic, without TensorFlow. Designs of one kind are a group, and a group is divided until each part
 makes a stack: it fits the limits, little of its arithmetic is padding, and it is expected to take no longer
@@ -12,11 +12,14 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import compress, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dnnflow.design.layers import Design, Layer, Scalar, residual_sources
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
-from dnnflow.errors import DesignError
+from dnnflow.errors import DesignError, InputError
+
+if TYPE_CHECKING:
+    from dnnflow.engines.records import TrainingSettings
+    from dnnflow.table.store.dataset import Dataset
 
 UNROLLED = 16
 """Most hidden layers that are traced one by one where they are alike; more run as a loop."""
@@ -27,7 +30,6 @@ OWN_ACTIVATION = 32
 in which every layer is divided by activation: up to a quarter more time, where a trace takes 0.1 to 0.3 s."""
 LEAST_CUT = 4
 """Designs that a stack keeps when it is cut only to occupy all workers."""
-
 FLOPS_S = 60e9
 """Of one core, in products of matrices that stay in its cache."""
 MEMORY_BYTES_S = 30e9
@@ -38,13 +40,83 @@ STEP_S, LAYER_STEP_S = 80e-6, 25e-6
 """What a step takes besides, and what each hidden layer adds to it: starting operations."""
 MIXED_LAYER_STEP_S = 50e-6
 """What each hidden layer adds where it is divided by activation."""
-
 _FLOAT_BYTES = 4
 _COPIES = 4
 """Of a weight: itself, gradient and two moments; and what a step keeps of each output of a layer."""
 _HELD = 10
 """Of a weight in memory at most: those, the weight times its rate, a loop's copies, and those on the host."""
 _TESTED_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """What a plan must know of a table."""
+
+    n_rows: int
+    """Rows fitted in an epoch; none counts as one."""
+    n_features: int
+    n_classes: int
+
+    @classmethod
+    def of(cls, dataset: "Dataset", validation_fraction: float) -> "TableShape":
+        """Return the shape of what an epoch of a dataset fits."""
+        rows = dataset.rows["train"]
+        return cls(rows - round(validation_fraction * rows), dataset.n_features, dataset.n_classes)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "n_rows", max(1, self.n_rows))
+
+
+@dataclass(frozen=True)
+class StackLimits:
+    """How far stacks may grow. Defaults are the same everywhere: a study that goes on is cut as before."""
+
+    slots: int = 1
+    """Workers that should all have something to do."""
+    memory_bytes: int = 512 * 2**20
+    """Of weights, optimizer and outputs of layers."""
+    cache_bytes: int = 8 * 2**20
+    """Of what every step reads and writes: weights, gradients and two moments."""
+    largest: int = 256
+    """Designs in a stack."""
+    longest_s: float = 60.0
+    """Seconds that a stack may be expected to take, unless it is a single design."""
+    waste: float = 0.5
+    """Share of a stack's arithmetic that may be padding, in [0, 1)."""
+    alone: bool = False
+    """Whether each design is a stack by itself, so that its time is measured and not shared."""
+    activations: tuple[str, ...] = ()
+    """All that occur in the study: what stacks of several activations are made ready for."""
+
+    @classmethod
+    def of(
+        cls, settings: "TrainingSettings", *, slots: int = 1, activations: tuple[str, ...]
+    ) -> "StackLimits":
+        """Return a study's limits: those for a processor's cache, larger where it asks for more memory."""
+        factor = settings.stack_mb * 2**20 / cls.cache_bytes
+        grown = max(1.0, factor)
+        return cls(
+            slots=slots,
+            memory_bytes=round(cls.memory_bytes * grown),
+            cache_bytes=max(1, round(cls.cache_bytes * factor)),
+            largest=round(cls.largest * grown),
+            longest_s=cls.longest_s * grown,
+            alone=settings.measured_alone,
+            activations=activations,
+        )
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "memory_bytes", "cache_bytes", "largest"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not 0.0 <= self.waste < 1.0:
+            raise InputError(f"waste must be in [0, 1), got {self.waste}")
+
+
+def activations_of(designs: Iterable[Design]) -> tuple[str, ...]:
+    """Return the names of all activations in designs, sorted."""
+    found = {layers: None for layers in (design.layers for design in designs)}
+    return tuple(sorted({layer.activation for layers in found for layer in layers}))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A stack with its optimizer, traced once: the loop over batches runs inside TensorFlow.
+"""Trace a stack with its optimizer once: the loop over batches runs inside TensorFlow.
 
 No shape is fixed but that of the table, so that stacks of all widths and sizes share a trace: tracing costs
 0.2 s and a compiled program of fixed shapes 0.5 s, as much as training a dozen designs.
@@ -15,7 +15,7 @@ from dnnflow.engines.stacked.stack_network import Options, StackNetwork, follow_
 from dnnflow.engines.stacked.stack_plan import Signature
 from dnnflow.engines.stacked.stack_updates import empty_variable, make_update
 from dnnflow.engines.stacked.stack_weights import StackLayout
-from dnnflow.engines.tracing import trace
+from dnnflow.engines.tensors import trace
 
 _COUNT = tf.TensorSpec((), tf.int64)
 _ORDER = tf.TensorSpec((None,), tf.int64)

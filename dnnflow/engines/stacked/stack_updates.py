@@ -1,4 +1,4 @@
-"""How the weights of a stack are learned: the formulas of Keras' optimizers, with a rate for each design.
+"""Update the weights of a stack by the formulas of Keras' optimizers, with a rate for each design.
 
 Written as elementwise operations of TensorFlow, a step of Adam reads and writes every weight a dozen times.
 TensorFlow has fused operations for SGD with momentum and for Adam, but they know a single rate. SGD's rate
@@ -19,7 +19,7 @@ _SMALLEST_RATE = 1e-20
 """A rate below which no step changes a weight. It keeps units finite where a schedule ends at zero."""
 
 
-class Step(NamedTuple):
+class StackStep(NamedTuple):
     """One step of one array of weights, whose shape all but `rate` and `count` have."""
 
     weight: Any
@@ -33,7 +33,7 @@ class Step(NamedTuple):
     """The optimizer's parameters."""
 
 
-class Update:
+class StackUpdate:
     """The learned weights of a stack and what an optimizer keeps beside them.
 
     Parameters
@@ -85,7 +85,7 @@ class Update:
         given = self._parameters(count)
         rates = self._rates_by_rank()
         for weight, slots, gradient in zip(self.weights, self._slots, gradients, strict=True):
-            self._formula(Step(weight, slots, gradient, rates[weight.shape.rank], count, given))
+            self._formula(StackStep(weight, slots, gradient, rates[weight.shape.rank], count, given))
 
     def _parameters(self, count: Any) -> Mapping[str, Any]:
         """Return what a step's formula is given; traced."""
@@ -97,11 +97,11 @@ class Update:
         return {rank: _beside(rates, rank) for rank in {weight.shape.rank for weight in self.weights}}
 
 
-class AdamUpdate(Update):
+class StackAdam(StackUpdate):
     """Adam and AdamW by TensorFlow's fused operation, on weights in units of their design's rate."""
 
     def restart(self, values: Sequence[np.ndarray], rates: np.ndarray) -> None:
-        """Take weights and rates as `Update` does."""
+        """Take weights and rates as `StackUpdate` does."""
         rates = np.maximum(rates, _SMALLEST_RATE).astype(self._dtype)
         super().restart([value / _beside(rates, value.ndim) for value in values], rates)
 
@@ -123,7 +123,7 @@ class AdamUpdate(Update):
         return {**self._given, "numbers": adam_numbers(self._given, count)}
 
 
-class NadamUpdate(Update):
+class StackNadam(StackUpdate):
     """Nadam, whose momentum changes from step to step: the product of all so far goes into its formula."""
 
     def __init__(self, optimizer: Optimizer, ranks: Sequence[int], dtype: str) -> None:
@@ -131,7 +131,7 @@ class NadamUpdate(Update):
         self._product = tf.Variable(1.0, dtype=dtype, trainable=False)
 
     def restart(self, values: Sequence[np.ndarray], rates: np.ndarray) -> None:
-        """Take weights and rates as `Update` does."""
+        """Take weights and rates as `StackUpdate` does."""
         super().restart(values, rates)
         self._product.assign(1.0)
 
@@ -140,13 +140,13 @@ class NadamUpdate(Update):
         return {**self._given, "product": self._product.assign(self._product * momentum)}
 
 
-def make_update(optimizer: Optimizer, ranks: Sequence[int], dtype: str) -> Update:
+def make_update(optimizer: Optimizer, ranks: Sequence[int], dtype: str) -> StackUpdate:
     """Return the update of an optimizer for arrays of these ranks."""
-    kinds = {"adam": AdamUpdate, "adamw": AdamUpdate, "nadam": NadamUpdate}
-    return kinds.get(optimizer.name, Update)(optimizer, ranks, dtype)
+    kinds = {"adam": StackAdam, "adamw": StackAdam, "nadam": StackNadam}
+    return kinds.get(optimizer.name, StackUpdate)(optimizer, ranks, dtype)
 
 
-def _adam(step: Step) -> None:
+def _adam(step: StackStep) -> None:
     """Equations 1 to 4 of Kingma and Ba (2015); the weight is in units of the rate."""
     given, slots = step.given, step.slots
     if given.get("weight_decay"):
@@ -161,7 +161,7 @@ def _adam(step: Step) -> None:
         tf.raw_ops.ResourceApplyAdam(**arguments)
 
 
-def _sgd(step: Step) -> None:
+def _sgd(step: StackStep) -> None:
     """m ← momentum · m - rate · g; w ← w + m, or with Nesterov w + momentum · m - rate · g."""
     change = step.gradient * step.rate
     if not step.slots:
@@ -173,7 +173,7 @@ def _sgd(step: Step) -> None:
     )  # fmt: skip
 
 
-def _nadam(step: Step) -> None:
+def _nadam(step: StackStep) -> None:
     """Dozat (2016)."""
     mean, square = step.slots
     given, gradient = step.given, step.gradient
@@ -190,7 +190,7 @@ def _nadam_momentum(beta_1: float, count: Any) -> Any:
     return keras_number(beta_1, count.dtype) * (1 - 0.5 * keras_power(0.96, count))
 
 
-def _adamax(step: Step) -> None:
+def _adamax(step: StackStep) -> None:
     """Section 7.1 of Kingma and Ba (2015)."""
     mean, norm = step.slots
     given = step.given
@@ -200,7 +200,7 @@ def _adamax(step: Step) -> None:
     step.weight.assign_sub(step.rate * mean / scale, read_value=False)
 
 
-def _rmsprop(step: Step) -> None:
+def _rmsprop(step: StackStep) -> None:
     """Tieleman and Hinton (2012); centered as in Graves (2013)."""
     slots, given, gradient = list(step.slots), step.given, step.gradient
     square = slots.pop(0)
@@ -216,14 +216,14 @@ def _rmsprop(step: Step) -> None:
     step.weight.assign_sub(change, read_value=False)
 
 
-def _adagrad(step: Step) -> None:
+def _adagrad(step: StackStep) -> None:
     """Duchi, Hazan and Singer (2011)."""
     total = step.slots[0].assign_add(tf.square(step.gradient))
     change = step.rate * step.gradient / tf.sqrt(total + step.given["epsilon"])
     step.weight.assign_sub(change, read_value=False)
 
 
-def _adadelta(step: Step) -> None:
+def _adadelta(step: StackStep) -> None:
     """Algorithm 1 of Zeiler (2012)."""
     gradients, changes = step.slots
     epsilon, rho = step.given["epsilon"], step.given["rho"]
@@ -233,7 +233,7 @@ def _adadelta(step: Step) -> None:
     step.weight.assign_sub(step.rate * change, read_value=False)
 
 
-def _lion(step: Step) -> None:
+def _lion(step: StackStep) -> None:
     """Chen et al. (2023)."""
     (mean,) = step.slots
     given = step.given
@@ -242,7 +242,7 @@ def _lion(step: Step) -> None:
     _follow(mean, step.gradient, given["beta_2"])
 
 
-_FORMULAS: dict[str, Callable[[Step], None]] = {
+_FORMULAS: dict[str, Callable[[StackStep], None]] = {
     "sgd": _sgd, "adam": _adam, "adamw": _adam, "nadam": _nadam, "adamax": _adamax, "rmsprop": _rmsprop,
     "adagrad": _adagrad, "adadelta": _adadelta, "lion": _lion,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""How the weights of a stack's designs lie together: arrays with one slice a design, padded with zeros.
+"""Lay the weights of a stack's designs together: arrays with one slice a design, padded with zeros.
 
 Pure numpy. A padded unit has zeros in all its weights, gamma of batch normalisation included, and its output
 is masked: it contributes nothing, and its weights stay zero under every optimizer.

@@ -1,32 +1,32 @@
-"""The engine that trains many designs of one kind as a single tensor program."""
+"""Train many designs of one kind as a single tensor program."""
 
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 
 from dnnflow.design.layers import Design, count_flops, count_parameters
-from dnnflow.engines.allocator import keep_freed_memory
 from dnnflow.engines.epoch_rows import TrainingRows, in_memory
-from dnnflow.engines.loop import Deadline, check_finite
-from dnnflow.engines.quiet import import_tensorflow
-from dnnflow.engines.result import Result, completed_trial
-from dnnflow.engines.seam import Fitted, TrainingContext, check_training, failed_trial, now
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape
-from dnnflow.engines.stacked.stack_plan import Stack, plan_stacks, useful_flops, why_not
+from dnnflow.engines.loop import Deadline, Result, check_finite, check_memory, completed_trial, memory_limit
+from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
+from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, now
+from dnnflow.engines.stacked.stack_plan import (
+    Stack,
+    StackLimits,
+    TableShape,
+    plan_stacks,
+    useful_flops,
+    why_not,
+)
 from dnnflow.engines.stacked.stack_weights import StackLayout
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
-from dnnflow.engines.threads import limit_threads
-from dnnflow.engines.training_memory import check_memory
 from dnnflow.errors import DesignError, DivergedError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from dnnflow.engines.stacked.stack_member import Member
     from dnnflow.engines.stacked.stack_program import StackProgram
+    from dnnflow.engines.stacked.stack_run import Member
     from dnnflow.table.store.dataset import Dataset
 
 _KEPT_PROGRAMS = 64
@@ -60,7 +60,7 @@ class StackedEngine:
                 check_training(design, context.settings)
                 sound.append(design)
             except DesignError as error:
-                yield _failed(design, error, context, _Spent(now()))
+                yield _failed(design, error, context, Spent(now()))
         yield from self._train_all(sound, context)
 
     def _train_all(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
@@ -75,7 +75,7 @@ class StackedEngine:
                 if middle:
                     halves = stack.designs[:middle], stack.designs[middle:]
                 else:
-                    spent = _Spent(started_at, total_s=time.monotonic() - start)
+                    spent = Spent(started_at, total_s=time.monotonic() - start)
                     fitted = [_failed(stack.designs[0], error, context, spent)]
             yield from fitted
             for half in halves:  # the error is gone by now, and with it the memory its frames hold
@@ -100,7 +100,7 @@ class StackedEngine:
         total_s = time.monotonic() - start
         return [
             _fitted(
-                member, test, context, _Spent(started_at, total_s * share, training_s * share, n_designs > 1)
+                member, test, context, Spent(started_at, total_s * share, training_s * share, n_designs > 1)
             )
             for member, test, share in zip(members, tests, _shares(members, _shape(context)), strict=True)
         ]
@@ -115,16 +115,6 @@ class StackedEngine:
         while len(self._programs) > _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
         return program
-
-
-@dataclass(frozen=True)
-class _Spent:
-    """A design's time, or its share of its stack's."""
-
-    started_at: str
-    total_s: float = 0.0
-    training_s: float = 0.0
-    amortised: bool = False
 
 
 def _shape(context: TrainingContext) -> TableShape:
@@ -153,7 +143,7 @@ def _check_memory(stack: Stack, context: TrainingContext) -> None:
     if len(stack.designs) == 1:
         check_memory(stack.designs[0], context, stack.n_bytes)
         return
-    limit = context.memory_bytes or psutil.virtual_memory().available
+    limit = memory_limit(context)
     if stack.n_bytes > limit:
         raise OutOfMemoryError(
             f"a stack must fit the worker's memory of {limit / 1e9:.3g} GB, got {stack.n_bytes / 1e9:.3g} GB"
@@ -170,11 +160,10 @@ def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
 
 
 def _fitted(
-    member: "Member", test: tuple[float, np.ndarray] | None, context: TrainingContext, spent: _Spent
+    member: "Member", test: tuple[float, np.ndarray] | None, context: TrainingContext, spent: Spent
 ) -> Fitted:
     """Return a member's trial, and its weights as they were tested."""
-    design, course, dataset = member.design, member.course, context.dataset
-    course.training_s = spent.training_s
+    design, dataset = member.design, context.dataset
     try:
         if test is None:
             raise member.error or RuntimeError("a design that did not diverge must be tested; report it")
@@ -183,24 +172,15 @@ def _fitted(
     except (DivergedError, RuntimeError) as error:
         return _failed(design, error, context, spent)
     result = Result(
-        course=course,
+        course=member.course,
         test_loss=loss,
         confusion=confusion,
         parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
         flops=count_flops(design, dataset.n_features, dataset.n_classes),
         weights=lambda: member.weights,
-        amortised=spent.amortised,
     )
-    trial = completed_trial(
-        design, result, context, engine=StackedEngine.name, started_at=spent.started_at, total_s=spent.total_s
-    )
-    return Fitted(trial, result.weights)
+    return Fitted(completed_trial(design, result, context, spent, engine=StackedEngine.name), result.weights)
 
 
-def _failed(design: Design, error: Exception, context: TrainingContext, spent: _Spent) -> Fitted:
-    return Fitted(
-        failed_trial(
-            design, error, context,
-            engine=StackedEngine.name, started_at=spent.started_at, total_s=spent.total_s,
-        )
-    )  # fmt: skip
+def _failed(design: Design, error: Exception, context: TrainingContext, spent: Spent) -> Fitted:
+    return Fitted(failed_trial(design, error, context, spent, engine=StackedEngine.name))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dnnflow.engines.tracing import trace
+from dnnflow.engines.tensors import trace
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import Tally, total
 from dnnflow.parallel.model.devices import gradients_beside

@@ -96,10 +96,8 @@ def run_replica(
     coordinator, servers
         Actors.
     """
-    from dnnflow.engines.allocator import keep_freed_memory
-    from dnnflow.engines.job import make_importable
-    from dnnflow.engines.quiet import import_tensorflow
-    from dnnflow.engines.threads import limit_threads
+    from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
+    from dnnflow.engines.seam import make_importable
     from dnnflow.parallel.channel.actor_channel import open_channel
 
     make_importable(import_paths)

@@ -7,8 +7,14 @@ from statistics import median
 from typing import Any
 
 from dnnflow.design.layers import Design, count_flops, count_parameters
-from dnnflow.engines.stacked.stack_limits import StackLimits, TableShape, activations_of
-from dnnflow.engines.stacked.stack_plan import FLOPS_S, plan_stacks, why_not
+from dnnflow.engines.stacked.stack_plan import (
+    FLOPS_S,
+    StackLimits,
+    TableShape,
+    activations_of,
+    plan_stacks,
+    why_not,
+)
 from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.web.contract.problems import FieldProblem, Refusal
