@@ -127,27 +127,25 @@ def _in_words(name: str, value: Any) -> str:
     return f"{text} s" if name.endswith("_s") else text
 
 
-def rule_broken(model: type[BaseModel], error: ValidationError, spelling: str = "{}") -> str:
-    """Return the first thing that pydantic refuses as rule and value.
+def rule_broken(model: type[BaseModel], error: ValidationError, spelled: str = "") -> str:
+    """Return the first thing that pydantic refuses of a model's fields as rule and value.
 
     Parameters
     ----------
-    spelling
-        How a field's name is written where the user set it, with {} for the name.
+    spelled
+        What the field is called where the user set it; default: its name.
     """
     first = error.errors(include_url=False)[0]
-    kind, where = first["type"], first["loc"]
+    kind, name = first["type"], next((str(part) for part in first["loc"] if part in model.model_fields), "")
     raised = first.get("ctx", {}).get("error")
     if isinstance(raised, Exception):
-        return str(raised)
-    name = str(where[0]) if where else model.__name__
+        return f"{spelled or name} {raised}" if str(raised).startswith("must ") else str(raised)
     if kind == "extra_forbidden":
-        return f"{model.__name__} takes {', '.join(model.model_fields)}, got {name!r}"
+        return f"{model.__name__} takes {', '.join(model.model_fields)}, got {first['loc'][-1]!r}"
     if kind == "missing":
-        return f"{model.__name__} needs {name}, got none"
-    field = model.model_fields.get(name)
-    rule = rule_of(field, kind) if field is not None else first["msg"]
-    return f"{spelling.format(name)} must be {rule}, got {first['input']!r}"
+        return f"{model.__name__} needs {first['loc'][-1]}, got none"
+    rule = rule_of(model.model_fields[name], kind) if name else first["msg"]
+    return f"{spelled or name} must be {rule}, got {first['input']!r}"
 
 
 def rule_of(field: FieldInfo, broken: str = "") -> str:

@@ -12,26 +12,26 @@ from run_watch import Watch
 
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run import train_stages
-from dnnflow.run.train_job import Job, Trained
+from dnnflow.run.train import Trained
 from dnnflow.settings import Settings
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)
-def prepare(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> Job:
+def prepare(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> TrainPipeline:
     """Make the dataset, if rows come from a table."""
     return train_stages.prepare(pipeline, settings, watch)
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
-def train_model(job: Job, settings: Settings, watch: Watch) -> Trained:
+def train_model(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> Trained:
     """Train on the cluster that the pipeline names."""
-    return train_stages.train(job, settings, listener=watch)
+    return train_stages.train(pipeline, settings, listener=watch)
 
 
 @task(task_run_name="write", cache_policy=NO_CACHE)
-def write(trained: Trained, job: Job, watch: Watch) -> list[Path]:
+def write(trained: Trained, pipeline: TrainPipeline, watch: Watch) -> list[Path]:
     """Write the model and what else is asked for."""
-    written = train_stages.write_trained(trained, job)
+    written = train_stages.write_trained(trained, pipeline)
     watch.show_training(trained.history, written)
     return written
 
@@ -40,7 +40,7 @@ def write(trained: Trained, job: Job, watch: Watch) -> list[Path]:
 def train(pipeline: TrainForm) -> str:
     """Train one network data-parallel with a parameter server; returns the model's file."""
     watch, settings = Watch(pipeline.name), Settings.from_environment()
-    job = prepare(pipeline, settings, watch)
-    trained = train_model(job, settings, watch)
-    model, *_ = write(trained, job, watch)
+    placed = prepare(pipeline, settings, watch)
+    trained = train_model(placed, settings, watch)
+    model, *_ = write(trained, placed, watch)
     return str(model)

@@ -215,6 +215,6 @@ def test_low_layers_load_no_training_or_cluster_library() -> None:
 
 def test_a_parallel_trainings_driver_and_worker_choose_when_tensorflow_is_imported() -> None:
     """Its threads and the kernels that it may use must be set before, and its notes held back."""
-    names = "parallel.driver.training", "parallel.replica.replica", "run.train_job"
+    names = "parallel.driver.training", "parallel.replica.replica", "run.train"
     first = f"import {', '.join(f'dnnflow.{name}' for name in names)}"
     assert not loaded_by(first) & {"tensorflow", "keras"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dnnflow.cli.train_command import train
+from dnnflow.cli.train_command import TrainCommand, train
 from dnnflow.cli.web_command import web
 from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
@@ -47,7 +47,7 @@ Overrides = Annotated[
 ]
 
 
-app.command()(train)
+app.command(cls=TrainCommand)(train)
 app.command()(web)
 
 
@@ -97,8 +97,8 @@ def _run_training(pipeline: "TrainPipeline", as_json: bool) -> None:
     from dnnflow.show.terminal import Progress
 
     with Progress(quiet=as_json) as progress:
-        job, trained = run_training(pipeline, Settings.from_environment(), listener=progress)
-    show(trained, job, as_json=as_json)
+        placed, trained = run_training(pipeline, Settings.from_environment(), listener=progress)
+    show(trained, placed, as_json=as_json)
 
 
 @app.command()

@@ -231,7 +231,8 @@ def _from_validation(errors: Sequence[Any], root: yaml.Node | None, kind: type[A
         elif item["type"] == "missing":
             message = "this key is required"
         else:
-            message = f"{message}, got {item['input']!r}" if item["loc"] else message
+            told = ", got " in message or not item["loc"]
+            message = message if told else f"{message}, got {item['input']!r}"
         problems.append(_problem(root, where, message))
     return problems
 

@@ -1,25 +1,23 @@
 """A study's last stage: its best design, trained once more on the whole table by many workers."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.pipeline.sections import RefitSection
+from dnnflow.parallel.spec.train_options import RefitOptions, TrainOptions
+from dnnflow.pipeline.sections import RefitSection, fields_of
 from dnnflow.run.saved_model import read_about, write_model
+from dnnflow.run.train import TrainingPlan, carry_out, with_optimizer
 from dnnflow.table.rows.whole_table import WholeTable
 
 if TYPE_CHECKING:
     from distributed import Client
 
     from dnnflow.parallel.driver.history import History
-    from dnnflow.parallel.model.model_spec import ModelSpec
-    from dnnflow.parallel.spec.train_options import TrainOptions
     from dnnflow.run.study import Study
-
-Device = Literal["auto", "cpu", "gpu"]
 
 
 def best_design(study: "Study") -> Design | None:
@@ -52,7 +50,6 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
         As `dnnflow.train` does.
     """
     import_tensorflow()
-    from dnnflow.parallel.driver.training import Training
     from dnnflow.parallel.model.model_spec import ModelSpec
 
     dataset, job = study.dataset, study.job()
@@ -60,10 +57,17 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
     if design.schedule.kind != "constant" or design.early_stopping is not None:
         listener(Notice("refit trains with a constant learning rate and to the last epoch"))
     spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_classes)
-    options = _options(spec, design, section, job.device)
     source = WholeTable.open(dataset.path)
-    training = Training(client, spec, source, options, listener=listener, import_paths=job.import_paths)
-    model, history = training.run()
+    options = TrainOptions(
+        algorithm=with_optimizer(section.to_algorithm(), spec.optimizer),
+        epochs=section.epochs or design.epochs,
+        batch_size=section.batch_size or design.batch_size,
+        seed=design.seed,
+        device=job.device,
+        **fields_of(RefitOptions, section),
+    )
+    plan = TrainingPlan(spec=spec, source=source, options=options, import_paths=job.import_paths)
+    trained = carry_out(plan, client, listener)
     path = study.settings.workspace.refit(study.id)
     record = {
         "design": design.to_dict(),
@@ -72,21 +76,5 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
         "refit": section.model_dump(mode="json"),
         "rows": source.rows,
     }
-    write_model(path, model, dataset, record)
-    return path, history
-
-
-def _options(spec: "ModelSpec", design: Design, section: RefitSection, device: Device) -> "TrainOptions":
-    from dnnflow.parallel.spec.train_options import TrainOptions
-    from dnnflow.run.train import with_optimizer
-
-    return TrainOptions(
-        algorithm=with_optimizer(section.to_algorithm(), spec.optimizer),
-        replicas=section.replicas,
-        servers=section.servers,
-        epochs=section.epochs or design.epochs,
-        batch_size=section.batch_size or design.batch_size,
-        seed=design.seed,
-        device=device,
-        time_limit_s=section.time_limit_s,
-    )
+    write_model(path, trained.model, dataset, record)
+    return path, trained.history

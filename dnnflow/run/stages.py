@@ -11,7 +11,7 @@ import fsspec
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.seam import now
-from dnnflow.errors import ClusterError, DataError, StudyError
+from dnnflow.errors import DataError, StudyError
 from dnnflow.events import Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
@@ -22,6 +22,7 @@ from dnnflow.results.store.study_record import StudyRecord, StudyState, check_st
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.study import Study
+from dnnflow.run.train import open_workers
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
@@ -233,10 +234,8 @@ def refit(study: Study, pipeline: Pipeline, *, client: "Client | None" = None,
         return study.settings.workspace.refit(study.id)
     detail = f"study {study.id}: {design.describe()} on training and test rows"
     with stage(Stage.REFIT, detail, listener) as told:
-        plain = pipeline.executor.model_dump(mode="json")
-        with open_client(plain, study.settings, client=client, listener=listener) as opened:
-            if opened is None:  # the pipeline is refused before
-                raise ClusterError("refit needs workers, got none; set executor.kind to dask")
+        plain = pipeline.executor.model_dump(mode="json", exclude_unset=True)
+        with open_workers(plain, study.settings, client=client, listener=listener) as opened:
             path, history = refit_design(study, design, section, opened, listener)
         told.append(f"{history.samples:,} samples in {history.seconds_s:.1f} s")
         told.append(f"{path}; no row was held out, so its accuracy was not measured")

@@ -1,8 +1,9 @@
-"""The Python door to parallel training: `train(model, data, ...)`."""
+"""Train one Keras model data-parallel: as Python calls it, and as a pipeline says."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +11,43 @@ from dnnflow.errors import InputError
 from dnnflow.events import Listener, ignore
 from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
-from dnnflow.parallel.spec.train_options import Target, TrainOptions
+from dnnflow.parallel.spec.train_options import RunOptions, TrainOptions
+from dnnflow.pipeline.sections import fields_of
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.settings import Settings
 from dnnflow.table.rows.source import Source
 from dnnflow.table.rows.sources import Reading, open_source
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dnnflow.parallel.driver.history import History
     from dnnflow.parallel.model.model_spec import ModelSpec
 
 _ALGORITHM = frozenset(Algorithm.model_fields)
 _OPTIONS = frozenset(TrainOptions.model_fields) - {"algorithm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A parallel training whose model and rows are read: all that it does, wherever it was asked for."""
+
+    spec: "ModelSpec"
+    source: Source
+    options: TrainOptions
+    validation: Source | None = None
+    callbacks: Sequence[Any] = ()
+    import_paths: Sequence[str] = ()
+    """Folders of own code, on the workers too."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training."""
+
+    model: Any
+    history: "History"
+    source: Source
 
 
 def train(
@@ -83,29 +110,90 @@ def train(
     options = read_options(spec, algorithm, settings)
     reading = Reading(features=features, labels=labels, cache_dir=options.cache_dir)
     source = open_source(data, reading)
-    return run(
-        spec, source, options, client=client, callbacks=callbacks, listener=listener,
-        validation=validation_source(source, validation, reading),
+    plan = TrainingPlan(
+        spec=spec, source=source, options=options, validation=validation_source(source, validation, reading),
+        callbacks=callbacks, import_paths=tuple(sys.path) if client is None else (),
     )  # fmt: skip
+    own = Settings.from_environment({})  # a cluster of this machine, whatever the installation names
+    with open_workers({}, own, workers=own_workers(options), client=client, listener=listener) as opened:
+        trained = carry_out(plan, opened, listener)
+    return {"model": trained.model, "history": trained.history}
 
 
-def run(
-    spec: "ModelSpec", source: Source, options: TrainOptions, *, client: "Client | None" = None,
-    validation: Source | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
-) -> dict[str, Any]:  # fmt: skip
-    """Train what `train` has read its arguments into."""
-    from dnnflow.execute.cluster import ClusterSpec, open_cluster
+def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Client | None" = None,
+                   listener: Listener = ignore) -> Trained:  # fmt: skip
+    """Train as a pipeline says that is `placed`; nothing is written.
+
+    Raises
+    ------
+    DnnflowError
+        As `dnnflow.train` does.
+    """
+    from dnnflow.engines.seam import make_importable
+    from dnnflow.engines.process_setup import import_tensorflow
+
+    folder = pipeline.model.code_folder
+    paths = (folder,) if folder else ()
+    make_importable(paths)
+    rows = pipeline.data
+    if rows is None:
+        raise InputError("a training needs rows, got a table that is not prepared; report it")
+    reading = Reading(features=_plain(rows.features), labels=_plain(rows.labels), cache_dir=rows.cache_dir)
+    source = open_source(_plain(rows.source), reading)
+    validation = validation_source(source, _plain(rows.validation) if rows.validation else None, reading)
+    import_tensorflow()
+    spec = _spec_of(pipeline)
+    plan = TrainingPlan(
+        spec=spec, source=source, options=_options_of(pipeline, spec), validation=validation,
+        import_paths=paths,
+    )  # fmt: skip
+    executor = pipeline.executor.model_dump(mode="json", exclude_unset=True)
+    with open_workers(
+        executor, settings, workers=own_workers(plan.options), client=client, listener=listener
+    ) as opened:
+        return carry_out(plan, opened, listener)
+
+
+def carry_out(plan: TrainingPlan, client: "Client", listener: Listener = ignore) -> Trained:
+    """Train on a cluster's workers."""
     from dnnflow.parallel.driver.training import Training
 
-    # Without a limit: Dask would divide the machine's memory among them
-    own = ClusterSpec(workers=own_workers(options), memory_limit="0")
-    with nullcontext(client) if client is not None else open_cluster(own, listener) as opened:
-        training = Training(
-            opened, spec, source, options, validation=validation, callbacks=callbacks, listener=listener,
-            import_paths=tuple(sys.path) if client is None else (),
-        )  # fmt: skip
-        trained, history = training.run()
-    return {"model": trained, "history": history}
+    training = Training(
+        client, plan.spec, plan.source, plan.options, validation=plan.validation, callbacks=plan.callbacks,
+        listener=listener, import_paths=plan.import_paths,
+    )  # fmt: skip
+    model, history = training.run()
+    return Trained(model, history, plan.source)
+
+
+@contextmanager
+def open_workers(
+    executor: Mapping[str, Any], settings: Settings, *, workers: int | None = None,
+    client: "Client | None" = None, listener: Listener = ignore,
+) -> "Iterator[Client]":  # fmt: skip
+    """Yield a client of the cluster that an executor section names, else of one that trainings start.
+
+    Parameters
+    ----------
+    workers
+        Of an own cluster, where the section does not say; None for one a core.
+
+    Raises
+    ------
+    InputError
+        For an executor without workers.
+    """
+    from dnnflow.execute.opening import open_client
+
+    given = {key: value for key, value in executor.items() if value is not None}
+    # Without a limit, since Dask would divide the machine's memory among the workers
+    own = {"memory_limit": "0", "workers": workers}
+    with open_client(own | given, settings, client=client, listener=listener) as opened:
+        if opened is None:
+            raise InputError(
+                "a parallel training needs workers, got executor.kind in-process; set it to dask"
+            )
+        yield opened
 
 
 def own_workers(options: TrainOptions) -> int:
@@ -148,10 +236,9 @@ def read_options(spec: "ModelSpec", algorithm: Algorithm | str, settings: Mappin
             if isinstance(given.get(name), str):
                 given[name] = OptimizerSpec(given[name])
         chosen = with_optimizer(Algorithm(kind=algorithm, **given), spec.optimizer)  # type: ignore[arg-type]
-    rest = {name: value for name, value in settings.items() if name in _OPTIONS}
-    if isinstance(rest.get("target"), str):
-        rest["target"] = Target.parse(rest["target"])
-    return TrainOptions(algorithm=chosen, **rest)
+    return TrainOptions(
+        algorithm=chosen, **{name: value for name, value in settings.items() if name in _OPTIONS}
+    )
 
 
 def with_optimizer(algorithm: Algorithm, optimizer: OptimizerSpec | None) -> Algorithm:
@@ -175,3 +262,86 @@ def validation_source(data: Any, validation: Any, reading: Reading) -> Source | 
     if not isinstance(trained, DatasetSource):
         return None
     return DatasetSource.open(trained.path, "test")
+
+
+def _spec_of(pipeline: TrainPipeline) -> "ModelSpec":
+    from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
+
+    model = pipeline.model
+    optimizer = OptimizerSpec.parse(model.optimizer) if model.optimizer else None
+    return describe_model(
+        model.source, model.parameters or None, loss=model.loss, metrics=list(model.metrics) or None,
+        optimizer=build_keras_optimizer(optimizer) if optimizer else None,
+    )  # fmt: skip
+
+
+def _options_of(pipeline: TrainPipeline, spec: "ModelSpec") -> TrainOptions:
+    """Return the options of a pipeline's training; an optimizer that nothing would use is refused."""
+    how, chosen = pipeline.parallel, with_optimizer(pipeline.parallel.to_algorithm(), spec.optimizer)
+    if pipeline.model.optimizer and not (chosen.server_optimizer or chosen.replica_optimizer):
+        raise InputError(
+            f"{chosen.kind} with sync_every {chosen.sync_every} steps by a rule of its own, got optimizer "
+            f"{pipeline.model.optimizer}; leave it out"
+        )
+    cache_dir = pipeline.data.cache_dir if pipeline.data else None
+    timeline = pipeline.outputs.timeline is not None
+    return TrainOptions(
+        algorithm=chosen, timeline=timeline, cache_dir=cache_dir, **fields_of(RunOptions, how)
+    )
+
+
+def write_trained(trained: Trained, pipeline: TrainPipeline) -> list[Path]:
+    """Write the model, history, timeline and report where a `placed` pipeline says; return the files."""
+    from dnnflow.paths import write_file
+    from dnnflow.run.saved_model import write_model
+    from dnnflow.table.rows.array_source import DatasetSource
+    from dnnflow.table.store.dataset import open_cached
+
+    source, measured, files = trained.source, trained.history, pipeline.outputs
+    dataset = open_cached(Path(source.path)) if isinstance(source, DatasetSource) else None
+    written = [Path(str(files.model))]
+    write_model(written[0], trained.model, dataset)
+    if files.history is not None:
+        written.append(Path(files.history))
+        write_file(written[-1], _history_text(measured, written[-1], pipeline))
+    if files.timeline is not None:
+        written.append(Path(files.timeline))
+        write_file(written[-1], measured.to_chrome_trace())
+    if files.report is not None:
+        written.append(measured.report(Path(files.report)))
+    return written
+
+
+def _history_text(measured: "History", path: Path, pipeline: TrainPipeline) -> str:
+    if path.suffix == ".csv":
+        return str(measured.frame().to_csv(index=False))
+    plain = pipeline.model_dump(mode="json", include={"model", "data", "parallel"})
+    model, data = plain["model"], plain["data"]
+    # In one mapping, as mpi_learn has it
+    return measured.to_mpi_learn(
+        {**data, **model, **plain["parallel"], "model": model["source"], "data": data["source"]}
+    )
+
+
+def summary(history: "History") -> dict[str, Any]:
+    """Return what a training measured as JSON types, without timeline and single losses."""
+    long = ("losses", "seen", "heard_s", "spans")
+    return {
+        "samples": history.samples,
+        "seconds_s": history.seconds_s,
+        "startup_s": history.startup_s,
+        "samples_per_s": history.samples / max(history.seconds_s, 1e-9),
+        "ended_by": history.ended_by,
+        "rows": history.rows,
+        "staleness": history.staleness,
+        "replicas": {
+            number: {name: value for name, value in vars(totals).items() if name not in long}
+            for number, totals in sorted(history.replicas.items())
+        },
+        "servers": [asdict(server) for server in history.servers],
+    }
+
+
+def _plain(given: str | Sequence[str]) -> Any:
+    """Return one name or path as it is, several as they were given."""
+    return given[0] if not isinstance(given, str) and len(given) == 1 else given

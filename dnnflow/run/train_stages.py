@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 from dnnflow.events import Listener, Stage, ignore
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run import stages
-from dnnflow.run.train_job import Job, Trained, train_job, write_trained
+from dnnflow.run.train import Trained, train_pipeline, write_trained
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-def prepare(pipeline: TrainPipeline, settings: Settings, listener: Listener = ignore) -> Job:
-    """Prepare the table, if there is one, and return what is to be trained.
+def prepare(pipeline: TrainPipeline, settings: Settings, listener: Listener = ignore) -> TrainPipeline:
+    """Prepare the table, if there is one, and return the training with its rows.
 
     Raises
     ------
@@ -22,26 +22,26 @@ def prepare(pipeline: TrainPipeline, settings: Settings, listener: Listener = ig
     """
     table = pipeline.table
     if table is None:
-        return pipeline.job(settings.workspace)
+        return pipeline.placed(settings.workspace)
     stages.upload(table, listener)
     dataset = stages.preprocess(table, settings, listener=listener)
-    return pipeline.job(settings.workspace, str(dataset.path))
+    return pipeline.placed(settings.workspace, str(dataset.path))
 
 
-def train(job: Job, settings: Settings, *, client: "Client | None" = None,
+def train(pipeline: TrainPipeline, settings: Settings, *, client: "Client | None" = None,
           listener: Listener = ignore) -> Trained:  # fmt: skip
-    """Train as a job says."""
-    with stages.stage(Stage.TRAIN, f"{job.model}, data-parallel", listener) as told:
-        trained = train_job(job, settings, client=client, listener=listener)
+    """Train as a pipeline says."""
+    with stages.stage(Stage.TRAIN, f"{pipeline.model.source}, data-parallel", listener) as told:
+        trained = train_pipeline(pipeline, settings, client=client, listener=listener)
         told.append(f"{trained.history.samples:,} samples in {trained.history.seconds_s:.1f} s")
     return trained
 
 
 def run_training(pipeline: TrainPipeline, settings: Settings, *, client: "Client | None" = None,
-                 listener: Listener = ignore) -> tuple[Job, Trained]:  # fmt: skip
+                 listener: Listener = ignore) -> tuple[TrainPipeline, Trained]:  # fmt: skip
     """Run a training's pipeline in this process; `write_trained` writes what comes of it."""
-    job = prepare(pipeline, settings, listener)
-    return job, train(job, settings, client=client, listener=listener)
+    placed = prepare(pipeline, settings, listener)
+    return placed, train(placed, settings, client=client, listener=listener)
 
 
 __all__ = ["prepare", "run_training", "train", "write_trained"]

@@ -9,7 +9,7 @@ import pytest
 from dnnflow.cli import main as cli
 from dnnflow.errors import InputError
 from dnnflow.events import ReplicaLost, TrainingProgress
-from dnnflow.run.train_job import read_optimizer
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.show.terminal import Progress
 from dnnflow.show.wording import in_words, staleness_in_words
 from tests.conftest import PIPELINES
@@ -143,7 +143,11 @@ def test_a_model_of_a_dataset_predicts_raw_rows(call, cluster: list[str], iris, 
         (["model.json", "list.txt"], 2, "must have a loss"),
         (["model.json", "list.txt", *LEARN, "--out", "a.h5"], 2, "--out must end in .keras, got a.h5"),
         (["model.json", "list.txt", *LEARN, "--history", "a.txt"], 2, "--history must end in .json or .csv"),
-        (["model.json", "list.txt", *LEARN, "--algorithm", "hogwild"], 2, "kind must be one of downpour"),
+        (
+            ["model.json", "list.txt", *LEARN, "--algorithm", "hogwild"],
+            2,
+            "--algorithm must be one of downpour",
+        ),
         (["model.json", "list.txt", *LEARN, "--algorithm", "gem"], 2, "leave it out"),
         (["model.json", "list.txt", *LEARN, "--target", "val_accuracy"], 2, "val_accuracy,>,0.97"),
         (["model.json", "list.txt", *LEARN, "--device", "tpu"], 2, "--device must be one of auto, cpu, gpu"),
@@ -172,15 +176,14 @@ def test_what_cannot_be_is_one_line_before_anything_starts(
     ],
 )
 def test_an_optimizer_is_a_name_and_perhaps_a_rate(text: str, name: str, rate: float) -> None:
-    read = read_optimizer(text)
-    assert read is not None
+    read = OptimizerSpec.parse(text)
     assert (read.name, read.learning_rate) == (name, rate)
 
 
 @pytest.mark.parametrize("text", ["adamm", "adam:-1", "adam:nan"])
 def test_an_optimizer_that_there_is_not_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="must be"):
-        read_optimizer(text)
+        OptimizerSpec.parse(text)
 
 
 def test_staleness_is_one_line_however_long_its_tail() -> None:

@@ -71,8 +71,7 @@ class RefitExchange(Parameters):
     staleness_bound: Annotated[int | None, Display("staleness bound {staleness_bound}")] = Field(
         default=None, ge=0
     )
-    """Pushes that an asynchronous replica may be ahead of the slowest, which it then waits for; null for no
-    bound."""
+    """Pushes that an asynchronous replica may be ahead of the slowest before it waits; default: no bound."""
 
 
 class Exchange(RefitExchange):

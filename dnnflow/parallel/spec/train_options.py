@@ -65,7 +65,8 @@ class RefitOptions(Parameters):
     """How a training runs: what every door may set, that of refitting a study's best design too."""
 
     replicas: Annotated[int | None, Display(is_told=False)] = Field(default=None, ge=1)
-    """Copies of the model that compute at once; default: 2, or one a worker of a running cluster."""
+    """Copies of the model that compute at once; default: one a worker that holds no server, or 2 on workers
+    that a training starts itself."""
     servers: Annotated[int, Display(is_told=False)] = Field(default=1, ge=1)
     """Parameter servers, each of which holds a slice of the weights."""
     time_limit_s: float | None = Field(default=None, gt=0.0)
