@@ -129,8 +129,8 @@ def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Clie
     DnnflowError
         As `dnnflow.train` does.
     """
-    from dnnflow.engines.seam import make_importable
     from dnnflow.engines.process_setup import import_tensorflow
+    from dnnflow.engines.seam import make_importable
 
     folder = pipeline.model.code_folder
     paths = (folder,) if folder else ()
