@@ -1,4 +1,8 @@
-"""Predictions, made by a process of its own that is started when first needed."""
+"""Predict with saved models in a process of its own: `python -m dnnflow.web.answers.predictions FD`.
+
+The process is started when first needed. It gets one message after the other on a socket, a JSON header, then
+a CSV, and answers each with JSON. TensorFlow is imported there and never in the server.
+"""
 
 import json
 import os
@@ -7,18 +11,22 @@ import subprocess
 import sys
 import threading
 import time
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from dnnflow import errors
-from dnnflow.errors import BusyError, DnnflowError, LimitError, TimeLimitError
+from dnnflow.errors import BusyError, DataError, DnnflowError, LimitError, NotFoundError, TimeLimitError
 
 DEADLINE_S = 60.0
 """For one request, the wait for others included."""
 IDLE_S = 900.0
 """After which the process is ended: TensorFlow holds hundreds of megabytes."""
 MOST_WAITING = 8
+MOST_KEPT = 4
+"""Models that the process keeps in memory."""
 
 
 class Predictions:
@@ -82,42 +90,32 @@ class Predictions:
 
     def rest(self) -> None:
         """End the process if it has not been used for a while."""
-        if (
-            self._process is not None
-            and time.monotonic() - self._used_s > IDLE_S
-            and self._turn.acquire(blocking=False)
-        ):
+        is_idle = self._process is not None and time.monotonic() - self._used_s > IDLE_S
+        if is_idle and self._turn.acquire(blocking=False):
             try:
                 self._end()
             finally:
                 self._turn.release()
 
     def _ask(self, header: dict[str, Any], text: bytes, end_s: float) -> dict[str, Any]:
-        answer: bytes | None = None
         for _ in range(2):  # a process that died between two requests is replaced once
             try:
-                answer = self._answer(header, text, end_s)
-                break
+                connection = self._started()
+                connection.send_bytes(json.dumps(header).encode())
+                connection.send_bytes(text)
+                if not connection.poll(max(0.0, end_s - time.monotonic())):
+                    break
+                found: dict[str, Any] = json.loads(connection.recv_bytes())
+                self._used_s = time.monotonic()
+                return found
             except (EOFError, OSError):
                 self._end()
         else:
             raise LimitError(
                 "predictions must fit their process' memory, got some that ended it; send fewer rows"
             )
-        if answer is None:
-            self._end()
-            raise self._too_slow()
-        self._used_s = time.monotonic()
-        found: dict[str, Any] = json.loads(answer)
-        return found
-
-    def _answer(self, header: dict[str, Any], text: bytes, end_s: float) -> bytes | None:
-        """Return what the process answers, None where it does not in time."""
-        connection = self._started()
-        connection.send_bytes(json.dumps(header).encode())
-        connection.send_bytes(text)
-        in_time = connection.poll(max(0.0, end_s - time.monotonic()))
-        return connection.recv_bytes() if in_time else None
+        self._end()
+        raise self._too_slow()
 
     def _started(self) -> Connection:
         if self._process is not None and self._process.poll() is None and self._connection is not None:
@@ -127,7 +125,7 @@ class Predictions:
         with theirs:
             environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dnnflow.web.answers.predictor", str(theirs.fileno())],
+                [sys.executable, "-m", "dnnflow.web.answers.predictions", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 env=environment,
             )  # fmt: skip
@@ -151,5 +149,85 @@ class Predictions:
 def _unpack(found: dict[str, Any]) -> dict[str, Any]:
     if "error" not in found:
         return found
-    kind = getattr(errors, str(found["error"]), errors.DataError)
-    raise (kind if issubclass(kind, DnnflowError) else errors.DataError)(found["message"])
+    kind = getattr(errors, str(found["error"]), DataError)
+    raise (kind if issubclass(kind, DnnflowError) else DataError)(found["message"])
+
+
+# ---- in the process
+
+
+def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """Return classes and probabilities of raw rows.
+
+    Parameters
+    ----------
+    header
+        `path` of the model, and `rows`, how many are taken at most.
+    text
+        A CSV with the columns that the model was trained on.
+
+    Raises
+    ------
+    DnnflowError
+        If the rows or the model cannot be used.
+    """
+    from dnnflow.table.text.csv_reader import read_rows
+
+    saved = Path(header["path"])
+    if not saved.is_file():
+        raise NotFoundError(f"a model must be there to be applied, got {saved.name}; finish the study")
+    model = _load(saved, saved.stat().st_mtime_ns)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.csv"
+        path.write_bytes(text)
+        how = {name: header.get(name) for name in ("delimiter", "header")}
+        try:
+            rows = read_rows(model.source(str(path), **how))
+        except DataError as error:  # in words of the sender, who knows nothing of this file
+            raise DataError(str(error).replace(str(path), "the rows")) from error
+    if len(rows) > header["rows"]:
+        raise LimitError(
+            f"a request has {header['rows']:,} rows or less, got {len(rows):,}; send them in parts"
+        )
+    if rows.empty:
+        raise DataError("a request must have a row, got none; send one below the columns' names")
+    table = model.predict(rows)
+    probabilities = table.iloc[:, 1:].to_numpy(dtype=float)
+    return {
+        "classes": list(model.class_names),
+        "predictions": [str(one) for one in table["prediction"]],
+        "probabilities": [[round(float(value), 6) for value in row] for row in probabilities],
+    }
+
+
+@lru_cache(maxsize=MOST_KEPT)
+def _load(path: Path, _changed_ns: int) -> Any:
+    from dnnflow.run.saved_model import load_model
+
+    return load_model(path)
+
+
+def answer(header: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """Return what `predict` gives, or its error by kind and words."""
+    try:
+        return predict(header, text)
+    except DnnflowError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    except Exception as error:  # what Keras raises of a model or rows is the answer, not the process' end
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        return {"error": "DataError", "message": f"rows must fit the model, got: {reason}"}
+
+
+def main(descriptor: int) -> None:
+    """Answer until the other side is gone."""
+    with Connection(descriptor) as connection:
+        while True:
+            try:
+                header, text = json.loads(connection.recv_bytes()), connection.recv_bytes()
+            except (EOFError, OSError):
+                return
+            connection.send_bytes(json.dumps(answer(header, text), allow_nan=False).encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,24 +1,37 @@
-"""Results of studies, computed once for all that look at them."""
+"""Compute results of studies once for all that look at them, and compare two studies."""
 
 import json
+import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
+
+from bokeh.embed import json_item
+from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.plotting import figure
 
 from dnnflow.errors import NotFoundError
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.study_record import StudyRecord, StudyState
+from dnnflow.results.view.intervals import equal_within_noise
 from dnnflow.results.view.study_view import StudyView, load_view
-
-if TYPE_CHECKING:
-    from dnnflow.web.answers.views import Views
+from dnnflow.show.canvas import BLUE, canvas
+from dnnflow.show.study_report import draw, render_report
+from dnnflow.web.answers.views import Views
+from dnnflow.web.contract.replies import CellGrid, Compared, Comparison, Difference
 
 MOST_KEPT = 4
 """Studies whose results are kept in memory."""
 COST_FACTOR = 10.0
 """Results of a running study are computed anew after so many times what computing them took."""
+PLACES = 10
+"""Of a leaderboard, in a comparison."""
+MOST_DIFFERENCES = 200
+HIDDEN = ("dataset.source", "dataset.storage_options")
+"""Of pipelines, what is not compared: places of the server."""
 LIVE_PLOTS = {"live-accuracy": ("accuracy", "test accuracy"), "live-time": ("time", "training time, s")}
 
 
@@ -43,7 +56,7 @@ class Results:
     Safe for threads; one study is computed at a time. Methods block.
     """
 
-    def __init__(self, store: Store, views: "Views") -> None:
+    def __init__(self, store: Store, views: Views) -> None:
         self._store, self._views = store, views
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._computing = threading.Lock()
@@ -84,8 +97,6 @@ class Results:
 
     def report(self, study_id: str) -> str:
         """Return a study's report as HTML text, as it stands now."""
-        from dnnflow.show.study_report import render_report
-
         kept = self._get(study_id)
         with kept.lock:
             if kept.report is None:
@@ -93,10 +104,6 @@ class Results:
             return kept.report
 
     def _plots(self, study_id: str) -> dict[str, str]:
-        from bokeh.embed import json_item
-
-        from dnnflow.show.study_report import draw
-
         kept = self._get(study_id)
         with kept.lock:
             if kept.plots is None:
@@ -105,10 +112,6 @@ class Results:
             return kept.plots
 
     def _live_plot(self, study_id: str, name: str) -> str:
-        from bokeh.embed import json_item
-
-        from dnnflow.web.answers.live_figures import grid_figure
-
         field_name, measure = LIVE_PLOTS[name]
         record = self._views.stored(study_id)
         live = self._views.counted(record).live
@@ -153,3 +156,95 @@ class Results:
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return kept
+
+
+def grid_figure(cells: CellGrid, *, measure: str) -> figure:
+    """Draw trials counted by hidden layers and a measure; the shade is the logarithm of the count."""
+    plot = canvas(x="hidden layers", y=measure)
+    most = max((count for _, _, count in cells.cells), default=1)
+    left = [cells.first_depth + x * cells.depth_width for x, _, _ in cells.cells]
+    low = [cells.low + y * cells.height for _, y, _ in cells.cells]
+    source = ColumnDataSource(
+        {
+            "left": [x - 0.5 for x in left],
+            "right": [x + cells.depth_width - 0.5 for x in left],
+            "low": low,
+            "high": [y + cells.height for y in low],
+            "count": [count for _, _, count in cells.cells],
+            "alpha": [0.15 + 0.85 * math.log1p(count) / math.log1p(most) for _, _, count in cells.cells],
+        }
+    )
+    plot.quad(
+        "left", "right", "high", "low", source=source, fill_color=BLUE, fill_alpha="alpha", line_color=None
+    )
+    rows = [("trials", "@count{0,0}"), (measure, "@low{0.000} – @high{0.000}")]
+    plot.add_tools(HoverTool(tooltips=rows))
+    return plot
+
+
+# ---- two studies side by side
+
+
+def compare(views: Views, results: Results, first: str, second: str) -> Comparison:
+    """Return how two studies stand beside one another.
+
+    Raises
+    ------
+    NotFoundError
+        If one of them is not there.
+    """
+    a, b = results.view(first), results.view(second)
+    return Comparison(
+        a=_compared(views, first, a),
+        b=_compared(views, second, b),
+        same_table=a.record.dataset_id == b.record.dataset_id,
+        best_difference=_difference(a, b),
+        within_noise=_within_noise(a, b),
+        pipeline=_differences(a.record.pipeline, b.record.pipeline),
+    )
+
+
+def _compared(views: Views, study_id: str, view: StudyView) -> Compared:
+    return Compared(
+        status=views.status(study_id, live=False),
+        places=list(view.leaderboard[:PLACES]),
+        median_accuracy=_median(view, "test_accuracy"),
+        median_training_s=_median(view, "training_s"),
+        test_rows=view.test_rows,
+        majority_rate=view.majority_rate,
+    )
+
+
+def _median(view: StudyView, column: str) -> float | None:
+    return float(view.trials[column].median()) if len(view.trials) else None
+
+
+def _difference(a: StudyView, b: StudyView) -> float | None:
+    if not a.leaderboard or not b.leaderboard:
+        return None
+    return b.leaderboard[0].test_accuracy - a.leaderboard[0].test_accuracy
+
+
+def _within_noise(a: StudyView, b: StudyView) -> bool | None:
+    """Whether the two best cannot be told apart on the smaller number of test rows."""
+    if not a.leaderboard or not b.leaderboard:
+        return None
+    rows = min(a.test_rows, b.test_rows)
+    return bool(equal_within_noise(a.leaderboard[0].test_accuracy, b.leaderboard[0].test_accuracy, rows))
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    left, right = dict(_flat(a)), dict(_flat(b))
+    keys = [key for key in [*left, *(key for key in right if key not in left)] if not key.startswith(HIDDEN)]
+    return [
+        Difference(where=key, a=left.get(key), b=right.get(key))
+        for key in keys
+        if left.get(key) != right.get(key)
+    ][:MOST_DIFFERENCES]
+
+
+def _flat(value: Mapping[str, Any], where: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        found += _flat(item, f"{where}{key}.") if isinstance(item, Mapping) else [(f"{where}{key}", item)]
+    return found

@@ -13,7 +13,6 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.export import export_trials
 from dnnflow.results.view.overview import SORTS, TrialQuery, failure_kinds
-from dnnflow.web.answers.comparison import compare
 from dnnflow.web.answers.request_parts import (
     Cursor,
     DesignId,
@@ -24,6 +23,7 @@ from dnnflow.web.answers.request_parts import (
     decode_cursor,
     problems_of,
 )
+from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import trial_detail, trial_page
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import (

@@ -1,6 +1,8 @@
-"""Pages of what came of a study: trials, what the parameters did, one trial, predictions, two compared."""
+"""Show what came of a study: trials, what the parameters did, one trial, predictions, two compared."""
 
-from dataclasses import replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -11,7 +13,6 @@ from dnnflow.results.view.depth import timing
 from dnnflow.results.view.overview import SORTS, TrialQuery
 from dnnflow.show.study_report import MARGINAL_FIGURES, NAMES
 from dnnflow.show.study_tables import confusion
-from dnnflow.web.answers import comparison
 from dnnflow.web.answers.model_files import saved_models
 from dnnflow.web.answers.request_parts import (
     DesignId,
@@ -21,11 +22,13 @@ from dnnflow.web.answers.request_parts import (
     TheViews,
     decode_cursor,
 )
-from dnnflow.web.answers.sketches import sketch
+from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import trial_detail, trial_page
 from dnnflow.web.answers.views import Views
 from dnnflow.web.pages.rendering import fragment, page
 
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 260, 52, 38, 10, 10
+"""Of a small drawing, in its own units."""
 PLACES = 50
 """Trials of one page of the list."""
 MOST_CLASSES = 30
@@ -166,7 +169,7 @@ def ask_for_rows(request: Request, study_id: StudyId, services: TheServices, vie
 
 
 @router.get("/compare")
-def compare(
+def compare_studies(
     request: Request,
     views: TheViews,
     results: TheResults,
@@ -177,7 +180,7 @@ def compare(
     """Show two studies side by side."""
     asked = [one for one in ([a, b] if a or b else study) if one]
     message = "" if len(asked) in (0, 2) else f"two studies are compared, got {len(asked)}; mark two"
-    compared = comparison.compare(views, results, asked[0], asked[1]) if len(asked) == 2 else None
+    compared = compare(views, results, asked[0], asked[1]) if len(asked) == 2 else None
     statuses = [views.status(one) for one in asked] if compared else []
     known = [one for one in views.summaries(limit=200) if one.kind == "study"]
     return page(
@@ -185,3 +188,64 @@ def compare(
         compared=compared, statuses=statuses, message=message,
         grids=[one.model_dump(mode="json")["live"] for one in statuses],
     )  # fmt: skip
+
+
+# ---- small drawings that a page carries in itself: lines as points of an SVG
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measure, epoch by epoch."""
+
+    name: str
+    points: str
+    """Of an SVG polyline."""
+    last: float
+    last_at: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Lines over one axis of epochs."""
+
+    lines: tuple[Line, ...]
+    ticks: tuple[tuple[float, str], ...]
+    """(y, label)"""
+    epochs: tuple[tuple[float, str], ...]
+    """(x, label)"""
+
+
+def sketch(history: Mapping[str, Sequence[float | None]]) -> Sketch | None:
+    """Return the lines of some measures, None where none has a value."""
+    finite = {
+        name: [
+            (epoch, value)
+            for epoch, value in enumerate(values, 1)
+            if value is not None and math.isfinite(value)
+        ]
+        for name, values in history.items()
+    }
+    finite = {name: pairs for name, pairs in finite.items() if pairs}
+    if not finite:
+        return None
+    values = [value for pairs in finite.values() for _, value in pairs]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1e-3
+    last = max(epoch for pairs in finite.values() for epoch, _ in pairs)
+
+    def x(epoch: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (epoch - 1) / max(1, last - 1), 1)
+
+    def y(value: float) -> float:
+        return round(TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low)), 1)
+
+    lines = tuple(
+        Line(name, " ".join(f"{x(epoch)},{y(value)}" for epoch, value in pairs), pairs[-1][1],
+             (x(pairs[-1][0]), y(pairs[-1][1])))
+        for name, pairs in finite.items()
+    )  # fmt: skip
+    ticks = tuple(
+        (y(low + part * (high - low) / 4), f"{low + part * (high - low) / 4:.3g}") for part in range(5)
+    )
+    marked = sorted({1, *(1 + round(part * (last - 1) / 4) for part in range(5))})
+    return Sketch(lines, ticks, tuple((x(epoch), str(epoch)) for epoch in marked))
