@@ -28,8 +28,8 @@ POLL_S = 0.1
 
 def make_evaluator(pull: Callable[[], Any]) -> Any:
     """Return the evaluator of a training, with the LSTM and its rows."""
+    from dnnflow.parallel.driver.evaluator import Evaluator
     from dnnflow.parallel.model.model_spec import ModelSpec
-    from dnnflow.parallel.replica.evaluator import Evaluator
     from dnnflow.table.rows.sources import Reading, open_source
 
     spec = ModelSpec.of(parallel_lstm.make_model())

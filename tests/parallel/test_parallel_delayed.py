@@ -12,7 +12,7 @@ import pytest
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.model_spec import ModelSpec
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.replica.replica import Books, Duty, Replica
+from dnnflow.parallel.replica.replica import CoordinatorClient, Replica, ReplicaConfig
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.coordinator import Coordinator
@@ -72,18 +72,18 @@ class Training:
         self.algorithm, self.spec = algorithm, ModelSpec.of(model)
         self.source = open_source(linear_table())
         self.chunks = self.source.chunks(self.source.chunk_rows(1, BATCH))
-        self.books = Coordinator(self.chunks, seed=0, epochs=EPOCHS)
+        self.coordinator = Coordinator(self.chunks, seed=0, epochs=EPOCHS)
         self.server = ParameterServer(self.spec.vector, algorithm, layout=self.spec.layout)
         self.way = Way(self.server, **way)
 
     def run(self, replica: int = 0) -> int:
-        duty = Duty(
+        config = ReplicaConfig(
             replica=replica, replicas=1, peers=1, model=self.spec, source=self.source, chunks=self.chunks,
             batching=Batching(BATCH), algorithm=self.algorithm, epochs=EPOCHS, parts=(slice(None),),
-            wait_s=20,
+
         )  # fmt: skip
-        with Shards([self.way], duty.parts, replica) as shards:
-            return Replica(duty, Books(self.books, replica)).run(shards)
+        with Shards([self.way], config.parts, replica) as shards:
+            return Replica(config, CoordinatorClient(self.coordinator, replica)).run(shards)
 
     @property
     def weights(self) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_a_push_is_computed_on_the_weights_before_the_last_answer(sync_every: in
     pushes = -(-EPOCHS * -(-ROWS // BATCH) // sync_every)
     assert training.server.statistics().staleness == {0: 1, 1: pushes - 1}
     assert training.server.statistics().samples == EPOCHS * ROWS
-    assert training.books.is_done()
+    assert training.coordinator.is_done()
 
 
 def test_a_push_that_comes_twice_counts_once() -> None:
@@ -144,12 +144,12 @@ def test_rows_count_as_done_when_their_push_is_answered() -> None:
     training.way.cut_after = 5
     with pytest.raises(RuntimeError, match="cut behind the server"):
         training.run()
-    done = sum(report.count for report in training.books.collect())
+    done = sum(report.count for report in training.coordinator.collect())
     assert done == 4 * BATCH
     assert training.server.statistics().samples == 5 * BATCH  # the fifth is trained on twice
-    training.books.give_back(0)
+    training.coordinator.give_back(0)
     assert training.run(1) == EPOCHS * ROWS - done
-    assert training.books.is_done()
+    assert training.coordinator.is_done()
 
 
 def test_threads_end_with_the_replica() -> None:

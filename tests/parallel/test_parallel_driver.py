@@ -34,7 +34,7 @@ from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 from dnnflow.parallel.driver.training import Training
 from dnnflow.parallel.model.model_spec import ModelSpec
-from dnnflow.parallel.replica.replica import Parcel
+from dnnflow.parallel.replica.replica import Pickled
 from dnnflow.run.train import read_options, train
 from dnnflow.table.rows.sources import open_source
 
@@ -72,15 +72,15 @@ def test_a_row_has_the_loss_of_its_own_epoch(cluster: Client) -> None:
 def test_large_rows_are_packed_once_and_dask_warns_of_nothing(
     cluster: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packed: list[Parcel] = []
-    make = Parcel.of
-    monkeypatch.setattr(Parcel, "of", lambda thing: packed.append(make(thing)) or packed[-1])
+    packed: list[Pickled] = []
+    make = Pickled.of
+    monkeypatch.setattr(Pickled, "of", lambda thing: packed.append(make(thing)) or packed[-1])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         result = train(counting_model(2000), identity(2000), client=cluster, replicas=2, batch_size=100)
     assert set(times(result["model"])) == {1.0}
-    (parcel,) = packed
-    assert sum(array.nbytes for array in parcel.arrays) >= 16_000_000
+    (pickled,) = packed
+    assert sum(array.nbytes for array in pickled.arrays) >= 16_000_000
 
 
 def test_a_large_model_is_trained_as_by_keras_and_dask_warns_of_nothing(cluster: Client) -> None:
@@ -102,12 +102,12 @@ def test_a_large_model_is_trained_as_by_keras_and_dask_warns_of_nothing(cluster:
 
 
 def test_a_parcel_is_opened_without_a_copy_of_its_arrays() -> None:
-    parcel = Parcel.of({"rows": np.arange(1000), "name": "x"})
-    opened = parcel.open()
+    pickled = Pickled.of({"rows": np.arange(1000), "name": "x"})
+    opened = pickled.load()
     assert np.array_equal(opened["rows"], np.arange(1000))
     assert opened["name"] == "x"
-    assert np.shares_memory(opened["rows"], parcel.arrays[0])
-    assert len(parcel.data) < 1000
+    assert np.shares_memory(opened["rows"], pickled.arrays[0])
+    assert len(pickled.data) < 1000
 
 
 # What is waited for

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dnnflow.errors import DataError, InputError, TimeLimitError
 from dnnflow.events import Listener, ignore
-from dnnflow.parallel.rows.batches import Batch, Batches, Batching, asked, batches
+from dnnflow.parallel.rows.batches import Batch, Batches, Batching, batches, leases_until_done
 from dnnflow.parallel.rows.leases import Lease, Leases, lane_leases, lane_of, lanes, row_order
 from dnnflow.table.rows.array_source import ArraySource
 from dnnflow.table.rows.files import FileList
@@ -90,7 +90,7 @@ def test_what_a_batch_reports_as_done_are_its_rows(sizes: list[int], batch_size:
     source = numbered(sum(sizes))
     ends = np.cumsum([0, *sizes]).tolist()
     leases = Leases([Chunk(0, a, b) for a, b in pairwise(ends)], 0, epochs=2)
-    given_out = asked(lambda: leases.take(0), lambda: leases.is_done, poll_s=0, patience_s=1)
+    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0, wait_s=1)
     samples = 0
     for batch in batches(source, given_out, Batching(batch_size, block_bytes=block_rows * source.row_bytes)):
         for lease, done in batch.done:
@@ -196,7 +196,9 @@ def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
     leases, seen = Leases(source.chunks(37), 0, epochs=3), Counter()
 
     def replica(number: int, dies_after: int | None) -> None:
-        given_out = asked(lambda: leases.take(number), lambda: leases.is_done, poll_s=0.002, patience_s=20)
+        given_out = leases_until_done(
+            lambda: leases.take(number), lambda: leases.is_done, poll_s=0.002, wait_s=20
+        )
         with Batches(source, given_out, Batching(16)) as made:
             for step, batch in enumerate(made):
                 if step == dies_after:
@@ -219,7 +221,7 @@ def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
 def test_rows_that_fill_no_batch_are_not_kept_while_others_wait_for_them():
     leases = Leases(numbered(20).chunks(10), 0, epochs=1)
     other = leases.take(1)
-    given_out = asked(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, patience_s=20)
+    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
     with Batches(numbered(20), given_out, Batching(16)) as made:
         batch = next(made)
         assert batch.count == 10  # although 16 would fit, and the epoch has not ended
@@ -234,7 +236,7 @@ def test_rows_that_fill_no_batch_are_not_kept_while_others_wait_for_them():
 def test_others_that_hang_are_not_waited_for_for_ever():
     leases = Leases(numbered(10).chunks(10), 0, epochs=1)
     leases.take(1)
-    given_out = asked(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, patience_s=0.02)
+    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=0.02)
     with pytest.raises(TimeLimitError, match="must be finished or given back within"):
         list(batches(numbered(10), given_out, Batching(4)))
 
@@ -304,7 +306,7 @@ def test_closing_ends_the_thread_and_asks_for_no_more_leases(taken: int):
 def test_closing_ends_a_thread_that_waits_for_others():
     leases = Leases(numbered(10).chunks(10), 0, epochs=1)
     leases.take(1)
-    given_out = asked(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, patience_s=20)
+    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
     made = Batches(numbered(10), given_out, Batching(4))
     threads = of_this_kind()
     made.close()

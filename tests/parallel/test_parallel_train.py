@@ -471,7 +471,7 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(cluster: Client, tmp_path: 
         time.sleep(0.1)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
-    before, books = read_checkpoint(str(kept))
+    before, coordinator = read_checkpoint(str(kept))
     done = int(before[0]["samples"])
     assert PARTS * PART > done >= 3 * PART
     assert any(np.any(value) for name, value in before[0].items() if "slot" in name or "momentum" in name)
@@ -481,7 +481,7 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(cluster: Client, tmp_path: 
     )  # fmt: skip
     history = result["history"]
     assert history.servers[0].samples == done + history.samples
-    assert history.samples == 50 * PARTS * PART - sum(books["leases"]["done"])
+    assert history.samples == 50 * PARTS * PART - sum(coordinator["leases"]["done"])
     assert history.rows[-1]["samples"] == done + history.samples
 
 

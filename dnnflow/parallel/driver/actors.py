@@ -51,7 +51,7 @@ class Actors:
         self.parts = spec.layout.cut(options.servers)
         """What of the vector each server holds."""
         self._futures: list[Future[Any]] = []
-        self.books: Any = None
+        self.coordinator: Any = None
         self.servers: list[Any] = []
         """Of a hierarchy the top one first."""
 
@@ -77,9 +77,9 @@ class Actors:
             lanes=self._n if options.algorithm.synchronous else 0, readers=self._n, chunk_rows=chunk_rows,
         )  # fmt: skip
         addresses = (*self._addresses, self._addresses[0])
-        *self.servers, self.books = map(self._made, self._futures, addresses)
-        for actor in (self.books, *self.servers):  # here, as other threads have no current client
-            self.ask(actor, "snapshot" if actor is self.books else "statistics")
+        *self.servers, self.coordinator = map(self._made, self._futures, addresses)
+        for actor in (self.coordinator, *self.servers):  # here, as other threads have no current client
+            self.ask(actor, "snapshot" if actor is self.coordinator else "statistics")
 
     def bring(self, thing: Any, address: str) -> "Future[Any]":
         """Put something into a worker's memory: in a task, Dask warns of it if it is large.
@@ -150,7 +150,7 @@ class Actors:
 
     def release(self, replica: int) -> None:
         """Give a lost replica's rows back; nobody waits for it then."""
-        self.ask(self.books, "give_back", replica)
+        self.ask(self.coordinator, "give_back", replica)
         for server in self.of(replica):
             self.ask(server, "leave", replica)
 
@@ -162,10 +162,10 @@ class Actors:
     def snapshot(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return the state of servers and books."""
         # The books first: rows trained on since are trained on again, and none is left out
-        books = self.ask(self.books, "snapshot")
-        return [self.ask(server, "snapshot") for server in self.servers], books
+        coordinator = self.ask(self.coordinator, "snapshot")
+        return [self.ask(server, "snapshot") for server in self.servers], coordinator
 
-    def restore(self, servers: list[dict[str, Any]], books: dict[str, Any]) -> None:
+    def restore(self, servers: list[dict[str, Any]], coordinator: dict[str, Any]) -> None:
         """Set the state that `snapshot` returned.
 
         Raises
@@ -182,7 +182,7 @@ class Actors:
             )
         for server, snapshot in zip(self.servers, servers, strict=True):
             self.ask(server, "restore", snapshot)
-        self.ask(self.books, "restore", books)
+        self.ask(self.coordinator, "restore", coordinator)
 
     def pull(self) -> Vector:
         """Return the whole vector; of a hierarchy that of the top."""

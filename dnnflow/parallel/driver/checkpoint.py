@@ -14,7 +14,9 @@ from dnnflow.paths import write_file
 FILE = "checkpoint.npz"
 
 
-def write_checkpoint(directory: str, servers: Sequence[Mapping[str, Any]], books: Mapping[str, Any]) -> Path:
+def write_checkpoint(
+    directory: str, servers: Sequence[Mapping[str, Any]], coordinator: Mapping[str, Any]
+) -> Path:
     """Write what servers and coordinator gave as snapshots; the file of before stays until then."""
     arrays = {
         f"server-{number}/{name}": np.asarray(value)
@@ -22,7 +24,7 @@ def write_checkpoint(directory: str, servers: Sequence[Mapping[str, Any]], books
         for name, value in snapshot.items()
     }
     file = io.BytesIO()
-    arrays |= {"books": np.asarray(json.dumps(books)), "servers": np.asarray(len(servers))}
+    arrays |= {"books": np.asarray(json.dumps(coordinator)), "servers": np.asarray(len(servers))}
     np.savez(file, allow_pickle=False, **arrays)
     path = Path(directory) / FILE
     write_file(path, file.getvalue())

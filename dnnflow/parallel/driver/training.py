@@ -13,12 +13,12 @@ from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import Actors, WorkerGone
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
+from dnnflow.parallel.driver.evaluator import Evaluator
 from dnnflow.parallel.driver.history import History, WorkerLoss
 from dnnflow.parallel.driver.placement import place, spare
 from dnnflow.parallel.driver.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.driver.validations import Validations
-from dnnflow.parallel.replica.evaluator import Evaluator
-from dnnflow.parallel.replica.replica import Duty, Parcel, run_replica
+from dnnflow.parallel.replica.replica import Pickled, ReplicaConfig, run_replica
 from dnnflow.parallel.rows.batches import Batching
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.spec.train_options import TrainOptions
@@ -65,7 +65,7 @@ class Training:
         self._heard_s: dict[int, float] = {}  # when a replica was sent, or has reported last
         self._homeless_s: dict[int, float] = {}  # since when a replica waits for a worker
         self._finished: set[int] = set()
-        self._duty: Future[Parcel] | None = None
+        self._replica_config: Future[Pickled] | None = None
         self._place()
 
     def _place(self) -> None:
@@ -140,7 +140,9 @@ class Training:
             self._chunks = self._source.chunks(rows)
             try:
                 self._actors.place(self._chunks, rows)
-                self._duty = self._actors.bring(Parcel.of(self._duty_of_all()), self._placement.servers[0])
+                self._replica_config = self._actors.bring(
+                    Pickled.of(self._make_replica_config()), self._placement.servers[0]
+                )
                 return
             except WorkerGone:
                 self._actors.clear(self._listener)
@@ -149,25 +151,25 @@ class Training:
                 time.sleep(CENSUS_S)
                 self._place()
 
-    def _duty_of_all(self) -> Duty:
+    def _make_replica_config(self) -> ReplicaConfig:
         """Return what all replicas are given.
 
         It lies on the first server's worker, from where the others fetch it: it leaves this process once,
         however many replicas there are, and is lost only with the training.
         """
         options = self._options
-        return Duty(
+        return ReplicaConfig(
             replica=0, replicas=self._n, peers=1, model=self._spec, source=self._source, chunks=self._chunks,
             batching=Batching(options.batch_size, options.seed, options.shuffle, self._spec.layout.dtype),
             algorithm=options.algorithm, epochs=options.epochs, parts=tuple(self._actors.parts),
-            wait_s=options.wait_s, timeline=options.timeline,
+            timeline=options.timeline,
         )  # fmt: skip
 
     def _send(self, replica: int) -> None:
         self._heard_s[replica] = time.monotonic()
         self._futures[replica] = self._client.submit(
-            run_replica, self._duty, replica, self._actors.peers(replica), self._import_paths,
-            self._actors.books, *self._actors.of(replica),
+            run_replica, self._replica_config, replica, self._actors.peers(replica), self._import_paths,
+            self._actors.coordinator, *self._actors.of(replica),
             workers=[self._where[replica]], allow_other_workers=False, retries=0, pure=False,
             # A key that was used before would bring back a task that is still at the former training
             key=f"replica-{replica}-{self.history.replicas[replica].lives}-{uuid4().hex}",
@@ -200,7 +202,7 @@ class Training:
         self.history.seconds_s = time.monotonic() - self._validations.began_s
 
     def _collect(self) -> None:
-        reports: list[Report] = self._actors.ask(self._actors.books, "collect")
+        reports: list[Report] = self._actors.ask(self._actors.coordinator, "collect")
         for report in reports:
             if not self.history.samples:  # what was before it, models being built and traced, is start-up
                 spent_s = report.compute_s + report.exchange_s + report.data_s
@@ -214,19 +216,19 @@ class Training:
 
     def _hear(self, *, wait: bool = False) -> None:
         """Do what validations that have ended ask for."""
-        for verdict in self._validations.hear(wait=wait):
-            if verdict.learning_rate is not None:
-                self._actors.set_learning_rate(verdict.learning_rate)
+        for result in self._validations.hear(wait=wait):
+            if result.learning_rate is not None:
+                self._actors.set_learning_rate(result.learning_rate)
             target = self._options.target
-            if target is not None and target.is_reached(verdict.logs):
+            if target is not None and target.is_reached(result.logs):
                 self._stop("target")
-            elif verdict.stop:
+            elif result.stop:
                 self._stop("callback")
 
     def _stop(self, reason: str) -> None:
         if self.history.ended_by == "epochs" and len(self._finished) < self._n:
             self.history.ended_by = reason
-            self._actors.ask(self._actors.books, "stop")
+            self._actors.ask(self._actors.coordinator, "stop")
 
     def _finish_some(self) -> None:
         for replica, future in list(self._futures.items()):
@@ -321,8 +323,8 @@ class Training:
         """Leave nothing running on the cluster."""
         for future in self._futures.values():
             future.cancel(force=True)
-        if self._duty is not None:
-            self._duty.release()
+        if self._replica_config is not None:
+            self._replica_config.release()
         self._actors.clear(self._listener)
 
     def _rate(self) -> float | None:

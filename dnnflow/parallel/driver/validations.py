@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 
+from dnnflow.parallel.driver.evaluator import Evaluator, ValidationRequest, ValidationResult
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.model.batch_totals import Tally, total
-from dnnflow.parallel.replica.evaluator import Evaluator, Mark, Verdict
 from dnnflow.parallel.rows.coordinator import Report
 
 Row = dict[str, float]
@@ -31,8 +31,8 @@ class Validations:
         self._rows, self._by_epoch, self._every = max(1, rows), every is None, every or max(1, rows)
         self._number = self._first = history.restored // self._every  # of the next row, from 0
         self._tallies: dict[int, list[Tally]] = {}
-        self._due: list[tuple[Row, Mark]] = []
-        self._asked: tuple[list[Row], Future[list[Verdict]]] | None = None
+        self._due: list[tuple[Row, ValidationRequest]] = []
+        self._asked: tuple[list[Row], Future[list[ValidationResult]]] | None = None
         self.began_s = time.monotonic()
         """When training began, of the monotonic clock."""
 
@@ -76,15 +76,15 @@ class Validations:
             self._add(self.samples)
         self._ask()
 
-    def hear(self, *, wait: bool = False) -> Iterator[Verdict]:
+    def hear(self, *, wait: bool = False) -> Iterator[ValidationResult]:
         """Add rows whose measures are there to the history, and yield what came of them."""
         while self._asked is not None and (wait or self._asked[1].done()):
             (rows, asked), self._asked = self._asked, None
-            verdicts = asked.result()
-            for row, verdict in zip(rows, verdicts, strict=True):
-                self._history.rows.append(row | dict(verdict.logs))
+            results = asked.result()
+            for row, result in zip(rows, results, strict=True):
+                self._history.rows.append(row | dict(result.logs))
             self._ask()
-            yield from verdicts
+            yield from results
 
     def _add(self, samples: int, through: int | None = None) -> None:
         """Make a row due, of what was learned in all epochs up to one, or in all."""
@@ -95,11 +95,11 @@ class Validations:
             "samples": float(samples),
             "elapsed_s": time.monotonic() - self.began_s,
         }
-        self._due.append((row, Mark(self._number, total(tallies) if tallies else None)))
+        self._due.append((row, ValidationRequest(self._number, total(tallies) if tallies else None)))
         self._number += 1
 
     def _ask(self) -> None:
         """Have all that is due measured at once, unless the evaluator is busy."""
         if self._due and self._asked is None:
-            rows, marks = [row for row, _ in self._due], [mark for _, mark in self._due]
-            self._due, self._asked = [], (rows, self._evaluator.ask(marks))
+            rows, requests = [row for row, _ in self._due], [request for _, request in self._due]
+            self._due, self._asked = [], (rows, self._evaluator.submit(requests))

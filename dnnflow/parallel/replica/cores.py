@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LOG = logging.getLogger(__name__)
-MOST_WAITING = 0.5
+MAX_WAIT_SHARE = 0.5
 """Share of the time that threads may wait for their core, of that in which they have something to do.
 
 TensorFlow's and Python's wait for each other a little: 0.33 with two replicas and their server on two cores;
@@ -27,18 +27,18 @@ WATCH_S = 2.0
 """Over which that share is taken."""
 _TASKS = Path("/proc/self/task")
 _CPUS = Path("/sys/devices/system/cpu")
-_busy = threading.Lock()
+_pinning = threading.Lock()
 """Of this process: TensorFlow's threads compute for one replica at a time."""
 
 
-class OwnCore:
+class PinnedCore:
     """Keeps the calling thread and TensorFlow's on a core that no other replica of this machine keeps.
 
     A core is taken by a lock on a file in the directory of temporary files, which ends with the process.
     Other threads (rows, reports, pushes, Dask's) run where they like. Nothing happens where the system has no
     such affinity, where there is one core, and where all are taken. Where something else computes on the core
     (a container that sees other locks, another program), the threads soon wait for it, and are let go: call
-    `look` now and then.
+    `release_if_contended` now and then.
 
     Attributes
     ----------
@@ -55,10 +55,10 @@ class OwnCore:
         self._seen: tuple[float, float, float] = (0.0, 0.0, 0.0)  # when, run and waited until then
         self.core: int | None = None
 
-    def __enter__(self) -> "OwnCore":
-        if sys.platform != "linux" or not _TASKS.is_dir() or not _busy.acquire(blocking=False):
+    def __enter__(self) -> "PinnedCore":
+        if sys.platform != "linux" or not _TASKS.is_dir() or not _pinning.acquire(blocking=False):
             return self
-        self._stack.callback(_busy.release)
+        self._stack.callback(_pinning.release)
         self._allowed = os.sched_getaffinity(0)
         found = self._free_core() if len(self._allowed) > 1 else None
         if found is None:
@@ -72,9 +72,9 @@ class OwnCore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.let_go()
+        self.release()
 
-    def look(self) -> None:
+    def release_if_contended(self) -> None:
         """Let the core go if the threads have waited for it for too much of the last seconds."""
         if self.core is None or (now_s := time.monotonic()) - self._seen[0] < WATCH_S:
             return
@@ -83,13 +83,13 @@ class OwnCore:
         self._seen = (now_s, run_s, waited_s)
         waited_s -= waited_before_s
         share = waited_s / max(waited_s + run_s - run_before_s, 1e-9)
-        if share > MOST_WAITING:
+        if share > MAX_WAIT_SHARE:
             LOG.info(
                 "core %s is used by others too, waited %.0f %% of the time: let go", self.core, 100 * share
             )
-            self.let_go()
+            self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Let the threads run on all cores that they might run on before."""
         with self._changing:
             if self.core is not None:
@@ -100,8 +100,8 @@ class OwnCore:
             self._stack.close()
 
     def _free_core(self) -> int | None:
-        """Return the first core that no other process has taken, and take it until `let_go`."""
-        for core in in_order(self._allowed):
+        """Return the first core that no other process has taken, and take it until `release`."""
+        for core in physical_first(self._allowed):
             file = _open(self._directory / f"dnnflow-core-{core}.lock")
             if file is not None and _lock(file):
                 self._stack.callback(file.close)
@@ -116,7 +116,7 @@ class OwnCore:
         return sum(run_s for run_s, _ in times), sum(waited_s for _, waited_s in times)
 
 
-def in_order(cores: set[int]) -> list[int]:
+def physical_first(cores: set[int]) -> list[int]:
     """Return cores so that those which share a physical one with an earlier core come last."""
     first: list[int] = []
     later: list[int] = []

@@ -1,9 +1,8 @@
-"""A replica's end of several servers, each of which holds a slice of the vector."""
+"""Push to and pull from several servers at once, each of which holds a slice of the vector."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from dnnflow.parallel.channel.actor_channel import Channel
@@ -13,8 +12,8 @@ from dnnflow.parallel.spec.algorithm import PushKind
 
 
 @dataclass(slots=True)
-class Answer:
-    """What the servers gave back for one push."""
+class MergedReply:
+    """What all servers replied to one push."""
 
     staleness: int
     """The largest of all servers'."""
@@ -53,7 +52,7 @@ class Shards:
         def one(index: int) -> None:
             self._versions[index], _ = self._clients[index].pull(self._replica, out[self._slices[index]])
 
-        self._each(one)
+        self._on_each(one)
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -62,7 +61,7 @@ class Shards:
 
     def exchange(
         self, vector: Vector, count: int, kind: PushKind, out: Vector, versions: Sequence[int] | None = None
-    ) -> Answer:
+    ) -> MergedReply:
         """Push a vector that stands for `count` samples, and write what the servers reply to `out`.
 
         Parameters
@@ -70,7 +69,7 @@ class Shards:
         versions
             Of the weights that the vector was computed from; those that came last without it.
         """
-        answers = [Answer(0, 0)] * len(self._clients)
+        answers = [MergedReply(0, 0)] * len(self._clients)
         versions = versions or self.versions
 
         def one(index: int) -> None:
@@ -78,11 +77,11 @@ class Shards:
             push = Push(self._replica, self._step, versions[index], count, vector[part], kind)
             reply = self._clients[index].exchange(push, out[part])
             self._versions[index] = reply.version
-            answers[index] = Answer(reply.staleness, reply.samples)
+            answers[index] = MergedReply(reply.staleness, reply.samples)
 
-        self._each(one)
+        self._on_each(one)
         self._step += 1
-        return Answer(max(a.staleness for a in answers), max(a.samples for a in answers))
+        return MergedReply(max(a.staleness for a in answers), max(a.samples for a in answers))
 
     def close(self) -> None:
         """End the connections."""
@@ -91,7 +90,7 @@ class Shards:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _each(self, work: Callable[[int], None]) -> None:
+    def _on_each(self, work: Callable[[int], None]) -> None:
         """Do something with every server: with several in threads, which wait for them."""
         if self._pool is None:
             work(0)
@@ -101,7 +100,5 @@ class Shards:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

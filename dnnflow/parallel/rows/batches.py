@@ -1,4 +1,4 @@
-"""What a replica iterates: batches of shuffled rows of its leases, read ahead by one thread.
+"""Cut shuffled rows of leases into batches, read ahead by one thread.
 
 Rows are shuffled within a chunk (or a block of one, where a chunk is larger than a bound) by seed, epoch and
 chunk, so that which rows form a batch does not depend on who reads them.
@@ -11,7 +11,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +24,7 @@ from dnnflow.table.rows.source import Arrays, Chunk, Reader, Rows, Source
 _RUN_BYTES = 1 << 20
 """Batches are cut from one gathered run, which wakes both threads once: batches of 32 rows of 112 bytes took
 60 µs each one by one; batches of 228 kB take 135 µs of processor time, and 175 in runs of one."""
-_MOST_RUNS = 64  # in the queue; more of them, however small, hide no longer wait
+_MAX_RUNS = 64  # in the queue; more of them, however small, hide no longer wait
 _CLOSE_S = 5.0
 
 Run = tuple["Batch", ...]
@@ -72,13 +71,18 @@ class Batch:
         """Rows of this batch; the last of an epoch may have fewer than the others."""
         return len(self.inputs[0])
 
+    def for_keras(self) -> tuple[Any, Any]:
+        """Return inputs and targets as Keras takes them: one array alone, several as a list."""
+        inputs, targets = (list(side) if len(side) > 1 else side[0] for side in (self.inputs, self.targets))
+        return inputs, targets
 
-def asked(
+
+def leases_until_done(
     take: Callable[[], Lease | None],
     is_done: Callable[[], bool],
     *,
     poll_s: float = 0.05,
-    patience_s: float = 3600.0,
+    wait_s: float = 3600.0,
 ) -> Iterator[Lease | None]:
     """Yield leases as they are given, and None while all are with other replicas, until all is done.
 
@@ -106,9 +110,9 @@ def asked(
             return
         else:
             waits_since = waits_since or time.monotonic()
-            if time.monotonic() - waits_since > patience_s:
+            if time.monotonic() - waits_since > wait_s:
                 raise TimeLimitError(
-                    f"leases must be finished or given back within {patience_s:.0f} s, but those of other "
+                    f"leases must be finished or given back within {wait_s:.0f} s, but those of other "
                     "replicas are not; end the replicas that hang, or allow more time"
                 )
             yield None
@@ -135,30 +139,30 @@ def batches(
 def _runs(
     source: Source, leases: Iterable[Lease | None], batching: Batching, listen: Listener
 ) -> Iterator[Run]:
-    pending = _Pending(batching, source.row_bytes)
+    builder = _BatchBuilder(batching, source.row_bytes)
     with source.reader(listen) as read:
         for lease in leases:
-            if lease is None or lease.epoch != pending.epoch:
-                yield from pending.rest()
+            if lease is None or lease.epoch != builder.epoch:
+                yield from builder.rest()
             if lease is not None:
-                pending.epoch = lease.epoch
-                yield from _of_lease(read, lease, pending)
-    yield from pending.rest()
+                builder.epoch = lease.epoch
+                yield from _of_lease(read, lease, builder)
+    yield from builder.rest()
 
 
-def _of_lease(read: Reader, lease: Lease, pending: "_Pending") -> Iterator[Run]:
-    chunk, block_rows = lease.chunk, pending.block_rows
+def _of_lease(read: Reader, lease: Lease, builder: "_BatchBuilder") -> Iterator[Run]:
+    chunk, block_rows = lease.chunk, builder.block_rows
     for start in range(chunk.start, chunk.stop, block_rows):
         block = Chunk(chunk.file, start, min(start + block_rows, chunk.stop))
         before = start - chunk.start
         at = max(0, lease.skip - before)
         if at >= block.rows:
             continue
-        rows, order = read(block), pending.order(block, lease.epoch)
+        rows, order = read(block), builder.order(block, lease.epoch)
         while at < block.rows:
-            some = order[at : at + pending.wanted(block.rows - at)]
+            some = order[at : at + builder.wanted(block.rows - at)]
             at += len(some)
-            yield from pending.add(_gathered(rows, some, pending.batching.dtype), lease, before + at)
+            yield from builder.add(_gathered(rows, some, builder.batching.dtype), lease, before + at)
         del rows  # before the next block is read
 
 
@@ -172,7 +176,7 @@ def _as(array: NDArray[Any], dtype: str | None) -> NDArray[Any]:
 
 
 @dataclass
-class _Pending:
+class _BatchBuilder:
     """Rows that do not fill a batch yet."""
 
     batching: Batching
@@ -282,7 +286,7 @@ class Batches:
     source : Source
         What chunks are of.
     leases : iterable of Lease or None
-        `lane_of(...)`, `lane_leases(...)` or `asked(...)`; used in the thread.
+        `lane_of(...)`, `lane_leases(...)` or `leases_until_done(...)`; used in the thread.
     batching : Batching
         The same for all replicas.
     listen : callable
@@ -297,10 +301,10 @@ class Batches:
         listen: Listener = ignore,
     ) -> None:
         room = batching.queue_bytes // max(batching.batch_size * source.row_bytes, _RUN_BYTES)
-        self._pipe = _Pipe(queue.Queue(max(1, min(_MOST_RUNS, room))))
+        self._pipe = _Pipe(queue.Queue(max(1, min(_MAX_RUNS, room))))
         self._run: Iterator[Batch] = iter(())
         # The thread knows the pipe, not this object: an iterator that was forgotten ends its thread.
-        self._forgotten = weakref.finalize(self, self._pipe.stop)
+        self._finalizer = weakref.finalize(self, self._pipe.stop)
         made = _runs(source, self._pipe.until_stopped(leases), batching, listen)
         self._thread = threading.Thread(
             target=_fill, args=(self._pipe, made), name="dnnflow-rows", daemon=True
@@ -313,7 +317,7 @@ class Batches:
     def __next__(self) -> Batch:
         return self._next(None)
 
-    def within(self, seconds_s: float) -> Batch | None:
+    def next_within(self, seconds_s: float) -> Batch | None:
         """Return the next batch, or None where none comes in time or there is no other."""
         try:
             return self._next(seconds_s)
@@ -349,7 +353,5 @@ class Batches:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""Measures snapshots of the weights beside the training, and lets Keras' callbacks hear of it."""
+"""Measure snapshots of the weights beside the training, and call Keras' callbacks."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ VALIDATION_BATCH = 1000
 
 
 @dataclass(frozen=True)
-class Mark:
+class ValidationRequest:
     """A point of the training that is measured."""
 
     number: int
@@ -32,7 +32,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ValidationResult:
     """What came of one validation."""
 
     logs: Mapping[str, float]
@@ -77,9 +77,9 @@ class Evaluator:
         self._named = False
         self._callbacks.on_train_begin()
 
-    def ask(self, marks: Sequence[Mark]) -> "Future[list[Verdict]]":
+    def submit(self, requests: Sequence[ValidationRequest]) -> "Future[list[ValidationResult]]":
         """Measure the weights once, when the thread comes to it, and tell callbacks of each mark."""
-        return self._thread.submit(self._measure, tuple(marks))
+        return self._thread.submit(self._measure, tuple(requests))
 
     def end(self, weights: Vector) -> None:
         """Set the model's last weights and end the thread."""
@@ -90,7 +90,7 @@ class Evaluator:
         self._step.set(weights)
         self._callbacks.on_train_end()
 
-    def _measure(self, marks: Sequence[Mark]) -> list[Verdict]:
+    def _measure(self, requests: Sequence[ValidationRequest]) -> list[ValidationResult]:
         weights, start = self._pull(), time.perf_counter()
         found: dict[str, float] = {}
         if self._validation is not None:
@@ -101,15 +101,14 @@ class Evaluator:
         self._named = True
         self._step.set(weights)
         found["evaluation_s"] = time.perf_counter() - start
-        return [self._tell(mark, found) for mark in marks]
+        return [self._run_callbacks(request, found) for request in requests]
 
-    def _tell(self, mark: Mark, found: Mapping[str, float]) -> Verdict:
-        """Let callbacks hear of a mark, and return what they want."""
-        self._callbacks.on_epoch_begin(mark.number)
-        tally = mark.tally
+    def _run_callbacks(self, request: ValidationRequest, found: Mapping[str, float]) -> ValidationResult:
+        self._callbacks.on_epoch_begin(request.number)
+        tally = request.tally
         logs = (self._step.results(tally) if tally is not None and tally.count else {}) | dict(found)
-        self._callbacks.on_epoch_end(mark.number, logs)
-        return Verdict(logs, bool(self.model.stop_training), self._changed_rate())
+        self._callbacks.on_epoch_end(request.number, logs)
+        return ValidationResult(logs, bool(self.model.stop_training), self._changed_rate())
 
     def _changed_rate(self) -> float | None:
         if self._rate is None or self.model.optimizer is None:
@@ -121,11 +120,9 @@ class Evaluator:
         return rate
 
     def _batches(self, source: Source, size: int = VALIDATION_BATCH) -> Any:
-        from dnnflow.parallel.replica.moves import as_batch
-
         batching = Batching(size, shuffle=False, dtype=self._spec.layout.dtype)
         leases = (
             Lease(number, 0, chunk) for number, chunk in enumerate(source.chunks(VALIDATION_BATCH * 16))
         )
         for batch in batches(source, leases, batching):
-            yield as_batch(batch.inputs, batch.targets)
+            yield batch.for_keras()
