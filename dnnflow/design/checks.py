@@ -1,4 +1,4 @@
-"""Checks of single values that designs are made of."""
+"""Check single values that designs are made of."""
 
 from dnnflow.errors import DesignError
 

@@ -1,4 +1,4 @@
-"""Initial weights: drawn by numpy from (design seed, layer), so that every engine starts from the same ones.
+"""Draw initial weights by numpy from (design seed, layer), so that every engine starts from the same ones.
 
 The order of weights is the same everywhere: for each hidden layer kernel and bias, then, with batch
 normalisation, gamma, beta, moving mean and moving variance; at the end the output layer's kernel and bias.

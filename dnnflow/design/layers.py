@@ -1,4 +1,4 @@
-"""A design: one network to try, as plain data with a content id and counts that need no TensorFlow."""
+"""Describe a design, one network to try, as plain data with a content id and counts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

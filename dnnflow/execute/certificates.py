@@ -1,4 +1,4 @@
-"""Certificates for a Dask cluster that speaks TLS: one authority, one certificate for every process of it."""
+"""Make certificates for a Dask cluster that speaks TLS: an authority, and one for all its processes."""
 
 import ipaddress
 import os

@@ -4,9 +4,11 @@ import logging
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +19,6 @@ from distributed.security import Security
 
 from dnnflow.errors import ClusterError, InputError
 from dnnflow.events import ClusterReady, Listener, Notice, ignore
-from dnnflow.execute.spawning import plain_workers
 
 CONNECT_S = 20.0
 """How long a scheduler has to answer."""
@@ -44,6 +45,16 @@ OWN_CLUSTER_CONFIG = {
     # second in this process by default, 50 in each worker, while replicas wait for the processor.
     "distributed.admin.tick.interval": "500ms",
 }
+
+
+_WORKER = "Dask Worker process (from Nanny)"
+"""Name that a nanny gives the process of its worker (distributed/nanny.py)."""
+_MAIN = ("init_main_from_name", "init_main_from_path")
+
+_lock = threading.Lock()
+_users = 0
+"""How many clusters are open; guarded by `_lock`."""
+_original = spawn.get_preparation_data
 
 
 @dataclass(frozen=True)
@@ -218,3 +229,36 @@ def _replace_closed(cluster: LocalCluster) -> None:
         del cluster.workers[name]
     if cluster.status is Status.running and set(cluster.worker_spec) - set(cluster.workers):
         cluster.scale(len(cluster.worker_spec))
+
+
+@contextmanager
+def plain_workers() -> Iterator[None]:
+    """Let nannies start workers, now and after a loss, that do not import the driver's `__main__`.
+
+    multiprocessing imports it again in every process it spawns, so that a script without
+    `if __name__ == "__main__"` would run once more in each worker. Workers of dnnflow need nothing of it: a
+    function of a script travels by value. Processes other than workers start as ever.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        # Looked up by multiprocessing at each start, also from the nannies' own threads.
+        spawn.get_preparation_data = _preparation
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                spawn.get_preparation_data = _original
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """Return what multiprocessing passes to a new process about this one."""
+    given = _original(name)
+    if name != _WORKER:
+        return given
+    folder = given["dir"]
+    # A console script has its own folder in the search path, not the one it was called in.
+    path = given["sys_path"] if folder in given["sys_path"] else [*given["sys_path"], folder]
+    return {key: value for key, value in given.items() if key not in _MAIN} | {"sys_path": path}

@@ -1,4 +1,4 @@
-"""Trials on the workers of a Dask cluster.
+"""Train on the workers of a Dask cluster.
 
 The driver places packs itself, at most two on a worker: Dask counts every task assigned to a worker that
 dies as suspicious and gives up on it after three times, and it assigns all tasks with a resource at once, so
@@ -30,7 +30,7 @@ from dnnflow.execute.cluster import own_cluster, respawn, workers_of
 from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
-from dnnflow.execute.slots import Seat, Table, WorkerFacts, require_device
+from dnnflow.execute.slots import Slot, Slots, WorkerFacts, require_device
 from dnnflow.execute.task import TOPIC, Delivery, Order, run_order, stop_run, unpack_outcomes
 
 POLL_S = 0.5
@@ -117,7 +117,7 @@ class _Run:
         self._listener = listener
         self._name = secrets.token_hex(8)
         self._backlog = Backlog(portions, options.packs)
-        self._table = Table(study.device)
+        self._slots = Slots(study.device)
         self._inbox: SimpleQueue[Handler] = SimpleQueue()
         self._futures: dict[int, Future[bytes]] = {}
         self._submitted = 0
@@ -146,7 +146,7 @@ class _Run:
         if self._watch is not None:
             self._watch.cancel()
             self._client.unsubscribe_topic(TOPIC)
-        busy = [seat.worker.address for seat in self._table.seats.values() if seat.loads]
+        busy = [slot.worker.address for slot in self._slots.by_address.values() if slot.loads]
         futures = list(self._futures.values())
         self._futures.clear()
         # The run is over: what cannot be told to a scheduler or worker that is gone needs no answer.
@@ -186,15 +186,15 @@ class _Run:
         else:
             self._inbox.put(partial(self._handle_delivery, number, delivery))
 
-    async def _replace(self, seat: Seat) -> None:
+    async def _replace(self, slot: Slot) -> None:
         """Kill a worker process, whose nanny starts another one."""
         try:
             await self._client.scheduler.restart_workers(
-                workers=[seat.worker.address], timeout=RESTART_S, wait_for_workers=False,
+                workers=[slot.worker.address], timeout=RESTART_S, wait_for_workers=False,
                 stimulus_id=f"dnnflow-restart-{self._name}",
             )  # fmt: skip
         except Exception as error:  # the worker or the scheduler went meanwhile: the census will tell
-            self._inbox.put(partial(self._handle_failed_restart, seat, error))
+            self._inbox.put(partial(self._handle_failed_restart, slot, error))
 
     # What the iterating thread does.
 
@@ -212,28 +212,28 @@ class _Run:
         assigned = True
         while assigned:
             assigned = False
-            for seat in self._table.open_seats(suspects_wait=self._backlog.suspected):
-                load = None if seat.loads else self._backlog.take_suspect()
-                load = load or self._backlog.take(len(self._table.usable()))
+            for slot in self._slots.open_slots(suspects_wait=self._backlog.suspected):
+                load = None if slot.loads else self._backlog.take_suspect()
+                load = load or self._backlog.take(len(self._slots.usable()))
                 if load is not None:
-                    self._submit(seat, load)
+                    self._submit(slot, load)
                     assigned = True
 
-    def _submit(self, seat: Seat, load: Load) -> None:
+    def _submit(self, slot: Slot, load: Load) -> None:
         self._submitted += 1
-        number, device = self._submitted, self._table.device_of(seat)
+        number, device = self._submitted, self._slots.device_of(slot)
         order = Order(self._name, load.pack(self._keep_above()), self._study, device, time.time())
         future = self._client.submit(
             run_order,
             pickle.dumps(order, pickle.HIGHEST_PROTOCOL),
             key=(f"train-{self._name}", number),
-            workers=[seat.worker.address],
+            workers=[slot.worker.address],
             allow_other_workers=False,
             resources={"GPU": 1} if device == "gpu" else None,
             retries=0,
             pure=False,
         )
-        seat.assign(number, load, time.monotonic())
+        slot.assign(number, load, time.monotonic())
         self._futures[number] = future
         self._on_loop(self._collect(number, future))
 
@@ -243,10 +243,10 @@ class _Run:
 
     def _handle_delivery(self, number: int, delivery_bytes: bytes) -> list[Outcome]:
         delivery: Delivery = pickle.loads(delivery_bytes)
-        seat, load = self._take_back(number)
-        if seat is not None and load is not None:
+        slot, load = self._take_back(number)
+        if slot is not None and load is not None:
             self._backlog.observe(load, delivery.seconds_s)
-            self._weigh(seat, delivery.resident_bytes)
+            self._weigh(slot, delivery.resident_bytes)
         return self._new(delivery.outcomes)
 
     def _handle_returned(self, number: int) -> list[Outcome]:
@@ -259,17 +259,17 @@ class _Run:
     def _handle_error(self, number: int, error: BaseException) -> list[Outcome]:
         if isinstance(error, NoValidWorkerError):
             return self._handle_returned(number)
-        seat, load = self._take_back(number)
-        if seat is None or load is None:
+        slot, load = self._take_back(number)
+        if slot is None or load is None:
             return []
         if isinstance(error, KilledWorker):
-            return self._lose(load, seat)
+            return self._lose(load, slot)
         # No trial raises: this worker lacks the dataset, a module, or more.
         self._backlog.give_back(load)
         self._last_error = error
-        seat.unusable = f"{type(error).__name__}: {error}"
-        self._notice(f"worker {seat.worker.address} cannot do the job and gets no more: {seat.unusable}")
-        return self._require_seats()
+        slot.unusable = f"{type(error).__name__}: {error}"
+        self._notice(f"worker {slot.worker.address} cannot do the job and gets no more: {slot.unusable}")
+        return self._require_workers()
 
     def _handle_silence(self, error: Exception) -> list[Outcome]:
         if time.monotonic() - self._answered_s > SCHEDULER_SILENCE_S:
@@ -282,25 +282,25 @@ class _Run:
     def _handle_census(self, identities: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
         workers = {address: WorkerFacts.from_identity(address, item) for address, item in identities.items()}
         self._answered_s = time.monotonic()
-        if not self._table.seats:
+        if not self._slots.by_address:
             require_device(self._study.device, workers)
-        lost = [outcome for seat in self._table.update(workers) for outcome in self._vacate(seat)]
-        for seat in list(self._table.seats.values()):
-            if seat.hangs(self._answered_s, self._study.settings.time_limit_s):
-                lost += self._interrupt(seat)
-            self._advise(seat)
+        lost = [outcome for slot in self._slots.update(workers) for outcome in self._vacate(slot)]
+        for slot in list(self._slots.by_address.values()):
+            if slot.hangs(self._answered_s, self._study.settings.time_limit_s):
+                lost += self._interrupt(slot)
+            self._advise(slot)
         respawn(self._client)
-        return lost + self._require_seats()
+        return lost + self._require_workers()
 
-    def _require_seats(self) -> list[Outcome]:
+    def _require_workers(self) -> list[Outcome]:
         """End the run when nobody can or will work for it."""
         now = time.monotonic()
-        if self._table.usable():
+        if self._slots.usable():
             self._worked_s = now
         elif isinstance(self._last_error, DnnflowError):
             raise self._last_error
-        elif self._table.seats:
-            reasons = "; ".join(sorted({seat.unusable for seat in self._table.seats.values()}))
+        elif self._slots.by_address:
+            reasons = "; ".join(sorted({slot.unusable for slot in self._slots.by_address.values()}))
             raise ClusterError(f"a run needs a worker that can do it, got: {reasons}") from self._last_error
         wait_s = self._options.wait_for_workers_s or (120.0 if own_cluster(self._client) else 300.0)
         if now - self._worked_s > wait_s:
@@ -315,30 +315,30 @@ class _Run:
     def _new(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [outcome for outcome in outcomes if self._backlog.finish(outcome.trial.design_id)]
 
-    def _take_back(self, number: int) -> tuple[Seat | None, Load | None]:
+    def _take_back(self, number: int) -> tuple[Slot | None, Load | None]:
         self._futures.pop(number, None)
-        seat = self._table.holder(number)
-        return seat, seat.release(number, time.monotonic()) if seat is not None else None
+        slot = self._slots.holder(number)
+        return slot, slot.release(number, time.monotonic()) if slot is not None else None
 
-    def _vacate(self, seat: Seat) -> list[Outcome]:
+    def _vacate(self, slot: Slot) -> list[Outcome]:
         """Take everything back from a worker that has died."""
-        loads = dict(seat.loads)
-        seat.loads.clear()
+        loads = dict(slot.loads)
+        slot.loads.clear()
         futures = [self._futures.pop(number) for number in loads if number in self._futures]
         if not loads:
             return []
         self._client.cancel(futures, force=True)
         unfinished = sum(self._backlog.holds(design) for load in loads.values() for design in load.designs)
-        self._listener(WorkerLost(seat.worker.address, unfinished))
-        return [outcome for load in loads.values() for outcome in self._lose(load, seat)]
+        self._listener(WorkerLost(slot.worker.address, unfinished))
+        return [outcome for load in loads.values() for outcome in self._lose(load, slot)]
 
-    def _lose(self, load: Load, seat: Seat) -> list[Outcome]:
+    def _lose(self, load: Load, slot: Slot) -> list[Outcome]:
         design = self._backlog.lose(load)
         if design is None:
             return []
-        return self._new([self._lost(design, seat)])
+        return self._new([self._lost(design, slot)])
 
-    def _lost(self, design: Design, seat: Seat) -> Outcome:
+    def _lost(self, design: Design, slot: Slot) -> Outcome:
         attempts = self._options.packs.attempts
         message = (
             f"a design must leave its worker alive, got {attempts} workers lost while they trained it alone; "
@@ -348,46 +348,46 @@ class _Run:
             design_id=design.design_id,
             state=TrialState.LOST,
             engine=self._study.settings.engine,
-            worker=seat.worker.address,
-            device=self._table.device_of(seat),
+            worker=slot.worker.address,
+            device=self._slots.device_of(slot),
             error=TrialError("WorkerLost", message, ""),
         )
         return Outcome(trial)
 
-    def _interrupt(self, seat: Seat) -> list[Outcome]:
+    def _interrupt(self, slot: Slot) -> list[Outcome]:
         """Restart a worker whose designs do not end, and treat them as if they had killed it."""
-        lost = self._vacate(seat)
-        if seat.worker.nanny:
-            self._restart(seat)
+        lost = self._vacate(slot)
+        if slot.worker.nanny:
+            self._restart(slot)
         else:
-            seat.unusable = "its designs did not end and it has no nanny to restart it"
-            self._notice(f"worker {seat.worker.address} gets no more designs: {seat.unusable}")
+            slot.unusable = "its designs did not end and it has no nanny to restart it"
+            self._notice(f"worker {slot.worker.address} gets no more designs: {slot.unusable}")
         return lost
 
-    def _weigh(self, seat: Seat, resident_bytes: int) -> None:
-        if not seat.weigh(resident_bytes, self._options.resident_limit_bytes):
+    def _weigh(self, slot: Slot, resident_bytes: int) -> None:
+        if not slot.weigh(resident_bytes, self._options.resident_limit_bytes):
             return
-        if not seat.worker.nanny:
-            self._notice(f"worker {seat.worker.address} has grown past its limit and has no nanny to restart "
+        if not slot.worker.nanny:
+            self._notice(f"worker {slot.worker.address} has grown past its limit and has no nanny to restart "
                          "it; start workers without --no-nanny")  # fmt: skip
             return
-        seat.draining = True
-        if not seat.loads:
-            self._listener(WorkerRecycled(seat.worker.address, resident_bytes))
-            self._restart(seat)
+        slot.draining = True
+        if not slot.loads:
+            self._listener(WorkerRecycled(slot.worker.address, resident_bytes))
+            self._restart(slot)
 
-    def _restart(self, seat: Seat) -> None:
+    def _restart(self, slot: Slot) -> None:
         """Have a worker process replaced; the census sees the new one."""
-        seat.draining = True
+        slot.draining = True
         self._restarts = [restart for restart in self._restarts if not restart.done()]
-        self._restarts.append(self._on_loop(self._replace(seat)))
+        self._restarts.append(self._on_loop(self._replace(slot)))
 
-    def _handle_failed_restart(self, seat: Seat, error: Exception) -> list[Outcome]:
-        seat.unusable = f"it could not be restarted ({error})"
+    def _handle_failed_restart(self, slot: Slot, error: Exception) -> list[Outcome]:
+        slot.unusable = f"it could not be restarted ({error})"
         return []
 
-    def _advise(self, seat: Seat) -> None:
-        address, threads = seat.worker.address, seat.worker.threads
+    def _advise(self, slot: Slot) -> None:
+        address, threads = slot.worker.address, slot.worker.threads
         if threads > 1:
             self._notice(f"worker {address} has {threads} threads but trains one design at a time; "
                          f"start it with --nworkers {threads} --nthreads 1")  # fmt: skip

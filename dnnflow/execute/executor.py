@@ -1,6 +1,8 @@
-"""The seam between a study and where its trials run."""
+"""Define what an executor is: the seam between a study and where its trials run."""
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
 from dnnflow.engines.records import Outcome, Portion
@@ -64,3 +66,12 @@ class Executor(Protocol):
             When there is no worker, or none of the wanted device.
         """
         ...
+
+
+def with_queue_s(outcome: Outcome, submitted_at: float) -> Outcome:
+    """Date a trial's start from its submission, as far as the clocks of two machines allow."""
+    if not outcome.trial.started_at:
+        return outcome
+    started_at = datetime.fromisoformat(outcome.trial.started_at).timestamp()
+    queue_s = max(0.0, started_at - submitted_at)
+    return replace(outcome, trial=replace(outcome.trial, queue_s=queue_s))

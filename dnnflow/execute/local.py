@@ -1,4 +1,4 @@
-"""Trials in this process, portion by portion: for a notebook, a debugger, and the tests of the seam."""
+"""Train in this process, portion by portion: for a notebook, a debugger, and the tests of the seam."""
 
 import os
 import time
@@ -9,10 +9,9 @@ from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ignore
 from dnnflow.execute.control import Control, Stopped
-from dnnflow.execute.executor import never
+from dnnflow.execute.executor import never, with_queue_s
 from dnnflow.execute.gpus import visible_gpus
 from dnnflow.execute.packs import Backlog, PackLimits
-from dnnflow.execute.queueing import with_queue_s
 
 PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
 """Outcomes are seen only between packs here, so packs are short."""

@@ -1,4 +1,4 @@
-"""From what a pipeline says about executors to an open one."""
+"""Open the executor that a pipeline asks for."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How many portions a task gets, and which design to blame when a worker dies.
+"""Fill tasks with portions, and find the design to blame when a worker dies.
 
 Pure bookkeeping: nothing here knows of Dask. A portion is in exactly one place at a time: waiting, in a pack
 in flight, or under suspicion; it leaves when all its designs are finished.

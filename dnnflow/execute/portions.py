@@ -1,4 +1,4 @@
-"""Which designs of a study are trained together, and how the work is dealt out among shards.
+"""Plan which designs of a study are trained together, and deal the work out among shards.
 
 A plan depends on the study alone, never on the machines or on what has been trained: a study that goes on
 meets the same stacks again, and the same numbers.
@@ -32,7 +32,7 @@ PLANNED_SLOTS = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study's engine gets together."""
 
     single: tuple[Portion, ...] = ()
@@ -77,7 +77,7 @@ class Plan:
 
 def plan_study(
     designs: Sequence[Design], settings: TrainingSettings, dataset: Callable[[], "Dataset"]
-) -> Plan:
+) -> StudyPlan:
     """Divide a study's designs into portions.
 
     Parameters
@@ -90,15 +90,15 @@ def plan_study(
         Opens the study's table; called where its size matters.
     """
     if settings.engine not in STACKING:
-        return Plan(_singles(designs))
+        return StudyPlan(_singles(designs))
     stackable = [design for design in designs if why_not(design) is None]
     if not stackable:
-        return Plan(_singles(designs))
+        return StudyPlan(_singles(designs))
     limits = StackLimits.of(settings, slots=PLANNED_SLOTS, activations=activations_of(designs))
     shape = TableShape.of(dataset(), settings.validation_fraction)
     stacks = plan_stacks(stackable, shape, limits)
     stacked = {design.design_id for design in stackable}
-    return Plan(
+    return StudyPlan(
         single=_singles(design for design in designs if design.design_id not in stacked),
         stacks=tuple(Portion(stack.designs, stack.cost_s) for stack in stacks),
         summary=_describe(stackable, stacks, settings) if len(stacks) > 1 else None,

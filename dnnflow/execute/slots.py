@@ -1,6 +1,6 @@
-"""Who works for a run and what each has in hand, without Dask.
+"""Keep which workers a run has and what each has in hand, without Dask.
 
-A seat is one worker process. It trains one pack at a time and has the next one waiting, so that it is never
+A slot is one worker process. It trains one pack at a time and has the next one waiting, so that it is never
 idle while the driver stores results; a suspect runs with nothing else on its worker.
 """
 
@@ -61,7 +61,7 @@ class WorkerFacts:
 
 
 @dataclass
-class Seat:
+class Slot:
     """One worker process and what it has in hand."""
 
     worker: WorkerFacts
@@ -135,40 +135,42 @@ def _trainings(portion: Portion) -> int:
 
 
 @dataclass
-class Table:
-    """The seats of a run: workers of the wanted device."""
+class Slots:
+    """The slots of a run: workers of the wanted device."""
 
     device: Literal["auto", "cpu", "gpu"]
-    seats: dict[str, Seat] = field(default_factory=dict)
+    by_address: dict[str, Slot] = field(default_factory=dict)
     """By worker address."""
 
-    def update(self, workers: Mapping[str, WorkerFacts]) -> list[Seat]:
-        """Seat new workers; return the seats of those that have gone."""
-        gone = [seat for address, seat in self.seats.items() if not seat.worker.is_same(workers.get(address))]
-        for seat in gone:
-            del self.seats[seat.worker.address]
+    def update(self, workers: Mapping[str, WorkerFacts]) -> list[Slot]:
+        """Take in new workers; return the slots of those that have gone."""
+        gone = [
+            slot for address, slot in self.by_address.items() if not slot.worker.is_same(workers.get(address))
+        ]
+        for slot in gone:
+            del self.by_address[slot.worker.address]
         for address, worker in workers.items():
             if self.device == "gpu" and not worker.gpu:
                 continue
-            self.seats.setdefault(address, Seat(worker)).worker = worker
+            self.by_address.setdefault(address, Slot(worker)).worker = worker
         return gone
 
-    def open_seats(self, *, suspects_wait: bool) -> list[Seat]:
-        """Return the seats that can take a load, those with the least in hand first."""
-        seats = [seat for seat in self.seats.values() if seat.can_take(suspects_wait=suspects_wait)]
-        return sorted(seats, key=lambda seat: len(seat.loads))
+    def open_slots(self, *, suspects_wait: bool) -> list[Slot]:
+        """Return the slots that can take a load, those with the least in hand first."""
+        slots = [slot for slot in self.by_address.values() if slot.can_take(suspects_wait=suspects_wait)]
+        return sorted(slots, key=lambda slot: len(slot.loads))
 
-    def usable(self) -> list[Seat]:
-        """Return the seats that work, or will again after a restart."""
-        return [seat for seat in self.seats.values() if not seat.unusable]
+    def usable(self) -> list[Slot]:
+        """Return the slots that work, or will again after a restart."""
+        return [slot for slot in self.by_address.values() if not slot.unusable]
 
-    def device_of(self, seat: Seat) -> Device:
-        """Return where a seat's trials run."""
-        return "gpu" if seat.worker.gpu and self.device != "cpu" else "cpu"
+    def device_of(self, slot: Slot) -> Device:
+        """Return where a slot's trials run."""
+        return "gpu" if slot.worker.gpu and self.device != "cpu" else "cpu"
 
-    def holder(self, number: int) -> Seat | None:
-        """Return the seat that has a task in hand."""
-        return next((seat for seat in self.seats.values() if number in seat.loads), None)
+    def holder(self, number: int) -> Slot | None:
+        """Return the slot that has a task in hand."""
+        return next((slot for slot in self.by_address.values() if number in slot.loads), None)
 
 
 def require_device(device: str, workers: Mapping[str, WorkerFacts]) -> None:

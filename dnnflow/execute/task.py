@@ -1,4 +1,4 @@
-"""What a Dask task of a study does on its worker.
+"""Do a Dask task of a study on its worker.
 
 Arguments and results travel as bytes, so that the scheduler neither unpickles nor measures what it passes on.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 from dnnflow.engines.records import Outcome, Pack
 from dnnflow.engines.seam import StudyContext
 from dnnflow.execute.control import Stopped, interrupt
-from dnnflow.execute.queueing import with_queue_s
+from dnnflow.execute.executor import with_queue_s
 
 TOPIC = "dnnflow-outcomes"
 """Dask event topic of outcomes that must not wait for the end of their pack.

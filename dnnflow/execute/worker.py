@@ -1,4 +1,4 @@
-"""Dask preload that makes a worker fit.
+"""Make a worker fit for training, as a Dask preload.
 
 `dask worker ADDRESS --nworkers=-1 --nthreads 1 --preload dnnflow.execute.worker` starts one a core.
 """

@@ -11,7 +11,8 @@ from dnnflow.parallel.spec.train_options import RefitOptions, TrainOptions
 from dnnflow.pipeline.sections import RefitSection, fields_of
 from dnnflow.run.saved_model import read_about, write_model
 from dnnflow.run.train import TrainingPlan, carry_out, with_optimizer
-from dnnflow.table.rows.whole_table import WholeTable
+from dnnflow.table.rows.array_source import DatasetSource
+from dnnflow.table.store.chunks import SPLITS
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -57,7 +58,7 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
     if design.schedule.kind != "constant" or design.early_stopping is not None:
         listener(Notice("refit trains with a constant learning rate and to the last epoch"))
     spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_classes)
-    source = WholeTable.open(dataset.path)
+    source = DatasetSource.open(dataset.path, *SPLITS)
     options = TrainOptions(
         algorithm=with_optimizer(section.to_algorithm(), spec.optimizer),
         epochs=section.epochs or design.epochs,

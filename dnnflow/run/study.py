@@ -16,7 +16,7 @@ from dnnflow.errors import StudyStopped
 from dnnflow.events import Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.control import Control, Stopped, control_from
 from dnnflow.execute.opening import executor_on, open_client
-from dnnflow.execute.portions import Plan, designs_of, plan_study
+from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.study_record import StudyRecord, StudyState, Wanted
 from dnnflow.results.view.study_view import StudyView, load_view
@@ -87,7 +87,7 @@ class Study:
         return Dataset.open(Path(self.record.dataset_path))
 
     @cached_property
-    def plan(self) -> Plan:
+    def plan(self) -> StudyPlan:
         """What is trained together; made of all designs of the study, whatever has been trained before."""
         return plan_study(self.designs, self.job().settings, lambda: self.dataset)
 

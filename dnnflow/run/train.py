@@ -15,7 +15,7 @@ from dnnflow.parallel.spec.train_options import RunOptions, TrainOptions
 from dnnflow.pipeline.sections import fields_of
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.settings import Settings
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 from dnnflow.table.rows.sources import Reading, open_source
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ class TrainingPlan:
     """A parallel training whose model and rows are read: all that it does, wherever it was asked for."""
 
     spec: "ModelSpec"
-    source: Source
+    source: RowSource
     options: TrainOptions
-    validation: Source | None = None
+    validation: RowSource | None = None
     callbacks: Sequence[Any] = ()
     import_paths: Sequence[str] = ()
     """Folders of own code, on the workers too."""
@@ -47,7 +47,7 @@ class Trained:
 
     model: Any
     history: "History"
-    source: Source
+    source: RowSource
 
 
 def train(
@@ -66,7 +66,7 @@ def train(
         with `parameters`), or a `ModelSpec`.
     data, validation
         A dataset of dnnflow, a pair of arrays (inputs, targets), files (HDF5, zarr, npz, Parquet; a list, a
-        glob, or a text file with one path a line), `module:name` of a `Data` class, or a `Source`. A
+        glob, or a text file with one path a line), `module:name` of a `Data` class, or a `RowSource`. A
         dataset's own test rows validate where nothing else is given.
     client
         A Dask client, which is left open. Without one a cluster of this machine is made, with a worker for
@@ -252,7 +252,7 @@ def with_optimizer(algorithm: Algorithm, optimizer: OptimizerSpec | None) -> Alg
     return algorithm.replace(replica_optimizer=optimizer)
 
 
-def validation_source(data: Any, validation: Any, reading: Reading) -> Source | None:
+def validation_source(data: Any, validation: Any, reading: Reading) -> RowSource | None:
     """Return the rows to measure on: those given, or a dataset's own test rows."""
     from dnnflow.table.rows.array_source import DatasetSource
 

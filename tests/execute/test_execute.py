@@ -23,7 +23,7 @@ from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Event, Notice, WorkerLost, WorkerRecycled
 from dnnflow.execute import dask as dask_executor
-from dnnflow.execute import slots as seats
+from dnnflow.execute import slots
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
 from dnnflow.execute.dask import DaskExecutor, DaskOptions
 from dnnflow.execute.executor import Executor
@@ -300,7 +300,7 @@ def test_what_is_finished_does_not_wait_for_a_long_design_of_its_pack(cluster: C
 def test_designs_that_do_not_end_are_given_up_and_the_rest_goes_on(
     cluster: Client, job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seats, "GRACE_S", 1.0)
+    monkeypatch.setattr(slots, "GRACE_S", 1.0)
     outcomes = flat(DaskExecutor(cluster).train(portions(5), job("Endless", time_limit_s=0.2)))
     states = {outcome.trial.design_id: outcome.trial.state for outcome in outcomes}
     assert states.pop(Design(seed=4).design_id) is TrialState.LOST

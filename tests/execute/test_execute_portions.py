@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dnnflow.design.layers import Design, Layer, Optimizer, Reference
 from dnnflow.engines.records import Portion, TrainingSettings
-from dnnflow.execute.portions import Plan, alike_together, designs_of, plan_study
+from dnnflow.execute.portions import StudyPlan, alike_together, designs_of, plan_study
 
 TABLE = SimpleNamespace(rows={"train": 1000, "test": 250}, n_features=8, n_classes=3)
 DENSE = [
@@ -20,7 +20,7 @@ DENSE = [
 BY_CODE = [Design(layers=(), reference=Reference("module:build"), seed=seed) for seed in range(3)]
 
 
-def plan(designs: list[Design], **settings: Any) -> Plan:
+def plan(designs: list[Design], **settings: Any) -> StudyPlan:
     return plan_study(designs, TrainingSettings(**settings), lambda: TABLE)  # type: ignore[arg-type,return-value]
 
 
@@ -97,7 +97,7 @@ def test_designs_of_one_network_follow_one_another() -> None:
 def test_shards_hold_every_portion_once_and_about_the_same_work(
     single: int, costs: list[float], count: int
 ) -> None:
-    made = Plan(
+    made = StudyPlan(
         single=tuple(Portion((Design(seed=seed),)) for seed in range(single)),
         stacks=tuple(
             Portion((Design(seed=100 + 2 * i), Design(seed=101 + 2 * i)), cost)
@@ -115,7 +115,7 @@ def test_shards_hold_every_portion_once_and_about_the_same_work(
 
 def test_portions_are_chosen_by_any_of_their_designs_and_stay_whole() -> None:
     first, second = Portion((Design(seed=1), Design(seed=2))), Portion((Design(seed=3), Design(seed=4)))
-    made = Plan(stacks=(first, second))
+    made = StudyPlan(stacks=(first, second))
     assert made.containing([Design(seed=4)], None) == [second]
     assert made.containing([Design(seed=4), Design(seed=1)], (0, 2)) == [first]
     assert made.containing([], None) == []

@@ -29,7 +29,7 @@ from dnnflow.events import (
     WorkerLost,
     WorkerRecycled,
 )
-from dnnflow.execute.portions import Plan, designs_of
+from dnnflow.execute.portions import StudyPlan, designs_of
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
@@ -140,7 +140,7 @@ def test_without_a_deployment_a_pipeline_stands_for_itself(monkeypatch: pytest.M
 def test_shards_cover_every_design_once(designs: int) -> None:
     from study import shards
 
-    plan = Plan(single=tuple(Portion((Design(seed=seed),)) for seed in range(designs)))
+    plan = StudyPlan(single=tuple(Portion((Design(seed=seed),)) for seed in range(designs)))
     held = SimpleNamespace(designs=list(range(designs)), plan=plan)
     slices = shards(held)
     assert 1 <= len(slices) <= 10
@@ -154,7 +154,7 @@ def test_a_shard_has_enough_stacks_to_keep_workers_busy(stacks: int, expected: i
     from study import shards
 
     pairs = [Portion((Design(seed=2 * i), Design(seed=2 * i + 1))) for i in range(stacks)]
-    held = SimpleNamespace(designs=range(5000), plan=Plan(stacks=tuple(pairs)))
+    held = SimpleNamespace(designs=range(5000), plan=StudyPlan(stacks=tuple(pairs)))
     assert len(shards(held)) == expected
 
 

@@ -12,7 +12,6 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.run.stages import run_pipeline
 from dnnflow.settings import Settings
 from dnnflow.table.rows.array_source import DatasetSource
-from dnnflow.table.rows.whole_table import WholeTable
 from tests.conftest import PIPELINES
 
 IRIS = {
@@ -84,7 +83,7 @@ def test_what_a_refit_leaves_out_of_the_design_is_told(client, settings: Setting
 
 
 def test_the_whole_table_has_each_row_once(iris) -> None:
-    source = WholeTable.open(iris.path)
+    source = DatasetSource.open(iris.path, "train", "test")
     rows = [source.read(chunk) for chunk in source.chunks(50)]
     got = np.concatenate([np.column_stack([*inputs, *targets]) for inputs, targets in rows])
     splits = [DatasetSource.open(iris.path, split) for split in ("train", "test")]

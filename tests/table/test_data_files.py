@@ -22,10 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError, InputError
-from dnnflow.table.rows import file_copies
+from dnnflow.table.rows import file_names
 from dnnflow.table.rows.array_source import ArraySource, DatasetSource
 from dnnflow.table.rows.files import FileList
-from dnnflow.table.rows.source import Chunk, Field, Source
+from dnnflow.table.rows.source import Chunk, Field, RowSource
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.rows.user_source import Data, UserSource
 
@@ -84,7 +84,7 @@ def write_list(form: str, folder: Path, counts: tuple[int, ...] = (200, 0, 130))
     ]
 
 
-def all_rows(source: Source, rows: int = 50) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def all_rows(source: RowSource, rows: int = 50) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Read a source to its end, chunk by chunk."""
     with source.reader() as read:
         parts = [read(chunk) for chunk in source.chunks(rows)]
@@ -504,14 +504,14 @@ def test_a_file_is_copied_once_until_it_changes(form: str, tmp_path: Path):
 def test_two_at_once_copy_a_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     paths = write_list("hdf5", tmp_path, (40,))
     calls = []
-    copy = file_copies._copy
+    copy = file_names._copy
 
     def slow(*args: object) -> None:
         calls.append(args)
         time.sleep(0.1)  # the others come to the lock
         copy(*args)
 
-    monkeypatch.setattr(file_copies, "_copy", slow)
+    monkeypatch.setattr(file_names, "_copy", slow)
     files = FileList.open(paths, cache_dir=tmp_path / "copies")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: all_rows(files)[0][0].shape, range(8)))
@@ -534,11 +534,11 @@ def test_a_copy_that_hangs_elsewhere_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (path,) = write_list("hdf5", tmp_path, (40,))
-    copy = file_copies.local_copy(str(path), tmp_path / "copies")
-    with file_copies._alone(tmp_path / "copies" / f".{copy.stem}.lock", 1.0):
+    copy = file_names.local_copy(str(path), tmp_path / "copies")
+    with file_names._alone(tmp_path / "copies" / f".{copy.stem}.lock", 1.0):
         copy.unlink()
         with pytest.raises(TimeoutError, match="another process holds"):
-            file_copies.local_copy(str(path), tmp_path / "copies", patience_s=0.1)
+            file_names.local_copy(str(path), tmp_path / "copies", patience_s=0.1)
 
 
 # Sources travel

@@ -8,7 +8,7 @@ import pytest
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns import fitting, statistics
+from dnnflow.table.columns import statistics
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
@@ -228,7 +228,7 @@ def test_moments_merge_to_those_of_all_rows():
 
 def test_modes_take_the_smallest_of_the_most_frequent():
     counted = (np.array([1.0, 2.0, 3.0]), np.array([1, 5, 5]))
-    assert fitting.modes([counted, None]).tolist()[0] == 2.0
+    assert statistics.modes([counted, None]).tolist()[0] == 2.0
 
 
 def test_files_of_the_shipped_tables_are_scikit_learns(breast_cancer: Dataset):

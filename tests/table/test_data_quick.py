@@ -9,9 +9,8 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
-from dnnflow.table.text import polars_reader as quick_reader
-from dnnflow.table.text.csv_reader import Dialect
-from dnnflow.table.text.polars_reader import read_quickly
+from dnnflow.table.text import csv_reader as quick_reader
+from dnnflow.table.text.csv_reader import Dialect, read_quickly
 
 DIALECT = Dialect(",", '"', True, ("a", "b", "c"))
 ROWS = [(i * 0.1, 1 / (i + 1), "xyz"[i % 3]) for i in range(300)]
@@ -112,8 +111,7 @@ def test_a_quoted_value_may_span_blocks(tmp_path: Path):
 
 
 def test_a_table_of_text_only_keeps_its_rows():
-    from dnnflow.table.text.csv_reader import Dialect
-    from dnnflow.table.text.polars_reader import read_quickly
+    from dnnflow.table.text.csv_reader import Dialect, read_quickly
 
     columns = read_quickly(b"x,y\nz,y\n", Dialect(",", '"', False, ("a", "b")), (), ("a", "b"))
     assert columns is not None

@@ -12,7 +12,7 @@ from dnnflow.parallel.model.batch_totals import Tally
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.leases import Lease
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
     from dnnflow.parallel.model.model_spec import ModelSpec
@@ -56,7 +56,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, spec: "ModelSpec", validation: Source | None, example: Source, pull: Callable[[], Vector],
+        self, spec: "ModelSpec", validation: RowSource | None, example: RowSource, pull: Callable[[], Vector],
         callbacks: Sequence[Any] = (), learning_rate: float | None = None,
     ) -> None:  # fmt: skip
         self._spec, self._validation, self._example, self._pull = spec, validation, example, pull
@@ -119,7 +119,7 @@ class Evaluator:
         self._rate = rate
         return rate
 
-    def _batches(self, source: Source, size: int = VALIDATION_BATCH) -> Any:
+    def _batches(self, source: RowSource, size: int = VALIDATION_BATCH) -> Any:
         batching = Batching(size, shuffle=False, dtype=self._spec.layout.dtype)
         leases = (
             Lease(number, 0, chunk) for number, chunk in enumerate(source.chunks(VALIDATION_BATCH * 16))

@@ -13,13 +13,13 @@ from dnnflow.parallel.spec.train_options import TrainOptions
 from dnnflow.parameters import facts
 from dnnflow.show.live.publish import Shown
 from dnnflow.show.training_tables import training_numbers
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
     from dnnflow.parallel.model.model_spec import ModelSpec
 
 
-def begin_history(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> History:
+def begin_history(spec: "ModelSpec", source: RowSource, options: TrainOptions, replicas: int) -> History:
     """Return the history of a training that is about to begin."""
     return History(
         replicas={number: ReplicaTotals() for number in range(replicas)},
@@ -62,7 +62,9 @@ def progress_of(history: History, elapsed_s: float, replicas: int) -> TrainingPr
     )
 
 
-def about_training(spec: "ModelSpec", source: Source, options: TrainOptions, replicas: int) -> dict[str, str]:
+def about_training(
+    spec: "ModelSpec", source: RowSource, options: TrainOptions, replicas: int
+) -> dict[str, str]:
     """Return names and values for a person; settings that do nothing here are left out."""
     algorithm = options.algorithm
     told = {

@@ -23,7 +23,7 @@ from dnnflow.parallel.rows.batches import Batching
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.spec.train_options import TrainOptions
 from dnnflow.show.live.publish import shown_on
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
     from dnnflow.parallel.model.model_spec import ModelSpec
@@ -46,15 +46,15 @@ class Training:
     ----------
     client : Client
         Stays the caller's.
-    validation : Source, optional
+    validation : RowSource, optional
         Rows to measure on; without them only the training loss is known.
     callbacks : sequence of keras.callbacks.Callback
         In this process.
     """
 
     def __init__(
-        self, client: Client, spec: "ModelSpec", source: Source, options: TrainOptions, *,
-        validation: Source | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
+        self, client: Client, spec: "ModelSpec", source: RowSource, options: TrainOptions, *,
+        validation: RowSource | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
         import_paths: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._client, self._spec, self._source, self._options = client, spec, source, options

@@ -21,7 +21,7 @@ from dnnflow.parallel.rows.batches import Batch, Batches, Batching, leases_until
 from dnnflow.parallel.rows.coordinator import Coordinator, Report, Span
 from dnnflow.parallel.rows.leases import Lease, lane_of
 from dnnflow.parallel.spec.algorithm import Algorithm
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
     from dnnflow.parallel.model.model_spec import ModelSpec
@@ -45,7 +45,7 @@ class ReplicaConfig:
     peers: int
     """Replicas that push to the same server, this one among them."""
     model: "ModelSpec"
-    source: Source
+    source: RowSource
     chunks: tuple[Any, ...]
     batching: Batching
     algorithm: Algorithm

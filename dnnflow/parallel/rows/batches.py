@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dnnflow.errors import InputError, TimeLimitError
 from dnnflow.events import Listener, ignore
 from dnnflow.parallel.rows.leases import Lease, row_order
-from dnnflow.table.rows.source import Arrays, Chunk, Reader, Rows, Source
+from dnnflow.table.rows.source import Arrays, Chunk, Reader, Rows, RowSource
 
 _RUN_BYTES = 1 << 20
 """Batches are cut from one gathered run, which wakes both threads once: batches of 32 rows of 112 bytes took
@@ -120,7 +120,7 @@ def leases_until_done(
 
 
 def batches(
-    source: Source, leases: Iterable[Lease | None], batching: Batching, listen: Listener = ignore
+    source: RowSource, leases: Iterable[Lease | None], batching: Batching, listen: Listener = ignore
 ) -> Iterator[Batch]:
     """Yield batches of the rows of leases, read in this thread.
 
@@ -137,7 +137,7 @@ def batches(
 
 
 def _runs(
-    source: Source, leases: Iterable[Lease | None], batching: Batching, listen: Listener
+    source: RowSource, leases: Iterable[Lease | None], batching: Batching, listen: Listener
 ) -> Iterator[Run]:
     builder = _BatchBuilder(batching, source.row_bytes)
     with source.reader(listen) as read:
@@ -283,7 +283,7 @@ class Batches:
 
     Parameters
     ----------
-    source : Source
+    source : RowSource
         What chunks are of.
     leases : iterable of Lease or None
         `lane_of(...)`, `lane_leases(...)` or `leases_until_done(...)`; used in the thread.
@@ -295,7 +295,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: RowSource,
         leases: Iterable[Lease | None],
         batching: Batching,
         listen: Listener = ignore,

@@ -1,4 +1,4 @@
-"""Accuracy and training time against the number of hidden layers, the 2015 paper's experiment."""
+"""Compare accuracy and training time with the number of hidden layers, the 2015 paper's experiment."""
 
 import math
 from dataclasses import asdict, dataclass

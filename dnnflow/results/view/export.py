@@ -1,4 +1,4 @@
-"""Trials as a file for other programs."""
+"""Export trials as a file for other programs."""
 
 import io
 from pathlib import Path

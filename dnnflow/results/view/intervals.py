@@ -1,4 +1,4 @@
-"""How sure a measured accuracy or mean is. 95 % and 5 % everywhere."""
+"""Compute how sure a measured accuracy or mean is. 95 % and 5 % everywhere."""
 
 import math
 from statistics import NormalDist

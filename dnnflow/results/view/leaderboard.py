@@ -1,4 +1,4 @@
-"""The best designs of a study, and how far their order can be trusted."""
+"""Rank the best designs of a study, and say how far their order can be trusted."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What each parameter of the designs did to the accuracy, all others mixed as they were drawn."""
+"""Measure what each parameter of the designs did to the accuracy, all others mixed as they were drawn."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Numbers of a study that the database counts itself: a page may ask for them every second."""
+"""Have the database count a study: a page may ask for these numbers every second."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A study's results as numbers, ready to be shown by a report, a page or a terminal."""
+"""Compute a study's results as numbers, ready to be shown by a report, a page or a terminal."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Columns between pyarrow and numpy, and blocks of them on disk.
+"""Convert columns between pyarrow and numpy, and keep blocks of them on disk.
 
 pyarrow's `to_numpy` and `pyarrow.array` import pandas: 0.5 to 2 s and 60 MB that a worker that only ingests
 need not pay.

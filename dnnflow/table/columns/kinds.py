@@ -1,4 +1,4 @@
-"""Columns of a table: what their texts mean, and of which kind they are."""
+"""Tell what the texts of a table's columns mean, and of which kind the columns are."""
 
 import difflib
 import math
@@ -21,7 +21,7 @@ _MARKERS = ("", "na", "n/a", "nan", "null", "none", "?")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 
 
-class Kind(StrEnum):
+class ColumnKind(StrEnum):
     """What the values of a column are."""
 
     NUMBER = "number"
@@ -32,11 +32,11 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Column:
+class FeatureColumn:
     """A feature column of the table."""
 
     name: str
-    kind: Kind
+    kind: ColumnKind
     missing: float
     """Share of all rows without a value, 0 to 1."""
 

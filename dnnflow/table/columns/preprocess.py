@@ -1,4 +1,4 @@
-"""Raw columns ↔ network input, by statistics fitted on training rows.
+"""Turn raw columns into network input and back, by statistics fitted on training rows.
 
 A `Preprocessing` is plain data: it is part of a dataset's manifest and of a saved model, and needs neither
 the dataset nor the CSV to be applied to new rows.

@@ -1,4 +1,4 @@
-"""What to read and how to make a dataset of it: plain values, validated once."""
+"""Say what to read and how to make a dataset of it: plain values, validated once."""
 
 import codecs
 from collections.abc import Mapping

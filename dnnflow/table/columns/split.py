@@ -1,4 +1,4 @@
-"""Which rows are test rows, and in which order rows are trained on.
+"""Choose the test rows, the rows to watch, and the order in which rows are trained on.
 
 All of it comes from Philox, a counter-based generator (Salmon et al., 2011): a number is a function of a
 key and a position, so no answer depends on how the rows were cut into blocks or who computed them.

@@ -1,4 +1,4 @@
-"""Rows in memory, and rows of a preprocessed table, as sources for parallel training."""
+"""Read rows in memory, and rows of a preprocessed table, as sources for parallel training."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ import numpy as np
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
-from dnnflow.table.rows.source import Arrays, Chunk, Field, Reader, Rows, Source, check_fields
-from dnnflow.table.store.chunks import Split, Stored, read_chunks
+from dnnflow.table.rows.source import Arrays, Chunk, Field, Reader, Rows, RowSource, check_fields
+from dnnflow.table.store.chunks import Split, read_chunks
 from dnnflow.table.store.dataset import open_cached
 
 
@@ -57,7 +57,7 @@ def fields_of(rows: Rows) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ArraySource(Source):
+class ArraySource(RowSource):
     """Rows in memory; they travel to wherever the source goes, so keep large ones in files."""
 
     input_arrays: Arrays
@@ -88,53 +88,46 @@ class ArraySource(Source):
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
-        """Read views of the arrays; see `Source.reader`."""
-        yield lambda chunk: (_slices(self.input_arrays, chunk), _slices(self.target_arrays, chunk))
-
-
-def _slices(arrays: Arrays, chunk: Chunk) -> Arrays:
-    return tuple(array[chunk.start : chunk.stop] for array in arrays)
+        """Read views of the arrays; see `RowSource.reader`."""
+        yield lambda chunk: (chunk.of(self.input_arrays), chunk.of(self.target_arrays))
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetSource(Source):
-    """One split of a preprocessed table; make one with `DatasetSource.open`."""
+class DatasetSource(RowSource):
+    """Splits of a preprocessed table, a file each; make one with `DatasetSource.open`."""
 
     path: str
-    split: Split
+    splits: tuple[Split, ...]
 
     @classmethod
-    def open(cls, path: str | Path, split: Split = "train") -> "DatasetSource":
+    def open(cls, path: str | Path, *splits: Split) -> "DatasetSource":
         """Open the dataset in a directory; inputs are its encoded columns, targets the classes' numbers.
+
+        Without any split these are its training rows.
 
         Raises
         ------
         DataError
             If there is no valid dataset.
         """
-        dataset = open_cached(Path(path).absolute())
+        dataset, splits = open_cached(Path(path).absolute()), splits or ("train",)
         return cls(
             inputs=(Field("X", (dataset.n_features,), "float32"),),
             targets=(Field("y", (), "int32"),),
-            counts=(dataset.rows[split],),
-            grains=(dataset.manifest["chunk_rows"][split],),
+            counts=tuple(dataset.rows[split] for split in splits),
+            grains=tuple(dataset.stored(split).size for split in splits),
             path=str(dataset.path),
-            split=split,
+            splits=splits,
         )
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
-        """Read the dataset's chunks and compare their checksums; see `Source.reader`."""
+        """Read the dataset's chunks and compare their checksums; see `RowSource.reader`."""
         yield self._read
 
     def _read(self, chunk: Chunk) -> Rows:
-        size = self.grains[0]
-        first, last = chunk.start // size, -(-chunk.stop // size)
-        features, labels = read_chunks(self._stored(), range(first, last))
-        rows = slice(chunk.start - first * size, chunk.stop - first * size)
+        stored = open_cached(Path(self.path)).stored(self.splits[chunk.file])
+        first, last = chunk.start // stored.size, -(-chunk.stop // stored.size)
+        features, labels = read_chunks(stored, range(first, last))
+        rows = slice(chunk.start - first * stored.size, chunk.stop - first * stored.size)
         return (features[rows],), (labels[rows],)
-
-    def _stored(self) -> Stored:
-        dataset, split = open_cached(Path(self.path)), self.split
-        checksums = dataset.manifest["checksums"][split]
-        return Stored(dataset.path, split, self.counts[0], dataset.n_features, self.grains[0], checksums)

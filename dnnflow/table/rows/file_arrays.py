@@ -1,4 +1,4 @@
-"""Files of named arrays: HDF5, zarr and npz, read a range of rows at a time.
+"""Read files of named arrays, HDF5, zarr and npz, a range of rows at a time.
 
 Where a name is a group, its arrays are several inputs (or targets) in alphabetical order of their keys, also
 those of groups in it.

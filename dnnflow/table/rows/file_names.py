@@ -1,11 +1,17 @@
-"""Which files a user means: a list, a glob, a text file of paths, or URLs; and what format they have."""
+"""Find the files that a user means, in which format they are, and copies of them on this machine's disk."""
 
+import fcntl
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dnnflow.errors import DataError
+from dnnflow.errors import DataError, TimeLimitError
+from dnnflow.paths import content_id
 
 FORMATS = {
     ".h5": "hdf5",
@@ -18,6 +24,9 @@ FORMATS = {
 }
 _MAGIC = {b"\x89HDF": "hdf5", b"PK\x03\x04": "npz", b"PAR1": "parquet"}
 _ZARR = ("zarr.json", ".zgroup")
+_PATIENCE_S = 1800.0
+"""How long a process waits for another one that copies the same file."""
+
 
 Files = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -148,3 +157,67 @@ def _looked_up(path: str) -> str | None:
             return _MAGIC.get(stream.read(4))
     except OSError:
         return None
+
+
+def local_copy(path: str, directory: Path, *, patience_s: float = _PATIENCE_S) -> Path:
+    """Return the copy of a file or zarr directory, made if there is none of its present state.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    directory : Path
+        Where copies lie; shared by the processes of a machine, not by machines.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read or the copy cannot be written.
+    TimeLimitError
+        If another process has been copying it for longer than `patience_s`.
+    """
+    opened, inner = filesystem(path)
+    # Size and time of the last change are part of the name: a file that was written again is copied again.
+    name = content_id({"path": path, "state": opened.ukey(inner)})[:32]
+    copy = directory / f"{name}{os.path.splitext(inner.rstrip('/'))[1]}"
+    directory.mkdir(parents=True, exist_ok=True)
+    if not copy.exists():
+        with _alone(directory / f".{name}.lock", patience_s):
+            if not copy.exists():
+                _copy(opened, inner, copy)
+    return copy
+
+
+def _copy(opened: Any, inner: str, copy: Path) -> None:
+    aside = copy.with_name(f".{copy.stem}.{uuid.uuid4().hex}{copy.suffix}")
+    try:
+        if opened.isdir(inner):
+            opened.get(inner.rstrip("/") + "/", f"{aside}/", recursive=True)
+        else:
+            opened.get_file(inner, str(aside))
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        os.rename(aside, copy)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if aside.is_file():
+            aside.unlink()
+
+
+@contextmanager
+def _alone(lock: Path, patience_s: float) -> Iterator[None]:
+    """Hold a lock that ends with its process, whatever happens to that."""
+    deadline = time.monotonic() + patience_s
+    with lock.open("wb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeLimitError(
+                        f"a copy must be made within {patience_s:.0f} s, but another process holds {lock}; "
+                        "end it, or choose another directory"
+                    ) from None
+                time.sleep(0.05)
+        yield

@@ -1,4 +1,4 @@
-"""Parquet files: columns of numbers, read row group by row group."""
+"""Read Parquet files: columns of numbers, row group by row group."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ _LEAST_ROWS = 1024  # of a batch: what is before a range is decoded in batches t
 
 
 @dataclass(frozen=True)
-class Columns:
+class ParquetColumns:
     """Columns that are one input or target: numbers side by side, or one column of fixed-size lists."""
 
     names: tuple[str, ...]
@@ -151,7 +151,7 @@ def _features(names: Names, targets: Sequence[str], known: Sequence[str]) -> lis
     return _named(names, known)
 
 
-def _grouped(names: Sequence[str], schema: Any, *, single: bool) -> list[Columns]:
+def _grouped(names: Sequence[str], schema: Any, *, single: bool) -> list[ParquetColumns]:
     types = {name: schema.field(name).type for name in names}
     lists = [name for name in names if _is_list(types[name])]
     if lists and len(lists) < len(names):
@@ -162,9 +162,13 @@ def _grouped(names: Sequence[str], schema: Any, *, single: bool) -> list[Columns
         )
     if lists:
         kinds = {name: _dtype(name, types[name].value_type) for name in lists}
-        return [Columns((name,), (types[name].list_size,), kinds[name]) for name in lists]
+        return [ParquetColumns((name,), (types[name].list_size,), kinds[name]) for name in lists]
     dtypes = [_dtype(name, types[name]) for name in names]
-    return [Columns(tuple(names), () if single else (len(names),), np.result_type(*dtypes))] if names else []
+    return (
+        [ParquetColumns(tuple(names), () if single else (len(names),), np.result_type(*dtypes))]
+        if names
+        else []
+    )
 
 
 def _is_list(kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Lists of files as a source of rows: only headers are read to make one, and ranges of rows to use it."""
+"""Read rows of lists of files: only headers to make such a source, and ranges of rows to use it."""
 
 import zipfile
 import zlib
@@ -13,10 +13,9 @@ from typing import Protocol
 from dnnflow.errors import DataError, TimeLimitError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.table.rows.file_arrays import Header, Names, open_hdf5, open_npz, open_zarr
-from dnnflow.table.rows.file_copies import local_copy
-from dnnflow.table.rows.file_names import Files, common_format, listed
+from dnnflow.table.rows.file_names import Files, common_format, listed, local_copy
 from dnnflow.table.rows.file_tables import TableFile
-from dnnflow.table.rows.source import Chunk, Field, Reader, Rows, Source, check_fields
+from dnnflow.table.rows.source import Chunk, Field, Reader, Rows, RowSource, check_fields
 
 _FAILURES = (
     OSError,
@@ -54,7 +53,7 @@ _FORMATS: dict[str, Callable[[str, Names, Names], OpenFile]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileList(Source):
+class FileList(RowSource):
     """Files of one format with the same inputs and targets; make one with `FileList.open`."""
 
     paths: tuple[str, ...]
@@ -117,7 +116,7 @@ class FileList(Source):
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
-        """Keep one file open at a time; see `Source.reader`."""
+        """Keep one file open at a time; see `RowSource.reader`."""
         opened = _Opened(self, listen)
         try:
             yield opened.read

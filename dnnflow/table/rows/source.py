@@ -1,4 +1,4 @@
-"""Where rows for parallel training come from: the one shape that files, tables, arrays and user code share.
+"""Define a source of rows for parallel training: what files, tables, arrays and user code have in common.
 
 A source is plain data (paths, names, counts) that travels to every process that reads; nothing is opened
 before a reader asks for rows.
@@ -43,6 +43,10 @@ class Chunk:
         """How many rows there are."""
         return self.stop - self.start
 
+    def of(self, arrays: Arrays) -> Arrays:
+        """Return views of these rows of a file's arrays."""
+        return tuple(array[self.start : self.stop] for array in arrays)
+
 
 Reader = Callable[[Chunk], Rows]
 
@@ -69,7 +73,7 @@ class Field:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(ABC):
+class RowSource(ABC):
     """Rows that can be read in any order by any process."""
 
     inputs: tuple[Field, ...]

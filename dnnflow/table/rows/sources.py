@@ -1,4 +1,4 @@
-"""The one door to rows for parallel training: whatever a user gives becomes a source."""
+"""Make a source of rows of whatever a user gives for parallel training."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from dnnflow.errors import InputError
 from dnnflow.table.rows.array_source import ArraySource, DatasetSource
 from dnnflow.table.rows.file_arrays import Names
 from dnnflow.table.rows.files import FileList
-from dnnflow.table.rows.source import Source
+from dnnflow.table.rows.source import RowSource
 from dnnflow.table.rows.user_source import UserSource, keep_blocks, made_by
 from dnnflow.table.store.chunks import SPLITS, Split
 from dnnflow.table.store.dataset import MANIFEST, Dataset
@@ -41,12 +41,12 @@ class Reading:
             )
 
 
-def open_source(given: Any, reading: Reading | None = None) -> Source:
+def open_source(given: Any, reading: Reading | None = None) -> RowSource:
     """Make a source of what a user gives.
 
     Parameters
     ----------
-    given : Source, Dataset, Data, pair of arrays, str, path or sequence of paths
+    given : RowSource, Dataset, Data, pair of arrays, str, path or sequence of paths
         A string is `module:name` of own code (a `Data` class, a function that returns one, or a generator
         function), a dataset's directory, or files as `FileList.open` takes them. A tuple of two things that
         are not paths is (inputs, targets).
@@ -59,7 +59,7 @@ def open_source(given: Any, reading: Reading | None = None) -> Source:
     """
     reading = reading or Reading()
     match given:
-        case Source():
+        case RowSource():
             return given
         case Dataset():
             return DatasetSource.open(given.path, reading.split)
@@ -85,7 +85,7 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str | os.PathLike)
 
 
-def _own_source(name: str, reading: Reading) -> Source:
+def _own_source(name: str, reading: Reading) -> RowSource:
     made = made_by(name, reading.parameters)
     if not isinstance(made, Iterator):
         return UserSource.open(name, reading.parameters)

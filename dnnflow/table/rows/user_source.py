@@ -1,4 +1,4 @@
-"""Rows of a user's own code: a class that loads parts by key, or a generator whose blocks become files."""
+"""Read rows of a user's own code: a class that loads parts by key, or a generator, kept in files."""
 
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside
 from dnnflow.table.rows.array_source import fields_of, loaded_rows
 from dnnflow.table.rows.files import FileList
-from dnnflow.table.rows.source import Arrays, Chunk, Reader, Rows, Source
+from dnnflow.table.rows.source import Chunk, Reader, Rows, RowSource
 
 
 class Data:
@@ -53,7 +53,7 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UserSource(Source):
+class UserSource(RowSource):
     """Parts that a user's code loads; make one with `UserSource.open`."""
 
     maker: str | Data
@@ -97,7 +97,7 @@ class UserSource(Source):
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
-        """Keep the part that was loaded last; see `Source.reader`."""
+        """Keep the part that was loaded last; see `RowSource.reader`."""
         made = made_by(self.maker, self.parameters)
         kept: dict[int, Rows] = {}
 
@@ -106,7 +106,7 @@ class UserSource(Source):
                 kept.clear()
                 kept[chunk.file] = self._load(made, chunk.file)
             inputs, targets = kept[chunk.file]
-            return _slices(inputs, chunk), _slices(targets, chunk)
+            return chunk.of(inputs), chunk.of(targets)
 
         yield read
 
@@ -121,10 +121,6 @@ class UserSource(Source):
                 f"{got[0]} from {where}, not {self.counts[index]} of {wanted}; make them alike"
             )
         return rows
-
-
-def _slices(arrays: Arrays, chunk: Chunk) -> Arrays:
-    return tuple(array[chunk.start : chunk.stop] for array in arrays)
 
 
 def made_by(maker: Any, parameters: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The layout of a dataset's arrays on disk: zarr v3, whole rows a chunk, no codec.
+"""Lay out a dataset's arrays on disk: zarr v3, whole rows a chunk, no codec.
 
 Chunks are written and read here, as plain bytes: a chunk is then one sequential file, and its checksum tells
 damage that zarr would return as zeros. Any library for zarr v3 reads the arrays too.
@@ -42,7 +42,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class SplitChunk:
     """A chunk of a split to be written."""
 
     split: Split
@@ -50,9 +50,9 @@ class Chunk:
     parts: tuple[Part, ...]
 
 
-def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], size: int) -> list[Chunk]:
+def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], size: int) -> list[SplitChunk]:
     """Divide the rows of a split, `counts` in each block, into chunks of `size` rows."""
-    found: list[Chunk] = []
+    found: list[SplitChunk] = []
     parts: list[Part] = []
     space = size
     for block, count in zip(blocks, counts, strict=True):
@@ -62,9 +62,9 @@ def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], siz
             parts.append(Part(block, skip, rows))
             skip, space = skip + rows, space - rows
             if not space:
-                found.append(Chunk(split, len(found), tuple(parts)))
+                found.append(SplitChunk(split, len(found), tuple(parts)))
                 parts, space = [], size
-    return [*found, Chunk(split, len(found), tuple(parts))] if parts else found
+    return [*found, SplitChunk(split, len(found), tuple(parts))] if parts else found
 
 
 def create_arrays(root: Path, split: Split, rows: int, n_features: int, size: int) -> None:
@@ -96,7 +96,7 @@ def chunk_paths(root: Path, split: Split, index: int) -> tuple[Path, Path]:
 
 
 def write_chunk(
-    chunk: Chunk, layout: Layout, preprocessing: Preprocessing, size: int, root: Path
+    chunk: SplitChunk, layout: Layout, preprocessing: Preprocessing, size: int, root: Path
 ) -> tuple[str, str]:
     """Encode and write one chunk of `size` rows; return the BLAKE3 hashes of its two files."""
     features = np.zeros((size, preprocessing.n_features), dtype="<f4")  # the last chunk is padded

@@ -1,4 +1,4 @@
-"""The columns of a table: its text parsed in blocks, that stay in memory or go to disk."""
+"""Parse a table's text in blocks of columns, that stay in memory or go to disk."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead
-from dnnflow.table.columns.kinds import Column, Kind, check_columns
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
 from dnnflow.table.store.stage_tasks import Tasks
-from dnnflow.table.text import polars_reader as quick_reader
+from dnnflow.table.text import csv_reader
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_of, located
 from dnnflow.table.text.inference import (
+    BadValue,
     ColumnFacts,
-    Place,
-    Plan,
+    ParsePlan,
     check_label,
     decide,
     fault,
@@ -33,7 +33,7 @@ _SAMPLE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
-class Job:
+class IngestJob:
     """What to make, where, and by what means."""
 
     recipe: Recipe
@@ -47,7 +47,7 @@ class Job:
 class Table:
     """A table on its way to a dataset."""
 
-    job: Job
+    job: IngestJob
     text: Text
     dialect: Dialect
 
@@ -68,7 +68,7 @@ class Parsed:
 
     blocks: list[KeptBlock]
     rows: int
-    columns: list[Column]
+    columns: list[FeatureColumn]
     """The features."""
     labels: ColumnFacts
 
@@ -79,29 +79,31 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
     plan = _plan(table, head)
     read = _parse_by(table, plan, chain([head], supply))
     kinds = _kinds(table, plan, read)
-    text = frozenset(n for n, kind in kinds.items() if kind in (Kind.TEXT, Kind.BOOLEAN))
-    undecided = frozenset(n for n, kind in kinds.items() if kind is Kind.EMPTY)
+    text = frozenset(n for n, kind in kinds.items() if kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN))
+    undecided = frozenset(n for n, kind in kinds.items() if kind is ColumnKind.EMPTY)
     if text - undecided != plan.text - undecided:
         plan = replace(plan, text=text)
         read = _parse_by(table, plan, iter(read.sources))
         kinds = _kinds(table, plan, read)
     check_label(plan.label, read.facts[plan.label])
-    if not text and Kind.NUMBER not in kinds.values():
+    if not text and ColumnKind.NUMBER not in kinds.values():
         raise DataError(
             f"a table needs a feature column with values, got none besides the label {plan.label!r}; "
             "check delimiter and drop"
         )
-    columns = [Column(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()]
+    columns = [
+        FeatureColumn(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()
+    ]
     return Parsed(read.kept, read.rows, columns, read.facts[plan.label])
 
 
-def _plan(table: Table, head: Block) -> Plan:
+def _plan(table: Table, head: Block) -> ParsePlan:
     recipe, names = table.recipe, table.dialect.columns
     check_columns(names, recipe.label, {"drop": recipe.drop, "text_columns": recipe.text_columns})
     features = tuple(n for n in names if n != recipe.label and n not in recipe.drop)
     forced = frozenset(recipe.text_columns) & frozenset(features)
-    quick = table.text.end - table.text.start >= quick_reader.QUICK_BYTES
-    draft = Plan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick)
+    quick = table.text.end - table.text.start >= csv_reader.QUICK_BYTES
+    draft = ParsePlan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick)
     cutter = Cutter(table.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     sample = replace(head, end=min([*cutter.cuts, head.end]), held=None)
@@ -123,11 +125,11 @@ class _Read:
     """Memory that kept blocks take, in bytes."""
 
 
-def _parse_by(table: Table, plan: Plan, supply: Iterable[Block]) -> _Read:
+def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
     read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label)})
     limit = HELD_BYTES if table.tasks.in_process else 0
 
-    def calls() -> Iterator[tuple[Block, Plan, Path | None]]:
+    def calls() -> Iterator[tuple[Block, ParsePlan, Path | None]]:
         for block in supply:
             read.sources.append(replace(block, held=None))
             yield block, plan, _path(table, block) if read.held >= limit else None
@@ -149,7 +151,7 @@ def _path(table: Table, block: Block) -> Path:
     return table.job.scratch / f"{block.index}.npy"
 
 
-def _kinds(table: Table, plan: Plan, read: _Read) -> dict[str, Kind]:
+def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
     """Decide what the features are, and refuse the first value that does not fit."""
     forced = set(table.recipe.text_columns)
     kinds = {n: decide(read.facts[n], forced_text=n in forced) for n in plan.features}
@@ -164,7 +166,7 @@ def _kinds(table: Table, plan: Plan, read: _Read) -> dict[str, Kind]:
     return kinds
 
 
-def _where(table: Table, read: _Read, place: Place) -> str:
+def _where(table: Table, read: _Read, place: BadValue) -> str:
     row = read.kept[place.block].first_row + place.row
     line = line_of(table.text, table.dialect, read.sources[place.block], place.row)
     return f"row {row} (line {line})"

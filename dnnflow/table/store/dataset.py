@@ -1,4 +1,4 @@
-"""A preprocessed table on disk: zarr arrays, schema, fitted preprocessing, identified by content."""
+"""Open a preprocessed table: zarr arrays, schema, fitted preprocessing, identified by content."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.paths import canonical_json, content_id
-from dnnflow.table.columns.kinds import Column, Kind
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import epoch_order, validation_rows
@@ -73,8 +73,8 @@ class Dataset:
 
     def _check_sizes(self) -> None:
         for split in SPLITS:
-            size = self._stored(split).size
-            for index in range(len(self._stored(split).checksums)):
+            size = self.stored(split).size
+            for index in range(len(self.stored(split).checksums)):
                 lengths = (4 * size * self.n_features, 4 * size)
                 for path, wanted in zip(chunk_paths(self.path, split, index), lengths, strict=True):
                     if not path.is_file() or path.stat().st_size != wanted:
@@ -93,9 +93,11 @@ class Dataset:
         return Recipe.from_dict(self.manifest["recipe"])
 
     @cached_property
-    def schema(self) -> tuple[Column, ...]:
+    def schema(self) -> tuple[FeatureColumn, ...]:
         """The table's feature columns, those without any value included."""
-        return tuple(Column(c["name"], Kind(c["kind"]), c["missing"]) for c in self.manifest["schema"])
+        return tuple(
+            FeatureColumn(c["name"], ColumnKind(c["kind"]), c["missing"]) for c in self.manifest["schema"]
+        )
 
     @cached_property
     def fitted(self) -> Preprocessing:
@@ -184,7 +186,7 @@ class Dataset:
             "_arrays", {}
         )
         if split not in kept:
-            stored = self._stored(split)
+            stored = self.stored(split)
             features, labels = read_chunks(stored, range(len(stored.checksums)))
             features.flags.writeable = labels.flags.writeable = False
             kept[split] = features, labels
@@ -226,7 +228,7 @@ class Dataset:
         rows : ndarray, shape (n,), int64, ascending, optional
             Rows of the split to use; all by default.
         """
-        stored = self._stored(split)
+        stored = self.stored(split)
         order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)
         for number, at in enumerate(range(0, len(order), _BUFFER_CHUNKS)):
             wanted = order[at : at + _BUFFER_CHUNKS].tolist()
@@ -262,11 +264,12 @@ class Dataset:
             If a chunk is missing or damaged.
         """
         for split in SPLITS:
-            stored = self._stored(split)
+            stored = self.stored(split)
             for index in range(len(stored.checksums)):
                 read_chunks(stored, [index])
 
-    def _stored(self, split: Split) -> Stored:
+    def stored(self, split: Split) -> Stored:
+        """Return where a split's arrays lie, and how."""
         size, checksums = self.manifest["chunk_rows"][split], self.manifest["checksums"][split]
         return Stored(self.path, split, self.rows[split], self.n_features, size, checksums)
 

@@ -1,4 +1,4 @@
-"""From a CSV to a dataset, out of core.
+"""Make a dataset of a CSV, out of core.
 
 One pass over the text (parsing is the cost) keeps each block's columns on disk in binary; the split, the
 statistics and the chunks are made of those. Every step is a task on one block or chunk, so that it runs in
@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
-from dnnflow.table.columns import fitting
-from dnnflow.table.columns.kinds import Classes, Column, Kind
+from dnnflow.table.columns.kinds import Classes, ColumnKind, FeatureColumn
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, SplitRule, exact_rule, threshold_rule
@@ -28,14 +27,17 @@ from dnnflow.table.columns.statistics import (
     Layout,
     MedianSearch,
     Moments,
+    check_modes,
     fit_block,
+    fit_preprocessing,
     frequency_block,
     label_block,
     median_block,
     merge_all_frequencies,
+    modes,
 )
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk
-from dnnflow.table.store.column_blocks import Job, Parsed, Table, parse_table
+from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, dataset_id, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
 from dnnflow.table.text.csv_reader import Dialect, blocks, read_dialect
@@ -83,7 +85,7 @@ def ingest(
     datasets = Path(datasets).absolute()
     datasets.mkdir(parents=True, exist_ok=True)
     with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
-        job = Job(recipe, datasets, scratch, tasks, listener)
+        job = IngestJob(recipe, datasets, scratch, tasks, listener)
         plain = plain_text(source) if client is None else None
         if plain is not None and not _may_exist(datasets, plain[0], recipe):
             try:
@@ -110,7 +112,7 @@ def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
     return False
 
 
-def _streamed(job: Job, source: Source, text: Text, encoding: str, block_bytes: int) -> Dataset:
+def _streamed(job: IngestJob, source: Source, text: Text, encoding: str, block_bytes: int) -> Dataset:
     """Make a dataset of a text that is hashed while it is parsed."""
     dialect, start = read_dialect(text, source)
     with open_stream(text, encoding, source, block_bytes) as stream:
@@ -178,12 +180,12 @@ def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
     return classes, exact_rule(recipe.split_seed, recipe.test_fraction, codes)
 
 
-def _layout(recipe: Recipe, columns: list[Column], classes: Classes, rule: SplitRule) -> Layout:
+def _layout(recipe: Recipe, columns: list[FeatureColumn], classes: Classes, rule: SplitRule) -> Layout:
     return Layout(
         recipe.label,
-        tuple(c.name for c in columns if c.kind is Kind.NUMBER),
-        tuple(c.name for c in columns if c.kind in (Kind.TEXT, Kind.BOOLEAN)),
-        frozenset(c.name for c in columns if c.kind is Kind.BOOLEAN),
+        tuple(c.name for c in columns if c.kind is ColumnKind.NUMBER),
+        tuple(c.name for c in columns if c.kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN)),
+        frozenset(c.name for c in columns if c.kind is ColumnKind.BOOLEAN),
         classes,
         rule,
     )
@@ -214,7 +216,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
     statistics = reduce(BlockStatistics.merge, counted())
     layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
     fill = _fill(table, parsed, layout, statistics.moments)
-    preprocessing = fitting.fit(table.recipe, parsed.columns, layout, statistics, fill)
+    preprocessing = fit_preprocessing(table.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)
 
 
@@ -231,8 +233,8 @@ def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDA
     if table.recipe.missing == "most_frequent":
         calls = [(block, layout) for block in parsed.blocks]
         parts = table.tasks.run("frequency", frequency_block, calls)
-        fill = fitting.modes(reduce(merge_all_frequencies, parts))
-        fitting.check_modes(fill, parsed.columns)
+        fill = modes(reduce(merge_all_frequencies, parts))
+        check_modes(fill, parsed.columns)
         return fill
     return np.zeros(len(layout.numbers))
 

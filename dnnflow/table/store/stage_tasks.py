@@ -1,4 +1,4 @@
-"""Runs a stage's tasks, a bounded number at a time: in threads of this process or on a Dask cluster.
+"""Run a stage's tasks, a bounded number at a time: in threads of this process or on a Dask cluster.
 
 Also the directory in which they put what they hand over.
 """

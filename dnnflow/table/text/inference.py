@@ -1,4 +1,4 @@
-"""Types of columns, inferred over all blocks of a table.
+"""Infer the types of columns over all blocks of a table.
 
 A block is parsed by a plan (which columns are text). Its facts say how far the plan held; the facts of all
 blocks together decide. A column is a number when at least half of its values are; then the first value that
@@ -20,22 +20,21 @@ from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, text_colu
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
-    Kind,
+    ColumnKind,
     is_boolean,
     is_missing,
     missing_spellings,
     shown,
     to_number,
 )
-from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, unreadable
-from dnnflow.table.text.polars_reader import read_quickly
+from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
 _COMMA_NUMBER = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?")
 """1,5 or 1,234.5: one-hot encoding such numbers would be silently wrong."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParsePlan:
     """How to parse a table's blocks."""
 
     dialect: Dialect
@@ -64,7 +63,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Place:
+class BadValue:
     """A value that breaks a rule; the row counts from 1 in its block."""
 
     block: int
@@ -84,9 +83,9 @@ class ColumnFacts:
     """Whether no value has been other than true, false, yes or no."""
     texts: frozenset[str] = frozenset()
     """Distinct values, of a column parsed as text; no more are added once there are too many."""
-    first_text: Place | None = None
+    first_text: BadValue | None = None
     """The first value that is not a number."""
-    first_infinite: Place | None = None
+    first_infinite: BadValue | None = None
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -113,7 +112,7 @@ class BlockFacts:
     """Row (from 1 in the block) and reason, if a row cannot be read."""
 
 
-def parse_block(block: Block, plan: Plan, spill: Path | None) -> BlockFacts:
+def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts:
     """Parse one block, keep its columns in the file `spill` if there is one, and say what they are like."""
     data = block.read()
     try:
@@ -133,7 +132,7 @@ def parse_block(block: Block, plan: Plan, spill: Path | None) -> BlockFacts:
     return BlockFacts(columns.rows, capped, columns if spill is None else None)
 
 
-def _limit(name: str, plan: Plan) -> int:
+def _limit(name: str, plan: ParsePlan) -> int:
     return MAX_CLASSES if name == plan.label else MAX_CATEGORIES
 
 
@@ -143,7 +142,7 @@ def _capped(facts: ColumnFacts, limit: int) -> ColumnFacts:
     return replace(facts, texts=frozenset(sorted(facts.texts)[: limit + 1]))
 
 
-def _parse_columns(data: bytes, plan: Plan, index: int) -> tuple[Columns, dict[str, ColumnFacts]]:
+def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, dict[str, ColumnFacts]]:
     """Parse by plan; where text stands in a column of numbers, also return that column's facts."""
     if plan.quick and (columns := read_quickly(data, plan.dialect, plan.numbers, plan.texts)) is not None:
         return columns, {}
@@ -205,12 +204,12 @@ def _is_infinite(text: str) -> bool:
     return number is not None and bool(np.isinf(number))
 
 
-def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> Place | None:
+def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:
     """Return the place of the first row whose code is wanted."""
     if not wanted.any():
         return None
     row = int(np.argmax(np.append(wanted, False)[row_codes]))
-    return Place(index, row + 1, texts[row_codes[row]])
+    return BadValue(index, row + 1, texts[row_codes[row]])
 
 
 def _number_facts(columns: Columns, index: int) -> dict[str, ColumnFacts]:
@@ -228,41 +227,43 @@ def _facts_of_numbers(values: NDArray[np.float64], index: int) -> ColumnFacts:
     place = None
     if infinite.any():
         row = int(np.argmax(infinite))
-        place = Place(index, row + 1, str(values[row]))
+        place = BadValue(index, row + 1, str(values[row]))
     count = len(values) - int(np.count_nonzero(np.isnan(values)))
     return ColumnFacts(count, count, boolean=count == 0, first_infinite=place)
 
 
-def merge_facts(total: dict[str, ColumnFacts], block: BlockFacts, plan: Plan) -> None:
+def merge_facts(total: dict[str, ColumnFacts], block: BlockFacts, plan: ParsePlan) -> None:
     """Add a block's facts to those of the blocks before it."""
     for name, column in block.columns.items():
         total[name] = total[name].merge(column, _limit(name, plan))
 
 
-def decide(facts: ColumnFacts, *, forced_text: bool) -> Kind:
+def decide(facts: ColumnFacts, *, forced_text: bool) -> ColumnKind:
     """Return the kind of a column."""
     if not facts.values:
-        return Kind.EMPTY
+        return ColumnKind.EMPTY
     if not forced_text and 2 * facts.numbers >= facts.values:
-        return Kind.NUMBER
-    return Kind.BOOLEAN if facts.boolean else Kind.TEXT
+        return ColumnKind.NUMBER
+    return ColumnKind.BOOLEAN if facts.boolean else ColumnKind.TEXT
 
 
-def fault(name: str, kind: Kind, facts: ColumnFacts, *, forced_text: bool) -> tuple[Place | None, str]:
+def fault(
+    name: str, kind: ColumnKind, facts: ColumnFacts, *, forced_text: bool
+) -> tuple[BadValue | None, str]:
     """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is)."""
     commas = bool(facts.texts) and all(map(_COMMA_NUMBER.fullmatch, facts.texts))
-    if kind is Kind.TEXT and commas and not forced_text:
+    if kind is ColumnKind.TEXT and commas and not forced_text:
         remedy = "write numbers with a point and without separators, or list the column in text_columns"
         place = facts.first_text
         value = shown(place.value) if place else shown(min(facts.texts))
         return place, f"column {name!r}: {value} has a comma, which is no part of a number; {remedy}"
-    if kind is Kind.NUMBER and (place := facts.first_text):
+    if kind is ColumnKind.NUMBER and (place := facts.first_text):
         remedy = "name it in missing_values, list the column in text_columns, or drop the column"
         return place, f"column {name!r}: {shown(place.value)} is not a number; {remedy}"
-    if kind is Kind.NUMBER and (place := facts.first_infinite):
+    if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
         remedy = "name it in missing_values, or drop the column"
         return place, f"column {name!r}: numbers must be finite, got {shown(place.value)}; {remedy}"
-    if kind is Kind.TEXT and len(facts.texts) > MAX_CATEGORIES:
+    if kind is ColumnKind.TEXT and len(facts.texts) > MAX_CATEGORIES:
         return None, (
             f"a text column may have at most {MAX_CATEGORIES} different values, got more in column {name!r}; "
             "drop the column"
@@ -270,7 +271,7 @@ def fault(name: str, kind: Kind, facts: ColumnFacts, *, forced_text: bool) -> tu
     return None, ""
 
 
-def first_plan(sample: Block, draft: Plan) -> Plan:
+def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
     """Return a plan by the types of the first records; later blocks may still prove it wrong.
 
     Raises
@@ -287,7 +288,7 @@ def first_plan(sample: Block, draft: Plan) -> Plan:
     return replace(plan, quick=plan.quick and _is_quick(sample, plan))
 
 
-def _is_quick(sample: Block, plan: Plan) -> bool:
+def _is_quick(sample: Block, plan: ParsePlan) -> bool:
     """Say whether the quick reader understands the sample, and no number means missing."""
     if any(to_number(marker) is not None for marker in plan.missing_values):
         return False

@@ -1,4 +1,4 @@
-"""From a path or URL to UTF-8 text on disk: decompressed, decoded, hashed and cut between records."""
+"""Make UTF-8 text on disk of a path or URL: decompressed, decoded, hashed and cut between records."""
 
 import codecs
 import io

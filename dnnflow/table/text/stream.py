@@ -1,4 +1,4 @@
-"""A local CSV that is parsed while it is still being read.
+"""Parse a local CSV while it is still being read.
 
 Its text is hashed and checked block by block on the way to the parser, so that it is read once and no core
 waits. Everything else (compressed, remote, in another encoding) is first made into a text on disk.

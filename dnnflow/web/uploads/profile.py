@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
-from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, Kind
+from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind
 from dnnflow.table.text.inference import ColumnFacts, check_label
 
 MOST_CLASSES = 1000
@@ -173,7 +173,7 @@ class NumberCounts:
         kept = [*fractions[: CONTINUOUS_CLASSES + 1], *values[: CONTINUOUS_CLASSES + 1]]
         self._values = dict.fromkeys(map(float, kept if len(fractions) else values[: MOST_CLASSES + 1]), 0)
 
-    def profile(self, name: str, kind: Kind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
         """Return the column's profile."""
         histogram = self._histogram
         named = {_plain(value): count for value, count in self._values.items()}
@@ -218,7 +218,7 @@ class TextCounts:
                     self._many = True
                     return
 
-    def profile(self, name: str, kind: Kind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
         """Return the column's profile."""
         problem = label_problem(name, self._values, facts)
         values = () if self._many else _frequent(self._values, whole=problem is None)

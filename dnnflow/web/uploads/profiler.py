@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from dnnflow.errors import DataError, LimitError
-from dnnflow.table.columns.kinds import Kind, check_columns
+from dnnflow.table.columns.kinds import ColumnKind, check_columns
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
 from dnnflow.table.text.inference import (
+    BadValue,
     ColumnFacts,
-    Place,
-    Plan,
+    ParsePlan,
     decide,
     fault,
     first_plan,
@@ -285,7 +285,7 @@ class TextReader:
             yield piece
 
 
-class _Everything(Plan):
+class _Everything(ParsePlan):
     """A plan for a table whose label is not chosen yet: all columns are features."""
 
     @property
@@ -304,7 +304,7 @@ class _Everything(Plan):
 class _Pass:
     """What was gathered in one pass over the text."""
 
-    plan: Plan
+    plan: ParsePlan
     block_bytes: int
     facts: dict[str, ColumnFacts]
     numbers: dict[str, NumberCounts]
@@ -315,7 +315,7 @@ class _Pass:
     """Rows before each block."""
 
     @classmethod
-    def begin(cls, plan: Plan, block_bytes: int, head: Block) -> "_Pass":
+    def begin(cls, plan: ParsePlan, block_bytes: int, head: Block) -> "_Pass":
         facts = {name: ColumnFacts() for name in plan.features}
         numbers = {name: NumberCounts() for name in plan.numbers}
         texts = {name: TextCounts() for name in plan.texts}
@@ -404,7 +404,7 @@ class _Sent:
                             found = _Pass.begin(_plan(block, dialect, texts, quick), block_bytes, block)
                         found.add(block)
                     except RowError as error:
-                        before, place = found.rows if found else 0, Place(block.index, error.row, "")
+                        before, place = found.rows if found else 0, BadValue(block.index, error.row, "")
                         where = self.where(block_bytes, before, place)
                         raise DataError(f"{where} {error.reason}") from None
                     if found.rows > self.limits.rows:
@@ -428,7 +428,7 @@ class _Sent:
         check_columns(dialect.columns, dialect.columns[0], {})
         return min(max(BLOCK_BYTES, _COLUMN_BYTES * width), _WIDE_BLOCK_BYTES)
 
-    def where(self, block_bytes: int, rows_before: int, place: Place) -> str:
+    def where(self, block_bytes: int, rows_before: int, place: BadValue) -> str:
         """Return row and line of a place, in words; this reads the text up to there once more."""
         with closing(TextReader(self.file, self.source, self.limits)) as reader:
             dialect, start = reader.open(self.encoding)
@@ -459,7 +459,7 @@ class _Sent:
                 reason = f"{where}, {reason}"
                 if profile.label_problem is not None:
                     raise DataError(reason)
-            useful += kind is not Kind.EMPTY
+            useful += kind is not ColumnKind.EMPTY
             yield replace(profile, feature_problem=reason or None)
         if useful < 2:
             name = next(iter(found.facts))
@@ -469,8 +469,8 @@ class _Sent:
             )
 
 
-def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> Plan:
-    """Plan by the first records, as the intake does."""
+def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
+    """ParsePlan by the first records, as the intake does."""
     draft = _Everything(dialect, "", dialect.columns, texts, (), quick)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
