@@ -9,14 +9,12 @@ from dnnflow.results.store.store import Store
 from dnnflow.run.stages import run_pipeline
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.columns.recipe import Recipe, Source, TextOptions
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
     from distributed import Client
-
-_SOURCE_OPTIONS = ("delimiter", "quote", "encoding", "header", "storage_options")
 
 
 def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool = False,
@@ -82,7 +80,7 @@ def ingest(
         For everything wrong with the table, with row, column and value.
     """
     settings = settings or Settings.from_environment()
-    reading = {name: options.pop(name) for name in _SOURCE_OPTIONS if name in options}
+    reading = {name: options.pop(name) for name in TextOptions.model_fields if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets
     recipe = Recipe.from_dict({"label": label, **options})
     return ingest_source(

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from dnnflow.errors import InputError
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+"""Texts in a tuple; a list may stand for it."""
 
 
 class Parameters(BaseModel):
@@ -75,6 +79,11 @@ class Display:
     """On the command line, for the value."""
     is_told: bool | None = None
     """Whether a report tells it: always, never, or (None) where it is not at its default."""
+
+
+def fields_of(model: type[BaseModel], section: BaseModel) -> dict[str, Any]:
+    """Return those fields of a section that are a model's."""
+    return {name: value for name, value in section if name in model.model_fields}
 
 
 def require(condition: bool, rule: str, got: object) -> None:
@@ -162,13 +171,12 @@ def rule_of(field: FieldInfo, broken: str = "") -> str:
     if kind is bool:
         return "true or false"
     limits = _limits(field)
-    if kind is int:
-        return f"a whole number {limits}".rstrip()
-    if kind is float:
-        is_number = broken in ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-        word = "a finite number" if broken == "finite_number" else "a number"
-        return limits if is_number and limits else f"{word} {limits}".rstrip()
-    return {str: "a text"}.get(kind, "a mapping" if get_origin(kind) is dict else "a list")
+    if kind in (int, float):
+        if limits and broken in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+            return limits
+        word = "whole number" if kind is int else "finite number" if broken == "finite_number" else "number"
+        return f"a {word} {limits}".rstrip()
+    return {str: "a text", dict: "a mapping", tuple: "a list of texts"}.get(get_origin(kind) or kind, "valid")
 
 
 def plain_type(annotation: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dnnflow.cli.train_command import TrainCommand, train
+from dnnflow.cli.lazy_command import lazy
+from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.web_command import web
 from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
@@ -47,7 +48,7 @@ Overrides = Annotated[
 ]
 
 
-app.command(cls=TrainCommand)(train)
+app.command(cls=lazy(train_command))(train)
 app.command()(web)
 
 
@@ -132,29 +133,39 @@ def schema(
     _print_json(kinds[kind].model_json_schema())
 
 
-@app.command()
-def ingest(
-    source: Annotated[str, typer.Argument(help="Path or URL of a CSV.")],
-    label: Annotated[str, typer.Option(help="Name of the column to predict.")],
-    out: Annotated[Path | None, typer.Option(help="Directory that holds the datasets.")] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Column to leave out. Repeatable.")] = None,
-    missing_value: Annotated[
-        list[str] | None, typer.Option(help="What stands for missing. Repeatable.")
-    ] = None,
-    no_header: Annotated[bool, typer.Option("--no-header", help="The first line is data.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def ingest() -> None:
     """Make a dataset of a CSV and print what it holds."""
-    from dnnflow import api
-    from dnnflow.show.terminal import Progress, show_dataset
 
-    with Progress(quiet=as_json) as progress:
-        dataset = api.ingest(source, label, out=out, listener=progress, header=not no_header,
-                             drop=tuple(drop or ()), missing_values=tuple(missing_value or ()))  # fmt: skip
-    if as_json:
-        _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.describe()})
-    else:
-        show_dataset(dataset)
+
+def ingest_command() -> Callable[..., None]:
+    """Return the function of `dnnflow ingest`, whose options are the fields of a pipeline's sections."""
+    from dnnflow.cli.model_options import ModelOptions
+    from dnnflow.pipeline.study_pipeline import Pipeline
+
+    options = ModelOptions(Pipeline, ("dataset", "preprocess"), arguments={"source": "dataset.source"},
+                           left_out=("dataset.storage_options",))  # fmt: skip
+
+    def call(
+        given: dict[str, Any], *,
+        out: Annotated[Path | None, typer.Option(help="Directory that holds the datasets.")] = None,
+        as_json: AsJson = False,
+    ) -> None:  # fmt: skip
+        from dnnflow import api
+        from dnnflow.show.terminal import Progress, show_dataset
+
+        table = options.read(given, designs=1)
+        named = {**dict(table.source), **dict(table.recipe)}
+        with Progress(quiet=as_json) as progress:
+            dataset = api.ingest(named.pop("url"), named.pop("label"), out=out, listener=progress, **named)
+        if as_json:
+            _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.describe()})
+        else:
+            show_dataset(dataset)
+
+    return options.command(call)
+
+
+app.command(cls=lazy(ingest_command))(ingest)
 
 
 @app.command()

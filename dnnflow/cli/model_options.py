@@ -1,8 +1,8 @@
 """Make options of the command line from the fields of a pydantic model, and the model from what was given."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from inspect import Parameter
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, get_origin
 
 import typer
@@ -65,20 +65,37 @@ class ModelOptions:
             else:
                 yield _parameter(name, kind, info, str(default) if kind is str else default)
 
+    def command(self, call: Callable[..., None]) -> Callable[..., None]:
+        """Return a function whose signature lists the options, for typer.
+
+        Parameters
+        ----------
+        call
+            Its first parameter takes what was given to the options; the others are options of its own.
+        """
+        _, *own = signature(call).parameters.values()
+
+        def command(**given: Any) -> None:
+            call(given, **{one.name: given.pop(one.name) for one in own})
+
+        command.__signature__ = Signature([*self.parameters(), *own])  # type: ignore[attr-defined]
+        command.__annotations__ = {}
+        return command
+
     def read(self, given: Mapping[str, Any], **more: Any) -> Any:
         """Return the model that the values of a command's parameters describe.
 
         Parameters
         ----------
         more
-            What else the model takes: values of sections are laid under those of options.
+            What else the model takes; sections are laid under what options say.
 
         Raises
         ------
         InputError
             Naming the option, its rule and the value.
         """
-        plain = {name: dict(part) for name, part in more.items()}
+        plain = {name: dict(part) if isinstance(part, Mapping) else part for name, part in more.items()}
         for name, (path, field) in self.fields.items():
             value, (section, key) = given[name], path.split(".")
             default = self._default(path, field)
@@ -121,6 +138,8 @@ def _spelling(path: str, field: FieldInfo) -> str:
 def _help(field: FieldInfo) -> str:
     """Return a field's docstring, with the choices that it does not name."""
     text, kind = " ".join((field.description or "").split()), plain_type(field.annotation)
+    if field.default is True:
+        text = f"Off: {text[:1].lower()}{text[1:]}"
     choices = choices_of(kind)
     if not all(choice in text for choice in choices):
         text += f" One of {', '.join(choices)}."

@@ -2,13 +2,11 @@
 
 import json
 import sys
-from functools import cached_property
-from inspect import Parameter, Signature
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from dnnflow.settings import Settings
 
@@ -18,26 +16,12 @@ if TYPE_CHECKING:
     from dnnflow.run.train import Trained
 
 
-class TrainCommand(TyperCommand):
-    """The command, whose options are made when it is called: they are the fields of a pipeline's sections."""
-
-    @cached_property
-    def _made(self) -> Any:
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-        app.command(help=self.help)(_command(train_options()))
-        return typer.main.get_command(app)
-
-    def make_context(self, *given: Any, **more: Any) -> Any:
-        """Read the arguments as the made command does."""
-        return self._made.make_context(*given, **more)
-
-
 def train() -> None:
     """Train one model, data-parallel: replicas on the workers push to a parameter server."""
 
 
 def train_options() -> "ModelOptions":
-    """Return the options that describe a training."""
+    """Return the options that describe a training: the fields of a pipeline's sections."""
     from dnnflow.cli.model_options import ModelOptions
     from dnnflow.pipeline.training_pipeline import TrainPipeline
 
@@ -50,29 +34,22 @@ def train_options() -> "ModelOptions":
     )
 
 
-def _command(options: "ModelOptions") -> Any:
-    """Return the function of the command, whose signature lists the options."""
+def train_command() -> Callable[..., None]:
+    """Return the function of `dnnflow train`."""
+    options = train_options()
 
-    def call(*, cluster: str | None, as_json: bool, **given: Any) -> None:
+    def call(
+        given: dict[str, Any], *,
+        cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    ) -> None:  # fmt: skip
         for names in ("data_features", "data_labels"):
             given[names] = tuple(name.strip() for name in given[names].split(",") if name.strip())
         folder = Path.cwd()  # of own modules, as `python` does
         pipeline = options.read(given, model={"code_folder": str(folder)}, executor={"address": cluster})
         _train(_with_absolute_checkpoint(pipeline), as_json=as_json)
 
-    own = (("cluster", str | None, typer.Option(help="Address of a Dask scheduler."), None),
-           ("as_json", bool, typer.Option("--json", help="Print JSON for machines."), False))  # fmt: skip
-    call.__signature__ = Signature(  # type: ignore[attr-defined]
-        [
-            *options.parameters(),
-            *(
-                Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
-                for name, kind, info, default in own
-            ),
-        ]
-    )
-    call.__annotations__ = {}
-    return call
+    return options.command(call)
 
 
 def _with_absolute_checkpoint(pipeline: "TrainPipeline") -> "TrainPipeline":

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from dnnflow.errors import InputError
+from dnnflow.parameters import CheckedParameters, Parameters
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,28 +26,24 @@ class TrialState(StrEnum):
     """Its worker died each time it was run."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a study trains, besides what each design says. Part of what makes two studies the same."""
+class TrainingOptions(Parameters):
+    """How a study trains, besides what each design says."""
 
     engine: str = "auto"
-    """Name of a registered engine; `auto` gives each design to the fastest that can train it."""
-    validation_fraction: float = 0.0
-    """Share of the training rows held back to watch, in [0, 1)."""
-    time_limit_s: float | None = None
-    """Seconds of training after which a design fails; None for no limit."""
+    """auto (the fastest that can train a design), compiled, stacked, keras, sklearn, or one of a package."""
+    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training rows held back for early stopping and plateau schedules."""
+    time_limit_s: float | None = Field(default=None, gt=0.0)
+    """Seconds of training after which a design fails."""
     measured_alone: bool = False
-    """Whether every design is trained by itself, so that its training time is no share of a stack's."""
-    stack_mb: float = 8.0
-    """Memory in MiB of a stack's weights, gradients and moments at most."""
+    """Train every design by itself, so that its training time is its own and no share of a stack's."""
+    stack_mb: float = Field(default=8.0, gt=0.0)
+    """Memory in MiB of a stack's weights, gradients and moments: 8 stay in a processor's cache; where all
+    workers have GPUs, take a tenth of their memory."""
 
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise InputError(f"validation_fraction must be in [0, 1), got {self.validation_fraction}")
-        if not self.stack_mb > 0:
-            raise InputError(f"stack_mb must be > 0, got {self.stack_mb}")
-        if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise InputError(f"time_limit_s must be > 0, got {self.time_limit_s}; leave it out for no limit")
+
+class TrainingSettings(TrainingOptions, CheckedParameters):
+    """How a study trains: part of what makes two studies the same."""
 
 
 @dataclass(frozen=True, slots=True)

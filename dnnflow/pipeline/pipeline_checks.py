@@ -21,7 +21,6 @@ from dnnflow.errors import DesignError, DnnflowError, InputError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.pipeline.training_pipeline import find_doubts as find_doubts_of_training
-from dnnflow.table.columns.recipe import Recipe, Source
 
 Location = tuple[str | int, ...]
 Doubt = tuple[Location, str]
@@ -31,10 +30,6 @@ _SIZE = re.compile(r"\s*(\d+\.?\d*(?:e\d{1,3})?|\.\d+)\s*(?:[kmgtp]i?)?b?\s*", r
 """What Dask takes for a size: a number and its unit."""
 _ROUNDS = 3
 """Fields refused, then the rule about the number of designs, then nothing."""
-_SOURCE = {"source": "url", "delimiter": "delimiter", "quote": "quote", "encoding": "encoding"}
-"""Fields of the dataset section that `Source` checks, and what it calls them."""
-_RECIPE = ("label", "drop", "missing_values", "text_columns")
-"""Fields of the dataset section that `Recipe` checks; of preprocessing, their types say all."""
 
 
 def validate_training(data: Mapping[str, Any]) -> tuple[TrainPipeline | None, list[Any]]:
@@ -104,7 +99,7 @@ def find_doubts(pipeline: Pipeline, refused: set[Location], folder: Path) -> lis
     fields = {where[:2] for where in refused}
     found: list[Doubt] = []
     with _importable(folder):
-        for check in (_dataset, _space, _reference, _engine, check_executor):
+        for check in (_space, _reference, _engine, check_executor):
             found += check(pipeline)
         if ("space", "optimizer") not in fields | {where for where, _ in found}:
             found += _optimizer_parameters(pipeline)
@@ -133,14 +128,6 @@ def _refusal(where: Location, build: Callable[[], object]) -> Iterator[Doubt]:
         build()
     except DnnflowError as error:
         yield where, str(error).removeprefix(f"{where[-1]}: ")
-
-
-def _dataset(pipeline: Pipeline) -> Iterator[Doubt]:
-    for name, value in pipeline.dataset.model_dump(exclude_unset=True).items():
-        if name in _SOURCE:
-            yield from _refusal(("dataset", name), partial(Source, **{"url": "-", _SOURCE[name]: value}))
-        elif name in _RECIPE:
-            yield from _refusal(("dataset", name), partial(Recipe, **{"label": "-", name: value}))
 
 
 def _space(pipeline: Pipeline) -> Iterator[Doubt]:

@@ -1,12 +1,12 @@
 """Hold what all sections of a pipeline have in common, and the section about refitting its best design."""
 
-from typing import Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from dnnflow.parallel.spec.algorithm import Algorithm, Exchange, Kind, KindName, RefitExchange
 from dnnflow.parallel.spec.train_options import RefitOptions
-from dnnflow.parameters import Parameters
+from dnnflow.parameters import Parameters, fields_of
 
 
 class Section(Parameters):
@@ -43,8 +43,3 @@ class RefitSection(RefitExchange, AlgorithmSection, RefitOptions):
     """Passes over the whole table; default: the epochs that the design was trained for."""
     batch_size: int | None = Field(default=None, ge=1)
     """Rows of one replica's step; default: the design's."""
-
-
-def fields_of(model: type[BaseModel], section: BaseModel) -> dict[str, Any]:
-    """Return those fields of a section that are a model's."""
-    return {name: value for name, value in section if name in model.model_fields}

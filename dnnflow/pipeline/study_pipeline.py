@@ -13,51 +13,35 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from dnnflow.design.draws import KINDS
 from dnnflow.design.space import Space
-from dnnflow.engines.records import TrainingSettings
+from dnnflow.engines.records import TrainingOptions, TrainingSettings
+from dnnflow.parameters import Seed, fields_of
 from dnnflow.pipeline.sections import RefitSection, Section
-from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.columns.recipe import (
+    ColumnOptions,
+    FileUrl,
+    PreprocessOptions,
+    Recipe,
+    Source,
+    TextOptions,
+)
 
 
-class DatasetSection(Section):
+class TableSection(Section):
+    """Where a table is."""
+
+    source: FileUrl
+    """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
+
+
+class DatasetSection(TextOptions, ColumnOptions, TableSection):
     """Where the table is and how its text is read."""
 
-    source: str
-    """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
-    label: str
-    """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
-    drop: tuple[str, ...] = ()
-    """Columns to leave out."""
-    missing_values: tuple[str, ...] = ()
-    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
-    text_columns: tuple[str, ...] = ()
-    """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
-    delimiter: str | None = None
-    """Character between fields; found out where absent."""
-    quote: str = '"'
-    """Character around quoted fields."""
-    encoding: str | None = None
-    """Text encoding, e.g. utf-8, utf-16, latin-1; found out where absent."""
-    header: bool = True
-    """Whether the first line names the columns."""
-    storage_options: dict[str, Any] = Field(default={})
-    """Options for fsspec (remote file systems)."""
-    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """Share of the rows kept for the test."""
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Seed = 0
     """Seeds the split and the order of rows in training."""
 
 
-class PreprocessSection(Section):
+class PreprocessSection(PreprocessOptions, Section):
     """How columns become the network's input. Statistics come from the training rows only."""
-
-    missing: Literal["zero", "mean", "median", "most_frequent"] = "zero"
-    """What replaces a missing number."""
-    indicator: bool = False
-    """Whether each column with missing values gets a second column that says where they were."""
-    scale: Literal["minmax", "standard", "none"] = "minmax"
-    """minmax: to [0, 1]; standard: mean 0 and standard deviation 1."""
-    clip: bool = False
-    """Whether test rows and new rows are clipped to the range of the training rows."""
 
 
 class Choice(Section):
@@ -243,22 +227,11 @@ class SpaceSection(Section):
         return Space.from_dict(data)
 
 
-class TrainingSection(Section):
+class TrainingSection(TrainingOptions, Section):
     """How designs are trained."""
 
-    engine: str = "auto"
-    """auto (the fastest that can train a design), compiled, stacked, keras, sklearn, or one of a package."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: GPU workers where the cluster has some, and CPU workers too."""
-    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training rows held back for early stopping and plateau schedules."""
-    time_limit_s: float | None = Field(default=None, gt=0.0)
-    """Seconds of training after which a design fails."""
-    measured_alone: bool = False
-    """Train every design by itself, so that its training time is its own and no share of a stack's."""
-    stack_mb: float = Field(default=8.0, gt=0.0)
-    """Memory in MiB of a stack's weights, gradients and moments: 8 stay in a processor's cache; where all
-    workers have GPUs, take a tenth of their memory."""
 
 
 class ExecutorSection(Section):
@@ -324,37 +297,18 @@ class Pipeline(Section):
     @property
     def source(self) -> Source:
         """How the table's text is read."""
-        data = self.dataset
-        return Source(url=data.source, delimiter=data.delimiter, quote=data.quote, encoding=data.encoding,
-                      header=data.header, storage_options=dict(data.storage_options))  # fmt: skip
+        return Source(url=self.dataset.source, **fields_of(TextOptions, self.dataset))
 
     @property
     def recipe(self) -> Recipe:
         """What makes the table a dataset."""
-        data, steps = self.dataset, self.preprocess
-        return Recipe(
-            label=data.label,
-            drop=data.drop,
-            missing_values=data.missing_values,
-            text_columns=data.text_columns,
-            test_fraction=data.test_fraction,
-            split_seed=data.seed,
-            missing=steps.missing,
-            indicator=steps.indicator,
-            scale=steps.scale,
-            clip=steps.clip,
-        )
+        columns, steps = fields_of(ColumnOptions, self.dataset), dict(self.preprocess)
+        return Recipe(split_seed=self.dataset.seed, **columns, **steps)
 
     @property
     def training_settings(self) -> TrainingSettings:
         """What of the training section makes studies differ."""
-        return TrainingSettings(
-            engine=self.training.engine,
-            validation_fraction=self.training.validation_fraction,
-            time_limit_s=self.training.time_limit_s,
-            measured_alone=self.training.measured_alone,
-            stack_mb=self.training.stack_mb,
-        )
+        return TrainingSettings(**fields_of(TrainingOptions, self.training))
 
     def plain(self) -> dict[str, Any]:
         """Return what was set, as JSON types; `Pipeline.model_validate` reads it back."""

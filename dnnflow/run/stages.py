@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,7 @@ def without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
     """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
-    training = asdict(pipeline.training_settings)
+    training = pipeline.training_settings.to_dict()
     return content_id(
         {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
     )

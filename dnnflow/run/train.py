@@ -12,7 +12,7 @@ from dnnflow.events import Listener, ignore
 from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import RunOptions, TrainOptions
-from dnnflow.pipeline.sections import fields_of
+from dnnflow.parameters import fields_of
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.settings import Settings
 from dnnflow.table.rows.source import RowSource

@@ -236,7 +236,7 @@ def test_numbers_beyond_the_arithmetic(tmp_path: Path):
         ({"split_seed": -1}, "split_seed must be in"),
         ({"missing": "nought"}, "missing must be one of zero, mean, median, most_frequent, got 'nought'"),
         ({"scale": "log"}, "scale must be one of minmax, standard, none, got 'log'"),
-        ({"lable": "y"}, "unknown field 'lable'; a recipe has clip, drop,"),
+        ({"lable": "y"}, "Recipe takes label, drop, .*got 'lable'"),
     ],
 )
 def test_a_recipe_that_breaks_a_rule(fields: dict, message: str):

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.spec.algorithm import Algorithm, Nested
-from dnnflow.parameters import CheckedParameters, Display, Parameters
+from dnnflow.parameters import CheckedParameters, Display, Parameters, Seed
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {">": operator.gt, "<": operator.lt}
 
@@ -86,7 +86,7 @@ class RunOptions(RefitOptions):
         int, Display("{batch_size:,} rows of a replica", "Batch", option="batch", is_told=True)
     ] = Field(default=100, ge=1)
     """Rows of one replica's step."""
-    seed: Annotated[int, Display("{seed}", is_told=True)] = Field(default=0, ge=0, lt=2**63)
+    seed: Annotated[Seed, Display("{seed}", is_told=True)] = 0
     """Of the order of rows."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """auto: replicas on workers that declare a GPU, if there are any."""

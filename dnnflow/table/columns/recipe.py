@@ -1,18 +1,69 @@
-"""Say what to read and how to make a dataset of it: plain values, validated once."""
+"""Describe what to read and how to make a dataset of it: plain values, validated once."""
 
 import codecs
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from dnnflow.errors import InputError
+from dnnflow.parameters import CheckedParameters, Display, Parameters, Seed, Texts, require
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+def _names_a_file(url: str) -> str:
+    if not url:
+        raise InputError("url must name a file, got an empty text; give a path or a URL")
+    return url
+
+
+FileUrl = Annotated[str, AfterValidator(_names_a_file)]
+
+
+class TextOptions(Parameters):
+    """How the text of a table is written."""
+
+    delimiter: str | None = None
+    """Character between fields; found among comma, semicolon, tab and bar where absent."""
+    quote: str = '"'
+    """Character around quoted fields; empty for a file without quoting."""
+    encoding: str | None = None
+    """Text encoding, e.g. utf-8, utf-16, latin-1; where absent UTF-8 or UTF-16 by byte order mark, else
+    UTF-8, else Latin-1."""
+    header: bool = True
+    """Whether the first line names the columns; without, they are column_1, column_2, …"""
+    storage_options: dict[str, Any] = Field(default={})
+    """Options for fsspec (remote file systems); no part of a dataset's identity."""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_one_character(cls, delimiter: str | None) -> str | None:
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '\r\n"'):
+            raise InputError(f"delimiter must be one character, got {delimiter!r}; leave it out to find it")
+        require(delimiter is None or delimiter.isascii(), "delimiter must be an ASCII character", delimiter)
+        return delimiter
+
+    @field_validator("quote")
+    @classmethod
+    def _is_at_most_one(cls, quote: str) -> str:
+        is_right = len(quote) <= 1 and quote not in ("\r", "\n") and quote.isascii()
+        require(is_right, "quote must be one ASCII character or empty", quote)
+        return quote
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str | None) -> str | None:
+        try:
+            codecs.lookup(encoding or "utf-8")
+        except LookupError:
+            raise InputError(
+                f"encoding must be one that Python knows, got {encoding!r}; leave it out to detect it"
+            ) from None
+        return encoding
+
+
+class Source(TextOptions, CheckedParameters):
     """A CSV and how it is written.
 
     Raises
@@ -21,56 +72,52 @@ class Source:
         If a field breaks its rule.
     """
 
-    url: str
+    url: FileUrl
     """Path of a file, or a URL that fsspec knows. Gzip and zstd are recognised by their first bytes."""
-    delimiter: str | None = None
-    """One character between values; None to find it among comma, semicolon, tab and bar."""
-    quote: str = '"'
-    """One character around values that contain delimiters; empty for a file without quoting."""
-    encoding: str | None = None
-    """Name of the encoding; None for UTF-8 or UTF-16 by byte order mark, else UTF-8, else Latin-1."""
-    header: bool = True
-    """Whether the first row holds the columns' names; without, they are column_1, column_2, ..."""
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
-    """Passed to fsspec; not part of a dataset's identity."""
 
-    def __post_init__(self) -> None:
-        if not self.url:
-            raise InputError("url must name a file, got an empty text; give a path or a URL")
-        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"'):
-            raise InputError(
-                f"delimiter must be one character, got {self.delimiter!r}; leave it out to find it"
-            )
-        if len(self.quote) > 1 or self.quote in ("\r", "\n") or not self.quote.isascii():
-            raise InputError(f"quote must be one ASCII character or empty, got {self.quote!r}")
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
         if self.quote and self.quote == self.delimiter:
             raise InputError(f"quote and delimiter must differ, got {self.quote!r} for both")
-        if self.delimiter is not None and not self.delimiter.isascii():
-            raise InputError(f"delimiter must be an ASCII character, got {self.delimiter!r}")
-        if self.encoding is not None:
-            self._check_encoding(self.encoding)
+        return self
 
-    @staticmethod
-    def _check_encoding(encoding: str) -> None:
-        try:
-            codecs.lookup(encoding)
-        except LookupError:
-            raise InputError(
-                f"encoding must be one that Python knows, got {encoding!r}; leave it out to detect it"
-            ) from None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return asdict(self)
+class ColumnOptions(Parameters):
+    """Which columns and rows of a table are what."""
 
+    label: str
+    """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
+    drop: Texts = ()
+    """Columns to leave out."""
+    missing_values: Annotated[Texts, Display(option="missing-value")] = ()
+    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
+    text_columns: Annotated[Texts, Display(option="text-column")] = ()
+    """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the rows kept for the test."""
+
+    @field_validator("label")
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a source of plain values; unknown names are refused."""
-        return cls(**_known(cls, values))
+    def _names_a_column(cls, label: str) -> str:
+        if not label:
+            raise InputError("label must name a column, got an empty text; give the column to predict")
+        return label
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
+class PreprocessOptions(Parameters):
+    """How columns become the network's input. Statistics come from the training rows only."""
+
+    missing: Missing = "zero"
+    """What replaces a missing number."""
+    indicator: bool = False
+    """Whether each column with missing values gets a second column that says where they were."""
+    scale: Scale = "minmax"
+    """minmax: to [0, 1]; standard: mean 0 and standard deviation 1; none: as it is."""
+    clip: bool = False
+    """Whether test rows and new rows are clipped to the range of the training rows."""
+
+
+class Recipe(PreprocessOptions, ColumnOptions, CheckedParameters):
     """How a table becomes a dataset. Part of the dataset's identity.
 
     Raises
@@ -79,63 +126,11 @@ class Recipe:
         If a field breaks its rule.
     """
 
-    label: str
-    """Name of the column to predict."""
-    drop: tuple[str, ...] = ()
-    """Columns to leave out."""
-    missing_values: tuple[str, ...] = ()
-    """Texts that mean missing, besides empty, NA, N/A, NaN, null, None and ? (those in any case)."""
-    text_columns: tuple[str, ...] = ()
-    """Columns to take as text though their values are numbers."""
-    test_fraction: float = 0.2
-    """Share of the rows held back for the test, in (0, 1)."""
-    split_seed: int = 0
-    """Seed of the split and of the order of rows in training, >= 0."""
-    missing: Missing = "zero"
-    """What takes the place of a missing value."""
-    indicator: bool = False
-    """Whether a column with missing training values gets a second one that says where."""
-    scale: Scale = "minmax"
-    """minmax: training range to [0, 1]; standard: mean 0, deviation 1; none: as it is."""
-    clip: bool = False
-    """Whether values outside the training range, in test rows and new rows, are moved to its ends."""
+    split_seed: Seed = 0
+    """Seed of the split and of the order of rows in training."""
 
-    def __post_init__(self) -> None:
-        for name in ("drop", "missing_values", "text_columns"):
-            object.__setattr__(self, name, _texts(name, getattr(self, name)))
-        if not self.label:
-            raise InputError("label must name a column, got an empty text; give the column to predict")
+    @model_validator(mode="after")
+    def _keeps_its_label(self) -> Self:
         if self.label in self.drop:
             raise InputError(f"label must not be dropped, got {self.label!r} in drop; remove it there")
-        if not 0.0 < self.test_fraction < 1.0:
-            raise InputError(f"test_fraction must be in (0, 1), got {self.test_fraction}; 0.2 is usual")
-        if not 0 <= self.split_seed < 2**63:
-            raise InputError(f"split_seed must be in [0, 2^63), got {self.split_seed}")
-        if self.missing not in get_args(Missing):
-            raise InputError(f"missing must be one of {', '.join(get_args(Missing))}, got {self.missing!r}")
-        if self.scale not in get_args(Scale):
-            raise InputError(f"scale must be one of {', '.join(get_args(Scale))}, got {self.scale!r}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Make a recipe of plain values; unknown names are refused."""
-        return cls(**_known(cls, values))
-
-
-def _texts(name: str, values: Any) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(v, str) for v in values):
-        raise InputError(f"{name} must be a list of texts, got {values!r}; put it in a list")
-    return tuple(values)
-
-
-def _known(cls: type[Source] | type[Recipe], values: Mapping[str, Any]) -> dict[str, Any]:
-    known = {f.name for f in fields(cls)}
-    if unknown := sorted(set(values) - known):
-        raise InputError(
-            f"unknown field {unknown[0]!r}; a {cls.__name__.lower()} has {', '.join(sorted(known))}"
-        )
-    return dict(values)
+        return self
