@@ -25,8 +25,8 @@ from dnnflow.design.space import Space
 from dnnflow.engines.records import TrialState
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
 from dnnflow.execute.dask import DaskExecutor
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord
 from dnnflow.results.view.depth import Band, points
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.study import Study
@@ -123,7 +123,7 @@ def train(
     """Train designs as a new study, and return its numbers."""
     settings = Settings.from_environment({"DNNFLOW_HOME": str(home)})
     store = Store(settings.store_url)
-    record = StudyRecord(
+    record = RunRecord(
         key="depth", name="depth", dataset_id=dataset.id, dataset_path=str(dataset.path),
         n_designs=len(designs), pipeline={"training": training, "outputs": {"models": 0}},
         dataset=dataset.describe(),

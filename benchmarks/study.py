@@ -23,8 +23,8 @@ from dnnflow.design.space import Space
 from dnnflow.events import Event, TrialsStored
 from dnnflow.execute.cluster import ClusterSpec, open_cluster
 from dnnflow.execute.dask import DaskExecutor
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.table.columns.recipe import Recipe, Source
@@ -58,7 +58,7 @@ def driver_mb() -> float:
 def begin(name: str, designs: list[Design], dataset: Dataset, settings: Settings, engine: str) -> Study:
     """Put a new study into the store."""
     store = Store(settings.store_url)
-    record = StudyRecord(
+    record = RunRecord(
         key=name, name=name, dataset_id=dataset.id, dataset_path=str(dataset.path), n_designs=len(designs),
         pipeline={"training": {"engine": engine}}, dataset=dataset.describe(),
     )  # fmt: skip

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+class Command(StrEnum):
+    """What a person wants of a run that has not finished; its driver acts within a second."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    """Nothing more is handed out; the process and its cluster wait."""
+    CANCEL = "cancel"
+    """What is in flight is stopped, and the process ends; what has been stored stays."""
+
+
 class Stage(StrEnum):
     """The stages of a study, in order."""
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import postgres, url  # noqa: F401
+
 # Before anything imports TensorFlow: one thread, no banner
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

@@ -8,8 +8,8 @@ from threading import Event, Thread
 
 import httpx
 
+from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyState
 from dnnflow.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def measure(seconds: float) -> None:
         home = Path(folder)
         store = Store(Settings.from_environment({"DNNFLOW_HOME": str(home)}).store_url)
         more = int(MORE_S * (seconds + 60))
-        study_id = insert_study(store, TRIALS, designs=TRIALS + more, state=StudyState.RUNNING)
+        study_id = insert_study(store, TRIALS, designs=TRIALS + more, state=RunState.RUNNING)
         with web_server(home) as (client, _):
             for which in ("first", "second"):
                 for name, path in (

@@ -204,14 +204,14 @@ def resume(
 ) -> None:
     """Train what is missing of a study, as its pipeline says; a paused one goes on where it is paused."""
     from dnnflow.api import open_study
+    from dnnflow.events import Command
     from dnnflow.results.store.commands import is_paused, request
-    from dnnflow.results.store.study_record import Wanted
     from dnnflow.run.stages import require_success
     from dnnflow.show.terminal import Progress, show_study
 
     study = open_study(study_id)
     if not failed and is_paused(study.store, study.id):
-        _print(request(study.store, study.id, Wanted.RUN))
+        _print(request(study.store, study.id, Command.RUN))
         return
     if failed:
         study.forget_failed()
@@ -237,12 +237,12 @@ def cancel(study_id: StudyId) -> None:
 
 
 def _request(study_id: str, wanted: str) -> None:
+    from dnnflow.events import Command
     from dnnflow.results.store.commands import request
     from dnnflow.results.store.store import Store
-    from dnnflow.results.store.study_record import Wanted
 
     with Store(Settings.from_environment().store_url) as store:
-        _print(request(store, store.study(study_id).study_id, Wanted(wanted)))
+        _print(request(store, store.study(study_id).study_id, Command(wanted)))
 
 
 @app.command()

@@ -1,17 +1,16 @@
-"""A run that goes on is paused, goes on again, or is stopped, as the store says that it is wanted."""
+"""Pause, continue or stop a run that goes on, as the store commands."""
 
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dnnflow.errors import StoreError
-from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import Wanted
+from dnnflow.events import Command
 
 LOOK_S = 0.5
-"""How often the store is asked what is wanted."""
+"""How often the store is asked what is commanded."""
 PAUSE_GRACE_S = 5.0
 """How long what is in flight may take to end when a pause is asked for; then it is given back."""
 
@@ -26,45 +25,47 @@ def interrupt(thread: int) -> None:
 
 
 class Control:
-    """What is wanted of a run, written by one thread and obeyed by the one that trains."""
+    """The command of a run, written by one thread and acted upon by the one that trains."""
 
     def __init__(self, grace_s: float = PAUSE_GRACE_S) -> None:
         self._grace_s = grace_s
         self._changed = threading.Event()
-        self._wanted = Wanted.RUN
+        self._command = Command.RUN
         self._asked_s = 0.0
         self._thread: int | None = None
 
     @property
-    def wanted(self) -> Wanted:
-        """What was asked for last."""
-        return self._wanted
+    def command(self) -> Command:
+        """What was commanded last."""
+        return self._command
 
     @property
     def may_begin(self) -> bool:
         """Whether another pack may be handed out."""
-        return self._wanted is Wanted.RUN
+        return self._command is Command.RUN
 
     @property
     def must_end(self) -> bool:
         """Whether what is in flight is to be stopped."""
         asked_ago_s = time.monotonic() - self._asked_s
-        return self._wanted is Wanted.CANCEL or (self._wanted is Wanted.PAUSE and asked_ago_s > self._grace_s)
+        return self._command is Command.CANCEL or (
+            self._command is Command.PAUSE and asked_ago_s > self._grace_s
+        )
 
-    def ask(self, wanted: Wanted) -> None:
-        """Say what is wanted from now on; also to be called now and then, so that a pause's grace ends."""
-        if wanted is not self._wanted:
+    def send(self, command: Command) -> None:
+        """Command something; to be called now and then with the same, too, so that a pause's grace ends."""
+        if command is not self._command:
             self._asked_s = time.monotonic()
-            self._wanted = wanted
+            self._command = command
             self._changed.set()
         if self.must_end and (thread := self._thread) is not None:
             interrupt(thread)
 
     def wait(self) -> None:
-        """Wait while a pause is wanted."""
-        while self._wanted is Wanted.PAUSE:
+        """Wait while a pause is commanded."""
+        while self._command is Command.PAUSE:
             self._changed.clear()
-            if self._wanted is Wanted.PAUSE:
+            if self._command is Command.PAUSE:
                 self._changed.wait(LOOK_S)
 
     @contextmanager
@@ -78,11 +79,11 @@ class Control:
 
 
 @contextmanager
-def control_from(store: Store, study_id: str) -> Iterator[Control]:
-    """Yield a control that says what the store says of a study, while the block lasts."""
+def control_from(read: Callable[[], Command]) -> Iterator[Control]:
+    """Yield a control that says what `read` returns, again and again, while the block lasts."""
     control, ended = Control(), threading.Event()
-    control.ask(store.wanted(study_id))
-    thread = threading.Thread(target=_look, args=(store, study_id, control, ended), daemon=True)
+    control.send(read())
+    thread = threading.Thread(target=_look, args=(read, control, ended), daemon=True)
     thread.start()
     try:
         yield control
@@ -91,10 +92,10 @@ def control_from(store: Store, study_id: str) -> Iterator[Control]:
         thread.join()
 
 
-def _look(store: Store, study_id: str, control: Control, ended: threading.Event) -> None:
+def _look(read: Callable[[], Command], control: Control, ended: threading.Event) -> None:
     while not ended.wait(LOOK_S):
         try:
-            wanted = store.wanted(study_id)
+            command = read()
         except StoreError:  # a store that is briefly away: the next look may reach it
-            wanted = control.wanted
-        control.ask(wanted)
+            command = control.command
+        control.send(command)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fsspec
 
@@ -17,8 +17,15 @@ from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
 from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.run_record import (
+    RunRecord,
+    RunState,
+    check_study_id,
+    mask_credentials,
+    new_study_id,
+    taken_id,
+)
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState, check_study_id, new_study_id, taken_id
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.study import Study
@@ -114,16 +121,16 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     key = study_key(pipeline, dataset, designs)
     known = _known(store, key, new=new, study_id=study_id)
     path = str(dataset.path.absolute())
-    plain = without_secrets(pipeline.plain())
+    plain = mask_credentials(pipeline.plain())
     if known is not None:
         store.renew(known.study_id, pipeline=plain, dataset_path=path)
         store.start(known.study_id)
     else:
-        known = StudyRecord(
-            study_id=study_id or new_study_id(),
+        known = RunRecord(
+            run_id=study_id or new_study_id(),
             key=key,
             name=pipeline.name,
-            state=StudyState.RUNNING,
+            state=RunState.RUNNING,
             created_at=now(),
             updated_at=now(),
             dataset_id=dataset.id,
@@ -137,7 +144,7 @@ def begin(pipeline: Pipeline, dataset: Dataset, settings: Settings, *, new: bool
     return Study(store, settings, known.study_id)
 
 
-def _known(store: Store, key: str, *, new: bool, study_id: str | None) -> StudyRecord | None:
+def _known(store: Store, key: str, *, new: bool, study_id: str | None) -> RunRecord | None:
     """Return the study that goes on, None where a new one is to be made."""
     if study_id is None:
         return None if new else store.study_of(key)
@@ -145,14 +152,6 @@ def _known(store: Store, key: str, *, new: bool, study_id: str | None) -> StudyR
     if held is not None and (new or held.key != key):
         raise taken_id(study_id)
     return held
-
-
-def without_secrets(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return a pipeline for the store: how to log in to a file system is nothing that results need."""
-    options = plain.get("dataset", {}).get("storage_options")
-    if not options:
-        return plain
-    return {**plain, "dataset": {**plain["dataset"], "storage_options": dict.fromkeys(options, "…")}}
 
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:

@@ -13,12 +13,12 @@ from dnnflow.engines.records import Outcome, Portion, TrainingSettings, Trial, T
 from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.engines.stacked.stack_plan import activations_of
 from dnnflow.errors import StudyStopped
-from dnnflow.events import Listener, Notice, TrialsStored, ignore
+from dnnflow.events import Command, Listener, Notice, TrialsStored, ignore
 from dnnflow.execute.control import Control, Stopped, control_from
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
+from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState, Wanted
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.run.saved_model import BestWeights, Place, read_weights, save_model
 from dnnflow.settings import Settings
@@ -51,7 +51,7 @@ class Study:
     study_id: str
 
     @property
-    def record(self) -> StudyRecord:
+    def record(self) -> RunRecord:
         """The study as the store has it now."""
         return self.store.study(self.study_id)
 
@@ -94,7 +94,7 @@ class Study:
     @property
     def is_finished(self) -> bool:
         """Whether every design has a trial."""
-        return self.record.state is StudyState.FINISHED
+        return self.record.state is RunState.FINISHED
 
     def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
         """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
@@ -136,23 +136,23 @@ class Study:
         StudyError
             If another living process trains this study.
         """
-        if self.record.state is StudyState.STOPPED and shard is None:
+        if self.record.state is RunState.STOPPED and shard is None:
             self.store.start(self.study_id)
         with self.store.driving(self.study_id):
             missing = self.missing(shard)
             try:
                 if missing:
-                    self.store.set_state(self.study_id, StudyState.RUNNING)
-                    self.store.set_dashboard(self.study_id, executor.dashboard)
+                    self.store.set_state(self.study_id, RunState.RUNNING)
+                    self.store.tell(self.study_id, dashboard=executor.dashboard)
                     if self.plan.summary and (shard is None or shard[0] == 0):
                         listener(Notice(self.plan.summary))
-                    with control_from(self.store, self.study_id) as control:
+                    with control_from(lambda: self.store.command(self.study_id)) as control:
                         Drive(self, listener).run(executor, self.plan.containing(missing, shard), control)
             except BaseException:
-                self.store.set_state(self.study_id, StudyState.STOPPED)
+                self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
             if not self.missing():
-                self.store.set_state(self.study_id, StudyState.FINISHED)
+                self.store.set_state(self.study_id, RunState.FINISHED)
 
     def save_models(self, listener: Listener = ignore) -> list[Path]:
         """Write the best designs' models as `.keras` files and return their paths, best first."""
@@ -188,7 +188,7 @@ class Study:
         with self.store.driving(self.study_id):
             forgotten = self.store.forget_failed(self.study_id)
             if forgotten:
-                self.store.set_state(self.study_id, StudyState.STOPPED)
+                self.store.set_state(self.study_id, RunState.STOPPED)
         return forgotten
 
     def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
@@ -258,9 +258,9 @@ class Drive:
         left = list(portions)
         with shown_on(executor.client, Shown(self._study.record.name, self._tally.numbers), self._listener):
             while left := [portion for portion in left if not self._has(portion)]:
-                if control.wanted is Wanted.CANCEL:
+                if control.command is Command.CANCEL:
                     raise self._stopped()
-                if control.wanted is Wanted.PAUSE:
+                if control.command is Command.PAUSE:
                     self._pause(control)
                 else:
                     with suppress(Stopped):
@@ -286,12 +286,12 @@ class Drive:
     def _pause(self, control: Control) -> None:
         """Wait while a pause is wanted; the time is none of the training's."""
         study, start = self._study, time.monotonic()
-        study.store.set_obeyed(study.id, Wanted.PAUSE)
+        study.store.acknowledge(study.id, Command.PAUSE)
         self._listener(Notice(f"paused by request, {self._done()}; dnnflow resume {study.id} goes on"))
         control.wait()
         self._start += time.monotonic() - start
-        if control.wanted is Wanted.RUN:
-            study.store.set_obeyed(study.id, Wanted.RUN)
+        if control.command is Command.RUN:
+            study.store.acknowledge(study.id, Command.RUN)
             self._listener(Notice("goes on by request"))
 
     def _stopped(self) -> StudyStopped:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dnnflow.engines.records import TrialState
     from dnnflow.parallel.driver.history import History
-    from dnnflow.results.store.study_record import StudyRecord
+    from dnnflow.results.store.run_record import RunRecord
     from dnnflow.run.study import Study
     from dnnflow.table.store.dataset import Dataset
 
@@ -159,7 +159,7 @@ def replica_table(history: "History") -> Table:
     return table
 
 
-def show_studies(records: "Sequence[tuple[StudyRecord, Mapping[TrialState, int]]]") -> None:
+def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]") -> None:
     """Print a table of studies."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("study", "state", "made (UTC)", "trials", "failed"):

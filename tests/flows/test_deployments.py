@@ -19,8 +19,8 @@ from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.pipeline.pipeline_file import load_any, load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import RunState, new_study_id
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyState, new_study_id
 from dnnflow.serve.processes import free_port
 from dnnflow.serve.service_commands import prefect_environment
 from dnnflow.settings import Settings
@@ -241,7 +241,7 @@ def test_a_job_is_a_run_with_its_own_study(server: PrefectServer, launcher: Pref
     flow_run = server.call(f"/flow_runs/{done.run_url.rsplit('/', 1)[1]}")
     assert flow_run["parameters"]["study_id"] == study_id
     with store(server) as results:
-        assert results.study(study_id).state is StudyState.FINISHED
+        assert results.study(study_id).state is RunState.FINISHED
     assert [one.launch_id for one in launcher.all()] == [study_id]
 
 
@@ -270,7 +270,7 @@ def test_cancelled_jobs_end_and_go_on(server: PrefectServer, launcher: PrefectLa
     done = end_of(launcher, study_id)
     assert done.state is LaunchState.CANCELLED
     with store(server) as results:
-        assert results.study(study_id).state is StudyState.STOPPED
+        assert results.study(study_id).state is RunState.STOPPED
     assert trials() < 200
     launcher.resume(study_id)
     done = end_of(launcher, study_id)

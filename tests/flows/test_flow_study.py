@@ -33,7 +33,7 @@ from dnnflow.execute.portions import StudyPlan, designs_of
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.driving_process import Driver
+from dnnflow.results.store.run_record import Driver
 from dnnflow.results.store.store import Store
 from dnnflow.serve.deployment_defaults import every_part_optional, read_pipeline
 from dnnflow.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import NotFoundError
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord
 from dnnflow.results.view.depth import (
     Band,
     Flatness,
@@ -310,7 +310,7 @@ def add(
     store: Store, trials: Sequence[tuple[Design, Trial]], *, waiting: int = 0, test_rows: int = 200
 ) -> str:
     designs = [design for design, _ in trials] + [Design(seed=10**6 + i) for i in range(waiting)]
-    record = StudyRecord(
+    record = RunRecord(
         key="k", name="n", dataset_id="d", dataset_path="p", n_designs=len(designs),
         dataset={"rows": {"train": 800, "test": test_rows}, "class_names": ["no", "yes"]},
     )  # fmt: skip
@@ -505,7 +505,7 @@ def test_an_unknown_study_is_an_error(store: Store) -> None:
 
 def test_test_rows_are_counted_where_the_dataset_does_not_say(store: Store, tmp_path: Path) -> None:
     design, trial = completed(Design(), 0.5, confusion=((2, 1), (0, 4)))
-    record = StudyRecord(key="k", name="n", dataset_id="d", dataset_path="p", n_designs=1)
+    record = RunRecord(key="k", name="n", dataset_id="d", dataset_path="p", n_designs=1)
     store.add_study(record, [design])
     store.add_trials(record.study_id, [(design, trial)])
     shown = load_view(store, record.study_id)

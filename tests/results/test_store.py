@@ -2,18 +2,14 @@
 
 import math
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -23,82 +19,12 @@ import sqlalchemy as sa
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import ConflictError, InputError, NotFoundError, StoreError, StudyError
-from dnnflow.results.store import driving_process as driver_module
-from dnnflow.results.store import schema, study_rows
-from dnnflow.results.store import store as store_module
-from dnnflow.results.store.driving_process import Driver
+from dnnflow.events import Command
+from dnnflow.results.store import database, run_record, schema
+from dnnflow.results.store import runs as runs_module
+from dnnflow.results.store.run_record import Driver, RunRecord, RunState, new_study_id
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState, Wanted, new_study_id
 from dnnflow.results.view import overview
-
-# ---- a PostgreSQL server of this session
-
-
-def _postgres_programs() -> Path | None:
-    found = shutil.which("initdb")
-    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return places[-1] if places else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a server that was started for the session; its databases vanish with it."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
-    home = Path(tempfile.mkdtemp(prefix="dnnflow-postgres-"))
-    account: dict[str, str] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        account = {"user": "postgres", "group": "postgres"}
-        shutil.chown(home, **account)
-    port = _free_port()
-    initdb = [programs / "initdb", "-D", home / "data", "-U", "dnnflow", "-A", "trust", "-E", "UTF8", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=home, **account)
-    serve = [programs / "postgres", "-D", home / "data", "-p", str(port), "-k", home,
-             "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(serve, stdout=log, stderr=log, cwd=home, **account)
-    try:
-        url = f"postgresql://dnnflow@127.0.0.1:{port}/postgres"
-        _wait_for(url, server)
-        yield url
-    finally:
-        server.send_signal(signal.SIGINT)  # "fast" shutdown: open connections do not delay it
-        server.wait(timeout=30)
-        shutil.rmtree(home)
-
-
-def _wait_for(url: str, server: "subprocess.Popen[bytes]") -> None:
-    import psycopg
-
-    for _ in range(300):
-        try:
-            psycopg.connect(url).close()
-            return
-        except psycopg.OperationalError:
-            assert server.poll() is None, "the PostgreSQL server ended"
-            time.sleep(0.1)
-    raise TimeoutError("the PostgreSQL server did not answer within 30 s")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """URL of an empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/new directory/results.db"
-    import psycopg
-
-    server = request.getfixturevalue("postgres")
-    name = f"test_{os.urandom(6).hex()}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    return str(server).replace("/postgres", f"/{name}")
 
 
 @pytest.fixture
@@ -127,7 +53,7 @@ def failed(design: Design, kind: str = "MemoryError", message: str = "too big") 
 
 def add_study(store: Store, designs: list[Design], **more: object) -> str:
     fields = {"key": "k", "name": "a study", "dataset_id": "d", "dataset_path": "/data", **more}
-    record = StudyRecord(n_designs=len(designs), **fields)  # type: ignore[arg-type]
+    record = RunRecord(n_designs=len(designs), **fields)  # type: ignore[arg-type]
     store.add_study(record, designs)
     return record.study_id
 
@@ -148,10 +74,10 @@ def test_a_study_comes_back_as_it_was_added(store: Store) -> None:
             early_stopping=EarlyStopping(3),
         ),
     ]
-    record = StudyRecord(
+    record = RunRecord(
         key="k" * 64,
         name="Ünï <b>\u2028 name",
-        state=StudyState.RUNNING,
+        state=RunState.RUNNING,
         dataset_id="d" * 64,
         dataset_path="/a/b",
         n_designs=len(designs),
@@ -176,7 +102,7 @@ def test_studies_are_listed_newest_first_and_found_by_key(store: Store) -> None:
 
 def test_a_study_is_found_by_a_unique_beginning_of_its_id(store: Store) -> None:
     for study_id in ("abc_1", "abd%2", "ABc_3"):
-        add_study(store, [], study_id=study_id)
+        add_study(store, [], run_id=study_id)
     assert store.study("abc").study_id == "abc_1"
     assert store.study("abd%").study_id == "abd%2"
     assert store.study("A").study_id == "ABc_3"
@@ -191,17 +117,17 @@ def test_a_study_is_found_by_a_unique_beginning_of_its_id(store: Store) -> None:
 
 
 def test_an_id_that_begins_another_is_still_found(store: Store) -> None:
-    add_study(store, [], study_id="abc")
-    add_study(store, [], study_id="abcd")
+    add_study(store, [], run_id="abc")
+    add_study(store, [], run_id="abcd")
     assert store.study("abc").study_id == "abc"
 
 
 def test_state_and_dashboard_change(store: Store) -> None:
     study_id = add_study(store, [], updated_at="2026-01-01T00:00:00.000+00:00")
-    store.set_state(study_id, StudyState.FINISHED)
-    store.set_dashboard(study_id, "http://127.0.0.1:1/status")
+    store.set_state(study_id, RunState.FINISHED)
+    store.tell(study_id, dashboard="http://127.0.0.1:1/status")
     study = store.study(study_id)
-    assert study.state is StudyState.FINISHED
+    assert study.state is RunState.FINISHED
     assert study.updated_at > "2026-01-01T00:00:00.000+00:00"
     assert study.dashboard == "http://127.0.0.1:1/status"
 
@@ -210,7 +136,7 @@ def test_what_is_asked_of_an_unknown_study_is_an_error_not_nothing(store: Store)
     design = Design()
     calls: list[Callable[[], object]] = [
         lambda: store.designs("nope"),
-        lambda: store.set_state("nope", StudyState.STOPPED),
+        lambda: store.set_state("nope", RunState.STOPPED),
         lambda: store.claim("nope"),
         lambda: store.add_trials("nope", [(design, completed(design))]),
         lambda: store.trial("nope", design.design_id),
@@ -221,7 +147,7 @@ def test_what_is_asked_of_an_unknown_study_is_an_error_not_nothing(store: Store)
 
 
 def test_a_study_with_another_number_of_designs_is_refused(store: Store) -> None:
-    record = StudyRecord(key="k", name="n", dataset_id="d", dataset_path="p", n_designs=2)
+    record = RunRecord(key="k", name="n", dataset_id="d", dataset_path="p", n_designs=2)
     with pytest.raises(InputError, match="got 2 for 1 designs"):
         store.add_study(record, some_designs(1))
 
@@ -501,20 +427,20 @@ def test_a_driver_on_another_host_is_gone_once_it_is_silent(
     store.heartbeat(study_id, far)
     with pytest.raises(StudyError, match="process 1 on host:with:colons"):
         store.claim(study_id)
-    monkeypatch.setattr(driver_module, "SILENT_AFTER_S", 0.0)
+    monkeypatch.setattr(run_record, "SILENT_AFTER_S", 0.0)
     assert store.claim(study_id).pid == os.getpid()
 
 
 def test_driving_sends_heartbeats_and_releases_even_after_an_error(
     store: Store, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(runs_module, "HEARTBEAT_S", 0.01)
     study_id = add_study(store, [])
-    engine = schema.open_engine(schema.store_url(url))
+    engine = database.open_engine(database.store_url(url))
 
     def heartbeat_s() -> float:
         with engine.connect() as connection:
-            return float(connection.execute(sa.select(schema.studies.c.heartbeat_s)).scalar_one())
+            return float(connection.execute(sa.select(schema.runs.c.heartbeat_s)).scalar_one())
 
     def drive() -> None:
         with store.driving(study_id):
@@ -554,13 +480,13 @@ def test_many_may_open_a_new_store_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "remedy"), [(1, "update dnnflow"), (-2, "set DNNFLOW_STORE to a new store")]
+    ("step", "remedy"), [(1, "update dnnflow"), (-3, "set DNNFLOW_STORE to a new store")]
 )
 def test_a_store_of_another_version_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, step: int, remedy: str
 ) -> None:
     Store(url).close()
-    engine = schema.open_engine(schema.store_url(url))
+    engine = database.open_engine(database.store_url(url))
     with engine.execution_options(writes=True).begin() as connection:
         connection.execute(schema.schema_versions.update().values(version=schema.SCHEMA_VERSION + step))
     engine.dispose()
@@ -568,78 +494,32 @@ def test_a_store_of_another_version_is_refused(
         Store(url)
 
 
-def as_version_1(url: str) -> tuple[str, list[Design]]:
-    """Make a store as the version before did, with one study and one trial, and return the study's id."""
-    with Store(url) as store:
-        designs = some_designs(3)
-        study_id = add_study(store, designs)
-        store.add_trials(study_id, [(designs[0], completed(designs[0], 0.75))])
-    engine = schema.open_engine(schema.store_url(url))
-    with engine.execution_options(writes=True).begin() as connection:
-        for name in ("wanted", "obeyed"):
-            connection.execute(sa.text(f"ALTER TABLE studies DROP COLUMN {name}"))
-        connection.execute(schema.schema_versions.update().values(version=1))
-    engine.dispose()
-    return study_id, designs
-
-
-def test_a_store_of_the_version_before_is_brought_up_in_place_by_whoever_opens_it_first(url: str) -> None:
-    """Hours of training are in it; a web server and a driver may open it at the same moment."""
-    study_id, designs = as_version_1(url)
-    barrier = threading.Barrier(4)
-
-    def open_one(index: int) -> Wanted:
-        barrier.wait()
-        with Store(url) as store:
-            return store.wanted(study_id)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(open_one, range(4))) == [Wanted.RUN] * 4
-    with Store(url) as store:
-        assert store.designs(study_id) == designs
-        assert store.trial(study_id, designs[0].design_id).test_accuracy == 0.75
-        store.set_wanted(study_id, Wanted.PAUSE)
-        assert store.study(study_id).wanted is Wanted.PAUSE
-        assert add_study(store, designs) != study_id
-
-
-def test_a_process_of_the_version_before_goes_on_with_a_store_that_was_brought_up(url: str) -> None:
-    """It knows nothing of the new columns and adds studies without them."""
-    study_id, _ = as_version_1(url)
-    with Store(url) as store:
-        row = study_rows.study_row(replace(store.study(study_id), study_id="old"))
-        old = {name: value for name, value in row.items() if name not in ("wanted", "obeyed")}
-        with store._write() as connection:
-            connection.execute(schema.studies.insert().values(old))
-        assert (store.wanted("old"), store.study("old").obeyed) == (Wanted.RUN, Wanted.RUN)
-
-
 def test_what_is_wanted_stands_until_the_study_is_started_again(store: Store) -> None:
     study_id = add_study(store, [])
-    store.set_wanted(study_id, Wanted.CANCEL)
-    store.set_obeyed(study_id, Wanted.PAUSE)
-    store.set_state(study_id, StudyState.STOPPED)
+    store.send_command(study_id, Command.CANCEL)
+    store.acknowledge(study_id, Command.PAUSE)
+    store.set_state(study_id, RunState.STOPPED)
     store.start(study_id)
     record = store.study(study_id)
-    assert (record.wanted, record.obeyed, record.state) == (Wanted.RUN, Wanted.RUN, StudyState.RUNNING)
-    store.set_state(study_id, StudyState.FINISHED)
+    assert (record.command, record.acknowledged, record.state) == (Command.RUN, Command.RUN, RunState.RUNNING)
+    store.set_state(study_id, RunState.FINISHED)
     store.start(study_id)
-    assert store.study(study_id).state is StudyState.FINISHED
+    assert store.study(study_id).state is RunState.FINISHED
 
 
 def test_a_start_does_not_undo_what_is_wanted_of_another_process(store: Store) -> None:
     study_id = add_study(store, [])
     parent = psutil.Process(os.getppid())
     store.claim(study_id, Driver(socket.gethostname(), parent.pid, parent.create_time()))
-    store.set_wanted(study_id, Wanted.PAUSE)
+    store.send_command(study_id, Command.PAUSE)
     store.start(study_id)
-    assert store.wanted(study_id) is Wanted.PAUSE
+    assert store.command(study_id) is Command.PAUSE
 
 
 def test_an_id_is_given_once(store: Store) -> None:
-    add_study(store, [], study_id="mine")
+    add_study(store, [], run_id="mine")
     with pytest.raises(ConflictError, match="got mine, which another study has"):
-        add_study(store, some_designs(2), study_id="mine")
+        add_study(store, some_designs(2), run_id="mine")
     assert store.designs("mine") == []
 
 

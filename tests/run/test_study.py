@@ -25,7 +25,7 @@ from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
-from dnnflow.results.store.study_record import StudyState
+from dnnflow.results.store.run_record import RunState
 from dnnflow.run.saved_model import load_model
 from dnnflow.run.stages import run_pipeline
 from dnnflow.run.study import Study
@@ -203,7 +203,7 @@ def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> Non
     begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
     with pytest.raises(KeyboardInterrupt):
         begun.train(Stopping(after=1))
-    assert begun.record.state is StudyState.STOPPED
+    assert begun.record.state is RunState.STOPPED
     before = len(begun.trials())
     assert 1 <= before < 12
     finished = run_study(pipeline, settings=settings)
@@ -304,7 +304,7 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
 
 
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
-    from dnnflow.results.store.driving_process import Driver
+    from dnnflow.results.store.run_record import Driver
     from dnnflow.run import stages
 
     pipeline = iris()

@@ -13,14 +13,14 @@ import pytest
 from conftest import PIPELINES, ROOT
 
 from dnnflow.errors import StudyError, StudyStopped
-from dnnflow.events import Event, Notice
+from dnnflow.events import Command, Event, Notice
 from dnnflow.execute.dask import DaskExecutor
 from dnnflow.execute.executor import Executor
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.results.store.commands import request
+from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyState, Wanted
 from dnnflow.run import stages
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
@@ -68,7 +68,7 @@ def in_background(study: Study, executor: Executor, told: list[Event] | None = N
     try:
         yield thread
     finally:
-        study.store.set_wanted(study.id, Wanted.CANCEL)
+        study.store.send_command(study.id, Command.CANCEL)
         thread.join(30)
         assert not thread.is_alive()
 
@@ -102,7 +102,7 @@ def test_a_paused_study_waits_and_goes_on_where_it_was(
     study, told = begin("Short", 400), list[Event]()
     with in_background(study, executor, told) as training:
         wait_for(lambda: count(study) > 20)
-        said = request(study.store, study.id, Wanted.PAUSE)
+        said = request(study.store, study.id, Command.PAUSE)
         assert said.startswith(f"study {study.id} is paused, ")
         before = count(study)
         assert before < 400
@@ -110,11 +110,11 @@ def test_a_paused_study_waits_and_goes_on_where_it_was(
         assert count(study) == before
         assert training.is_alive()
         assert study.store.driver(study.id) is not None
-        assert study.record.state is StudyState.RUNNING
-        assert request(study.store, study.id, Wanted.RUN).startswith(f"study {study.id} goes on")
+        assert study.record.state is RunState.RUNNING
+        assert request(study.store, study.id, Command.RUN).startswith(f"study {study.id} goes on")
         wait_for(lambda: not training.is_alive())
         assert training.error is None
-    assert study.record.state is StudyState.FINISHED
+    assert study.record.state is RunState.FINISHED
     assert count(study) == 400
     notices = [event.message for event in told if isinstance(event, Notice)]
     assert f"paused by request, with {before:,} of 400 designs trained; " \
@@ -128,7 +128,7 @@ def test_a_design_that_takes_for_ever_is_given_back_when_its_study_is_paused(
     study = begin("Endless", 12)
     with in_background(study, executor):
         wait_for(lambda: is_endless(study, executor))
-        assert "is paused, 4 of 12 designs trained" in request(study.store, study.id, Wanted.PAUSE)
+        assert "is paused, 4 of 12 designs trained" in request(study.store, study.id, Command.PAUSE)
         time.sleep(0.5)
         before = ticks(study)
         time.sleep(1.0)
@@ -141,12 +141,12 @@ def test_a_cancelled_study_stops_within_seconds_keeps_its_trials_and_can_go_on(
     study = begin("Endless", 12)
     with in_background(study, executor) as training:
         wait_for(lambda: is_endless(study, executor))
-        study.store.set_wanted(study.id, Wanted.CANCEL)
+        study.store.send_command(study.id, Command.CANCEL)
         assert wait_for(lambda: not training.is_alive()) < 5.0
         assert isinstance(training.error, StudyStopped)
         message = f"got a request to stop study {study.id}, with 4 of 12 designs trained; dnnflow resume"
         assert message in str(training.error)
-    assert study.record.state is StudyState.STOPPED
+    assert study.record.state is RunState.STOPPED
     assert study.store.driver(study.id) is None
     time.sleep(0.5)
     before = ticks(study)
@@ -155,16 +155,16 @@ def test_a_cancelled_study_stops_within_seconds_keeps_its_trials_and_can_go_on(
     with in_background(study, executor) as training:  # a stopped study that is started is wanted
         wait_for(lambda: ticks(study) > before)
         assert training.is_alive()
-        assert study.record.wanted is Wanted.RUN
+        assert study.record.command is Command.RUN
 
 
 def test_a_paused_study_can_be_cancelled(executor: Executor, begin: Callable[..., Study]) -> None:
     study = begin("Short", 400)
     with in_background(study, executor) as training:
         wait_for(lambda: count(study) > 20)
-        request(study.store, study.id, Wanted.PAUSE)
+        request(study.store, study.id, Command.PAUSE)
         before = count(study)
-        said = request(study.store, study.id, Wanted.CANCEL)
+        said = request(study.store, study.id, Command.CANCEL)
         assert said == (f"study {study.id} is stopped, {before} of 400 designs trained; "
                         f"dnnflow resume {study.id} goes on")  # fmt: skip
         wait_for(lambda: not training.is_alive())
@@ -175,7 +175,7 @@ def test_a_cancel_between_two_shards_keeps_the_next_from_beginning(begin: Callab
     """A flow trains a study in several tasks."""
     study = begin("Instant", 20)
     study.train(LocalExecutor(), shard=(0, 2))
-    study.store.set_wanted(study.id, Wanted.CANCEL)
+    study.store.send_command(study.id, Command.CANCEL)
     with pytest.raises(StudyStopped, match="with 10 of 20 designs trained"):
         study.train(LocalExecutor(), shard=(1, 2))
     assert count(study) == 10
@@ -185,7 +185,7 @@ def test_a_finished_study_has_nothing_to_pause(begin: Callable[..., Study]) -> N
     study = begin("Instant", 2)
     study.train(LocalExecutor())
     with pytest.raises(StudyError, match=f"got study {study.id}, which has finished; dnnflow show"):
-        request(study.store, study.id, Wanted.PAUSE)
+        request(study.store, study.id, Command.PAUSE)
 
 
 # ---- the command line
@@ -230,5 +230,5 @@ def test_a_run_in_another_terminal_is_paused_resumed_and_cancelled(settings: Set
     assert "paused by request" in err
     assert err.strip().splitlines()[-1].endswith(f"dnnflow resume {study_id} goes on")
     assert "report" not in out + err
-    assert store.study(study_id).state is StudyState.STOPPED
+    assert store.study(study_id).state is RunState.STOPPED
     assert "no process trains it" in answer(settings, "pause", study_id)

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from dnnflow.design.layers import Design, Layer, Optimizer
 from dnnflow.engines.records import Trial, TrialError, TrialState
+from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState
 from dnnflow.results.view.depth import bands, flatness, time_fit, timed_alike
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show import study_figures as figures
@@ -72,11 +72,11 @@ def made_trials() -> list[tuple[Design, Trial]]:
 def view(tmp_path_factory: pytest.TempPathFactory, iris: Dataset) -> Iterator[StudyView]:
     """A finished study whose every text is hostile."""
     pairs = made_trials()
-    record = StudyRecord(
+    record = RunRecord(
         study_id="s0me-Study_id",
         key="k" * 64,
         name=f"digits {HOSTILE}",
-        state=StudyState.FINISHED,
+        state=RunState.FINISHED,
         dataset_id="d" * 64,
         dataset_path="/data/d",
         n_designs=len(pairs),

@@ -9,8 +9,8 @@ from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import RunRecord, RunState, utc_now
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState, utc_now
 from dnnflow.web.jobs.launching import Launch, LaunchState
 
 
@@ -91,7 +91,7 @@ def insert_study(
     *,
     designs: int | None = None,
     failed: int = 0,
-    state: StudyState = StudyState.FINISHED,
+    state: RunState = RunState.FINISHED,
     name: str = "iris",
     pipeline: dict[str, object] | None = None,
     study_id: str | None = None,
@@ -107,8 +107,8 @@ def insert_study(
     """
     drawn = [design(index) for index in range(designs or trials)]
     plain = {"name": name, "dataset": {"source": "iris.csv", "label": "species"}, "designs": len(drawn)}
-    ids = {} if study_id is None else {"study_id": study_id}
-    record = StudyRecord(key="k" * 64, name=name, state=StudyState(state), dataset_id="d" * 64,
+    ids = {} if study_id is None else {"run_id": study_id}
+    record = RunRecord(key="k" * 64, name=name, state=RunState(state), dataset_id="d" * 64,
                          n_designs=len(drawn), dataset_path="/nowhere", pipeline=pipeline or plain,
                          dataset=DESCRIBED, **ids)  # fmt: skip
     store.add_study(record, drawn)

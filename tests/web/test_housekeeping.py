@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.study_record import StudyState
+from dnnflow.results.store.run_record import RunState
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
 from dnnflow.web.housekeeping import uploads_in_use
 from dnnflow.web.jobs.launching import LaunchState
@@ -46,9 +46,9 @@ def test_a_table_outlives_its_time_while_a_job_needs_it(make_services: Callable[
 def test_an_unfinished_study_of_the_store_keeps_its_table(
     services: Services, make_study: Callable[..., str]
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.STOPPED)
+    study_id = make_study(4, designs=8, state=RunState.STOPPED)
     plain = {"dataset": {"source": "/home/uploads/an-upload/table.csv", "label": "kind"}}
     services.store.renew(study_id, pipeline=plain, dataset_path="/data")
     assert uploads_in_use(services) == {"an-upload"}
-    services.store.set_state(study_id, StudyState.FINISHED)
+    services.store.set_state(study_id, RunState.FINISHED)
     assert uploads_in_use(services) == set()

@@ -16,8 +16,8 @@ import pytest
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline.pipeline_file import load_any
 from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.run_record import RunState, new_study_id
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyState, new_study_id
 from dnnflow.settings import Settings
 from dnnflow.web.jobs import supervisor
 from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher, environment
@@ -108,7 +108,7 @@ def test_jobs_run_one_after_the_other_in_their_order(launcher, settings, home) -
     assert done[0].ended_at <= done[1].started_at
     with Store(settings.store_url) as store:
         # Both are new studies, although they are of the same key
-        assert [store.study(one).state for one in (first, second)] == [StudyState.FINISHED] * 2
+        assert [store.study(one).state for one in (first, second)] == [RunState.FINISHED] * 2
     assert settings.workspace.report(first).is_file()
     assert "2 of 2 designs" in launcher.log(first)
     assert len(processes(home, "supervisor")) == 1
@@ -210,7 +210,7 @@ def test_a_stopped_supervisor_interrupts_its_child_and_the_job_waits(launcher, s
     assert not processes(home)
     assert launcher.get(study_id).state is LaunchState.QUEUED
     with Store(settings.store_url) as store:
-        assert store.study(study_id).state is StudyState.STOPPED
+        assert store.study(study_id).state is RunState.STOPPED
     assert end_of(EmbeddedLauncher(home, settings), study_id).state is LaunchState.FINISHED
 
 
@@ -224,7 +224,7 @@ def test_cancelled_jobs_end_and_can_be_resumed(launcher, settings, home) -> None
     stopped = trained(settings, study_id)
     assert stopped < 40
     with Store(settings.store_url) as store:
-        assert store.study(study_id).state is StudyState.STOPPED
+        assert store.study(study_id).state is RunState.STOPPED
         assert store.find(waiting) is None
     assert launcher.cancel(study_id).state is LaunchState.CANCELLED
     launcher.resume(study_id)

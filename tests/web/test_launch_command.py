@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from dnnflow.pipeline.pipeline_file import load_any
-from dnnflow.results.store.study_record import new_study_id
+from dnnflow.results.store.run_record import new_study_id
 from dnnflow.serve.processes import free_port
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dnnflow.results.store.study_record import StudyState
+from dnnflow.results.store.run_record import RunState
 from tests.web.browsing import DIGITS, PHONE, Site, Tab
 from tests.web.recording import insert_study
 
@@ -162,7 +162,7 @@ def test_a_bad_file_is_named_by_row_and_column_and_gone(tab: Tab, site: Site) ->
 
 def test_fifty_thousand_trials_are_painted_from_counts(tab: Tab, site: Site) -> None:
     study_id = insert_study(
-        site.services.store, 50_000, failed=40, name="wide search", state=StudyState.RUNNING
+        site.services.store, 50_000, failed=40, name="wide search", state=RunState.RUNNING
     )
     received = []
     tab.page.on("response", lambda answer: received.append(answer))
@@ -290,7 +290,7 @@ def test_rules_are_checked_as_they_are_typed_and_yaml_goes_both_ways(tab: Tab, u
 def test_a_page_says_that_the_server_is_away_and_comes_back(
     tab: Tab, known: dict[str, str], site: Site
 ) -> None:
-    study_id = insert_study(site.services.store, 10, designs=20, state=StudyState.RUNNING, name="half")
+    study_id = insert_study(site.services.store, 10, designs=20, state=RunState.RUNNING, name="half")
     with site.services.store.driving(study_id):
         tab.open(f"/studies/{study_id}")
         tab.page.wait_for_selector("#state.running")
@@ -303,7 +303,7 @@ def test_a_page_says_that_the_server_is_away_and_comes_back(
 
 
 def test_a_page_outlives_its_server(open_tab: Callable[..., Tab], site: Site) -> None:
-    study_id = insert_study(site.services.store, 10, designs=20, state=StudyState.RUNNING, name="half")
+    study_id = insert_study(site.services.store, 10, designs=20, state=RunState.RUNNING, name="half")
     tab = open_tab()
     with site.services.store.driving(study_id):
         with site.another() as (url, port):

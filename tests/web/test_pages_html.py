@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from dnnflow.results.store.study_record import StudyState
+from dnnflow.results.store.run_record import RunState
 from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.jobs.launching import Launch, LaunchState
 from dnnflow.web.jobs.services import Services
@@ -139,14 +139,14 @@ def test_what_is_not_there_is_a_page_that_helps(client: TestClient, path: str) -
 def test_a_study_is_controlled_without_scripts(
     client: TestClient, make_study: Callable[..., str], services: Services
 ) -> None:
-    study_id = make_study(5, designs=20, state=StudyState.RUNNING)
+    study_id = make_study(5, designs=20, state=RunState.RUNNING)
     with services.store.driving(study_id):
         page = client.get(f"/studies/{study_id}")
         answer = client.post(
             f"/studies/{study_id}/pause", data={"csrf_token": token_of(page.text)}, headers=PAGE
         )
         assert answer.status_code == 303
-        assert services.store.study(study_id).wanted == "pause"
+        assert services.store.study(study_id).command == "pause"
         assert client.post(f"/studies/{study_id}/pause", headers=PAGE).status_code == 403
         assert client.post(f"/studies/{study_id}/explode", headers=PAGE).status_code in (403, 404)
 

@@ -13,8 +13,8 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
+from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyState
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
 from dnnflow.web.contract.web_config import Limits, WebConfig
@@ -55,8 +55,8 @@ def known_ids(url: str, store: Store) -> dict[str, list[str]]:
     upload_id = made.json()["upload_id"]
     studies = [
         insert_study(store, 24, failed=3),
-        insert_study(store, 5, designs=20, state=StudyState.RUNNING),
-        insert_study(store, 0, designs=4, state=StudyState.STOPPED),
+        insert_study(store, 5, designs=20, state=RunState.RUNNING),
+        insert_study(store, 0, designs=4, state=RunState.STOPPED),
     ]
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,

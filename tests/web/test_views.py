@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from dnnflow.errors import LaunchError
+from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.driving_process import Driver
-from dnnflow.results.store.study_record import StudyState, Wanted
+from dnnflow.results.store.run_record import Driver, RunState
 from dnnflow.web.answers import watch as watch_module
 from dnnflow.web.jobs.launching import LaunchState
 from dnnflow.web.jobs.services import Services
@@ -44,23 +44,23 @@ def test_a_launched_study_has_a_page_before_the_store_knows_it(
 def test_a_study_that_is_driven_runs_and_one_that_nobody_drives_has_stopped(
     client: TestClient, services: Services, make_study: Callable[..., str]
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     assert status(client, study_id)["state"] == "stopped"
     with services.store.driving(study_id):
         shown = status(client, study_id)
         assert (shown["state"], shown["missing"]) == ("running", 4)
         assert shown["rate"] > 0
         assert shown["eta_s"] == pytest.approx(4 / shown["rate"])
-        services.store.set_wanted(study_id, Wanted.PAUSE)
+        services.store.send_command(study_id, Command.PAUSE)
         assert status(client, study_id)["state"] == "pausing"
-        services.store.set_obeyed(study_id, Wanted.PAUSE)
+        services.store.acknowledge(study_id, Command.PAUSE)
         assert (status(client, study_id)["state"], status(client, study_id)["rate"]) == ("paused", None)
 
 
 def test_of_a_failed_job_the_error_is_shown_even_if_trials_are_there(
     client: TestClient, services: Services, make_study: Callable[..., str]
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     services.launcher.launch(PIPELINE, study_id)
     services.launcher.set(study_id, state=LaunchState.FAILED, error="no worker; start one")
     assert (status(client, study_id)["state"], status(client, study_id)["error"]) == (
@@ -80,7 +80,7 @@ def test_an_id_is_whole_or_nothing(client: TestClient, make_study: Callable[...,
 def test_the_counts_are_new_as_soon_as_there_are_trials(
     client: TestClient, services: Services, make_study: Callable[..., str]
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     with services.store.driving(study_id):
         assert status(client, study_id)["completed"] == 4
         services.store.add_trials(study_id, [(design(4), trial(design(4), 4))])
@@ -108,10 +108,10 @@ def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, 
 def test_a_million_layers_are_forty_columns(client: TestClient, services: Services) -> None:
     from dataclasses import replace
 
-    from dnnflow.results.store.study_record import StudyRecord
+    from dnnflow.results.store.run_record import RunRecord
 
     made = [replace(design(7), layers=design(1).layers * depth) for depth in (1, 50, 399, 400)]
-    record = StudyRecord(key="k", name="deep", dataset_id="d", dataset_path="/", n_designs=4)
+    record = RunRecord(key="k", name="deep", dataset_id="d", dataset_path="/", n_designs=4)
     services.store.add_study(record, made)
     services.store.add_trials(record.study_id, [(one, trial(one, 3)) for one in made])
     grid = status(client, record.study_id)["live"]["accuracy"]
@@ -130,14 +130,14 @@ def act(client: TestClient, study_id: str, what: str) -> tuple[int, str]:
 def test_a_driven_study_is_asked_through_the_store(
     client: TestClient, services: Services, make_study
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     with services.store.driving(study_id):
         assert act(client, study_id, "pause") == (200, "pausing")
-        assert services.store.wanted(study_id) is Wanted.PAUSE
+        assert services.store.command(study_id) is Command.PAUSE
         assert act(client, study_id, "resume")[0] == 200
-        assert services.store.wanted(study_id) is Wanted.RUN
+        assert services.store.command(study_id) is Command.RUN
         assert act(client, study_id, "cancel")[0] == 200
-        assert services.store.wanted(study_id) is Wanted.CANCEL
+        assert services.store.command(study_id) is Command.CANCEL
     assert services.launcher.asked == []
 
 
@@ -154,7 +154,7 @@ def test_a_queued_study_is_cancelled_and_resumed_by_its_launcher(
 def test_a_study_that_stopped_is_resumed_by_the_launcher(
     client: TestClient, services: Services, make_study
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.STOPPED)
+    study_id = make_study(4, designs=8, state=RunState.STOPPED)
     services.launcher.launch(PIPELINE, study_id)
     services.launcher.set(study_id, state=LaunchState.CANCELLED)
     assert act(client, study_id, "resume")[0] == 200
@@ -185,14 +185,14 @@ def events_of(url: str) -> list[tuple[str, dict[str, object]]]:
 
 
 def test_a_stream_tells_changes_and_the_end(serve_app: Served, services: Services, make_study) -> None:
-    study_id = make_study(4, designs=6, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=6, state=RunState.RUNNING)
 
     def train() -> None:
         with services.store.driving(study_id):
             for index in (4, 5):
                 time.sleep(1.5)
                 services.store.add_trials(study_id, [(design(index), trial(design(index), index))])
-            services.store.set_state(study_id, StudyState.FINISHED)
+            services.store.set_state(study_id, RunState.FINISHED)
 
     services.store.claim(study_id, Driver.this_process())
     thread = threading.Thread(target=train)
@@ -208,10 +208,10 @@ def test_a_stream_tells_changes_and_the_end(serve_app: Served, services: Service
 def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
     serve_app: Served, services, make_study
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     with services.store.driving(study_id):
-        services.store.set_wanted(study_id, Wanted.PAUSE)
-        services.store.set_obeyed(study_id, Wanted.PAUSE)
+        services.store.send_command(study_id, Command.PAUSE)
+        services.store.acknowledge(study_id, Command.PAUSE)
         start = time.monotonic()
         events = events_of(f"{serve_app.url}/api/v1/studies/{study_id}/events?max_s=3")
         assert [name for name, _ in events] == ["status"]
@@ -221,7 +221,7 @@ def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
 def test_many_who_watch_one_study_cost_one_look_a_second(
     serve_app: Served, services: Services, make_study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     looks = []
     original = serve_app.app.state.views.status
     monkeypatch.setattr(
@@ -255,7 +255,7 @@ def test_a_server_that_ends_does_not_wait_for_who_watches(services: Services, ma
     from dnnflow.web.app import create_app
     from tests.web.served import serving
 
-    study_id = make_study(4, designs=8, state=StudyState.RUNNING)
+    study_id = make_study(4, designs=8, state=RunState.RUNNING)
     with services.store.driving(study_id), serving(create_app(services)) as served:
         url = f"{served.url}/api/v1/studies/{study_id}/events"
         thread = threading.Thread(target=events_of, args=(url,))
@@ -276,7 +276,7 @@ def test_what_is_stored_is_shown_while_the_launcher_is_away(
     client: TestClient, services: Services, make_study: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A Prefect server that restarts takes no result away."""
-    study_id = make_study(4, designs=4, state=StudyState.FINISHED)
+    study_id = make_study(4, designs=4, state=RunState.FINISHED)
 
     def away(*_: object) -> object:
         raise LaunchError("a Prefect server must answer, got nothing; start it")

@@ -1,54 +1,95 @@
-"""Tables of the results store, and opening a database that has them."""
+"""Declare the tables of the results store, make them, and bring those of older versions up in place."""
 
-import sqlite3
-import time
-from pathlib import Path
+import json
+from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from dnnflow.errors import InputError, StoreError
+from dnnflow.events import Command
+from dnnflow.results.store.run_record import Driver, RunKind, RunState
 
-SCHEMA_VERSION = 2
-"""Raised with every change of the tables below."""
-
-BUSY_TIMEOUT_S = 30.0
-"""How long a statement waits for another process's write to a SQLite file."""
-
-PREVIOUS_VERSION = 1
-"""What this version makes of a store in place: it adds `wanted` and `obeyed` to `studies`, and an index."""
+SCHEMA_VERSION = 3
+"""Raised with every change of the tables below; 3 made `runs` of `studies`."""
 
 metadata = sa.MetaData()
 
+
+class JsonText(sa.types.TypeDecorator[Any]):
+    """JSON types in a column of text; NaN is refused, since databases read it differently."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
+        """Return the text; None stays NULL."""
+        try:
+            return None if value is None else json.dumps(value, separators=(",", ":"), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"a run's pipeline and dataset are JSON types, got: {error}") from error
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
+        """Return the JSON types."""
+        return None if value is None else json.loads(value)
+
+
+def _enum(kind: type[StrEnum], length: int = 16) -> sa.Enum:
+    return sa.Enum(kind, native_enum=False, length=length, values_callable=lambda one: [x.value for x in one])
+
+
 schema_versions = sa.Table("dnnflow_schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
 
-studies = sa.Table(
-    "studies",
+runs = sa.Table(
+    "runs",
     metadata,
-    sa.Column("study_id", sa.String(64), primary_key=True),
-    sa.Column("key", sa.String(64), nullable=False, index=True),
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("kind", _enum(RunKind), nullable=False, server_default="study"),
     sa.Column("name", sa.Text, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False),
-    sa.Column("created_at", sa.String(40), nullable=False),
-    sa.Column("updated_at", sa.String(40), nullable=False),
-    sa.Column("dataset_id", sa.String(64), nullable=False),
-    sa.Column("dataset_path", sa.Text, nullable=False),
-    sa.Column("n_designs", sa.BigInteger, nullable=False),
-    sa.Column("pipeline", sa.Text, nullable=False),
-    sa.Column("dataset", sa.Text, nullable=False),
-    sa.Column("dashboard", sa.Text),
+    sa.Column("state", _enum(RunState), nullable=False),
+    sa.Column("command", _enum(Command, 8), nullable=False, server_default="run"),
+    sa.Column("acknowledged", _enum(Command, 8), nullable=False, server_default="run"),
     sa.Column("driver", sa.Text),
     sa.Column("heartbeat_s", sa.Double),
-    sa.Column("wanted", sa.String(8), nullable=False, server_default="run"),
-    sa.Column("obeyed", sa.String(8), nullable=False, server_default="run"),
+    sa.Column("created_at", sa.String(40), nullable=False),
+    sa.Column("started_at", sa.String(40)),
+    sa.Column("ended_at", sa.String(40)),
+    sa.Column("updated_at", sa.String(40), nullable=False),
+    sa.Column("queue", sa.String(64)),
+    sa.Column("queued_s", sa.Double),
+    sa.Column("deaths", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("idempotency_key", sa.String(64)),
+    sa.Column("digest", sa.String(64)),
+    sa.Column("key", sa.String(64), index=True),
+    sa.Column("dataset_id", sa.String(64)),
+    sa.Column("dataset_path", sa.Text),
+    sa.Column("n_designs", sa.BigInteger),
+    sa.Column("stage", sa.Text),
+    sa.Column("progress", JsonText),
+    sa.Column("dashboard", sa.Text),
+    sa.Column("run_url", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("outcome", JsonText),
+    sa.Column("request", JsonText),
+    sa.Column("pipeline", JsonText, nullable=False),
+    sa.Column("dataset", JsonText),
+    sa.Index("runs_idempotency", "queue", "idempotency_key", unique=True),
 )
+"""`request` is the pipeline with its credentials, for the driver; it goes when the run is finished."""
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("driver", sa.Text),
+    sa.Column("heartbeat_s", sa.Double),
+)
+"""Which supervisor works off a queue."""
 
 study_designs = sa.Table(
     "study_designs",
     metadata,
-    sa.Column("study_id", sa.String(64), sa.ForeignKey("studies.study_id"), primary_key=True),
+    sa.Column("study_id", sa.String(64), sa.ForeignKey("runs.run_id"), primary_key=True),
     sa.Column("designs", sa.LargeBinary, nullable=False),
 )
 
@@ -56,7 +97,7 @@ study_designs = sa.Table(
 trials = sa.Table(
     "trials",
     metadata,
-    sa.Column("study_id", sa.String(64), sa.ForeignKey("studies.study_id"), primary_key=True),
+    sa.Column("study_id", sa.String(64), sa.ForeignKey("runs.run_id"), primary_key=True),
     sa.Column("design_id", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("engine", sa.Text, nullable=False),
@@ -115,94 +156,31 @@ overview = sa.Index(
 """Holds all that `results.overview` counts: 50,000 trials take 0.12 s of a processor, 0.75 s without it."""
 
 
-def store_url(url: str) -> URL:
-    """Read the URL of a store, and name the driver for PostgreSQL.
-
-    Raises
-    ------
-    InputError
-        If it is neither a SQLite file nor a PostgreSQL database.
-    """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise InputError("a store's URL cannot be read; "
-                         "give sqlite:///FILE or postgresql://USER@HOST/NAME") from error  # fmt: skip
-    kind = parsed.drivername.partition("+")[0]
-    if kind in ("postgresql", "postgres"):
-        return parsed.set(drivername="postgresql+psycopg")
-    if kind != "sqlite" or parsed.database in (None, "", ":memory:"):
-        shown = parsed.render_as_string(hide_password=True)
-        raise InputError(f"a store is a SQLite file or a PostgreSQL database, got {shown}; "
-                         "give sqlite:///FILE or postgresql://USER@HOST/NAME")  # fmt: skip
-    return parsed
-
-
-def open_engine(url: URL) -> sa.Engine:
-    """Return an engine for `url`; a SQLite file gets its directory, WAL and a busy timeout."""
-    try:
-        if url.get_backend_name() != "sqlite":
-            return sa.create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10})
-        Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    except (ImportError, NoSuchModuleError) as error:
-        raise StoreError(f"a PostgreSQL store needs psycopg, got: {error}; "
-                         "run pip install 'dnnflow[postgres]'") from error  # fmt: skip
-    except OSError as error:
-        raise StoreError(f"the store's directory must be writable, got: {error}; set DNNFLOW_HOME") from error
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # sqlite3 begins no transaction of its own: `_begin_sqlite` does
-    cursor = connection.cursor()
-    _switch_to_wal(cursor)
-    # NORMAL: a killed process loses nothing; a power cut may lose the last commits, never the file.
-    cursor.execute("PRAGMA synchronous = NORMAL")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
-    """Switch a file to WAL; SQLite refuses at once, and does not wait, while others open a new file."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    # A transaction that reads first and writes later would be refused at once, without the busy timeout,
-    # if somebody wrote meanwhile: writers take the lock at the start.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def clock(dialect: str) -> sa.ColumnElement[float]:
+    """Return the database's time, in seconds since 1970."""
+    if dialect == "postgresql":
+        return sa.extract("epoch", sa.func.clock_timestamp()).cast(sa.Double)
+    return sa.literal_column("(julianday('now') - 2440587.5) * 86400.0", sa.Double)
 
 
 def prepare_schema(connection: sa.Connection) -> None:
-    """Create the tables in an empty database, bring those of the version before up, refuse all others.
+    """Create the tables in an empty database, bring those of versions 1 and 2 up, refuse all others.
 
     Raises
     ------
     StoreError
-        If the tables are of another version.
+        If the tables are of another version, or a process of an older version uses them now.
     """
     found = _version(connection)
-    if found in (None, PREVIOUS_VERSION):
+    if found in (None, 1, 2):
         if connection.dialect.name == "postgresql":  # two processes may open a database at once
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(3660117)"))
             found = _version(connection)
         if found is None:
             metadata.create_all(connection)
             connection.execute(schema_versions.insert().values(version=SCHEMA_VERSION))
-        elif found == PREVIOUS_VERSION:
-            _migrate(connection)
+        elif found < SCHEMA_VERSION:
+            _migrate(connection, found)
     elif found != SCHEMA_VERSION:
         remedy = "update dnnflow" if found > SCHEMA_VERSION else "set DNNFLOW_STORE to a new store"
         raise StoreError(f"this dnnflow reads stores of version {SCHEMA_VERSION}, "
@@ -215,10 +193,63 @@ def _version(connection: sa.Connection) -> int | None:
     return connection.execute(sa.select(sa.func.max(schema_versions.c.version))).scalar()
 
 
-def _migrate(connection: sa.Connection) -> None:
-    """Add what the version before lacks; a process of that version that is at work goes on undisturbed."""
-    for column in (studies.c.wanted, studies.c.obeyed):
-        definition = sa.schema.CreateColumn(column).compile(connection)
-        connection.execute(sa.text(f"ALTER TABLE {studies.name} ADD COLUMN {definition}"))
+OPTIONAL = ("key", "dataset_id", "dataset_path", "n_designs", "dataset")
+"""What a run has not got before its table is preprocessed; `studies` had them always."""
+
+
+def _migrate(connection: sa.Connection, version: int) -> None:
+    """Make `runs` of `studies`: rows stay where they are, and so do the trials, which may be gigabytes."""
+    _refuse_while_driven(connection)
+    for statement in (
+        "DROP INDEX ix_studies_key",
+        "ALTER TABLE studies RENAME TO runs",
+        "ALTER TABLE runs RENAME COLUMN study_id TO run_id",
+        *(("ALTER TABLE runs RENAME COLUMN wanted TO command",
+           "ALTER TABLE runs RENAME COLUMN obeyed TO acknowledged") if version == 2 else ()),
+    ):  # fmt: skip
+        connection.execute(sa.text(statement))
+    known = {column["name"] for column in sa.inspect(connection).get_columns(runs.name)}
+    for column in runs.columns:
+        if column.name not in known:
+            _add(connection, column)
+        elif column.name in OPTIONAL:
+            _make_optional(connection, column)
+    for index in runs.indexes:
+        index.create(connection)
     overview.create(connection, checkfirst=True)
+    queues.create(connection)
     connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))
+
+
+def _refuse_while_driven(connection: sa.Connection) -> None:
+    silent_s = sa.func.coalesce(clock(connection.dialect.name) - sa.column("heartbeat_s"), 0.0)
+    studies = sa.table("studies", sa.column("study_id"), sa.column("driver"), sa.column("heartbeat_s"))
+    query = sa.select(studies.c.study_id, studies.c.driver, silent_s).where(studies.c.driver.is_not(None))
+    for study_id, text, seconds in connection.execute(query):
+        driver = Driver.parse(text)
+        if driver.is_alive(float(seconds)):
+            raise StoreError(
+                f"an older store is brought up while nobody trains, got study {study_id} driven by process "
+                f"{driver.pid} on {driver.host}, which is of an older dnnflow; wait for it or stop it"
+            )
+
+
+def _add(connection: sa.Connection, column: "sa.Column[Any]") -> None:
+    definition = sa.schema.CreateColumn(column).compile(connection)
+    connection.execute(sa.text(f"ALTER TABLE {runs.name} ADD COLUMN {definition}"))
+
+
+def _make_optional(connection: sa.Connection, column: "sa.Column[Any]") -> None:
+    name = connection.dialect.identifier_preparer.quote(column.name)
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"ALTER TABLE runs ALTER COLUMN {name} DROP NOT NULL"))
+        return
+    # SQLite cannot take NOT NULL away: another column takes the values and the name
+    kind = column.type.compile(connection.dialect)
+    for statement in (
+        f"ALTER TABLE runs ADD COLUMN migrated {kind}",
+        f"UPDATE runs SET migrated = {name}",
+        f"ALTER TABLE runs DROP COLUMN {name}",
+        f"ALTER TABLE runs RENAME COLUMN migrated TO {name}",
+    ):
+        connection.execute(sa.text(statement))

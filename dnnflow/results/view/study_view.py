@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from dnnflow.engines.records import Trial, TrialState
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord
 from dnnflow.results.view.depth import (
     Band,
     Flatness,
@@ -64,7 +64,7 @@ class LearningCurve:
 class StudyView:
     """All numbers that a report, a page or a terminal shows of a study."""
 
-    record: StudyRecord
+    record: RunRecord
     counts: Mapping[TrialState, int]
     trials: pd.DataFrame = field(repr=False)
     """One row a completed trial, best first, with the columns `COLUMNS`."""
@@ -150,13 +150,13 @@ def load_view(store: Store, study_id: str) -> StudyView:
     )
 
 
-def _test_rows(record: StudyRecord, best: Trial | None) -> int:
+def _test_rows(record: RunRecord, best: Trial | None) -> int:
     described = (record.dataset.get("rows") or {}).get("test")
     counted = sum(map(sum, best.confusion)) if best else 0
     return int(described or counted)
 
 
-def _majority_rate(record: StudyRecord) -> float | None:
+def _majority_rate(record: RunRecord) -> float | None:
     counts = (record.dataset.get("class_counts") or {}).get("test")
     return max(counts) / sum(counts) if counts and sum(counts) else None
 

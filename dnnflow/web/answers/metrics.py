@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dnnflow.errors import DnnflowError, LaunchError
-from dnnflow.results.store.study_record import StudyState
+from dnnflow.results.store.run_record import RunState
 from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.jobs.services import Services
 
@@ -70,7 +70,7 @@ class _Looks(Collector):
         reachable = GaugeMetricFamily("dnnflow_store_up", "Whether the store can be reached.")
         try:
             found = Counter(record.state for record in self._services.store.studies())
-            for state in StudyState:
+            for state in RunState:
                 studies.add_metric((state.value,), found[state])
             reachable.add_metric((), 1)
         except DnnflowError:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from dnnflow.errors import ConflictError
-from dnnflow.results.store.study_record import Wanted
+from dnnflow.events import Command
 from dnnflow.web.answers.views import Views
 from dnnflow.web.jobs.services import Services
 
@@ -38,7 +38,7 @@ def want(services: Services, views: Views, study_id: str, wish: Wish) -> None:
             "wait until it has begun, or cancel it"
         )
     if record is not None and (is_driven or is_launched):
-        services.store.set_wanted(study_id, Wanted(wish))
+        services.store.send_command(study_id, Command(wish))
     if wish == "run" and not is_driven and not is_launched:
         services.launcher.resume(study_id)
     if wish == "cancel" and not is_driven and is_launched:

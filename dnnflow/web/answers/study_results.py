@@ -14,8 +14,8 @@ from bokeh.models import ColumnDataSource, HoverTool
 from bokeh.plotting import figure
 
 from dnnflow.errors import NotFoundError
+from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord, StudyState
 from dnnflow.results.view.intervals import equal_within_noise
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show.canvas import BLUE, canvas
@@ -41,7 +41,7 @@ class Kept:
 
     view: StudyView
     stored: int
-    state: StudyState
+    state: RunState
     cost_s: float
     at_s: float
     plots: dict[str, str] | None = None
@@ -134,7 +134,7 @@ class Results:
                 kept = kept or self._compute(record)
         return kept
 
-    def _fresh(self, record: StudyRecord, stored: int) -> Kept | None:
+    def _fresh(self, record: RunRecord, stored: int) -> Kept | None:
         kept = self._kept.get(record.study_id)
         if kept is None:
             return None
@@ -142,10 +142,10 @@ class Results:
         same = kept.stored == stored and kept.state is record.state
         young = time.monotonic() - kept.at_s < COST_FACTOR * kept.cost_s
         return (
-            kept if same or (young and record.state is StudyState.RUNNING and kept.stored <= stored) else None
+            kept if same or (young and record.state is RunState.RUNNING and kept.stored <= stored) else None
         )
 
-    def _compute(self, record: StudyRecord) -> Kept:
+    def _compute(self, record: RunRecord) -> Kept:
         start_s = time.monotonic()
         view = load_view(self._store, record.study_id)
         now = time.monotonic()

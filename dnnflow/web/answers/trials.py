@@ -7,8 +7,8 @@ from typing import Any
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import StudyRecord
 from dnnflow.results.view.overview import TrialQuery, count_matching, trial_rows
 from dnnflow.web.answers.request_parts import encode_cursor
 from dnnflow.web.contract.replies import TrialDetail, TrialPage, TrialRow
@@ -43,7 +43,7 @@ def trial_row(row: Mapping[str, Any]) -> TrialRow:
     return TrialRow(**_columns(row), design=_design(row).describe())
 
 
-def trial_detail(store: Store, record: StudyRecord, design_id: str) -> TrialDetail:
+def trial_detail(store: Store, record: RunRecord, design_id: str) -> TrialDetail:
     """Return everything that is known of one trial.
 
     Raises

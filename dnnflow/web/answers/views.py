@@ -10,7 +10,8 @@ from typing import Any
 
 from dnnflow.engines.records import TrialState
 from dnnflow.errors import LaunchError, NotFoundError
-from dnnflow.results.store.study_record import StudyRecord, StudyState, Wanted
+from dnnflow.events import Command
+from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
 from dnnflow.web.contract.replies import (
     Best,
@@ -38,7 +39,7 @@ class Counted:
     """What was counted of a study, and when."""
 
     stored: int
-    state: StudyState
+    state: RunState
     totals: Totals
     best: Best | None
     live: Live
@@ -62,7 +63,7 @@ class Views:
 
     # ---- who is there
 
-    def record(self, study_id: str) -> StudyRecord | None:
+    def record(self, study_id: str) -> RunRecord | None:
         """Return the store's record of exactly this study, or None."""
         try:
             record = self._services.store.study(study_id)
@@ -77,7 +78,7 @@ class Views:
         except NotFoundError:
             return None
 
-    def stored(self, study_id: str) -> StudyRecord:
+    def stored(self, study_id: str) -> RunRecord:
         """Return the record of a study that has begun.
 
         Raises
@@ -115,9 +116,9 @@ class Views:
             return status_of_launch(launch)
         raise _not_found(study_id)
 
-    def _status_of_record(self, record: StudyRecord, launch: Launch | None, *, live: bool) -> StudyStatus:
+    def _status_of_record(self, record: RunRecord, launch: Launch | None, *, live: bool) -> StudyStatus:
         counted = self.counted(record)
-        is_driven = record.state is StudyState.RUNNING and self._is_driven(record.study_id)
+        is_driven = record.state is RunState.RUNNING and self._is_driven(record.study_id)
         state = state_of(record, launch, is_driven=is_driven, stored=counted.stored)
         counts = counted.totals.counts
         missing = max(0, record.n_designs - counted.stored)
@@ -137,7 +138,7 @@ class Views:
             best=counted.best,
             elapsed_s=_elapsed_s(record, is_over=not is_driven),
             training_s=counted.totals.training_s,
-            wanted=record.wanted.value,
+            wanted=record.command.value,
             dashboard=link(record.dashboard or (launch.dashboard if launch else None)),
             run_url=link(launch.run_url if launch else None),
             error=launch.error if launch is not None and state == "failed" else None,
@@ -175,7 +176,7 @@ class Views:
             for _, key in shown
         ]
 
-    def _summary(self, record: StudyRecord, launch: Launch | None) -> StudySummary:
+    def _summary(self, record: RunRecord, launch: Launch | None) -> StudySummary:
         status = self._status_of_record(record, launch, live=False)
         return StudySummary(
             study_id=record.study_id,
@@ -194,7 +195,7 @@ class Views:
 
     # ---- counting
 
-    def counted(self, record: StudyRecord) -> Counted:
+    def counted(self, record: RunRecord) -> Counted:
         """Return a study's counts, counted anew where there are other trials than before."""
         stored = count_trials(self._services.store, record.study_id)
         known = self._known(record, stored)
@@ -203,20 +204,20 @@ class Views:
                 known = self._known(record, stored) or self._count(record, stored)
         return known
 
-    def _known(self, record: StudyRecord, stored: int) -> Counted | None:
+    def _known(self, record: RunRecord, stored: int) -> Counted | None:
         now = time.monotonic()
         with self._lock:
             known = self._counted.get(record.study_id)
             if known is None:
                 return None
             self._counted.move_to_end(record.study_id)
-            if record.state is StudyState.RUNNING and (not known.pace or now - known.pace[-1][0] >= 0.5):
+            if record.state is RunState.RUNNING and (not known.pace or now - known.pace[-1][0] >= 0.5):
                 known.pace.append((now, stored))
             same = known.stored == stored and known.state is record.state
-            fresh = now - known.at_s < COST_FACTOR * known.cost_s and record.state is StudyState.RUNNING
+            fresh = now - known.at_s < COST_FACTOR * known.cost_s and record.state is RunState.RUNNING
             return known if same or (fresh and known.stored <= stored) else None
 
-    def _count(self, record: StudyRecord, stored: int) -> Counted:
+    def _count(self, record: RunRecord, stored: int) -> Counted:
         store, study_id, start_s = self._services.store, record.study_id, time.monotonic()
         found = totals(store, study_id)
         best = None
@@ -233,7 +234,7 @@ class Views:
             before = self._counted.get(study_id)
             if before is not None:
                 counted.pace = before.pace
-            elif record.state is StudyState.RUNNING:
+            elif record.state is RunState.RUNNING:
                 counted.pace.append((now, stored))
             self._counted[study_id] = counted
             self._counted.move_to_end(study_id)
@@ -257,15 +258,15 @@ class Views:
         return counted.totals.stored / since_s
 
 
-def state_of(record: StudyRecord, launch: Launch | None, *, is_driven: bool, stored: int) -> StateName:
+def state_of(record: RunRecord, launch: Launch | None, *, is_driven: bool, stored: int) -> StateName:
     """Say where a study stands by what store and launcher know of it."""
-    if record.state is StudyState.FINISHED:
+    if record.state is RunState.FINISHED:
         return "finished"
     if not is_driven and launch is not None and launch.state is LaunchState.QUEUED:
         return "queued"
     if is_driven:
-        if record.wanted is Wanted.PAUSE:
-            return "paused" if record.obeyed is Wanted.PAUSE else "pausing"
+        if record.command is Command.PAUSE:
+            return "paused" if record.acknowledged is Command.PAUSE else "pausing"
         return "running" if stored else "preparing"
     if launch is not None and launch.state is LaunchState.RUNNING:
         return "running" if stored else "preparing"
@@ -362,7 +363,7 @@ def _cells(found: Grid | None) -> CellGrid | None:
     )
 
 
-def _elapsed_s(record: StudyRecord, *, is_over: bool) -> float | None:
+def _elapsed_s(record: RunRecord, *, is_over: bool) -> float | None:
     return _seconds_between(record.created_at, record.updated_at if is_over else None)
 
 

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, HTMLResponse
 
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.study_record import new_study_id
+from dnnflow.results.store.run_record import new_study_id
 from dnnflow.web.answers.request_parts import (
     Cursor,
     Key,

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.study_record import new_study_id
+from dnnflow.results.store.run_record import new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,

@@ -10,11 +10,12 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from dnnflow.errors import ConflictError, LaunchError, NotFoundError
+from dnnflow.events import Command
 from dnnflow.paths import content_id
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import utc_now
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import Wanted, utc_now
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.job_files import Job, Jobs, locked
 from dnnflow.web.jobs.launching import Launch, LaunchState
@@ -48,7 +49,7 @@ class EmbeddedLauncher:
 
     def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
         """Queue a job; see `Launcher`."""
-        from dnnflow.run.stages import without_secrets  # slow to import: the server is up before
+        from dnnflow.results.store.run_record import mask_credentials
 
         plain = pipeline.plain()
         digest = content_id(plain)
@@ -57,7 +58,7 @@ class EmbeddedLauncher:
             "name": pipeline.name,
             "created_at": utc_now(),
             "pipeline": plain,
-            "shown": without_secrets(plain),
+            "shown": mask_credentials(plain),
             "digest": digest,
         }
         with self._jobs.changing():
@@ -98,7 +99,7 @@ class EmbeddedLauncher:
         job = self._jobs.find(launch_id)
         with self._jobs.changing():
             if job.standing.state.has_ended:
-                want(self._settings, job, Wanted.RUN)
+                want(self._settings, job, Command.RUN)
                 job.forget_answer()
                 self._jobs.change(job, state=LaunchState.QUEUED, queued_s=time.time(), ended_at=None,
                                   error=None, deaths=0, interrupt_s=None)  # fmt: skip
@@ -113,7 +114,7 @@ class EmbeddedLauncher:
             if standing.state is LaunchState.QUEUED:
                 self._jobs.change(job, state=LaunchState.CANCELLED, ended_at=utc_now())
             elif standing.state is LaunchState.RUNNING and standing.interrupt_s is None:
-                obeys = want(self._settings, job, Wanted.CANCEL)
+                obeys = want(self._settings, job, Command.CANCEL)
                 self._jobs.change(job, interrupt_s=time.time() + (OBEY_S if obeys else 0.0))
         self._supervise()
         return self._shown(job)
@@ -169,11 +170,11 @@ class EmbeddedLauncher:
                 ) from error
 
 
-def want(settings: Settings, job: Job, wanted: Wanted) -> bool:
+def want(settings: Settings, job: Job, wanted: Command) -> bool:
     """Tell who trains a job's study what is wanted of it; return whether there is a study yet."""
     if job.request["kind"] == "study":
         with suppress(NotFoundError), Store(settings.store_url) as store:
-            store.set_wanted(job.launch_id, wanted)
+            store.send_command(job.launch_id, wanted)
             return True
     return False
 

@@ -13,12 +13,12 @@ from urllib.parse import quote
 import httpx
 
 from dnnflow.errors import ConflictError, LaunchError, NotFoundError, StudyStopped
+from dnnflow.events import Command
 from dnnflow.paths import content_id
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import mask_credentials
 from dnnflow.results.store.store import Store
-from dnnflow.results.store.study_record import Wanted
-from dnnflow.run.stages import without_secrets
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.launching import Launch, LaunchState
 from dnnflow.web.jobs.places import outcome_of, with_places
@@ -119,7 +119,7 @@ class PrefectLauncher:
         """Have a run that has ended started again; its study goes on with what is missing."""
         run = self._run(launch_id)
         if STATES[run["state_type"]].has_ended:
-            self._want(run, Wanted.RUN)
+            self._want(run, Command.RUN)
             state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "resumed from dnnflow web"}
             self._set_state(run, state)
         return self.get(launch_id)
@@ -173,10 +173,10 @@ class PrefectLauncher:
                 f"{_id_of(run)}: {reason}; see {self._page(run)}"
             )
 
-    def _want(self, run: Mapping[str, Any], wanted: Wanted) -> None:
+    def _want(self, run: Mapping[str, Any], wanted: Command) -> None:
         if _kind_of(run) == "study":
             with suppress(NotFoundError), Store(self._settings.store_url) as store:
-                store.set_wanted(_id_of(run), wanted)
+                store.send_command(_id_of(run), wanted)
 
     def _obeys(self, run: Mapping[str, Any]) -> bool:
         """Ask the study of a run to stop; return whether somebody not asked before reads that."""
@@ -187,8 +187,8 @@ class PrefectLauncher:
             record = store.find(study_id)
             if record is None:
                 return False
-            store.set_wanted(study_id, Wanted.CANCEL)
-            return record.wanted is not Wanted.CANCEL and store.driver(study_id) is not None
+            store.send_command(study_id, Command.CANCEL)
+            return record.command is not Command.CANCEL and store.driver(study_id) is not None
 
     def _shown(self, run: Mapping[str, Any], *, outcome: bool = False) -> Launch:
         kind, state = _kind_of(run), _state_of(run)
@@ -203,7 +203,7 @@ class PrefectLauncher:
             created_at=str(run["created"]),
             started_at=run.get("start_time"),
             ended_at=run.get("end_time") if state.has_ended else None,
-            pipeline=without_secrets(pipeline),
+            pipeline=mask_credentials(pipeline),
             stage=None if state.has_ended else str(run.get("state_name") or ""),
             error=_reason(message) if state is LaunchState.FAILED else None,
             run_url=self._page(run),

@@ -15,7 +15,7 @@ from threading import Thread
 from types import FrameType
 from typing import IO
 
-from dnnflow.results.store.study_record import utc_now
+from dnnflow.results.store.run_record import utc_now
 from dnnflow.web.jobs.job_files import LOG_BYTES, Job, Jobs, locked
 from dnnflow.web.jobs.launching import LaunchState
 

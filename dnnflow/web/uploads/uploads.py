@@ -21,7 +21,7 @@ from typing import Any
 
 from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
-from dnnflow.results.store.study_record import new_study_id
+from dnnflow.results.store.run_record import new_study_id
 from dnnflow.table.text.source_text import compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile

@@ -1,0 +1,254 @@
+"""Describe a run as the results store keeps it: what was asked for, where it stands, what came of it."""
+
+import difflib
+import json
+import math
+import os
+import re
+import secrets
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import psutil
+
+from dnnflow.design.layers import Design
+from dnnflow.errors import ConflictError, InputError, NotFoundError
+from dnnflow.events import Command
+from dnnflow.paths import canonical_json
+
+SILENT_AFTER_S = 30.0
+"""A driver on another host counts as gone once its last heartbeat is older than this."""
+
+START_TOLERANCE_S = 2.0
+"""A process' start time is derived from the clock, which may be set a little between two looks."""
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class RunKind(StrEnum):
+    """What a run does."""
+
+    STUDY = "study"
+    TRAINING = "training"
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    QUEUED = "queued"
+    """Asked for, and not yet begun."""
+    RUNNING = "running"
+    """Begun and not yet ended; whether a process drives it now, `RunRecord.is_driven` says."""
+    FINISHED = "finished"
+    """Nothing is left to do; of a study: every design has a trial."""
+    STOPPED = "stopped"
+    """Ended by a person; it can be continued."""
+    FAILED = "failed"
+    """Ended by an error; it can be continued."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self is RunState.FINISHED
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more happens unless somebody asks for it."""
+        return self in (RunState.FINISHED, RunState.STOPPED, RunState.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One row of the table `runs`: a study or a training that somebody asked for."""
+
+    run_id: str = field(default_factory=lambda: new_study_id())
+    """Random and URL-safe; what a user follows the run by."""
+    kind: RunKind = RunKind.STUDY
+    name: str
+    state: RunState = RunState.RUNNING
+    command: Command = Command.RUN
+    """What a person asked for last."""
+    acknowledged: Command = Command.RUN
+    """What the process that drives the run has come to: a pause that is asked for takes seconds."""
+    is_driven: bool = False
+    """Whether a living process drove it when the row was read."""
+    created_at: str = field(default_factory=lambda: utc_now())
+    """UTC, ISO 8601; when it was asked for."""
+    started_at: str | None = None
+    """When it was begun first."""
+    ended_at: str | None = None
+    updated_at: str = field(default_factory=lambda: utc_now())
+    """The last change of state or the last trial stored."""
+    queue: str | None = None
+    """Who was asked to run it; None for the process that asked for it."""
+    queued_s: float | None = None
+    """When it was queued, in seconds since 1970: a queue is worked off in this order."""
+    deaths: int = 0
+    """How often its process died without an answer since it was queued."""
+    key: str = ""
+    """Of a study: hash of dataset, designs and training settings; empty until the table is preprocessed."""
+    dataset_id: str = ""
+    dataset_path: str = ""
+    n_designs: int = 0
+    stage: str | None = None
+    """What it does now, in words."""
+    progress: Mapping[str, Any] | None = None
+    """The last `TrialsStored` or `TrainingProgress`, as JSON types."""
+    dashboard: str | None = None
+    """URL of the Dask dashboard."""
+    run_url: str | None = None
+    """Page of the Prefect run."""
+    error: str | None = None
+    """Rule, value, remedy; of a run that failed."""
+    outcome: Mapping[str, Any] | None = None
+    """Of a finished training: its history's last row, the model's and the report's file."""
+    pipeline: Mapping[str, Any] = field(default_factory=dict)
+    """The whole description, as JSON types, with credentials masked."""
+    dataset: Mapping[str, Any] = field(default_factory=dict)
+    """What `Dataset.describe()` gave, as JSON types."""
+
+    def __post_init__(self) -> None:
+        if not self.run_id:
+            raise InputError("a run has an id, got an empty one; leave it out for a random id")
+        if self.n_designs < 0:
+            raise InputError(f"a study has 0 or more designs, got {self.n_designs}")
+
+    @property
+    def study_id(self) -> str:
+        """The id of the study, which is the run's."""
+        return self.run_id
+
+    @property
+    def has_designs(self) -> bool:
+        """Whether it is a study whose table is preprocessed and whose designs are drawn."""
+        return bool(self.key)
+
+
+def new_study_id() -> str:
+    """Return a random URL-safe id of 16 characters, which never looks like an option (`-x`)."""
+    while True:
+        study_id = secrets.token_urlsafe(12)
+        if study_id[0].isalnum():
+            return study_id
+
+
+def check_study_id(study_id: str) -> None:
+    """Look whether a run may have this id; it becomes a part of URLs and the name of a directory.
+
+    Raises
+    ------
+    InputError
+        If it may not.
+    """
+    if not _RUN_ID.fullmatch(study_id):
+        raise InputError(
+            "a study's id is 1 to 64 letters, digits, _ and -, beginning with a letter or a digit, "
+            f"got {study_id!r}; leave it out for a random id"
+        )
+
+
+def taken_id(study_id: str) -> ConflictError:
+    """Return what is raised for the id of another study."""
+    return ConflictError(f"a new study has an id of its own, got {study_id}, which another study has; "
+                         "leave it out for a random id")  # fmt: skip
+
+
+def several_fit(study_id: str, fitting: Sequence[str]) -> NotFoundError:
+    """Return what is raised for the beginning of several ids."""
+    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}, which "
+                         f"fits {', '.join(fitting)}; type more of it")  # fmt: skip
+
+
+def study_not_found(study_id: str, known: Sequence[str] = ()) -> NotFoundError:
+    """Return what is raised for an id that no study has; names the nearest of those known."""
+    near = difflib.get_close_matches(study_id, known, n=3, cutoff=0.5)
+    meant = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}{meant} "
+                         "`dnnflow studies` lists them")  # fmt: skip
+
+
+def utc_now() -> str:
+    """Return the time in UTC, ISO 8601 with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def mask_credentials(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pipeline as JSON types with the credentials of its table's file system masked."""
+    dataset = plain.get("dataset") or {}
+    options = dataset.get("storage_options")
+    if not options:
+        return dict(plain)
+    return {**plain, "dataset": {**dataset, "storage_options": dict.fromkeys(options, "…")}}
+
+
+def finite(value: Any) -> Any:
+    """Return JSON types without NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def designs_blob(designs: Sequence[Design]) -> bytes:
+    """Return what the store keeps of a study's designs."""
+    lines = "\n".join(canonical_json(design.to_dict()) for design in designs)
+    return zlib.compress(lines.encode(), level=3)
+
+
+def designs_of_blob(blob: bytes) -> list[Design]:
+    """Return the designs of what `designs_blob` gave."""
+    return [Design.from_dict(json.loads(line)) for line in zlib.decompress(blob).decode().splitlines()]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One process, told apart from a later one with the same number by when it began."""
+
+    host: str
+    pid: int
+    started_s: float
+    """Seconds since 1970, UTC."""
+
+    @classmethod
+    def this_process(cls) -> "Driver":
+        """Describe the calling process."""
+        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def parse(cls, text: str) -> "Driver":
+        """Read what `str(driver)` gave."""
+        host, pid, started_s = text.rsplit(":", 2)
+        return cls(host, int(pid), float(started_s))
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid}:{self.started_s:.3f}"
+
+    def same_process(self, other: "Driver") -> bool:
+        """Whether both mean the same process."""
+        near = abs(self.started_s - other.started_s) < START_TOLERANCE_S
+        return near and (self.host, self.pid) == (other.host, other.pid)
+
+    def is_alive(self, silent_s: float) -> bool:
+        """Whether the process still runs; of another host only its silence is known.
+
+        Parameters
+        ----------
+        silent_s : float
+            Seconds since its last heartbeat.
+        """
+        if self.host != socket.gethostname():
+            return silent_s < SILENT_AFTER_S
+        try:
+            process = psutil.Process(self.pid)
+            running = process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            return running and abs(process.create_time() - self.started_s) < START_TOLERANCE_S
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:  # it exists and belongs to somebody else
+            return silent_s < SILENT_AFTER_S
