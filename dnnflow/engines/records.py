@@ -1,7 +1,7 @@
 """Record what a training leaves behind: a trial, and what belongs to it."""
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -127,6 +127,8 @@ class Portion:
     designs: "tuple[Design, ...]"
     cost: float = 1.0
     """Expected time relative to other portions; in seconds where a planner has estimated it."""
+    plan: object = None
+    """What an engine has planned of these designs, e.g. a `Stack`: the engine is given it on the worker."""
 
     def __post_init__(self) -> None:
         if not self.designs:
@@ -137,24 +139,8 @@ class Portion:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Designs that one task trains: portions, one after the other."""
+    """What one task trains: portions, one after the other."""
 
-    designs: "tuple[Design, ...]"
+    portions: tuple[Portion, ...]
     keep_above: float = float("inf")
     """Test accuracy from which on a trial's weights are sent along."""
-    sizes: tuple[int, ...] = ()
-    """How many designs each portion holds, in order; empty for one portion of all."""
-
-    def __post_init__(self) -> None:
-        if self.sizes and (min(self.sizes) < 1 or sum(self.sizes) != len(self.designs)):
-            raise InputError(
-                f"the sizes of a pack's portions must be >= 1 and add up to its {len(self.designs)} designs, "
-                f"got {self.sizes}"
-            )
-
-    def portions(self) -> "Iterator[tuple[Design, ...]]":
-        """Yield the designs of one portion after the other."""
-        end = 0
-        for size in self.sizes or (len(self.designs),):
-            end += size
-            yield self.designs[end - size : end]

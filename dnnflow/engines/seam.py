@@ -29,6 +29,8 @@ class TrainingContext:
     """Who trains, for the trial's record."""
     activations: tuple[str, ...] = ()
     """All that occur in the study, where that is known."""
+    plan: object = None
+    """What was planned of the designs before (`Portion.plan`); who does not know it plans anew."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -60,8 +61,8 @@ def run_pack(
     context = context or training_context(study)
     waiting: list[Outcome] = []
     flushed = time.monotonic()
-    for designs in pack.portions():
-        for fitted in _train(engine, designs, context):
+    for portion in pack.portions:
+        for fitted in _train(engine, portion.designs, replace(context, plan=portion.plan)):
             waiting.append(_outcome(fitted, pack.keep_above))
             if report is not None and time.monotonic() - flushed >= flush_s:
                 report(waiting)

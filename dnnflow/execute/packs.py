@@ -78,7 +78,7 @@ class Load:
 
     def pack(self, keep_above: float) -> Pack:
         """Return what a task is told of the load."""
-        return Pack(self.designs, keep_above, tuple(len(portion.designs) for portion in self.portions))
+        return Pack(self.portions, keep_above)
 
 
 class Backlog:

@@ -100,7 +100,7 @@ def plan_study(
     stacked = {design.design_id for design in stackable}
     return StudyPlan(
         single=_singles(design for design in designs if design.design_id not in stacked),
-        stacks=tuple(Portion(stack.designs, stack.cost_s) for stack in stacks),
+        stacks=tuple(Portion(stack.designs, stack.cost_s, stack) for stack in stacks),
         summary=_describe(stackable, stacks, settings) if len(stacks) > 1 else None,
     )
 

@@ -1,6 +1,7 @@
 """What holds for designs that are trained as a stack, beside the contract of engines."""
 
 import dataclasses
+import pickle
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from dnnflow.engines.keras.keras_engine import KerasEngine
 from dnnflow.engines.loop import Deadline
 from dnnflow.engines.records import TrainingSettings, TrialState
 from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.stacked import stacked_engine
+from dnnflow.engines.stacked.stack_plan import TableShape, plan_stacks
 from dnnflow.engines.stacked.stack_program import StackProgram
 from dnnflow.engines.stacked.stack_run import StackRun, staying
 from dnnflow.engines.stacked.stacked_engine import StackedEngine
@@ -45,6 +48,26 @@ def bits(fitted: Fitted) -> list[bytes]:
     assert fitted.weights is not None
     assert fitted.trial.state is TrialState.COMPLETED, fitted.trial.error
     return [weight.tobytes() for weight in fitted.weights()]
+
+
+def test_a_stack_that_was_planned_is_not_planned_again_and_has_the_same_bits(
+    iris: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of a study travels with its portions; a part of a stack has none and is planned."""
+    some = [*designs(5, epochs=2), *designs(4, layers=(Layer(30, "relu"),), epochs=2)]
+    shape = TableShape.of(iris, 0.0)
+    wanted = {fitted.trial.design_id: bits(fitted) for fitted in train(some, iris)}
+    stacks = pickle.loads(pickle.dumps(plan_stacks(some, shape)))
+    assert len(stacks) > 1
+    monkeypatch.setattr(stacked_engine, "plan_stacks", lambda *_: pytest.fail("a stack is planned once"))
+    for stack in stacks:
+        context = TrainingContext(iris, TrainingSettings(), plan=stack)
+        for fitted in StackedEngine().train(stack.designs, context):
+            assert bits(fitted) == wanted[fitted.trial.design_id]
+    monkeypatch.undo()
+    part = TrainingContext(iris, TrainingSettings(), plan=stacks[0])
+    (fitted,) = StackedEngine().train(stacks[0].designs[:1], part)
+    assert fitted.trial.state is TrialState.COMPLETED
 
 
 def test_a_diverging_design_changes_no_bit_of_its_neighbours(iris: Dataset) -> None:

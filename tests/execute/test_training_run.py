@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.records import Outcome, Pack, TrainingSettings, Trial, TrialState
+from dnnflow.engines.records import Outcome, Pack, Portion, TrainingSettings, Trial, TrialState
 from dnnflow.engines.seam import Fitted, StudyContext, TrainingContext
 from dnnflow.errors import DataError, InputError, NotFoundError
 from dnnflow.execute.pack_run import run_pack, training_context
 from dnnflow.table.store.dataset import Dataset
 
 DESIGNS = tuple(Design(seed=seed) for seed in range(6))
+WHOLE = Pack((Portion(DESIGNS),))
 
 
 class Quick:
@@ -65,28 +66,28 @@ def job(dataset: Dataset, engine: type[Quick] = Quick) -> StudyContext:
 
 
 def test_every_design_comes_back_in_order(iris: Dataset) -> None:
-    outcomes = run_pack(Pack(DESIGNS), job(iris))
+    outcomes = run_pack(WHOLE, job(iris))
     assert [outcome.trial.design_id for outcome in outcomes] == [design.design_id for design in DESIGNS]
     assert all(outcome.weights is None for outcome in outcomes)
     assert {":" in outcome.trial.worker for outcome in outcomes} == {True}
 
 
 def test_weights_come_along_from_the_threshold_on(iris: Dataset) -> None:
-    outcomes = run_pack(Pack(DESIGNS, keep_above=0.4), job(iris))
+    outcomes = run_pack(Pack((Portion(DESIGNS),), keep_above=0.4), job(iris))
     kept = [outcome.weights[0].tolist() for outcome in outcomes if outcome.weights]
     assert kept == [[4, 4, 4], [5, 5, 5]]
 
 
 def test_what_is_reported_is_not_returned_again(iris: Dataset) -> None:
     reported: list[list[Outcome]] = []
-    rest = run_pack(Pack(DESIGNS), job(iris), report=reported.append, flush_s=0.0)
+    rest = run_pack(WHOLE, job(iris), report=reported.append, flush_s=0.0)
     assert [len(outcomes) for outcomes in reported] == [1] * 6
     assert rest == []
 
 
 def test_nothing_is_reported_before_its_time(iris: Dataset) -> None:
     reported: list[list[Outcome]] = []
-    assert len(run_pack(Pack(DESIGNS), job(iris), report=reported.append, flush_s=3600)) == 6
+    assert len(run_pack(WHOLE, job(iris), report=reported.append, flush_s=3600)) == 6
     assert reported == []
 
 
@@ -100,7 +101,7 @@ def test_nothing_is_reported_before_its_time(iris: Dataset) -> None:
 def test_an_engine_with_a_bug_fails_what_it_did_not_train(
     iris: Dataset, engine: type[Quick], trained: int, kind: str, message: str
 ) -> None:
-    trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS), job(iris, engine))]
+    trials = [outcome.trial for outcome in run_pack(WHOLE, job(iris, engine))]
     assert [trial.design_id for trial in trials] == [design.design_id for design in DESIGNS]
     assert [trial.state is TrialState.COMPLETED for trial in trials] == [True] * trained + [False] * (
         6 - trained
@@ -111,23 +112,24 @@ def test_an_engine_with_a_bug_fails_what_it_did_not_train(
 
 
 def test_every_design_has_one_trial_in_whatever_order_an_engine_trains(iris: Dataset) -> None:
-    trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS), job(iris, Backwards))]
+    trials = [outcome.trial for outcome in run_pack(WHOLE, job(iris, Backwards))]
     assert sorted(trial.design_id for trial in trials) == sorted(design.design_id for design in DESIGNS)
     assert [trial.design_id for trial in trials if trial.error] == [DESIGNS[0].design_id]
 
 
 def test_a_portion_that_breaks_leaves_the_next_one_alone(iris: Dataset) -> None:
     """The engine breaks at the fourth design that it is given at once."""
-    trials = [outcome.trial for outcome in run_pack(Pack(DESIGNS, sizes=(4, 2)), job(iris, Breaks))]
+    pack = Pack((Portion(DESIGNS[:4]), Portion(DESIGNS[4:])))
+    trials = [outcome.trial for outcome in run_pack(pack, job(iris, Breaks))]
     assert [trial.design_id for trial in trials] == [design.design_id for design in DESIGNS]
     assert [trial.state is TrialState.COMPLETED for trial in trials] == [True, True, True, False, True, True]
 
 
 def test_what_is_wrong_with_the_job_is_raised(iris: Dataset, tmp_path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        run_pack(Pack(DESIGNS), StudyContext(str(tmp_path / "nowhere"), job(iris).settings))
+        run_pack(WHOLE, StudyContext(str(tmp_path / "nowhere"), job(iris).settings))
     with pytest.raises(NotFoundError, match="did you mean keras"):
-        run_pack(Pack(DESIGNS), StudyContext(str(iris.path), TrainingSettings(engine="kears")))
+        run_pack(WHOLE, StudyContext(str(iris.path), TrainingSettings(engine="kears")))
     with pytest.raises(InputError, match="device must be auto, cpu or gpu, got 'tpu'"):
         StudyContext(str(iris.path), device="tpu")  # type: ignore[arg-type]
 

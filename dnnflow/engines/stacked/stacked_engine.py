@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,11 +61,19 @@ class StackedEngine:
                 sound.append(design)
             except DesignError as error:
                 yield _failed(design, error, context, Spent(now()))
-        yield from self._train_all(sound, context)
+        plan = context.plan
+        if isinstance(plan, Stack) and sound == list(plan.designs):
+            yield from self._train_each([plan], context)
+        else:
+            yield from self._train_anew(sound, context)
 
-    def _train_all(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+    def _train_anew(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        """Plan stacks and train them."""
         limits = StackLimits.of(context.settings, activations=context.activations)
-        for stack in plan_stacks(designs, _shape(context), limits):
+        yield from self._train_each(plan_stacks(designs, _shape(context), limits), context)
+
+    def _train_each(self, stacks: Iterable[Stack], context: TrainingContext) -> Iterator[Fitted]:
+        for stack in stacks:
             middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
             halves: tuple[Sequence[Design], ...] = ()
             fitted: list[Fitted] = []
@@ -79,7 +87,7 @@ class StackedEngine:
                     fitted = [_failed(stack.designs[0], error, context, spent)]
             yield from fitted
             for half in halves:  # the error is gone by now, and with it the memory its frames hold
-                yield from self._train_all(half, context)
+                yield from self._train_anew(half, context)
 
     def _train_stack(self, stack: Stack, context: TrainingContext) -> list[Fitted]:
         """Train and test a stack's designs, and share its time among them by their arithmetic."""
