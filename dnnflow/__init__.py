@@ -4,15 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnnflow.api import ingest, open_study, run_study
+    from dnnflow.api import OpenStudy as Study
+    from dnnflow.api import ingest, open_study, run_study, train
     from dnnflow.design.layers import Design, Layer
     from dnnflow.design.space import Space
     from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
     from dnnflow.pipeline.pipeline_file import load_pipeline
     from dnnflow.pipeline.study_pipeline import Pipeline
     from dnnflow.run.saved_model import load_model
-    from dnnflow.run.study import Study
-    from dnnflow.run.train import train
     from dnnflow.table.store.dataset import Dataset
 
 _NAMES = {
@@ -27,10 +26,10 @@ _NAMES = {
     "Algorithm": "dnnflow.parallel.spec.algorithm",
     "OptimizerSpec": "dnnflow.parallel.spec.algorithm",
     "RateSchedule": "dnnflow.parallel.spec.algorithm",
-    "train": "dnnflow.run.train",
+    "train": "dnnflow.api",
     "Pipeline": "dnnflow.pipeline.study_pipeline",
     "load_pipeline": "dnnflow.pipeline.pipeline_file",
-    "Study": "dnnflow.run.study",
+    "Study": "dnnflow.api:OpenStudy",
 }
 
 __all__ = [
@@ -43,4 +42,5 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import dnnflow` itself loads nothing heavy."""
     if name not in _NAMES:
         raise AttributeError(f"module 'dnnflow' has no attribute {name!r}")
-    return getattr(import_module(_NAMES[name]), name)
+    module, _, other = _NAMES[name].partition(":")
+    return getattr(import_module(module), other or name)

@@ -1,24 +1,63 @@
 """The Python door: what a notebook or a script calls."""
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Draw, Listener, ignore
+from dnnflow.parallel.driver.history import History
+from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.run.stages import run_pipeline
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
+from dnnflow.show.live.listening import listening
+from dnnflow.show.report import write_report
 from dnnflow.table.columns.recipe import Recipe, Source, TextOptions
+from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from dnnflow.execute.executor import Executor
+
+
+class OpenStudy(Study):
+    """A study that shows itself on the live page while it trains, and draws its report."""
+
+    def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
+              listener: Listener = ignore) -> None:  # fmt: skip
+        """See `Study.train`."""
+        with listening(listener) as heard:
+            super().train(executor, shard=shard, listener=heard)
+
+    def finish(self, client: "Client | None" = None, listener: Listener = ignore, *,
+               draw: Draw | None = write_report) -> Self:  # fmt: skip
+        """Train what is missing, save the best models and write the report; does nothing twice."""
+        return super().finish(client, listener, draw=draw)
+
+    resume = finish
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the HTML report and return its path (default: the study's own directory)."""
+        target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
+        return write_report(self.view(), target)
+
+
+class ReportedHistory(History):
+    """A training's history that draws its report."""
+
+    def report(self, path: str | Path) -> Path:
+        """Write the HTML report, one self-contained file, and return its path."""
+        return write_report(self, path)
+
 
 def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool = False,
-              settings: Settings | None = None, listener: Listener = ignore) -> Study:  # fmt: skip
+              settings: Settings | None = None, listener: Listener = ignore) -> OpenStudy:  # fmt: skip
     """Run a pipeline from data to report and return its study.
 
     Parameters
@@ -36,10 +75,88 @@ def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool =
         Saying the rule, what was got and the remedy.
     """
     settings = settings or Settings.from_environment()
-    return run_pipeline(pipeline, settings, client=client, new=new, listener=listener)
+    with listening(listener) as heard:
+        study = run_pipeline(pipeline, settings, client=client, new=new, listener=heard, draw=write_report)
+    return OpenStudy(study.store, study.settings, study.study_id)
 
 
-def open_study(study_id: str, *, settings: Settings | None = None) -> Study:
+def train(
+    model: Any, data: Any, *, client: "Client | None" = None, validation: Any = None,
+    algorithm: Algorithm | str = "downpour", loss: Any = None, metrics: Any = None, optimizer: Any = None,
+    parameters: Mapping[str, Any] | None = None, custom_objects: Sequence[str] = (),
+    devices: Mapping[str, str] | None = None, features: Any = "features", labels: Any = "labels",
+    callbacks: Sequence[Any] = (), listener: Listener = ignore, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one Keras model on the workers of a Dask cluster, data-parallel, with a parameter server.
+
+    Parameters
+    ----------
+    model
+        A Keras model, the path of a `.json` or `.keras` file, `module:function` that returns a model (called
+        with `parameters`), or a `ModelSpec`.
+    data, validation
+        A dataset of dnnflow, a pair of arrays (inputs, targets), files (HDF5, zarr, npz, Parquet; a list, a
+        glob, or a text file with one path a line), `module:name` of a `Data` class, or a `RowSource`. A
+        dataset's own test rows validate where nothing else is given.
+    client
+        A Dask client, which is left open. Without one a cluster of this machine is made, with a worker for
+        each replica and server.
+    algorithm
+        `downpour`, `easgd`, `gem`, `diloco`, or an `Algorithm`.
+    loss, metrics, optimizer
+        As `compile` takes them; what is not given is the compiled model's. The optimizer is the server's
+        with downpour, else the replicas'.
+    devices
+        {glob on a layer's name: device} on the workers.
+    features, labels
+        Names in files.
+    callbacks
+        Of Keras; they run in this process, on snapshots of the weights, at each validation.
+    settings
+        Fields of `Algorithm` (synchronous, sync_every, damping, ...) and of `TrainOptions` (replicas,
+        servers, epochs, batch_size, seed, target, checkpoint, ...).
+
+    Returns
+    -------
+    dict
+        `model`, a compiled Keras model with the last weights, and `history`, a `ReportedHistory`.
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+
+    Examples
+    --------
+    >>> dnnflow.train(model, (x, y), replicas=4, epochs=5)["history"].frame()  # doctest: +SKIP
+    """
+    from dnnflow.engines.process_setup import import_tensorflow
+    from dnnflow.run import train as training
+
+    import_tensorflow()
+    spec = training.describe_model(
+        model, parameters, custom_objects=tuple(custom_objects), devices=devices, loss=loss, metrics=metrics,
+        optimizer=optimizer,
+    )  # fmt: skip
+    options = training.read_options(spec, algorithm, settings)
+    reading = Reading(features=features, labels=labels, cache_dir=options.cache_dir)
+    source = open_source(data, reading)
+    plan = training.TrainingPlan(
+        spec=spec, source=source, options=options,
+        validation=training.validation_source(source, validation, reading), callbacks=callbacks,
+        import_paths=tuple(sys.path) if client is None else (),
+    )  # fmt: skip
+    own = Settings.from_environment({})  # a cluster of this machine, whatever the installation names
+    workers = training.own_workers(options)
+    with (
+        listening(listener) as heard,
+        training.open_workers({}, own, workers=workers, client=client, listener=heard) as opened,
+    ):
+        trained = training.carry_out(plan, opened, heard)
+    return {"model": trained.model, "history": ReportedHistory(**vars(trained.history))}
+
+
+def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
     """Open a study by its id, or by the beginning of it.
 
     Raises
@@ -49,7 +166,7 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> Study:
     """
     settings = settings or Settings.from_environment()
     store = Store(settings.store_url)
-    return Study(store, settings, store.study(study_id).study_id)
+    return OpenStudy(store, settings, store.study(study_id).study_id)
 
 
 def ingest(

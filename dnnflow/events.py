@@ -3,9 +3,12 @@
 Fields ending in `_s` are seconds; fields ending in `_at` are UTC in ISO 8601.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
 
 
 class Command(StrEnum):
@@ -133,6 +136,59 @@ class ReplicaLost:
     worker: str
 
 
+class TrialResult(NamedTuple):
+    """What pages count of one trial."""
+
+    depth: int | None
+    """Hidden layers; None where they are not known."""
+    accuracy: float | None
+    """On the test rows; None for a trial that did not complete."""
+    error: str
+    """Name of the exception's class; empty where there was none."""
+    describe: Callable[[], str]
+    """Returns the design in words."""
+
+
+@dataclass(frozen=True)
+class StudyBegun:
+    """A study's missing designs begin to be trained; `RunEnded` follows."""
+
+    name: str
+    about: Sequence[tuple[str, str]]
+    """Names and values for a person."""
+    total: int
+    """Designs of the study."""
+    stored: Sequence[TrialResult]
+    """Trials of earlier runs."""
+    client: Any
+    """The Dask client; None in this process."""
+
+
+@dataclass(frozen=True)
+class TrialsEnded:
+    """Trials have reached the store, one by one."""
+
+    results: Sequence[TrialResult]
+
+
+@dataclass(frozen=True)
+class TrainingBegun:
+    """A parallel training begins; `RunEnded` follows."""
+
+    name: str
+    client: Any
+    """The Dask client."""
+    measured: Callable[[], tuple[Any, Mapping[int, str]]]
+    """Returns the `History` so far, which goes on being written, and {replica: address of its worker}."""
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """The study or training that began last has ended."""
+
+    failed: bool
+
+
 @dataclass(frozen=True)
 class Notice:
     """Something a person should know, without a consequence for the run."""
@@ -150,10 +206,28 @@ Event = (
     | TrialsStored
     | TrainingProgress
     | ReplicaLost
+    | StudyBegun
+    | TrialsEnded
+    | TrainingBegun
+    | RunEnded
     | Notice
 )
 Listener = Callable[[Event], None]
+Draw = Callable[[Any, Path], Path]
+"""Writes the report of a `StudyView` or a `History` as one file and returns it; doors hand it to runs."""
 
 
 def ignore(event: Event) -> None:
     """Listen to nothing."""
+
+
+@contextmanager
+def announced(begun: StudyBegun | TrainingBegun, listener: Listener) -> Iterator[None]:
+    """Tell that a run begins, and how it ended when the block is left."""
+    listener(begun)
+    try:
+        yield
+    except BaseException:
+        listener(RunEnded(failed=True))
+        raise
+    listener(RunEnded(failed=False))

@@ -26,6 +26,8 @@ from dnnflow.results.view.study_view import StudyView
 from dnnflow.run import stages
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
+from dnnflow.show.live.listening import listening
+from dnnflow.show.report import write_report
 from dnnflow.table.store.dataset import Dataset
 
 DESIGNS_PER_SHARD = 50
@@ -105,7 +107,8 @@ def preprocess(pipeline: Pipeline, settings: Settings, client: Client | None, wa
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
 def train(study: Study, executor: Executor, shard: Shard, watch: Watch) -> int:
     """Train what is missing of one part of the designs."""
-    return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=watch)
+    with listening(watch) as listener:
+        return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=listener)
 
 
 @task(task_run_name="aggregate", cache_policy=NO_CACHE)
@@ -119,7 +122,7 @@ def aggregate(study: Study, watch: Watch) -> StudyView:
 @task(task_run_name="report", cache_policy=NO_CACHE)
 def report(study: Study, view: StudyView, path: str | None, watch: Watch) -> Path:
     """Write the report."""
-    written = stages.report(study, listener=watch, path=path)
+    written = stages.report(study, write_report, listener=watch, path=path)
     watch.show_report(view, written)
     return written
 
@@ -127,7 +130,8 @@ def report(study: Study, view: StudyView, path: str | None, watch: Watch) -> Pat
 @task(task_run_name="refit", cache_policy=NO_CACHE)
 def refit(study: Study, pipeline: Pipeline, watch: Watch) -> Path | None:
     """Train the best design on the whole table, if the pipeline says so."""
-    return stages.refit(study, pipeline, listener=watch)
+    with listening(watch) as listener:
+        return stages.refit(study, pipeline, listener=listener)
 
 
 @flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])

@@ -14,6 +14,8 @@ from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run import train_stages
 from dnnflow.run.train import Trained
 from dnnflow.settings import Settings
+from dnnflow.show.live.listening import listening
+from dnnflow.show.report import write_report
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)
@@ -25,13 +27,14 @@ def prepare(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> TrainP
 @task(task_run_name="train", cache_policy=NO_CACHE)
 def train_model(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> Trained:
     """Train on the cluster that the pipeline names."""
-    return train_stages.train(pipeline, settings, listener=watch)
+    with listening(watch) as listener:
+        return train_stages.train(pipeline, settings, listener=listener)
 
 
 @task(task_run_name="write", cache_policy=NO_CACHE)
 def write(trained: Trained, pipeline: TrainPipeline, watch: Watch) -> list[Path]:
     """Write the model and what else is asked for."""
-    written = train_stages.write_trained(trained, pipeline)
+    written = train_stages.write_trained(trained, pipeline, write_report)
     watch.show_training(trained.history, written)
     return written
 

@@ -56,8 +56,8 @@ def keras_fit() -> tuple[float, float]:
 
 def ours(client: Any, replicas: int) -> tuple[float, float]:
     """Return samples a second of the second half of a training, and the last training accuracy."""
+    from dnnflow.api import train
     from dnnflow.events import TrainingProgress
-    from dnnflow.run.train import train
 
     marks: list[tuple[float, int]] = []
 

@@ -67,11 +67,13 @@ class Watch:
 def measure(task: Task) -> None:
     """Run the whole job and print it."""
     from dnnflow.run.stages import run_pipeline
+    from dnnflow.show.live.listening import listening
+    from dnnflow.show.report import write_report
 
     print(f"{task.n_designs:,} designs on {task.cores} workers, engine {task.engine}, from CSV to report")
     start = time.perf_counter()
-    with Watch() as watch:
-        study = run_pipeline(task.pipeline(), task.settings(), listener=watch.listen)
+    with Watch() as watch, listening(watch.listen) as listener:
+        study = run_pipeline(task.pipeline(), task.settings(), listener=listener, draw=write_report)
     wall_s = time.perf_counter() - start
     show_study(study, task, wall_s)
     marks = ", ".join(f"{stored:,}: {mb:.0f}" for stored, mb in watch.marks)

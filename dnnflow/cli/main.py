@@ -81,10 +81,13 @@ def run(
 
 def _run_study(pipeline: "Pipeline", new: bool, as_json: bool) -> None:
     from dnnflow.run.stages import require_success, run_pipeline
+    from dnnflow.show.live.listening import listening
+    from dnnflow.show.report import write_report
     from dnnflow.show.terminal import Progress, show_study
 
-    with Progress(quiet=as_json) as progress:
-        study = run_pipeline(pipeline, Settings.from_environment(), new=new, listener=progress)
+    with Progress(quiet=as_json) as progress, listening(progress) as listener:
+        study = run_pipeline(pipeline, Settings.from_environment(), new=new, listener=listener,
+                             draw=write_report)  # fmt: skip
     if as_json:
         _print_json(_summary(study))
     else:
@@ -95,10 +98,11 @@ def _run_study(pipeline: "Pipeline", new: bool, as_json: bool) -> None:
 def _run_training(pipeline: "TrainPipeline", as_json: bool) -> None:
     from dnnflow.cli.train_command import show
     from dnnflow.run.train_stages import run_training
+    from dnnflow.show.live.listening import listening
     from dnnflow.show.terminal import Progress
 
-    with Progress(quiet=as_json) as progress:
-        placed, trained = run_training(pipeline, Settings.from_environment(), listener=progress)
+    with Progress(quiet=as_json) as progress, listening(progress) as listener:
+        placed, trained = run_training(pipeline, Settings.from_environment(), listener=listener)
     show(trained, placed, as_json=as_json)
 
 

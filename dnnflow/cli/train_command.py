@@ -63,11 +63,12 @@ def _with_absolute_checkpoint(pipeline: "TrainPipeline") -> "TrainPipeline":
 
 def _train(pipeline: "TrainPipeline", *, as_json: bool) -> None:
     from dnnflow.run.train import train_pipeline
+    from dnnflow.show.live.listening import listening
     from dnnflow.show.terminal import Progress
 
     try:
-        with Progress(quiet=as_json) as progress:
-            trained = train_pipeline(pipeline, Settings.from_environment(), listener=progress)
+        with Progress(quiet=as_json) as progress, listening(progress) as listener:
+            trained = train_pipeline(pipeline, Settings.from_environment(), listener=listener)
     except KeyboardInterrupt:
         say_stopped(pipeline)
         raise typer.Exit(130) from None
@@ -84,9 +85,10 @@ def say_stopped(pipeline: "TrainPipeline") -> None:
 def show(trained: "Trained", pipeline: "TrainPipeline", *, as_json: bool) -> None:
     """Write a training's files, and print what it has measured."""
     from dnnflow.run.train import summary, write_trained
+    from dnnflow.show.report import write_report
     from dnnflow.show.terminal import show_training
 
-    written = write_trained(trained, pipeline)
+    written = write_trained(trained, pipeline, write_report)
     if as_json:
         told = summary(trained.history) | {"files": [str(path) for path in written]}
         sys.stdout.write(json.dumps(told, indent=2, default=str) + "\n")

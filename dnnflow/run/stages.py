@@ -12,7 +12,7 @@ import fsspec
 from dnnflow.design.layers import Design
 from dnnflow.engines.seam import now
 from dnnflow.errors import DataError, StudyError
-from dnnflow.events import Listener, Notice, Stage, StageFinished, StageStarted, ignore
+from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id
 from dnnflow.pipeline.designs import draw_designs
@@ -209,12 +209,13 @@ def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
     return view
 
 
-def report(study: Study, listener: Listener = ignore, path: str | None = None) -> Path:
+def report(study: Study, draw: Draw, listener: Listener = ignore, path: str | None = None) -> Path:
     """Write the HTML report of a study, and a copy at `path` if given; return the study's own."""
     with stage(Stage.REPORT, f"study {study.id}", listener) as told:
-        written = study.report()
+        view = study.view()
+        written = draw(view, study.settings.workspace.report(study.id))
         if path:
-            study.report(path)
+            draw(view, Path(path))
         told.append(str(written))
     return written
 
@@ -242,11 +243,12 @@ def refit(study: Study, pipeline: Pipeline, *, client: "Client | None" = None,
 
 
 def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None, new: bool = False,
-                 study_id: str | None = None, listener: Listener = ignore) -> Study:  # fmt: skip
+                 study_id: str | None = None, listener: Listener = ignore,
+                 draw: Draw | None = None) -> Study:  # fmt: skip
     """Run all stages of a pipeline in this process: the whole job without Prefect.
 
     A study of the same key that is unfinished is continued; a finished one is returned as it is. `study_id`
-    is the id of a new study, as in `begin`.
+    is the id of a new study, as in `begin`. Without `draw` no report is written.
     """
     if study_id is not None:  # before hours of preprocessing
         check_study_id(study_id)
@@ -256,14 +258,15 @@ def run_pipeline(pipeline: Pipeline, settings: Settings, *, client: "Client | No
         study = begin(pipeline, dataset, settings, new=new, study_id=study_id, listener=listener)
         if study.is_finished and settings.workspace.report(study.id).is_file():
             listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
-            if pipeline.outputs.report:
-                study.report(pipeline.outputs.report)
+            if pipeline.outputs.report and draw is not None:
+                draw(study.view(), Path(pipeline.outputs.report))
             refit(study, pipeline, client=named, listener=listener)
             return study
         with open_executor(pipeline, settings, client=named, listener=listener) as executor:
             train(study, executor, listener=listener)
     aggregate(study, listener)
-    report(study, listener, pipeline.outputs.report)
+    if draw is not None:
+        report(study, draw, listener, pipeline.outputs.report)
     refit(study, pipeline, client=client, listener=listener)
     return study
 

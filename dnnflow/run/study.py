@@ -1,19 +1,30 @@
 """A study: designs that are still missing are trained, everything is stored, the best are kept."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Portion, TrainingSettings, Trial, TrialState
 from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.engines.stacked.stack_plan import activations_of
 from dnnflow.errors import StudyStopped
-from dnnflow.events import Command, Listener, Notice, TrialsStored, ignore
+from dnnflow.events import (
+    Command,
+    Draw,
+    Listener,
+    Notice,
+    StudyBegun,
+    TrialResult,
+    TrialsEnded,
+    TrialsStored,
+    announced,
+    ignore,
+)
 from dnnflow.execute.control import Control, Stopped, control_from
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
@@ -22,8 +33,6 @@ from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.run.saved_model import BestWeights, Place, read_weights, save_model
 from dnnflow.settings import Settings
-from dnnflow.show.live.publish import Shown, shown_on
-from dnnflow.show.live.study_tally import StudyTally
 from dnnflow.table.store.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -175,14 +184,6 @@ class Study:
             paths.append(path)
         return paths
 
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the HTML report and return its path (default: the study's own directory)."""
-        from dnnflow.show.study_report import write_report
-
-        target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
-        write_report(self.view(), target)
-        return target
-
     def forget_failed(self) -> int:
         """Forget the trials that did not complete, so that they are trained again; return how many."""
         with self.store.driving(self.study_id):
@@ -191,14 +192,16 @@ class Study:
                 self.store.set_state(self.study_id, RunState.STOPPED)
         return forgotten
 
-    def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> "Study":
+    def finish(self, client: "Client | None" = None, listener: Listener = ignore, *,
+               draw: Draw | None = None) -> Self:  # fmt: skip
         """Train what is missing, save the best models and write the report; does nothing twice."""
         self.store.start(self.study_id)
         section = self.record.pipeline.get("executor", {})
         with open_client(section, self.settings, client=client, listener=listener) as opened:
             self.train(executor_on(opened), listener=listener)
         self.save_models(listener)
-        self.report()
+        if draw is not None:
+            draw(self.view(), self.settings.workspace.report(self.study_id))
         return self
 
     resume = finish
@@ -237,12 +240,7 @@ class Drive:
             keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
             places=places,
         )
-        self._tally = StudyTally(len(self._designs), tuple(study.about))
-        for row in frame.to_dict("records"):
-            done, error = row["state"] == TrialState.COMPLETED.value, row["error_type"]
-            accuracy = float(row["test_accuracy"]) if done else None
-            self._see(row["design_id"], accuracy, error if isinstance(error, str) else None)
-        self._tally.begin()
+        self._before = [self._result_of_row(row) for row in frame.to_dict("records")]
         self._start = time.monotonic()
         self._told, self._told_trials = 0.0, -1
         self._trained = 0
@@ -255,8 +253,9 @@ class Drive:
         StudyStopped
             If it says so before all are trained.
         """
-        left = list(portions)
-        with shown_on(executor.client, Shown(self._study.record.name, self._tally.numbers), self._listener):
+        left, study = list(portions), self._study
+        begun = StudyBegun(study.record.name, study.about, len(self._designs), self._before, executor.client)
+        with announced(begun, self._listener):
             while left := [portion for portion in left if not self._has(portion)]:
                 if control.command is Command.CANCEL:
                     raise self._stopped()
@@ -313,15 +312,19 @@ class Drive:
         self._stored |= {outcome.trial.design_id for outcome in outcomes}
         for outcome in outcomes:
             self._count(outcome.trial)
+        self._listener(TrialsEnded([self._result(outcome.trial) for outcome in outcomes]))
         self._tell()
 
-    def _see(self, design_id: str, accuracy: float | None, error: str | None) -> None:
-        design = self._designs[design_id]
-        depth = None if design.reference else len(design.layers)
-        self._tally.add(depth, accuracy, error=error or "", describe=design.describe)
+    def _result(self, trial: Trial) -> TrialResult:
+        error = trial.error.type if trial.error else ""
+        return _result(self._designs[trial.design_id], trial.test_accuracy, error)
+
+    def _result_of_row(self, row: Mapping[Any, Any]) -> TrialResult:
+        accuracy = float(row["test_accuracy"]) if row["state"] == TrialState.COMPLETED.value else None
+        error = row["error_type"]
+        return _result(self._designs[row["design_id"]], accuracy, error if isinstance(error, str) else "")
 
     def _count(self, trial: Trial) -> None:
-        self._see(trial.design_id, trial.test_accuracy, trial.error.type if trial.error else None)
         self._trained += 1
         place = _place(trial)
         if place is None:
@@ -351,6 +354,11 @@ class Drive:
                 best_design=self._designs[best.design_id].describe() if best else None,
             )
         )
+
+
+def _result(design: Design, accuracy: float | None, error: str) -> TrialResult:
+    depth = None if design.reference else len(design.layers)
+    return TrialResult(depth, accuracy, error, design.describe)
 
 
 def _place(trial: Trial) -> Place | None:

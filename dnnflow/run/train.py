@@ -1,6 +1,5 @@
-"""Train one Keras model data-parallel: as Python calls it, and as a pipeline says."""
+"""Train one Keras model data-parallel, as a pipeline or a call in Python says."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dnnflow.errors import InputError
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Draw, Listener, ignore
 from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import RunOptions, TrainOptions
@@ -48,76 +47,6 @@ class Trained:
     model: Any
     history: "History"
     source: RowSource
-
-
-def train(
-    model: Any, data: Any, *, client: "Client | None" = None, validation: Any = None,
-    algorithm: Algorithm | str = "downpour", loss: Any = None, metrics: Any = None, optimizer: Any = None,
-    parameters: Mapping[str, Any] | None = None, custom_objects: Sequence[str] = (),
-    devices: Mapping[str, str] | None = None, features: Any = "features", labels: Any = "labels",
-    callbacks: Sequence[Any] = (), listener: Listener = ignore, **settings: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Train one Keras model on the workers of a Dask cluster, data-parallel, with a parameter server.
-
-    Parameters
-    ----------
-    model
-        A Keras model, the path of a `.json` or `.keras` file, `module:function` that returns a model (called
-        with `parameters`), or a `ModelSpec`.
-    data, validation
-        A dataset of dnnflow, a pair of arrays (inputs, targets), files (HDF5, zarr, npz, Parquet; a list, a
-        glob, or a text file with one path a line), `module:name` of a `Data` class, or a `RowSource`. A
-        dataset's own test rows validate where nothing else is given.
-    client
-        A Dask client, which is left open. Without one a cluster of this machine is made, with a worker for
-        each replica and server.
-    algorithm
-        `downpour`, `easgd`, `gem`, `diloco`, or an `Algorithm`.
-    loss, metrics, optimizer
-        As `compile` takes them; what is not given is the compiled model's. The optimizer is the server's
-        with downpour, else the replicas'.
-    devices
-        {glob on a layer's name: device} on the workers.
-    features, labels
-        Names in files.
-    callbacks
-        Of Keras; they run in this process, on snapshots of the weights, at each validation.
-    settings
-        Fields of `Algorithm` (synchronous, sync_every, damping, ...) and of `TrainOptions` (replicas,
-        servers, epochs, batch_size, seed, target, checkpoint, ...).
-
-    Returns
-    -------
-    dict
-        `model`, a compiled Keras model with the last weights, and `history`, a `History`.
-
-    Raises
-    ------
-    DnnflowError
-        Saying the rule, what was got and the remedy.
-
-    Examples
-    --------
-    >>> dnnflow.run.train.train(model, (x, y), replicas=4, epochs=5)["history"].frame()  # doctest: +SKIP
-    """
-    from dnnflow.engines.process_setup import import_tensorflow
-
-    import_tensorflow()
-    spec = describe_model(
-        model, parameters, custom_objects=tuple(custom_objects), devices=devices, loss=loss, metrics=metrics,
-        optimizer=optimizer,
-    )  # fmt: skip
-    options = read_options(spec, algorithm, settings)
-    reading = Reading(features=features, labels=labels, cache_dir=options.cache_dir)
-    source = open_source(data, reading)
-    plan = TrainingPlan(
-        spec=spec, source=source, options=options, validation=validation_source(source, validation, reading),
-        callbacks=callbacks, import_paths=tuple(sys.path) if client is None else (),
-    )  # fmt: skip
-    own = Settings.from_environment({})  # a cluster of this machine, whatever the installation names
-    with open_workers({}, own, workers=own_workers(options), client=client, listener=listener) as opened:
-        trained = carry_out(plan, opened, listener)
-    return {"model": trained.model, "history": trained.history}
 
 
 def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Client | None" = None,
@@ -290,7 +219,7 @@ def _options_of(pipeline: TrainPipeline, spec: "ModelSpec") -> TrainOptions:
     )
 
 
-def write_trained(trained: Trained, pipeline: TrainPipeline) -> list[Path]:
+def write_trained(trained: Trained, pipeline: TrainPipeline, draw: Draw) -> list[Path]:
     """Write the model, history, timeline and report where a `placed` pipeline says; return the files."""
     from dnnflow.paths import write_file
     from dnnflow.run.saved_model import write_model
@@ -308,7 +237,7 @@ def write_trained(trained: Trained, pipeline: TrainPipeline) -> list[Path]:
         written.append(Path(files.timeline))
         write_file(written[-1], measured.to_chrome_trace())
     if files.report is not None:
-        written.append(measured.report(Path(files.report)))
+        written.append(draw(measured, Path(files.report)))
     return written
 
 

@@ -1,7 +1,6 @@
 """The report: one HTML file that needs neither network nor server."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bokeh.embed import components
@@ -9,7 +8,6 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dnnflow.paths import write_file
 from dnnflow.results.view.depth import timed_alike, timing
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.show import study_figures as figures
@@ -36,19 +34,6 @@ NAMES = {
     "early_stopping": "early stopping, patience",
 }
 """Parameters in words, where their own name is not a word."""
-
-
-def write_report(view: StudyView, path: str | Path) -> None:
-    """Write a study's report as one self-contained HTML file.
-
-    Parameters
-    ----------
-    view : StudyView
-        From `dnnflow.results.view.study_view.load_view`.
-    path : str or Path
-        Replaced if it is there.
-    """
-    write_file(Path(path), render_report(view))
 
 
 def render_report(view: StudyView) -> str:

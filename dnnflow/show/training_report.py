@@ -1,7 +1,6 @@
 """The report of a parallel training: one HTML file that needs neither network nor server."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bokeh.embed import components
@@ -9,7 +8,6 @@ from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
-from dnnflow.paths import write_file
 from dnnflow.show import training_tables
 from dnnflow.show.run_numbers import ReplicaNumbers
 from dnnflow.show.study_tables import versions
@@ -18,13 +16,6 @@ from dnnflow.show.wording import memory_in_words
 
 if TYPE_CHECKING:
     from dnnflow.parallel.driver.history import History
-
-
-def write_training_report(history: "History", path: str | Path) -> Path:
-    """Write a training's report as one self-contained HTML file; replaces what is there."""
-    target = Path(path)
-    write_file(target, render_training_report(history))
-    return target
 
 
 def render_training_report(history: "History") -> str:

@@ -8,9 +8,13 @@ from dnnflow.events import (
     Notice,
     ReplicaLost,
     RowsRead,
+    RunEnded,
     StageFinished,
     StageStarted,
+    StudyBegun,
+    TrainingBegun,
     TrainingProgress,
+    TrialsEnded,
     TrialsStored,
     WorkerLost,
     WorkerRecycled,
@@ -39,6 +43,12 @@ def in_words(event: Event) -> str:
             return training_in_words(event)
         case ReplicaLost():
             return f"replica {event.replica} was lost with worker {event.worker}; others take its rows"
+        case StudyBegun() | TrainingBegun():
+            return f"{event.name} begins"
+        case TrialsEnded():
+            return f"{len(event.results):,} designs trained"
+        case RunEnded():
+            return "failed" if event.failed else "finished"
         case Notice():
             return event.message
 

@@ -29,13 +29,14 @@ from test_parallel_train import (
     workers,
 )
 
+from dnnflow.api import train
 from dnnflow.errors import ClusterError, InputError
 from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 from dnnflow.parallel.driver.training import Training
 from dnnflow.parallel.model.model_spec import ModelSpec
 from dnnflow.parallel.replica.replica import Pickled
-from dnnflow.run.train import read_options, train
+from dnnflow.run.train import read_options
 from dnnflow.table.rows.sources import open_source
 
 # Rows of the history

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from dnnflow.api import train
 from dnnflow.errors import ClusterError, DivergedError, InputError, NotFoundError
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.driver.checkpoint import FILE, read_checkpoint
 from dnnflow.parallel.driver.placement import place
 from dnnflow.parallel.rows.batches import Batch, Batching, batches
 from dnnflow.parallel.rows.leases import lane_of
-from dnnflow.run.train import train
 from dnnflow.table.rows.sources import open_source
 from dnnflow.table.rows.user_source import Data
 

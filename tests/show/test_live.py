@@ -16,14 +16,22 @@ import pytest
 from browser import TEXTS, browser
 from distributed import Client, LocalCluster
 
-from dnnflow.api import run_study
-from dnnflow.events import Event, Notice, TrainingProgress
+from dnnflow.api import run_study, train
+from dnnflow.events import (
+    Event,
+    Notice,
+    StudyBegun,
+    TrainingBegun,
+    TrainingProgress,
+    TrialResult,
+    TrialsEnded,
+    announced,
+)
 from dnnflow.pipeline.pipeline_file import load_pipeline
-from dnnflow.run.train import train
 from dnnflow.show.live import plugin
 from dnnflow.show.live.board import RUNS, SILENT_S, Board, Run
+from dnnflow.show.live.listening import LOG, listening, open_page
 from dnnflow.show.live.live_study_figures import study_headline
-from dnnflow.show.live.publish import LOG, Shown, open_page, shown_on
 from dnnflow.show.live.study_tally import MOST_CELLS, MOST_MOMENTS, StudyTally
 from dnnflow.show.run_numbers import StudyNumbers, TrainingNumbers, pace_of, thinned
 from tests.conftest import PIPELINES
@@ -68,12 +76,10 @@ def test_thinning_keeps_the_ends() -> None:
 
 def test_a_tally_counts_every_trial_once() -> None:
     tally = StudyTally(10)
-    tally.add(1, 0.5, describe=lambda: "first")
+    tally.add([TrialResult(1, 0.5, "", lambda: "first")])
     tally.begin()
-    tally.add(2, 0.9, describe=lambda: "second")
-    tally.add(2, 0.7, describe=lambda: "worse")
-    tally.add(3, None, error="DivergedError")
-    tally.add(3, None)
+    tally.add([TrialResult(2, 0.9, "", lambda: "second"), TrialResult(2, 0.7, "", lambda: "worse")])
+    tally.add([TrialResult(3, None, "DivergedError", str), TrialResult(3, None, "", str)])
     numbers = tally.numbers()
     assert (numbers.total, numbers.completed, numbers.failed) == (10, 3, 2)
     assert numbers.best == ((1, 0.5), (2, 0.9))
@@ -91,7 +97,7 @@ def test_fifty_thousand_trials_stay_small_and_keep_their_places() -> None:
     accuracies = generator.uniform(0, 1, 50_000)
     start_s = time.perf_counter()
     for depth, accuracy in zip(depths.tolist(), accuracies.tolist(), strict=True):
-        tally.add(depth, accuracy)
+        tally.add([TrialResult(depth, accuracy, "", str)])
     assert time.perf_counter() - start_s < 10
     for _ in range(2 * MOST_MOMENTS):
         tally.tick()
@@ -231,11 +237,16 @@ def served() -> Iterator[Client]:
         yield opened
 
 
+def begun(client: Client | None) -> StudyBegun:
+    return StudyBegun("a run", (), 2, (TrialResult(1, 0.5, "", str),), client)
+
+
 def ran(client: Client) -> list[str]:
-    """Return the notices of a run that tells of itself and ends well."""
+    """Return the notices of a run that tells of itself and ends well; nothing else is heard of it."""
     told: list[Event] = []
-    with shown_on(client, Shown("a run", StudyNumbers), told.append):
-        pass
+    with listening(told.append) as listener, announced(begun(client), listener):
+        listener(TrialsEnded([TrialResult(1, 0.75, "", str)]))
+    assert all(isinstance(event, Notice) for event in told)
     return [event.message for event in told if isinstance(event, Notice)]
 
 
@@ -246,12 +257,17 @@ def test_the_page_is_added_once(served: Client) -> None:
     assert len(applications) == before + 1
     board = served.cluster.scheduler.plugins["dnnflow-live"]._board
     assert [(run.name, run.state) for run in board.runs] == [("a run", "finished")] * 2
+    assert {run.numbers["completed"] for run in board.runs} == {2}
+    assert {run.numbers["best"] for run in board.runs} == {((1, 0.5), (2, 0.75))}
 
 
 def test_a_run_that_fails_is_shown_as_failed(served: Client) -> None:
-    with pytest.raises(ZeroDivisionError), shown_on(served, Shown("a run", StudyNumbers)):
+    with pytest.raises(ZeroDivisionError), listening() as listener, announced(begun(served), listener):
         raise ZeroDivisionError
-    assert [run.state for run in served.cluster.scheduler.plugins["dnnflow-live"]._board.runs] == ["failed"]
+    with listening() as listener:
+        listener(begun(served))  # and says no more
+    board = served.cluster.scheduler.plugins["dnnflow-live"]._board
+    assert [run.state for run in board.runs] == ["failed"] * 2
 
 
 def test_a_cluster_without_a_dashboard_only_gets_a_notice(bare: Client) -> None:
@@ -291,10 +307,11 @@ def test_a_scheduler_without_dnnflow_only_gets_a_notice(
 def test_numbers_that_cannot_be_made_are_logged_once_and_stop_no_run(
     served: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken() -> StudyNumbers:
+    def broken() -> Any:
         raise ValueError("no numbers")
 
-    with caplog.at_level(logging.WARNING, logger=LOG.name), shown_on(served, Shown("a run", broken)):
+    run = TrainingBegun("a run", served, broken)
+    with caplog.at_level(logging.WARNING, logger=LOG.name), listening() as listener, announced(run, listener):
         time.sleep(0.2)
     assert [record.getMessage() for record in caplog.records if record.name == LOG.name] == [
         "the live page hears no more of this run: no numbers"
@@ -303,8 +320,8 @@ def test_numbers_that_cannot_be_made_are_logged_once_and_stop_no_run(
 
 def test_without_a_client_there_is_nothing_to_say() -> None:
     told: list[Event] = []
-    with shown_on(None, Shown("a run", StudyNumbers), told.append):
-        pass
+    with listening(told.append) as listener, announced(begun(None), listener):
+        listener(TrialsEnded([TrialResult(1, 0.75, "", str)]))
     assert told == []
 
 

@@ -24,7 +24,8 @@ from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show import study_figures as figures
 from dnnflow.show import study_tables as tables
 from dnnflow.show.leaderboard_text import leaderboard_table
-from dnnflow.show.study_report import draw, render_report, write_report
+from dnnflow.show.report import write_report
+from dnnflow.show.study_report import draw, render_report
 from dnnflow.show.study_tables import MOST_POINTS, Cells, Points
 from dnnflow.table.store.dataset import Dataset
 

@@ -9,8 +9,6 @@ from dnnflow.parallel.rows.coordinator import Report, Span
 from dnnflow.parallel.server.messages import ServerStatistics
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
 
@@ -122,12 +120,6 @@ class History:
         import pandas as pd
 
         return pd.DataFrame(self.rows)
-
-    def report(self, path: "str | Path") -> "Path":
-        """Write the HTML report, one self-contained file, and return its path."""
-        from dnnflow.show.training_report import write_training_report
-
-        return write_training_report(self, path)
 
     def to_mpi_learn(self, arguments: Mapping[str, Any]) -> str:
         """Return JSON in the shape of mpi_learn's history files.

@@ -8,21 +8,20 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker
 
 from dnnflow.errors import ClusterError
-from dnnflow.events import Listener, ReplicaLost, ignore
+from dnnflow.events import Listener, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import Actors, WorkerGone
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
+from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
 from dnnflow.parallel.driver.evaluator import Evaluator
 from dnnflow.parallel.driver.history import History, WorkerLoss
 from dnnflow.parallel.driver.placement import place, spare
-from dnnflow.parallel.driver.sight import begin_history, progress_of, shown_training
 from dnnflow.parallel.driver.validations import Validations
 from dnnflow.parallel.replica.replica import Pickled, ReplicaConfig, run_replica
 from dnnflow.parallel.rows.batches import Batching
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.spec.train_options import TrainOptions
-from dnnflow.show.live.publish import shown_on
 from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
@@ -100,9 +99,9 @@ class Training:
         DnnflowError, Exception
             What a replica raised.
         """
-        shown = shown_training(lambda: (self.history, self._where))
+        begun = begun_training(self._client, lambda: (self.history, self._where))
         # An actor's proxy takes the client that is current at its first use
-        with self._client.as_current(), shown_on(self._client, shown, self._listener):
+        with self._client.as_current(), announced(begun, self._listener):
             return self._run()
 
     def _run(self) -> tuple[Any, History]:

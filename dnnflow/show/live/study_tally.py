@@ -3,8 +3,9 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 
+from dnnflow.events import TrialResult
 from dnnflow.show.run_numbers import StudyNumbers, pace_of
 
 MOST_CELLS = 1_500
@@ -40,34 +41,22 @@ class StudyTally:
         self._start_s = time.monotonic()
         self._moments: list[tuple[float, float]] = [(0.0, 0.0)]
 
-    def add(self, depth: int | None, accuracy: float | None, *, error: str = "",
-            describe: Callable[[], str] = str) -> None:  # fmt: skip
-        """Count a trial.
-
-        Parameters
-        ----------
-        depth
-            Hidden layers; None where they are not known.
-        accuracy
-            On the test rows; None for a trial that did not complete.
-        error
-            Name of the exception's class.
-        describe
-            Returns the design in words; called for the best.
-        """
+    def add(self, results: Sequence[TrialResult]) -> None:
+        """Count trials."""
         with self._lock:
-            if accuracy is None:
-                self._failed += 1
-                self._failures[error or "lost"] += 1
-                return
-            self._completed += 1
-            if not self._best or accuracy > self._best[-1][1]:
-                self._best.append((self._completed + self._failed, accuracy))
-                self._best_design = describe()
-            if depth is not None:
-                self._cells[depth // self._size[0], int(accuracy / self._size[1] + 1e-9)] += 1
-                if len(self._cells) > MOST_CELLS:
-                    self._coarsen()
+            for depth, accuracy, error, describe in results:
+                if accuracy is None:
+                    self._failed += 1
+                    self._failures[error or "lost"] += 1
+                    continue
+                self._completed += 1
+                if not self._best or accuracy > self._best[-1][1]:
+                    self._best.append((self._completed + self._failed, accuracy))
+                    self._best_design = describe()
+                if depth is not None:
+                    self._cells[depth // self._size[0], int(accuracy / self._size[1] + 1e-9)] += 1
+                    if len(self._cells) > MOST_CELLS:
+                        self._coarsen()
 
     def begin(self) -> None:
         """Count time, and trials a second, from now on: what was added before is of an earlier run."""

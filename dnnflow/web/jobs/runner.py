@@ -47,33 +47,32 @@ class Teller:
 
 def run(job: Job, *, continued: bool) -> Mapping[str, Any] | None:
     """Run a job in this process; return the outcome of a parallel training."""
+    from dnnflow.show.live.listening import listening
+    from dnnflow.show.report import write_report
     from dnnflow.show.terminal import Progress
 
-    settings, teller = Settings.from_environment(), Teller(job)
-    with Progress() as progress:
-
-        def listen(event: Event) -> None:
-            progress(event)
-            teller(event)
-
+    settings = Settings.from_environment()
+    with Progress() as progress, listening(progress, Teller(job)) as listen:
         if job.request["kind"] == "train":
             return run_training(job, settings, continued=continued, listener=listen)
         from dnnflow.pipeline.study_pipeline import Pipeline
         from dnnflow.run.stages import require_success, run_pipeline
 
         pipeline = Pipeline.model_validate(job.request["pipeline"])
-        require_success(run_pipeline(pipeline, settings, study_id=job.launch_id, listener=listen))
+        require_success(run_pipeline(pipeline, settings, study_id=job.launch_id, listener=listen,
+                                     draw=write_report))  # fmt: skip
     return None
 
 
 def run_training(job: Job, settings: Settings, *, continued: bool, listener: Listener) -> Mapping[str, Any]:
     """Run a parallel training, whose files lie in the job's directory; return its outcome."""
     from dnnflow.run import train_stages
+    from dnnflow.show.report import write_report
     from dnnflow.web.jobs.places import outcome_of, with_places
 
     pipeline = with_places(job.request["pipeline"], job.path, restore=continued)
     done, trained = train_stages.run_training(pipeline, settings, listener=listener)
-    train_stages.write_trained(trained, done)
+    train_stages.write_trained(trained, done, write_report)
     history = trained.history
     return {
         "samples": history.samples,

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnflow.events import TrainingProgress
+from dnnflow.events import TrainingBegun, TrainingProgress
 from dnnflow.parallel.driver.history import History, ReplicaTotals
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import TrainOptions
 from dnnflow.parameters import facts
-from dnnflow.show.live.publish import Shown
-from dnnflow.show.training_tables import training_numbers
 from dnnflow.table.rows.source import RowSource
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from dnnflow.parallel.model.model_spec import ModelSpec
 
 
@@ -28,17 +28,13 @@ def begin_history(spec: "ModelSpec", source: RowSource, options: TrainOptions, r
     )
 
 
-def shown_training(now: Callable[[], tuple[History, Mapping[int, str]]]) -> Shown:
-    """Return what the live page shows of a training.
-
-    Parameters
-    ----------
-    now
-        Returns the history, and {replica: address of its worker}.
-    """
-    history, _ = now()
+def begun_training(
+    client: "Client", measured: Callable[[], tuple[History, Mapping[int, str]]]
+) -> TrainingBegun:
+    """Return what is told of a training that is about to begin."""
+    history, _ = measured()
     name = f"{history.about['Model']}: {history.about['Algorithm']}, {len(history.replicas)} replicas"
-    return Shown(name, lambda: training_numbers(*now()))
+    return TrainingBegun(name, client, measured)
 
 
 def progress_of(history: History, elapsed_s: float, replicas: int) -> TrainingProgress:
