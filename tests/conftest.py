@@ -1,4 +1,5 @@
-"""What tests share: one dataset a table, one Dask cluster and one Prefect server a session."""
+"""What tests share: one dataset a table, one Dask cluster and one Prefect server a session; and which tests
+run beside which others."""
 
 import os
 import time
@@ -14,6 +15,50 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"
+
+
+SERVICES = {
+    "cluster": {"cluster", "fragile", "mixed", "encrypted", "added_worker"},
+    "browser": {"chromium", "open_tab", "tab", "site"},
+    "database": {"postgres"},
+    "prefect": {"server"},
+}
+"""Markers of tests that need a service, and the fixtures that start it. `make check` leaves them out."""
+FIRST = ("prefect", "browser", "cluster")
+"""Groups of tests that take longest: begun first, so that nothing long is left at the end."""
+
+
+def services_of(item: pytest.Item) -> set[str]:
+    """Return the services that a test needs: those that it is marked with, and those of its fixtures."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if "web" not in item.path.parts:  # there, a client speaks HTTP to an app of this process
+        parameters = getattr(item, "callspec", None)
+        on_dask = any(
+            isinstance(one, str) and one == "dask" for one in getattr(parameters, "params", {}).values()
+        )
+        fixtures |= {"cluster"} if "client" in fixtures or on_dask else set()
+    return {
+        name for name, starters in SERVICES.items() if fixtures & starters or item.get_closest_marker(name)
+    }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the services they need, and keep those of one service, or of one file, in one process."""
+    for item in items:
+        used = services_of(item)
+        for name in used:
+            item.add_marker(name)
+        group = next((name for name in FIRST if name in used), item.path.stem)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    order = {name: place for place, name in enumerate(FIRST)}
+
+    def place(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("xdist_group")
+        return order.get(marker.args[0], len(FIRST)) if marker else len(FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture

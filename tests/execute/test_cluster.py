@@ -26,6 +26,8 @@ from dnnflow.execute.certificates import make_certificates
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, security_of
 from dnnflow.execute.gpus import claim_gpu, visible_gpus
 
+pytestmark = pytest.mark.cluster
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:

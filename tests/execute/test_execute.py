@@ -307,6 +307,7 @@ def test_designs_that_do_not_end_are_given_up_and_the_rest_goes_on(
     assert list(states.values()) == [TrialState.COMPLETED] * 4
 
 
+@pytest.mark.cluster
 def test_a_worker_that_nobody_restarts_any_more_is_replaced(job: MakeJob) -> None:
     """A nanny closes itself when the process it has just started dies: the cluster would stay empty."""
     with open_cluster(ClusterSpec(workers=1, memory_limit="0", dashboard_port=0)) as client:
@@ -394,6 +395,7 @@ def test_workers_started_by_hand_have_one_thread_and_their_resources(
         assert environment["TF_NUM_INTRAOP_THREADS"] == environment["OMP_NUM_THREADS"] == "1"
 
 
+@pytest.mark.cluster
 def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> None:
     """One without a nanny cannot be restarted; of several threads one trains."""
     events: list[Event] = []
@@ -446,6 +448,7 @@ def test_devices_on_a_mixed_cluster(
     assert {(names[outcome.trial.worker], outcome.trial.device) for outcome in outcomes} == used
 
 
+@pytest.mark.cluster
 def test_a_cluster_without_workers_is_an_error_with_a_remedy(job: MakeJob) -> None:
     empty = LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0")
     with empty, Client(empty, set_as_default=False) as client:

@@ -11,6 +11,8 @@ import pytest
 
 from dnnflow.pipeline.pipeline_file import load_pipeline, to_yaml
 
+pytestmark = pytest.mark.prefect
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -223,6 +223,7 @@ def test_each_server_draws_a_token_of_its_own(start: Any) -> None:
     assert first.token().result() != second.token().result()
 
 
+@pytest.mark.cluster
 def test_on_a_cluster_with_tls_other_machines_come_in_by_tls_only(tmp_path: Path) -> None:
     make_certificates(tmp_path)
     security = security_of(tmp_path)
@@ -252,6 +253,7 @@ def test_on_a_cluster_with_tls_other_machines_come_in_by_tls_only(tmp_path: Path
         actor.stop().result()
 
 
+@pytest.mark.cluster
 def test_threads_of_one_process_need_no_port(tmp_path: Path) -> None:
     cluster = LocalCluster(n_workers=1, processes=False, dashboard_address=":0")
     with cluster, Client(cluster, set_as_default=False) as client, client.as_current():

@@ -23,6 +23,8 @@ from dnnflow.results.store.store import Store
 from dnnflow.serve.processes import RunningService, Service, Services, free_port
 from dnnflow.settings import Settings
 
+pytestmark = pytest.mark.prefect
+
 DOCKER = ROOT / "docker"
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

@@ -167,6 +167,7 @@ def learnable() -> tuple[keras.Model, tuple[np.ndarray, np.ndarray]]:
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_browser_sees_a_training_run_and_end(client: Client) -> None:
     model, data = learnable()
     texts: list[str] = []
@@ -195,6 +196,7 @@ def test_a_browser_sees_a_training_run_and_end(client: Client) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_browser_sees_a_study(client: Client, settings) -> None:
     tiny = ("space.epochs=1", "space.seed=0", "designs=8", "strategy=random", "training.engine=keras")
     study = run_study(load_pipeline(PIPELINES / "iris.yaml", list(tiny)), client, settings=settings)

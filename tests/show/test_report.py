@@ -429,6 +429,7 @@ def test_the_terminal_shows_the_same_leaderboard(view: StudyView) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_browser_draws_every_figure(page: str, tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:

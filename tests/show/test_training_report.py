@@ -174,6 +174,7 @@ def test_the_page_holds_what_matters_and_nothing_from_afar(history: History, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.browser
 def test_a_browser_draws_every_figure(history: History, tmp_path: Path) -> None:
     path = ReportedHistory(**vars(history)).report(tmp_path / "report.html")
     with browser() as tab:
