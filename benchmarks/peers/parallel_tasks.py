@@ -120,9 +120,9 @@ class Trainer:
         for chosen in self.task.batches(len(labels), seed):
             replica = int(schedule.integers(replicas))
             version, weights = pulled[replica]
-            vector, tally = step.gradient(weights, (features[chosen], labels[chosen]))
+            vector, totals = step.gradient(weights, (features[chosen], labels[chosen]))
             vector = travels[replica].arrived(vector)
-            reply = server.exchange(Push(replica, steps[replica], version, tally.count, vector))
+            reply = server.exchange(Push(replica, steps[replica], version, totals.count, vector))
             pulled[replica], steps[replica] = (reply.version, reply.vector), steps[replica] + 1
         found = step.results(step.evaluate(server.pull()[1], [(test_features, test_labels)]))
         return float(found["accuracy"])

@@ -58,7 +58,7 @@ TWO_DEVICES = """
     step = GradientStep(built, optimizer=OptimizerSpec("adam", 0.01))
     found = step.gradient(placed.vector, (x, y))
     moved = step.local_steps(placed.vector, [(x, y), (x, y)])
-    learned = moved.tally.loss < found.tally.loss
+    learned = moved.totals.loss < found.totals.loss
     with open(sys.argv[1], "wb") as file:
         pickle.dump([lie, eagerly, learned, plain, (x, y), np.array(found.vector)], file)
 """

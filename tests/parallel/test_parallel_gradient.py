@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.batch_totals import Tally, total
+from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.gradient import GradientStep
 from dnnflow.parallel.model.model_spec import ModelSpec
 from dnnflow.parallel.model.variables import read_vector
@@ -129,7 +129,7 @@ def test_gradients_and_statistics_are_those_of_keras(name: str, precision: str) 
         measured = reference.train_on_batch(*batch, return_dict=True)
         after = read_vector(reference)
         found = step.gradient(before, batch)
-        assert step.results(found.tally) == pytest.approx(_numbers(measured), rel=1e-5)
+        assert step.results(found.totals) == pytest.approx(_numbers(measured), rel=1e-5)
         limit = 1e-12 if precision == "float64" else 1e-6
         np.testing.assert_allclose(found.vector[:learned], (before - after)[:learned], rtol=0, atol=limit)
         np.testing.assert_allclose(found.vector[learned:], after[learned:], rtol=0, atol=limit)
@@ -154,9 +154,9 @@ def test_partial_batches_weighted_by_their_samples_make_the_whole_one(name: str)
     (x, y), *_ = _batches(MODELS[name](), (10,))
     whole = step.gradient(weights, (x, y))
     parts = [step.gradient(weights, (x[rows], y[rows])) for rows in (slice(7), slice(7, 10))]
-    mean = sum(part.vector * part.tally.count for part in parts) / 10
+    mean = sum(part.vector * part.totals.count for part in parts) / 10
     np.testing.assert_allclose(mean, whole.vector, atol=1e-6)
-    assert total(part.tally for part in parts).loss == pytest.approx(whole.tally.loss, rel=1e-5)
+    assert total(part.totals for part in parts).loss == pytest.approx(whole.totals.loss, rel=1e-5)
 
 
 def test_batches_of_all_sizes_share_one_trace() -> None:
@@ -207,7 +207,7 @@ def test_local_steps_are_those_of_fit(optimizer: OptimizerSpec) -> None:
         (batch for batch in batches), steps_per_epoch=len(batches), shuffle=False, verbose=0
     ).history
     np.testing.assert_allclose(second.vector, read_vector(reference), atol=2e-6)
-    assert (first.tally + second.tally).loss == pytest.approx(history["loss"][0], rel=1e-5)
+    assert (first.totals + second.totals).loss == pytest.approx(history["loss"][0], rel=1e-5)
 
 
 def test_local_steps_take_the_learning_rate_they_are_given() -> None:
@@ -241,7 +241,7 @@ def test_an_evaluation_leaves_no_trace_in_the_training() -> None:
     step.evaluate(spec.vector * 2, others)
     again = step.gradient(spec.vector, batch)
     assert np.array_equal(alone.vector, again.vector)
-    assert step.results(alone.tally) == step.results(again.tally)
+    assert step.results(alone.totals) == step.results(again.totals)
 
 
 def test_tallies_of_replicas_add_up_to_the_metrics_of_one_process() -> None:
@@ -253,7 +253,7 @@ def test_tallies_of_replicas_add_up_to_the_metrics_of_one_process() -> None:
     whole = step.evaluate(spec.vector, batches)
     assert step.results(parts[0] + parts[1]) == pytest.approx(step.results(whole), rel=1e-6)
     assert whole.count == 27
-    assert np.isnan(Tally(0, 0.0, np.zeros(0)).loss), "no sample has no loss"
+    assert np.isnan(BatchTotals(0, 0.0, np.zeros(0)).loss), "no sample has no loss"
 
 
 @pytest.mark.parametrize("name", ["dense", "batch_norm"])
@@ -289,7 +289,7 @@ def test_a_compiled_step_learns_the_same() -> None:
         expected = plain.gradient(spec.vector, batch)
         found = compiled.gradient(spec.vector, batch)
         np.testing.assert_allclose(found.vector, expected.vector, atol=1e-6)
-        assert found.tally.loss == pytest.approx(expected.tally.loss, rel=1e-5)
+        assert found.totals.loss == pytest.approx(expected.totals.loss, rel=1e-5)
 
 
 def _refusals() -> dict[str, tuple]:
@@ -323,7 +323,7 @@ def _refusals() -> dict[str, tuple]:
     }
 
 
-_NO_TALLY = Tally(0, 0.0, np.zeros(0))
+_NO_TALLY = BatchTotals(0, 0.0, np.zeros(0))
 
 
 def _seen(model: keras.Model, batch: tuple) -> GradientStep:

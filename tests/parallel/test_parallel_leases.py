@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.rows.leases import (
-    EpochRows,
     Lease,
     Leases,
     chunk_order,
-    deal,
     lane_leases,
     lane_of,
     lanes,
@@ -39,6 +37,19 @@ def each_row_once(chunks: tuple[Chunk, ...], epochs: int) -> Trained:
     return Counter((e, chunk, row) for e in range(epochs) for chunk in chunks for row in range(chunk.rows))
 
 
+def counts(leases: Leases) -> list[tuple[int, int, int]]:
+    """Rows of each epoch that are trained on, held by a replica, and with nobody."""
+    state = leases.snapshot()
+    held = [0] * len(state["done"])
+    for _, (_, epoch, (_, start, stop), _), done in state["held"]:
+        held[epoch] += stop - start - done
+    return [(done, mine, leases._total - done - mine) for done, mine in zip(state["done"], held, strict=True)]
+
+
+def finish(leases: Leases, replica: int, lease: Lease) -> bool:
+    return leases.advance(replica, lease, lease.chunk.rows)
+
+
 class Training:
     """Replicas at their leases; counts what the leases accepted."""
 
@@ -52,7 +63,7 @@ class Training:
     def take(self, replica: int) -> None:
         lease = self.leases.take(replica)
         if lease is not None:
-            assert all(counts.waiting == 0 for counts in self.leases.counts()[: lease.epoch])
+            assert all(waiting == 0 for *_, waiting in counts(self.leases)[: lease.epoch])
             self.at.setdefault(replica, []).append((lease, lease.skip))
 
     def train(self, replica: int, rows: int) -> None:
@@ -70,11 +81,11 @@ class Training:
         """The leases are given back, but the replica is a ghost that still reports."""
         self.leases.give_back(replica)
 
-    def crash(self, holders_live: bool) -> None:
-        """The whole state goes through a file, while replicas go on or begin anew."""
+    def crash(self) -> None:
+        """The whole state goes through a file; what replicas held goes to others."""
         state = json.loads(json.dumps(self.leases.snapshot()))
         self.leases = Leases(self.chunks, self.seed, self.epochs)
-        self.leases.restore(state, keep_holders=holders_live)
+        self.leases.restore(state)
 
     def end(self) -> None:
         """All replicas but a new one are gone."""
@@ -111,10 +122,10 @@ def test_every_row_is_trained_on_once_whatever_happens(
             case "die":
                 training.die(replica)
             case "crash":
-                training.crash(holders_live=amount % 2 == 0)
-        counts = training.leases.counts()
-        assert all(each.done + each.held + each.waiting == sum(rows) for each in counts)
-        assert sum(each.done for each in counts) == training.leases.samples == training.trained.total()
+                training.crash()
+        found = counts(training.leases)
+        assert all(held >= 0 and waiting >= 0 for _, held, waiting in found)
+        assert sum(done for done, *_ in found) == training.leases.samples == training.trained.total()
         assert training.leases.is_done == (training.trained.total() == sum(rows) * epochs)
     training.end()
     assert training.trained == each_row_once(chunks, epochs)
@@ -129,7 +140,7 @@ def test_leases_are_first_come_first_served_in_the_seeds_order():
     wanted = [chunks[index] for epoch in (0, 1) for index in chunk_order(4, 7, epoch)][:5]
     assert [lease.chunk for lease in got] == wanted
     assert [lease.epoch for lease in got] == [0, 0, 0, 0, 1]
-    assert leases.counts() == (EpochRows(0, 0, 100, 0), EpochRows(1, 0, wanted[4].rows, 100 - wanted[4].rows))
+    assert counts(leases) == [(0, 100, 0), (0, wanted[4].rows, 100 - wanted[4].rows)]
     assert [lease.number for lease in got] == [0, 1, 2, 3, 4]
 
 
@@ -155,7 +166,7 @@ def test_a_dead_replica_costs_only_what_it_did_not_report():
     }
     assert leases.take(1) is None
     assert not leases.is_done
-    assert all(leases.finish(1, lease) for lease in resumed)
+    assert all(finish(leases, 1, lease) for lease in resumed)
     assert leases.is_done
     assert leases.samples == 20
 
@@ -164,12 +175,12 @@ def test_a_replica_that_was_given_up_is_told_and_not_counted():
     leases = Leases(some_chunks(10), 0, epochs=1)
     lost = leases.take(0)
     leases.give_back(0)
-    assert not leases.finish(0, lost)
+    assert not finish(leases, 0, lost)
     again = leases.take(0)  # it comes back under its old number, to the same chunk
-    assert not leases.finish(0, lost)
-    assert not leases.finish(1, again)
-    assert leases.finish(0, again)
-    assert not leases.finish(0, again)
+    assert not finish(leases, 0, lost)
+    assert not finish(leases, 1, again)
+    assert finish(leases, 0, again)
+    assert not finish(leases, 0, again)
     assert leases.samples == 10
 
 
@@ -181,7 +192,7 @@ def test_a_lease_given_after_the_snapshot_is_not_taken_for_another_of_its_number
     leases.restore(state)  # the server dies, and nobody knows of the second lease any more
     again = leases.take(1)
     assert (again.number, again.chunk) == (late.number, held.chunk)
-    assert not leases.finish(1, late)
+    assert not finish(leases, 1, late)
     assert leases.samples == 0
 
 
@@ -205,10 +216,10 @@ def test_leases_of_nothing_are_done():
 def test_a_snapshot_goes_on_with_more_epochs_but_not_with_other_data():
     leases = Leases(some_chunks(10, 20), 3, epochs=1)
     while (lease := leases.take(0)) is not None:
-        leases.finish(0, lease)
+        finish(leases, 0, lease)
     longer = Leases(some_chunks(10, 20), 3, epochs=2)
     longer.restore(leases.snapshot())
-    assert longer.counts() == (EpochRows(0, 30, 0, 0), EpochRows(1, 0, 0, 30))
+    assert counts(longer) == [(30, 0, 0), (0, 0, 30)]
     assert longer.take(0).epoch == 1
     for other in (Leases(some_chunks(10, 21), 3, 1), Leases(some_chunks(10, 20), 4, 1)):
         with pytest.raises(InputError, match="same chunks and seed"):
@@ -226,7 +237,7 @@ def test_threads_share_leases_without_losing_or_doubling_rows():
             with lock:
                 seen[lease.epoch, lease.chunk] += 1
             leases.advance(number, lease, lease.chunk.rows // 2)
-            leases.finish(number, lease)
+            finish(leases, number, lease)
 
     threads = [threading.Thread(target=replica, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -275,29 +286,29 @@ def test_lanes_change_with_epoch_and_seed():
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 15), st.booleans()), max_size=30),
 )
 def test_an_epoch_in_lanes_ends_whoever_dies(rows: list[int], n: int, script: list[tuple[int, int, bool]]):
-    """Replicas train on some rows; one that dies leaves the rest of its lane to the others."""
+    """Replicas train on some rows; one that dies comes back to its lane."""
     chunks, trained = some_chunks(*rows), Counter()
-    hands = [list(lane_leases(lane, 0)) for lane in lanes(chunks, n, 0, 0)]
+    dealt = lanes(chunks, n, 0, 0)
+    left = [list(lane_leases(lane, 0)) for lane in dealt]
 
-    def train(hand: list[Lease], amount: int) -> None:
-        while hand and amount > 0:
-            lease = hand.pop(0)
+    def train(number: int, amount: int) -> None:
+        while left[number] and amount > 0:
+            lease = left[number].pop(0)
             done = min(lease.skip + amount, lease.chunk.rows)
             amount -= done - lease.skip
             trained.update((lease.chunk, row) for row in range(lease.skip, done))
             if done < lease.chunk.rows:
-                hand.insert(0, Lease(lease.number, 0, lease.chunk, done))
+                left[number].insert(0, Lease(lease.number, 0, lease.chunk, done))
 
     for replica, amount, dies in script:
-        hand = hands[replica % len(hands)]
-        train(hand, amount)
-        if dies and len(hands) > 1:
-            hands.remove(hand)
-            for mine, more in zip(hands, deal(hand, len(hands)), strict=True):
-                mine.extend(more)
-    for hand in hands:
-        train(hand, 1 << 30)
-    pieces = [chunk for lane in lanes(chunks, n, 0, 0) for chunk in lane]
+        number = replica % n
+        train(number, amount)
+        if dies:
+            done = sum(chunk.rows for chunk in dealt[number]) - sum(lease.rows for lease in left[number])
+            left[number] = list(lane_leases(dealt[number], 0, done))
+    for number in range(n):
+        train(number, 1 << 30)
+    pieces = [chunk for lane in dealt for chunk in lane]
     assert trained == Counter((chunk, row) for chunk in pieces for row in range(chunk.rows))
 
 
@@ -312,16 +323,6 @@ def test_a_replica_comes_back_to_its_lane_where_it_was():
     rest = list(lane_of(1, chunks, 2, seed=0, epochs=3, first_epoch=1, done=4))
     assert sum(lease.rows for lease in rest) == 14
     assert rest[-1] == whole[-1]
-
-
-def test_what_a_replica_leaves_is_dealt_evenly():
-    left = [Lease(i, 0, chunk) for i, chunk in enumerate(some_chunks(8, 1, 3, 4, 2))]
-    hands = deal(left, 2)
-    assert sorted(lease.number for hand in hands for lease in hand) == [0, 1, 2, 3, 4]
-    assert [sum(lease.rows for lease in hand) for hand in hands] == [9, 9]
-    assert deal(left[::-1], 2) == hands
-    with pytest.raises(InputError, match="at least 1 replica"):
-        deal(left, 0)
 
 
 def test_several_leases_are_a_share_of_an_epoch_at_most_and_fewer_at_the_end() -> None:

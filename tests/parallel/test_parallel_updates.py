@@ -546,7 +546,7 @@ def test_relative_damping_follows_replicas_that_come_and_go() -> None:
 def test_momentum_is_less_by_what_asynchrony_adds(
     name: str, parameters: dict[str, Any], replicas: int, less: dict[str, Any], factor: float
 ) -> None:
-    found, scale = updates.less_momentum(OptimizerSpec(name, 0.1, parameters), replicas)
+    found, scale = updates.reduce_momentum(OptimizerSpec(name, 0.1, parameters), replicas)
     assert (found.name, found.learning_rate) == (name, 0.1)
     assert dict(found.parameters) == pytest.approx(less)
     assert scale == pytest.approx(factor)

@@ -9,7 +9,7 @@ from browser import browser
 
 from dnnflow.api import ReportedHistory
 from dnnflow.parallel.driver.history import History, ReplicaTotals, WorkerLoss
-from dnnflow.parallel.model.batch_totals import Tally
+from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.server.messages import ServerStatistics
 from dnnflow.parallel.spec.algorithm import Algorithm
@@ -32,7 +32,7 @@ EVIL = "<script>alert(1)</script>"
 
 def report(replica: int, loss: float) -> Report:
     return Report(
-        replica=replica, tallies=((0, Tally(100, 100 * loss, np.zeros(0))),), pushes=2, compute_s=0.3,
+        replica=replica, tallies=((0, BatchTotals(100, 100 * loss, np.zeros(0))),), pushes=2, compute_s=0.3,
         exchange_s=0.1, data_s=0.1, resident_bytes=(replica + 1) * 10**8, processor_s=0.4,
         gpu_bytes=replica * 10**9,
     )  # fmt: skip

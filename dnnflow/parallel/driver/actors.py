@@ -1,4 +1,4 @@
-"""The actors of a training as its driver sees them: placed, and asked with a deadline."""
+"""Place a training's servers and coordinator on workers, and call them with a deadline."""
 
 import time
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""A parallel training's state in one file, written whole or not at all."""
+"""Write a parallel training's state to one file, whole or not at all, and read it back."""
 
 import io
 import json

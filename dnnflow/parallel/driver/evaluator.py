@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnflow.parallel.model.batch_totals import Tally
+from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.leases import Lease
@@ -27,7 +27,7 @@ class ValidationRequest:
 
     number: int
     """From 0; the epoch that callbacks hear of."""
-    tally: Tally | None
+    totals: BatchTotals | None
     """Of the training since the mark before."""
 
 
@@ -105,8 +105,8 @@ class Evaluator:
 
     def _run_callbacks(self, request: ValidationRequest, found: Mapping[str, float]) -> ValidationResult:
         self._callbacks.on_epoch_begin(request.number)
-        tally = request.tally
-        logs = (self._step.results(tally) if tally is not None and tally.count else {}) | dict(found)
+        totals = request.totals
+        logs = (self._step.results(totals) if totals is not None and totals.count else {}) | dict(found)
         self._callbacks.on_epoch_end(request.number, logs)
         return ValidationResult(logs, bool(self.model.stop_training), self._changed_rate())
 

@@ -1,4 +1,4 @@
-"""Which Dask worker holds what: servers, the coordinator, replicas."""
+"""Choose the Dask workers that hold servers, coordinator and replicas."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 
 from dnnflow.parallel.driver.evaluator import Evaluator, ValidationRequest, ValidationResult
 from dnnflow.parallel.driver.history import History
-from dnnflow.parallel.model.batch_totals import Tally, total
+from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.rows.coordinator import Report
 
 Row = dict[str, float]
@@ -30,7 +30,7 @@ class Validations:
         self._evaluator, self._history = evaluator, history
         self._rows, self._by_epoch, self._every = max(1, rows), every is None, every or max(1, rows)
         self._number = self._first = history.restored // self._every  # of the next row, from 0
-        self._tallies: dict[int, list[Tally]] = {}
+        self._tallies: dict[int, list[BatchTotals]] = {}
         self._due: list[tuple[Row, ValidationRequest]] = []
         self._asked: tuple[list[Row], Future[list[ValidationResult]]] | None = None
         self.began_s = time.monotonic()
@@ -43,8 +43,8 @@ class Validations:
 
     def note(self, report: Report) -> None:
         """Take note of what a replica did."""
-        for epoch, tally in report.tallies:
-            self._tallies.setdefault(epoch, []).append(tally)
+        for epoch, totals in report.tallies:
+            self._tallies.setdefault(epoch, []).append(totals)
 
     def pass_marks(self, epochs: int) -> None:
         """Make a row due for each epoch that is complete, or each mark of samples that was passed.
@@ -68,7 +68,7 @@ class Validations:
         """Say whether all rows of an epoch are trained on; of one begun before, whether those of the next."""
         begun_before = epoch == self._first and self._history.restored % self._rows
         known = self._tallies.get(epoch + bool(begun_before), [])
-        return sum(tally.count for tally in known) >= self._rows
+        return sum(totals.count for totals in known) >= self._rows
 
     def end(self) -> None:
         """Make a row due for what is left, and for the last weights of all."""
@@ -89,7 +89,7 @@ class Validations:
     def _add(self, samples: int, through: int | None = None) -> None:
         """Make a row due, of what was learned in all epochs up to one, or in all."""
         found = [epoch for epoch in self._tallies if through is None or epoch <= through]
-        tallies = [tally for epoch in found for tally in self._tallies.pop(epoch)]
+        tallies = [totals for epoch in found for totals in self._tallies.pop(epoch)]
         row = {
             "epoch": samples / self._rows,
             "samples": float(samples),

@@ -1,4 +1,4 @@
-"""What batches gave, in numbers that may be added."""
+"""Add up loss and metrics of batches, on one replica or many."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """Loss and metrics of some batches; the sum of two is the tally of all their batches.
+class BatchTotals:
+    """Loss and metrics of some batches; the sum of two is that of all their batches.
 
     Examples
     --------
-    >>> first = Tally(2, 1.0, np.array([2.0, 2.0]))
-    >>> (first + Tally(6, 1.0, np.array([3.0, 6.0]))).loss
+    >>> first = BatchTotals(2, 1.0, np.array([2.0, 2.0]))
+    >>> (first + BatchTotals(6, 1.0, np.array([3.0, 6.0]))).loss
     0.25
     """
 
@@ -24,8 +24,10 @@ class Tally:
     states: np.ndarray
     """Of the metrics, float64: their sums and counts, one after the other; empty for no metrics."""
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(self.count + other.count, self.loss_sum + other.loss_sum, self.states + other.states)
+    def __add__(self, other: "BatchTotals") -> "BatchTotals":
+        return BatchTotals(
+            self.count + other.count, self.loss_sum + other.loss_sum, self.states + other.states
+        )
 
     @property
     def loss(self) -> float:
@@ -33,7 +35,7 @@ class Tally:
         return self.loss_sum / self.count if self.count else float("nan")
 
 
-def total(tallies: Iterable[Tally]) -> Tally:
-    """Return the sum of tallies; without any, that of no sample and no metrics."""
+def total(tallies: Iterable[BatchTotals]) -> BatchTotals:
+    """Return the sum; without any, that of no sample and no metrics."""
     found = list(tallies)
-    return sum(found[1:], start=found[0]) if found else Tally(0, 0.0, np.zeros(0))
+    return sum(found[1:], start=found[0]) if found else BatchTotals(0, 0.0, np.zeros(0))

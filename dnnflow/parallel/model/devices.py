@@ -1,4 +1,4 @@
-"""Which device each layer of a model runs on, by the layers' names."""
+"""Place layers of a model on devices, by the layers' names."""
 
 import re
 from collections.abc import Iterator, Mapping

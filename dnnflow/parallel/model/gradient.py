@@ -1,4 +1,4 @@
-"""A replica's step: flat weights in, flat gradient out, one call of TensorFlow a batch."""
+"""Compute flat gradients of flat weights, one call of TensorFlow a batch."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from dnnflow.engines.tensors import trace
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.batch_totals import Tally, total
+from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.devices import gradients_beside
 from dnnflow.parallel.model.keras_optimizers import make_local_update
 from dnnflow.parallel.model.recurrent import fused_lstm
@@ -25,12 +25,12 @@ Dims = tuple[tuple[int | None, ...], ...]
 """Of each array of a batch, behind the batch axis; None where they differ from batch to batch."""
 
 
-class Step(NamedTuple):
-    """What a step gave."""
+class StepResult(NamedTuple):
+    """A step's gradient or weights, and its loss and metrics."""
 
     vector: Vector
     """Read-only. The gradient, or after local steps the weights; behind it the statistics after the step."""
-    tally: Tally
+    totals: BatchTotals
 
 
 class GradientStep:
@@ -76,9 +76,9 @@ class GradientStep:
         self._dims: Dims = ()
         self._rows = 0
         self._functions: dict[tuple[Any, ...], Any] = {}
-        self._held: Any = None
+        self._tensor: Any = None
 
-    def gradient(self, weights: Vector, batch: Batch) -> Step:
+    def gradient(self, weights: Vector, batch: Batch) -> StepResult:
         """Return the gradient of the batch's mean loss.
 
         Parameters
@@ -95,14 +95,14 @@ class GradientStep:
             For a batch that does not fit the model.
         """
         arrays = self._arrays(batch)
-        self._held = self._weights(weights)
-        vector, *measured = self._run("gradient", [self._held], arrays)
-        return Step(as_array(vector), _tally(arrays, measured))
+        self._tensor = self._weights(weights)
+        vector, *measured = self._run("gradient", [self._tensor], arrays)
+        return StepResult(as_array(vector), _totals(arrays, measured))
 
     def local_steps(
         self, weights: Vector, batches: Iterable[Batch], learning_rate: float | None = None
-    ) -> Step:
-        """Step once a batch with the replica's own optimizer, which goes on from call to call.
+    ) -> StepResult:
+        """StepResult once a batch with the replica's own optimizer, which goes on from call to call.
 
         Parameters
         ----------
@@ -113,7 +113,7 @@ class GradientStep:
 
         Returns
         -------
-        Step
+        StepResult
             The weights after the steps, and the tally of all batches.
 
         Raises
@@ -129,21 +129,21 @@ class GradientStep:
         for batch in batches:
             arrays = self._arrays(batch)
             measured = self._run("local", [tf.constant(rate, tf.float32)], arrays)
-            tallies.append(_tally(arrays, measured))
+            tallies.append(_totals(arrays, measured))
         if not tallies:
             raise InputError("local steps must have a batch, got none")
-        return Step(as_array(self._reader()()), total(tallies))
+        return StepResult(as_array(self._reader()()), total(tallies))
 
-    def evaluate(self, weights: Vector, batches: Iterable[Batch]) -> Tally:
+    def evaluate(self, weights: Vector, batches: Iterable[Batch]) -> BatchTotals:
         """Measure loss and metrics, as Keras' `evaluate` does; `results` puts names to them."""
         self.set(weights)
         tallies = []
         for batch in batches:
             arrays = self._arrays(batch)
-            tallies.append(_tally(arrays, self._run("evaluate", [], arrays)))
+            tallies.append(_totals(arrays, self._run("evaluate", [], arrays)))
         return total(tallies)
 
-    def results(self, tally: Tally) -> dict[str, float]:
+    def results(self, totals: BatchTotals) -> dict[str, float]:
         """Return loss and metrics under the names that `fit` gives them.
 
         Raises
@@ -154,16 +154,16 @@ class GradientStep:
         if self._states is None:
             raise InputError("metrics have names once a batch has been seen, got none yet")
         sizes = [math.prod(variable.shape) for variable in self._states]
-        if tally.states.size != sum(sizes):
+        if totals.states.size != sum(sizes):
             raise InputError(
                 f"a tally must be of batches with these metrics, {sum(sizes)} numbers, got "
-                f"{tally.states.size}; is it of the same model?"
+                f"{totals.states.size}; is it of the same model?"
             )
-        parts = np.split(tally.states, np.cumsum(sizes)[:-1]) if sizes else []
+        parts = np.split(totals.states, np.cumsum(sizes)[:-1]) if sizes else []
         for variable, part in zip(self._states, parts, strict=True):
             variable.assign(part.reshape(variable.shape))
         named = {name: float(value) for name, value in self._model.get_metrics_result().items()}
-        return named | {"loss": tally.loss}
+        return named | {"loss": totals.loss}
 
     def get(self) -> Vector:
         """Copy weights and statistics as they are now."""
@@ -172,8 +172,8 @@ class GradientStep:
     def set(self, weights: Vector) -> None:
         """Set weights and statistics."""
         tensor = self._weights(weights)
-        self._made("set", lambda: trace(self._assign, [self._vector_spec]))(tensor)
-        self._held = tensor
+        self._cached("set", lambda: trace(self._assign, [self._vector_spec]))(tensor)
+        self._tensor = tensor
 
     @property
     def _vector_spec(self) -> Any:
@@ -190,9 +190,9 @@ class GradientStep:
         return as_tensor(np.asarray(weights, self.layout.dtype))
 
     def _reader(self) -> Any:
-        return self._made("get", lambda: trace(lambda: self._flat([], self._learned), []))
+        return self._cached("get", lambda: trace(lambda: self._flat([], self._learned), []))
 
-    def _made(self, key: Any, make: Callable[[], Any]) -> Any:
+    def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
         found = self._functions.get(key)
         if found is None:
             found = self._functions[key] = make()
@@ -222,7 +222,7 @@ class GradientStep:
         leaves = [tf.constant(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
         # Recurrent layers draw a mask of dropout although they use none
         before = [(variable, variable.numpy()) for variable in [*seeds(self._model), *self._statistics]]
-        with _fitting(arrays):
+        with _batch_errors(arrays):
             self._measure(*_pack(structure, leaves))
         for variable, value in before:
             variable.assign(value)
@@ -234,7 +234,7 @@ class GradientStep:
         self._structure, self._dtypes, self._states = structure, dtypes, states
 
     def _run(self, kind: str, first: Sequence[Any], arrays: Sequence[np.ndarray]) -> Any:
-        with _fitting(arrays):
+        with _batch_errors(arrays):
             return self._function(kind, arrays)(*first, *map(as_tensor, arrays))
 
     def _function(self, kind: str, arrays: Sequence[np.ndarray]) -> Any:
@@ -242,11 +242,11 @@ class GradientStep:
         rows, dims = len(arrays[0]), tuple(array.shape[1:] for array in arrays)
         self._rows = max(rows, self._rows)
         compiled = self._jit_compile and rows == self._rows and kind != "evaluate"
-        return self._made((kind, compiled, dims), lambda: self._relaxed(kind, compiled, dims))
+        return self._cached((kind, compiled, dims), lambda: self._relaxed(kind, compiled, dims))
 
     def _relaxed(self, kind: str, compiled: bool, dims: Dims) -> Any:
         self._dims = _common(self._dims or dims, dims)
-        return self._made(
+        return self._cached(
             (kind, compiled, self._dims, "traced"), lambda: self._traced(kind, compiled, self._dims)
         )
 
@@ -321,7 +321,7 @@ class GradientStep:
 
 
 @contextmanager
-def _fitting(arrays: Sequence[np.ndarray]) -> Iterator[None]:
+def _batch_errors(arrays: Sequence[np.ndarray]) -> Iterator[None]:
     """Say of errors of Keras and TensorFlow that the batch is at fault."""
     try:
         yield
@@ -336,10 +336,10 @@ def _fitting(arrays: Sequence[np.ndarray]) -> Iterator[None]:
         raise InputError(f"a batch must fit the model and its loss, got {shapes}: {reason}") from error
 
 
-def _tally(arrays: Sequence[np.ndarray], measured: Any) -> Tally:
+def _totals(arrays: Sequence[np.ndarray], measured: Any) -> BatchTotals:
     loss, states = measured
     count = len(arrays[0])
-    return Tally(count, float(loss) * count, as_array(states).astype(np.float64))
+    return BatchTotals(count, float(loss) * count, as_array(states).astype(np.float64))
 
 
 def _metric_states(model: keras.Model) -> list[Any]:

@@ -1,10 +1,10 @@
-"""A Keras model as plain data: JSON and arrays, which every process may build it from; never a pickle."""
+"""Describe a Keras model as plain data, from which every process may build it; never a pickle."""
 
 import json
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ _COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics", "optimizer")
 class ModelSpec:
     """A model to train: what it is, its first weights, and what it is trained for.
 
-    Plain fields: it travels to workers as it is, and as JSON beside its arrays.
+    Plain fields: it travels to workers as it is.
 
     Examples
     --------
@@ -228,23 +228,6 @@ class ModelSpec:
         """
         given = self.compiled.get("optimizer")
         return None if given is None else spec_of(resolve_objects(given))
-
-    def without_weights(self) -> dict[str, Any]:
-        """Return all fields but `vector` and `fixed` as JSON types."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("vector", "fixed")}
-        return plain | {"layout": asdict(self.layout), "custom_objects": list(self.custom_objects)}
-
-    @classmethod
-    def from_parts(cls, data: Mapping[str, Any], vector: Vector,
-                   fixed: tuple[np.ndarray, ...] = ()) -> "ModelSpec":  # fmt: skip
-        """Build from what `without_weights` gave, and the arrays."""
-        given = dict(data) | {"layout": FlatLayout(**data["layout"])}
-        given["custom_objects"] = tuple(given["custom_objects"])
-        return cls(**given, vector=vector, fixed=fixed)
-
-    def with_weights(self, vector: Vector) -> "ModelSpec":
-        """Return the same model with other first weights."""
-        return replace(self, vector=vector)
 
     def _check(self, model: keras.Model) -> None:
         """Refuse a model that is not the one described."""

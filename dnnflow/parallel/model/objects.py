@@ -1,4 +1,4 @@
-"""Layers, losses and metrics that are not of Keras: by the name they are imported under, never as code."""
+"""Find layers, losses and metrics that are not of Keras by the name they are imported under."""
 
 import importlib
 import inspect

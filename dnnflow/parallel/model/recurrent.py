@@ -1,4 +1,4 @@
-"""LSTM layers on one fused operation of TensorFlow instead of a loop over time.
+"""Run LSTM layers by one fused operation of TensorFlow instead of a loop over time.
 
 On a CPU, Keras writes an LSTM as a `while_loop` of small operations, whose cost is mostly their start. Layers
 of 20 units on sequences of 30 x 19 in batches of 100, gradient included, one thread: 6.3 ms with the loop,
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from dnnflow.parallel.model.variables import layers_of
 
-_MOST_FLOPS = 4e6
+_MAX_FLOPS = 4e6
 """Of a layer's products in a step of time; above it, the loop is as quick."""
 _GATES = (0, 2, 1, 3)
 """Keras has the gates input, forget, candidate, output; the fused operation has the candidate second."""
@@ -55,7 +55,7 @@ def _has_fused_form(layer: Any, rows: int) -> bool:
         and not layer.recurrent_dropout
         and not (layer.dropout and layer.cell.implementation == 1)  # another mask for each gate
         and layer.compute_dtype == "float32"
-        and 2 * rows * (width + layer.units) * gates <= _MOST_FLOPS
+        and 2 * rows * (width + layer.units) * gates <= _MAX_FLOPS
     )
 
 

@@ -1,4 +1,4 @@
-"""Which of a Keras model's variables travel in the flat vector, and how they get in and out of it."""
+"""Read a Keras model's variables into the flat vector, and write them from it."""
 
 from collections.abc import Iterator
 from typing import Any

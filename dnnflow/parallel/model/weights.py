@@ -1,4 +1,4 @@
-"""A model's arrays as one flat vector, and back without a copy."""
+"""Lay a model's arrays into one flat vector, and back without a copy. No TensorFlow until it is used."""
 
 import itertools
 import math

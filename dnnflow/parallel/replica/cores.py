@@ -1,4 +1,4 @@
-"""A processor core of its own for what a replica computes with.
+"""Keep a processor core for what a replica computes with.
 
 Where replicas and their server fill all cores, the kernel puts two that compute on one core now and then
 while another is idle: two replicas of a small LSTM on two cores got 1.5 times the samples of one, each on a

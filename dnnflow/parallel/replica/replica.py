@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 
 from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
-from dnnflow.parallel.model.batch_totals import Tally, total
+from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.replica.cores import PinnedCore
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batch, Batches, Batching, leases_until_done
@@ -176,7 +176,7 @@ def _result(value: Any) -> Any:
 class _Unreported:
     """Work done since the last report."""
 
-    tallies: dict[int, list[Tally]] = field(default_factory=dict)
+    tallies: dict[int, list[BatchTotals]] = field(default_factory=dict)
     """By epoch."""
     done: dict[Lease, int] = field(default_factory=dict)
     spans: list[Span] = field(default_factory=list)
@@ -201,7 +201,7 @@ class Replica:
         self._stopped = threading.Event()
         self._core = PinnedCore()
         self._samples = 0
-        self._pushed: tuple[Tally, list[Batch]] | None = None  # and not known to be answered
+        self._pushed: tuple[BatchTotals, list[Batch]] | None = None  # and not known to be answered
 
     def run(self, shards: Shards) -> int:
         """Train until no row is left or the coordinator says stop; return the samples trained on."""
@@ -297,18 +297,18 @@ class Replica:
 
     def _learn(self, group: list[Batch], shards: Shards) -> None:
         """Learn from batches and push."""
-        tally = self._timed("compute", lambda: self._rule.compute([batch.for_keras() for batch in group]))
-        if not np.isfinite(tally.loss):
+        totals = self._timed("compute", lambda: self._rule.compute([batch.for_keras() for batch in group]))
+        if not np.isfinite(totals.loss):
             raise DivergedError(
-                f"the loss must stay finite, got {tally.loss} in epoch {group[-1].epoch + 1} of replica "
+                f"the loss must stay finite, got {totals.loss} in epoch {group[-1].epoch + 1} of replica "
                 f"{self._config.replica}; lower the learning rate"
             )
         self._await_push()
-        self._timed("exchange", lambda: self._rule.exchange(shards, tally.count))
+        self._timed("exchange", lambda: self._rule.exchange(shards, totals.count))
         if self._config.algorithm.overlap:
-            self._pushed = tally, group
+            self._pushed = totals, group
         else:
-            self._note(tally, group)
+            self._note(totals, group)
 
     def _await_push(self) -> None:
         """Wait for a push that is on its way; only then what it stands for is trained on."""
@@ -317,11 +317,11 @@ class Replica:
             pushed, self._pushed = self._pushed, None
             self._note(*pushed)
 
-    def _note(self, tally: Tally, group: list[Batch]) -> None:
-        self._samples += tally.count
+    def _note(self, totals: BatchTotals, group: list[Batch]) -> None:
+        self._samples += totals.count
         with self._lock:
             unreported = self._unreported
-            unreported.tallies.setdefault(group[-1].epoch, []).append(tally)
+            unreported.tallies.setdefault(group[-1].epoch, []).append(totals)
             unreported.pushes += 1
             for batch in group:
                 unreported.done.update(batch.done)

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from dnnflow.parallel.model.batch_totals import Tally
+from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.model.gradient import Batch, GradientStep
 from dnnflow.parallel.model.weights import Vector, aligned_vector
 from dnnflow.parallel.replica.shards import MergedReply, Shards
@@ -28,7 +28,7 @@ class ReplicaRule:
         self.vector: Vector = aligned_vector(step.layout.size, step.layout.dtype)
         """What `compute` has made of the batches."""
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Learn from K batches, up to what will be pushed."""
         raise NotImplementedError
 
@@ -58,11 +58,11 @@ class GradientRule(ServerWeightsRule):
 
     kind = PushKind.GRADIENT
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Compute the gradient of the one batch."""
         (batch,) = batches
-        self.vector, tally = self.step.gradient(self.weights, batch)
-        return tally
+        self.vector, totals = self.step.gradient(self.weights, batch)
+        return totals
 
 
 class LocalStepsRule(ServerWeightsRule):
@@ -70,7 +70,7 @@ class LocalStepsRule(ServerWeightsRule):
 
     kind = PushKind.DIFFERENCE
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Take local steps."""
         return local_difference(self.step, self.weights, batches, self.vector)
 
@@ -85,12 +85,12 @@ class ElasticReplicaRule(ReplicaRule):
         self._center = np.zeros(step.layout.size, step.layout.dtype)
         self._samples = 0
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Take local steps."""
         rate = rate_at(self._algorithm.used_replica_optimizer, self._algorithm, self._samples)
-        vector, tally = self.step.local_steps(self.weights, batches, rate)
+        vector, totals = self.step.local_steps(self.weights, batches, rate)
         np.copyto(self.weights, vector)
-        return tally
+        return totals
 
     def exchange(self, shards: Shards, count: int) -> None:
         """Push the weights; be pulled towards those that the server had."""
@@ -110,7 +110,7 @@ class EnergyMatchingRule(ReplicaRule):
         self._center = np.zeros(step.layout.size, step.layout.dtype)
         self._samples = 0
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Compute a gradient, or take local steps."""
         if self._gem is None:
             self._gem = GradientEnergyMatching(
@@ -121,9 +121,9 @@ class EnergyMatchingRule(ReplicaRule):
         if self._algorithm.used_replica_optimizer is not None:
             return local_difference(self.step, self.weights, batches, self.vector)
         (batch,) = batches
-        vector, tally = self.step.gradient(self.weights, batch)
+        vector, totals = self.step.gradient(self.weights, batch)
         np.copyto(self.vector, vector)
-        return tally
+        return totals
 
     def exchange(self, shards: Shards, count: int) -> None:
         """Look where the server is, and push the step that matches it."""
@@ -159,7 +159,7 @@ class OverlapRule(ReplicaRule):
         self._push: Future[MergedReply] | None = None
         self._versions: tuple[int, ...] = ()  # of the weights that are computed on
 
-    def compute(self, batches: Sequence[Batch]) -> Tally:
+    def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Learn from batches while the last push may be on its way."""
         return self._rule.compute(batches)
 
@@ -195,13 +195,15 @@ class OverlapRule(ReplicaRule):
         self._thread.shutdown()
 
 
-def local_difference(step: GradientStep, weights: Vector, batches: Sequence[Batch], out: Vector) -> Tally:
+def local_difference(
+    step: GradientStep, weights: Vector, batches: Sequence[Batch], out: Vector
+) -> BatchTotals:
     """Take local steps from `weights`; write what they changed to `out`, and the statistics behind it."""
-    after, tally = step.local_steps(weights, batches)
+    after, totals = step.local_steps(weights, batches)
     learned = step.layout.learned
     difference(weights[:learned], after[:learned], out[:learned])
     np.copyto(out[learned:], after[learned:])
-    return tally
+    return totals
 
 
 def rate_at(optimizer: OptimizerSpec | None, algorithm: Algorithm, samples: int) -> float | None:

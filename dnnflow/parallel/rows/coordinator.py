@@ -1,4 +1,4 @@
-"""Who trains on which rows, how far each replica has come, and whether all are to stop; a plain class."""
+"""Coordinate a training: who trains on which rows, how far each replica has come, whether all are to stop."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.batch_totals import Tally
+from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.rows.leases import Lease, Leases, lanes
 from dnnflow.table.rows.source import Chunk
 
@@ -27,7 +27,7 @@ class Report:
     """What a replica did since its last report."""
 
     replica: int
-    tallies: tuple[tuple[int, Tally], ...]
+    tallies: tuple[tuple[int, BatchTotals], ...]
     """What was learned in each epoch."""
     pushes: int
     compute_s: float
@@ -55,7 +55,7 @@ class Report:
 
 
 class Coordinator:
-    """Keeps the books of a training; all methods may be called by any thread.
+    """Hands out rows and collects reports; all methods may be called by any thread.
 
     Asynchronous replicas are given leases; synchronous ones have lanes, which depend on seed and epoch alone,
     and are only asked how far they are.

@@ -1,4 +1,4 @@
-"""Which rows are whose: leases, first come first served, or lanes that depend on seed and epoch alone.
+"""Assign rows to replicas: leases, first come first served, or lanes that depend on seed and epoch alone.
 
 Both see to it that every row is trained on once an epoch, whichever replicas join, die or come back. Nothing
 here knows of clusters, files or models.
@@ -52,19 +52,6 @@ class Lease:
     def rows(self) -> int:
         """Rows to train on."""
         return self.chunk.rows - self.skip
-
-
-@dataclass(frozen=True)
-class EpochRows:
-    """What has become of an epoch's rows."""
-
-    epoch: int
-    done: int
-    """Trained on."""
-    held: int
-    """With a replica, and not trained on yet."""
-    waiting: int
-    """With nobody."""
 
 
 @dataclass
@@ -194,10 +181,6 @@ class Leases:
                 del self._held[lease.number]
             return True
 
-    def finish(self, replica: int, lease: Lease) -> bool:
-        """Note that all rows of a lease are trained on; see `advance`."""
-        return self.advance(replica, lease, lease.chunk.rows)
-
     def give_back(self, replica: int) -> tuple[Lease, ...]:
         """Take all leases from a replica that is gone, for others; return them as they were.
 
@@ -225,17 +208,6 @@ class Leases:
         with self._lock:
             return sum(self._done)
 
-    def counts(self) -> tuple[EpochRows, ...]:
-        """Return what has become of the rows of each epoch."""
-        with self._lock:
-            held = [0] * self._epochs
-            for each in self._held.values():
-                held[each.lease.epoch] += each.lease.chunk.rows - each.done
-            return tuple(
-                EpochRows(epoch, done, mine, self._total - done - mine)
-                for epoch, (done, mine) in enumerate(zip(self._done, held, strict=True))
-            )
-
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values."""
         with self._lock:
@@ -249,15 +221,8 @@ class Leases:
                 "held": [[held.replica, astuple(held.lease), held.done] for held in self._held.values()],
             }
 
-    def restore(self, snapshot: Mapping[str, Any], *, keep_holders: bool = False) -> None:
-        """Go on where a snapshot was taken; more epochs than it had may follow.
-
-        Parameters
-        ----------
-        snapshot : mapping
-            From `snapshot`, of leases of the same chunks and seed.
-        keep_holders : bool
-            Whether the replicas that held leases are still at them; if not, their leases go to others.
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on where a snapshot was taken; more epochs than it had may follow. Leases of then go to others.
 
         Raises
         ------
@@ -276,15 +241,9 @@ class Leases:
             self._done = [*snapshot["done"], *[0] * (self._epochs - len(snapshot["done"]))]
             self._returned = [(epoch, Chunk(*chunk), done) for epoch, chunk, done in snapshot["returned"]]
             heapq.heapify(self._returned)
-            held = [_held(*each) for each in snapshot["held"]]
-            self._held = {each.lease.number: each for each in held}
-            for each in () if keep_holders else held:
-                self._return(each)
-
-
-def _held(replica: int, lease: Sequence[Any], done: int) -> _Held:
-    number, epoch, chunk, skip = lease
-    return _Held(replica, Lease(number, epoch, Chunk(*chunk), skip), done)
+            self._held = {}
+            for _, (_, epoch, chunk, _), done in snapshot["held"]:
+                heapq.heappush(self._returned, (epoch, Chunk(*chunk), done))
 
 
 def lanes(chunks: Sequence[Chunk], n: int, seed: int, epoch: int) -> tuple[tuple[Chunk, ...], ...]:
@@ -342,19 +301,3 @@ def lane_of(
     for epoch in range(first_epoch, epochs):
         lane = lanes(chunks, n, seed, epoch)[replica]
         yield from lane_leases(lane, epoch, done if epoch == first_epoch else 0)
-
-
-def deal(leases: Sequence[Lease], n: int) -> tuple[tuple[Lease, ...], ...]:
-    """Divide what a lost replica left among `n` others, the largest first, each to whom has least.
-
-    The same leases are always dealt alike.
-    """
-    if n < 1:
-        raise InputError(f"there must be at least 1 replica to deal to, got {n}; wait until one joins")
-    hands: list[list[Lease]] = [[] for _ in range(n)]
-    rows = [0] * n
-    for lease in sorted(leases, key=lambda lease: (-lease.rows, lease.epoch, lease.chunk)):
-        least = rows.index(min(rows))
-        hands[least].append(lease)
-        rows[least] += lease.rows
-    return tuple(map(tuple, hands))

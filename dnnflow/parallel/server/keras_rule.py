@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
 from dnnflow.parallel.model.weights import FlatLayout, Vector
+from dnnflow.parallel.server.server_rules import ServerRule
 from dnnflow.parallel.server.updates import weighted_mean
 from dnnflow.parallel.spec.algorithm import OptimizerSpec
 
 
-class KerasRule:
+class KerasRule(ServerRule):
     """A Keras optimizer on one flat variable, or on one variable for each array of the model."""
 
     def __init__(self, spec: OptimizerSpec, weights: Vector, layout: FlatLayout | None) -> None:
@@ -56,12 +57,10 @@ class KerasRule:
             out[:size] = self._weights
 
     def state(self) -> dict[str, Any]:
-        """Return the optimizer's variables."""
         variables = enumerate(self._optimizer.variables)
         return {f"slot/{index}": np.array(variable.numpy()) for index, variable in variables}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Set the optimizer's variables."""
         for index, variable in enumerate(self._optimizer.variables):
             variable.assign(state[f"slot/{index}"])
 

@@ -1,4 +1,4 @@
-"""What travels between a replica and a server of weights."""
+"""Define what travels between a replica and a server of weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

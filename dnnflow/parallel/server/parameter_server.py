@@ -16,10 +16,10 @@ from dnnflow.parallel.model.weights import FlatLayout, Vector
 from dnnflow.parallel.server.messages import Push, PushReply, ServerStatistics
 from dnnflow.parallel.server.optimizers import BLOCK, blocks
 from dnnflow.parallel.server.server_rules import StatisticsRule, make_rule
-from dnnflow.parallel.server.updates import Damping, less_momentum, scheduled_rate, shares_of, within_bound
+from dnnflow.parallel.server.updates import Damping, reduce_momentum, scheduled_rate, shares_of, within_bound
 from dnnflow.parallel.spec.algorithm import Algorithm, Kind
 
-STEPS_A_LIFE = 1 << 20
+STEPS_PER_START = 1 << 20
 """Steps from the first of a replica's process to the first of the process that takes its place."""
 _COUNTS = ("pushes", "dropped", "repeated")
 _ALONE = (1.0,)
@@ -79,7 +79,7 @@ class ParameterServer:
         self._push_kind, self._bound = algorithm.push_kind, algorithm.staleness_bound
         self._elastic = algorithm.kind is Kind.EASGD
         before = self._elastic and algorithm.synchronous
-        self._before = self._weights.copy() if before else None  # the round's; EASGD replies it
+        self._round_start = self._weights.copy() if before else None  # the round's; EASGD replies it
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._round = Round()
@@ -127,7 +127,7 @@ class ParameterServer:
             if replica not in self._clocks:
                 self._clocks[replica] = min(self._clocks.values(), default=0)
             last = self._steps.setdefault(replica, -1)
-            return (last // STEPS_A_LIFE + 1) * STEPS_A_LIFE
+            return (last // STEPS_PER_START + 1) * STEPS_PER_START
 
     def leave(self, replica: int) -> None:
         """Let a replica go, which releases who waits for it; one that does not take part is no error."""
@@ -178,7 +178,7 @@ class ParameterServer:
                 self._counts["repeated"] += 1
                 self._wait_for_slowest(replica)
                 return self._reply(0, out)
-            return self._take_part(push, out) if self._algorithm.synchronous else self._apply(push, out)
+            return self._join_round(push, out) if self._algorithm.synchronous else self._apply(push, out)
 
     def move(self, start: Vector, target: Vector) -> None:
         """Add target - start to the weights, and so keep what was pushed since `start` was pulled.
@@ -245,7 +245,7 @@ class ParameterServer:
         if push.kind != self._push_kind:
             raise InputError(f"replicas must push a {self._push_kind}, got a {push.kind}")
 
-    def _account(self, push: Push, staleness: int) -> None:
+    def _count(self, push: Push, staleness: int) -> None:
         """Note a push that is done with."""
         self._steps[push.replica] = push.step
         self._counts["pushes"] += 1
@@ -261,7 +261,7 @@ class ParameterServer:
         state, replica = self._state, push.replica
         staleness = max(state.version - push.version, 0)
         state.apply_one(push, staleness, len(self._clocks), out)
-        self._account(push, staleness)
+        self._count(push, staleness)
         self._clocks[replica] += 1
         version = state.version
         if self._bound is not None:
@@ -270,12 +270,12 @@ class ParameterServer:
                 return self._reply(staleness, out)
         return PushReply(version, staleness, out, state.samples)
 
-    def _take_part(self, push: Push, out: Vector) -> PushReply:
+    def _join_round(self, push: Push, out: Vector) -> PushReply:
         """Wait in a round, or drop what comes too late for its own."""
         late = self._state.version - push.version
         if late:
             self._counts["dropped"] += 1
-            self._account(push, max(late, 0))
+            self._count(push, max(late, 0))
             return self._reply(max(late, 0), out)
         current = self._round
         current.pushes[push.replica] = push  # in place of the same one over a connection that was cut
@@ -290,9 +290,9 @@ class ParameterServer:
             )
         if current.error:
             raise current.error
-        if self._before is None:
+        if self._round_start is None:
             return self._reply(0, out)
-        np.copyto(out, self._before)
+        np.copyto(out, self._round_start)
         return PushReply(self._state.version, 0, out, self._state.samples)
 
     def _end_complete_round(self) -> None:
@@ -302,12 +302,12 @@ class ParameterServer:
             return
         pushes = current.in_order()
         try:
-            self._state.apply_round(pushes, len(live), self._before)
+            self._state.apply_round(pushes, len(live), self._round_start)
         except Exception as error:  # told to all of the round, who would wait for its update in vain
             current.error = error
         else:
             for push in pushes:
-                self._account(push, 0)
+                self._count(push, 0)
         self._end_round()
 
     def _end_round(self) -> None:
@@ -377,7 +377,7 @@ class ServerState:
         self.rate = spec.learning_rate if spec else None
         used, self._factor = spec, 1.0
         if spec and algorithm.corrects_momentum:
-            used, self._factor = less_momentum(spec, replicas)
+            used, self._factor = reduce_momentum(spec, replicas)
         self._rule = make_rule(algorithm.kind, used, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas

@@ -1,10 +1,10 @@
-"""What a server does with pushed vectors: one rule an algorithm, on the part of the vector that is learned.
+"""Apply pushed vectors to a server's weights: one rule an algorithm, on the part that is learned.
 
 A rule reads its vectors once, block by block, and fills the reply while the block is in the cache.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from dnnflow.parallel.server.updates import elastic_server, merge_statistics, we
 from dnnflow.parallel.spec.algorithm import Kind, OptimizerSpec
 
 
-class Rule(Protocol):
+class ServerRule:
     """Changes the weights by what replicas have pushed; called under the server's lock."""
 
     def apply(
@@ -34,18 +34,17 @@ class Rule(Protocol):
         out
             Where to write what the replica goes on from; None for nowhere.
         """
-        ...
+        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """Return what the rule keeps beside the weights, as copies."""
-        ...
+        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set what `state` returned."""
-        ...
 
 
-class OptimizerRule:
+class OptimizerRule(ServerRule):
     """Downpour and DiLoCo: an optimizer's step with the mean of the pushed vectors for a gradient."""
 
     def __init__(self, spec: OptimizerSpec, weights: Vector) -> None:
@@ -68,18 +67,16 @@ class OptimizerRule:
                 out[part] = optimizer.views[index]
 
     def state(self) -> dict[str, Any]:
-        """Return slots and the count of steps."""
         slots = {f"slot/{name}": slot.copy() for name, slot in self._optimizer.slots.items()}
         return slots | {"steps": self._optimizer.steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Set slots and the count of steps."""
         self._optimizer.steps = int(state["steps"])
         for name, slot in self._optimizer.slots.items():
             slot[...] = state[f"slot/{name}"]
 
 
-class ElasticRule:
+class ElasticRule(ServerRule):
     """EASGD: the server is pulled towards the replicas."""
 
     def __init__(self, weights: Vector) -> None:
@@ -96,15 +93,8 @@ class ElasticRule:
                 out[part] = weights
             elastic_server(weights, [vector[part] for vector in pushed], strength, scratch)
 
-    def state(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Set nothing."""
-
-
-class AddRule:
+class AddRule(ServerRule):
     """GEM: the replica has computed the step; the server adds it."""
 
     def __init__(self, weights: Vector) -> None:
@@ -121,13 +111,6 @@ class AddRule:
                 np.add(weights, vector[part], out=weights)
             if out is not None:
                 out[part] = weights
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Set nothing."""
 
 
 class StatisticsRule:
@@ -154,7 +137,7 @@ class StatisticsRule:
 
 def make_rule(
     kind: Kind, spec: OptimizerSpec | None, weights: Vector, layout: FlatLayout, shard: slice | None
-) -> Rule:
+) -> ServerRule:
     """Return the rule of an algorithm on the learned part of a server's weights.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The update rules of parallel training, as functions on flat vectors.
+"""Compute the updates of parallel training and what damps them, on flat vectors.
 
 x is the server's vector of weights, w a replica's, n the number of replicas, τ the staleness of a push. The
 optimizers that Downpour and DiLoCo apply on the server are in `parallel/server/optimizers`.
@@ -31,7 +31,7 @@ _MOMENTA: Mapping[str, tuple[str, float]] = {
     **dict.fromkeys(("adam", "adamw", "nadam", "adamax"), ("beta_1", 0.9)),
 }
 """The parameter that is an optimizer's momentum, and Keras' default of it."""
-_LEAST_MOMENTUM = 1e-3
+_MIN_MOMENTUM = 1e-3
 """None at all would leave the optimizer without its slots, which a restored server has."""
 
 
@@ -202,7 +202,7 @@ class GradientEnergyMatching:
         np.multiply(step, energy, out=out)
 
 
-def less_momentum(spec: OptimizerSpec, replicas: int) -> tuple[OptimizerSpec, float]:
+def reduce_momentum(spec: OptimizerSpec, replicas: int) -> tuple[OptimizerSpec, float]:
     """Return an optimizer whose momentum and that of asynchrony make the one that was asked for.
 
     Pushes of n asynchronous replicas act like steps with a momentum of 1 - 1/n (Mitliagkas, Zhang, Hadjis and
@@ -225,7 +225,7 @@ def less_momentum(spec: OptimizerSpec, replicas: int) -> tuple[OptimizerSpec, fl
     momentum = float(given) if isinstance(given, int | float) else usual
     if not momentum or replicas < 2:
         return spec, 1.0
-    less = min(momentum, max(_LEAST_MOMENTUM, 1 - replicas * (1 - momentum)))
+    less = min(momentum, max(_MIN_MOMENTUM, 1 - replicas * (1 - momentum)))
     changed = spec.replace(parameters={**spec.parameters, name: less})
     return changed, (1 - less) / (1 - momentum) if spec.name == "sgd" else 1.0
 
