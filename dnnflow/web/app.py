@@ -13,11 +13,9 @@ from dnnflow.web.answers.views import Views
 from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.api import (
     dataset_routes,
-    event_routes,
     model_routes,
     result_routes,
     run_routes,
-    study_routes,
     system_routes,
 )
 from dnnflow.web.contract import problems
@@ -82,8 +80,6 @@ def create_app(services: Services) -> FastAPI:
     for part in (
         system_routes,
         dataset_routes,
-        study_routes,
-        event_routes,
         result_routes,
         model_routes,
         run_routes,

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Header, Path, Query, Request
 
@@ -11,23 +12,22 @@ from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, ProblemDetails, Refusal
 from dnnflow.web.jobs.services import Services
 
+Item = TypeVar("Item")
+
 
 def get_services(request: Request) -> Services:
     """Return what the app works with."""
-    services: Services = request.app.state.services
-    return services
+    return cast(Services, request.app.state.services)
 
 
 def get_views(request: Request) -> Views:
     """Return the app's numbers of studies."""
-    views: Views = request.app.state.views
-    return views
+    return cast(Views, request.app.state.views)
 
 
 def get_results(request: Request) -> Results:
     """Return the app's results of studies."""
-    results: Results = request.app.state.results
-    return results
+    return cast(Results, request.app.state.results)
 
 
 TheServices = Annotated[Services, Depends(get_services)]
@@ -35,12 +35,10 @@ TheViews = Annotated[Views, Depends(get_views)]
 TheResults = Annotated[Results, Depends(get_results)]
 
 StudyId = Annotated[
-    str,
-    Path(description="A study's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
+    str, Path(description="A study's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"])
 ]
 RunId = Annotated[
-    str,
-    Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"]),
+    str, Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"])
 ]
 DesignId = Annotated[str, Path(description="A design's whole id: 64 hexadecimal digits.", max_length=64)]
 Cursor = Annotated[
@@ -68,6 +66,22 @@ def encode_cursor(*values: Any) -> str:
     """Return where a list goes on, as text that nobody need understand."""
     text = json.dumps(values, separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def cut_page(
+    found: Sequence[Item], limit: int, place: Callable[[Item], tuple[Any, ...]]
+) -> tuple[list[Item], str | None]:
+    """Return a page of what was found, and the cursor of the next one where there is more.
+
+    Parameters
+    ----------
+    found
+        From the page's first on, one more than `limit` where there are so many.
+    place
+        Returns what the next page begins after.
+    """
+    shown = list(found[:limit])
+    return shown, encode_cursor(*place(shown[-1])) if len(found) > limit else None
 
 
 def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:

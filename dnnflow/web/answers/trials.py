@@ -1,4 +1,4 @@
-"""Trials of a study as replies: rows of a list, and one with everything."""
+"""Answer with trials of a study: rows of a list, and one with everything."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from dnnflow.engines.records import Trial
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.overview import TrialQuery, count_matching, trial_rows
-from dnnflow.web.answers.request_parts import encode_cursor
+from dnnflow.web.answers.request_parts import cut_page
 from dnnflow.web.contract.replies import TrialDetail, TrialPage, TrialRow
 
 _FIELDS = tuple(name for name in TrialRow.model_fields if name != "design")
@@ -26,11 +26,7 @@ def trial_page(store: Store, study_id: str, query: TrialQuery) -> TrialPage:
     """
     more = TrialQuery(**{**vars(query), "limit": query.limit + 1})
     rows = trial_rows(store, study_id, more)
-    shown = rows[: query.limit]
-    cursor = None
-    if len(rows) > query.limit:
-        last = shown[-1]
-        cursor = encode_cursor(_plain(last[query.sort]), last["design_id"])
+    shown, cursor = cut_page(rows, query.limit, lambda row: (_plain(row[query.sort]), row["design_id"]))
     return TrialPage(
         trials=[trial_row(row) for row in shown],
         matching=count_matching(store, study_id, query),

@@ -1,36 +1,111 @@
-"""/runs: parallel trainings."""
+"""Route /studies and /runs: asked for, listed, watched, paused, resumed, cancelled."""
 
+import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import yaml
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import new_study_id
+from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,
     Key,
     RunId,
+    StudyId,
     TheServices,
     TheViews,
+    cut_page,
     decode_cursor,
-    encode_cursor,
     problems_of,
 )
-from dnnflow.web.answers.training_runs import run_of, status_of_run
-from dnnflow.web.api.study_routes import pipeline_body, read_pipeline
-from dnnflow.web.contract.problems import Refusal
-from dnnflow.web.contract.replies import RunPage, RunStatus
+from dnnflow.web.answers.study_control import want
+from dnnflow.web.answers.training_runs import run_of, run_status, status_of_run
+from dnnflow.web.answers.views import LAUNCH_STATES
+from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Look, Read, as_line
+from dnnflow.web.contract.problems import FieldProblem, Refusal
+from dnnflow.web.contract.replies import Created, Estimate, RunPage, RunStatus, StudyPage, StudyStatus
 from dnnflow.web.guard.security import REPORT_POLICY
-from dnnflow.web.jobs.intake import accept
+from dnnflow.web.jobs.intake import accept, read_yaml
+from dnnflow.web.jobs.launching import Launch
 from dnnflow.web.jobs.services import Services
 
-router = APIRouter(tags=["runs"], responses=problems_of())
+router = APIRouter(responses=problems_of())
 
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
+OVER = ("finished", "failed", "stopped")
+RUN_OVER = ("finished", "failed", "cancelled")
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+MaxS = Annotated[
+    float, Query(ge=0, le=LONGEST_S, description="Seconds after which the stream ends; ask again then.")
+]
+EVENTS: dict[int | str, dict[str, Any]] = {
+    **problems_of(404, 503),
+    200: {
+        "description": "`event: status` with the resource as data, when it has changed and at most once a "
+        "second; `event: end` when nothing more will change; a comment every 15 seconds.",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "required": ["event", "data"],
+                    "properties": {
+                        "event": {"enum": ["status", "end"]},
+                        "data": {"type": "string", "contentMediaType": "application/json"},
+                    },
+                },
+                "example": 'event: status\ndata: {"state":"finished"}\n\nevent: end\ndata: {}\n\n',
+            }
+        },
+    },
+}
+STREAM: dict[str, Any] = {"tags": ["studies"], "response_class": StreamingResponse, "responses": EVENTS}
+RUN_STREAM = {**STREAM, "tags": ["runs"]}
+
+
+def pipeline_body(model: str, example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that is a pipeline."""
+    schema = {"$ref": f"#/components/schemas/{model}"}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["pipeline"],
+                        "properties": {"pipeline": schema},
+                        "additionalProperties": False,
+                    },
+                    "example": {"pipeline": example},
+                },
+                "application/yaml": {
+                    "schema": {"type": "string", "description": "The same without the outer `pipeline`."},
+                    "example": yaml.safe_dump(example, sort_keys=False),
+                },
+            },
+        }
+    }
+
+
+STUDY_BODY = pipeline_body(
+    "Pipeline",
+    {
+        "name": "iris",
+        "dataset": {"source": "upload:Zk3v0mJq8WcR1x9s", "label": "species"},
+        "space": {"depth": {"int": [1, 3]}, "units": {"choice": [16, 32]}},
+        "designs": 24,
+    },
+)
 RUN_BODY = pipeline_body(
     "TrainPipeline",
     {
@@ -40,66 +115,191 @@ RUN_BODY = pipeline_body(
         "parallel": {"replicas": 2, "epochs": 5},
     },
 )
+TO_START = problems_of(400, 403, 408, 409, 413, 415)
 
 
-@router.get("/runs", operation_id="listRuns", summary="List parallel trainings, newest first")
-def list_runs(
-    services: TheServices,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Cursor = None,
-) -> RunPage:
+async def read_pipeline(request: Request) -> tuple[Any, str | None]:
+    """Return the plain data of a sent pipeline, and its YAML if it was sent so."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = await request.body()
+    try:
+        text = body.decode()
+        if kind in YAML_TYPES:
+            return await run_in_threadpool(read_yaml, text), text
+        data = await run_in_threadpool(json.loads, text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"a body must be JSON or YAML in UTF-8, got: {error}"[:500]) from error
+    if kind not in ("application/json", ""):
+        raise Refusal(415, f"a pipeline is sent as application/json or application/yaml, got {kind[:80]!r}")
+    if not isinstance(data, dict) or set(data) != {"pipeline"}:
+        problem = FieldProblem(where="pipeline", message='a body is {"pipeline": {...}}')
+        raise Refusal(422, 'a body must be {"pipeline": {...}}, got something else', errors=[problem])
+    return data["pipeline"], None
+
+
+# ---- studies
+
+
+@router.get(
+    "/studies", operation_id="listStudies", summary="List studies and parallel trainings, newest first",
+    tags=["studies"],
+)  # fmt: skip
+def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
+    """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
+    after = tuple(decode_cursor(cursor, str, str)) if cursor else None
+    found = views.summaries(after=after, limit=limit + 1)
+    shown, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
+    return StudyPage(studies=shown, next_cursor=more)
+
+
+@router.post(
+    "/studies", operation_id="createStudy", summary="Start a study", tags=["studies"],
+    status_code=HTTPStatus.CREATED, responses=TO_START, openapi_extra=STUDY_BODY,
+)  # fmt: skip
+async def create_study(
+    request: Request, response: Response, services: TheServices, key: Key = None
+) -> Created:
+    """Start a study of a pipeline, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
+    data, text = await read_pipeline(request)
+
+    def launch() -> Created:
+        pipeline = accept(services, data, text=text)
+        if isinstance(pipeline, TrainPipeline):
+            raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
+        return start(services, pipeline, key)
+
+    created = await run_in_threadpool(launch)
+    response.headers["Location"] = f"/api/v1/studies/{created.study_id}"
+    return created
+
+
+def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
+    """Hand a study to the launcher; pages and API call this."""
+    made = services.launcher.launch(pipeline, new_study_id(), key=key)
+    return Created(
+        study_id=made.launch_id,
+        name=made.name,
+        state=LAUNCH_STATES[made.state],
+        url=f"/studies/{made.launch_id}",
+    )
+
+
+@router.post(
+    "/studies/estimate", operation_id="estimateStudy", summary="What a pipeline would train",
+    tags=["studies"], responses=problems_of(400, 403, 408, 413, 415), openapi_extra=STUDY_BODY,
+)  # fmt: skip
+async def estimate_study(request: Request, services: TheServices) -> Estimate:
+    """Return designs, weights and time of a pipeline, or what is wrong with it; nothing is started."""
+    data, text = await read_pipeline(request)
+    return await run_in_threadpool(estimate, services, data, text)
+
+
+@router.get(
+    "/studies/{study_id}", operation_id="getStudy", summary="Where a study stands", tags=["studies"],
+    responses=problems_of(404),
+)  # fmt: skip
+def get_study(study_id: StudyId, views: TheViews) -> StudyStatus:
+    """Return where a study stands."""
+    return views.status(study_id)
+
+
+def _add_control(action: str, wish: Literal["run", "pause", "cancel"], description: str) -> None:
+    def control(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
+        want(services, views, study_id, wish)
+        return views.status(study_id)
+
+    router.add_api_route(
+        f"/studies/{{study_id}}/{action}", control, methods=["POST"], operation_id=f"{action}Study",
+        summary=f"{action.capitalize()} a study", description=description, tags=["studies"],
+        responses=problems_of(403, 404, 409),
+    )  # fmt: skip
+
+
+_add_control("pause", "pause", "Have a study finish what is being trained, and then wait.")
+_add_control("resume", "run", "Have a paused, stopped or failed study go on with what is missing.")
+_add_control("cancel", "cancel", "Have a study stop; its trials are kept, and it can be resumed.")
+
+
+@router.get("/studies/{study_id}/events", operation_id="watchStudy", summary="Watch a study", **STREAM)
+async def watch_study(
+    request: Request, study_id: StudyId, views: TheViews, max_s: MaxS = LONGEST_S
+) -> StreamingResponse:
+    """Stream where a study stands."""
+
+    def look(of: str) -> Look:
+        status = views.status(of)
+        return Look(as_line(status.model_dump(mode="json")), mark_of(status), status.state in OVER)
+
+    return await _events(request, "study", look, study_id, max_s)
+
+
+async def _events(
+    request: Request, kind: str, look: Read, resource_id: str, max_s: float
+) -> StreamingResponse:
+    streams: EventStreams = request.app.state.watch
+    events = await streams.stream(kind, look, resource_id, max_s)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+def mark_of(status: StudyStatus) -> str:
+    """Return what two looks at a study differ by, if it is worth telling: not by passing time alone."""
+    rate = f"{status.rate:.1e}" if status.rate else ""
+    return rate + status.model_dump_json(exclude={"elapsed_s", "eta_s", "rate"})
+
+
+# ---- parallel trainings
+
+
+@router.get("/runs", operation_id="listRuns", summary="List parallel trainings, newest first", tags=["runs"])
+def list_runs(services: TheServices, limit: Limit = 50, cursor: Cursor = None) -> RunPage:
     """Return a page of the parallel trainings that were started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
-    runs = [one for one in services.launcher.all() if one.kind == "train"]
-    runs.sort(key=lambda one: (one.created_at, one.launch_id), reverse=True)
-    left = [one for one in runs if after is None or (one.created_at, one.launch_id) < after]
-    shown = left[:limit]
-    more = encode_cursor(shown[-1].created_at, shown[-1].launch_id) if len(left) > limit else None
+
+    def place(one: Launch) -> tuple[str, str]:
+        return one.created_at, one.launch_id
+
+    runs = sorted((one for one in services.launcher.all() if one.kind == "train"), key=place, reverse=True)
+    left = [one for one in runs if after is None or place(one) < after]
+    shown, more = cut_page(left, limit, place)
     return RunPage(runs=[status_of_run(one) for one in shown], next_cursor=more)
 
 
 @router.post(
-    "/runs",
-    operation_id="createRun",
-    summary="Start a parallel training",
-    status_code=HTTPStatus.CREATED,
-    responses=problems_of(400, 403, 408, 409, 413, 415),
-    openapi_extra=RUN_BODY,
-)
+    "/runs", operation_id="createRun", summary="Start a parallel training", tags=["runs"],
+    status_code=HTTPStatus.CREATED, responses=TO_START, openapi_extra=RUN_BODY,
+)  # fmt: skip
 async def create_run(
     request: Request, response: Response, services: TheServices, key: Key = None
 ) -> RunStatus:
     """Start a training of a pipeline with a `model`, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
     data, text = await read_pipeline(request)
-    status = await run_in_threadpool(launch, services, data, text, key)
+
+    def launch() -> RunStatus:
+        pipeline = accept(services, data, text=text)
+        if isinstance(pipeline, Pipeline):
+            raise Refusal(
+                422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
+            )
+        return status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
+
+    status = await run_in_threadpool(launch)
     response.headers["Location"] = f"/api/v1/runs/{status.run_id}"
     return status
 
 
-def launch(services: Services, data: Any, text: str | None, key: str | None) -> RunStatus:
-    """Hand a sent pipeline to the launcher, and return what it made of it."""
-    pipeline = accept(services, data, text=text)
-    if isinstance(pipeline, Pipeline):
-        raise Refusal(
-            422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
-        )
-    return status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
-
-
 @router.get(
-    "/runs/{run_id}", operation_id="getRun", summary="Where a training stands", responses=problems_of(404)
-)
+    "/runs/{run_id}", operation_id="getRun", summary="Where a training stands", tags=["runs"],
+    responses=problems_of(404),
+)  # fmt: skip
 def get_run(run_id: RunId, views: TheViews) -> RunStatus:
     """Return where a parallel training stands."""
-    return status_of_run(run_of(views, run_id))
+    return run_status(views, run_id)
 
 
 @router.post(
-    "/runs/{run_id}/cancel",
-    operation_id="cancelRun",
-    summary="Cancel a training",
+    "/runs/{run_id}/cancel", operation_id="cancelRun", summary="Cancel a training", tags=["runs"],
     responses=problems_of(403, 404, 409),
-)
+)  # fmt: skip
 def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStatus:
     """End a parallel training."""
     found = run_of(views, run_id)
@@ -110,13 +310,24 @@ def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStat
     return status_of_run(services.launcher.cancel(run_id))
 
 
+@router.get("/runs/{run_id}/events", operation_id="watchRun", summary="Watch a training", **RUN_STREAM)
+async def watch_run(
+    request: Request, run_id: RunId, views: TheViews, max_s: MaxS = LONGEST_S
+) -> StreamingResponse:
+    """Stream where a parallel training stands."""
+
+    def look(of: str) -> Look:
+        status = run_status(views, of)
+        text = as_line(status.model_dump(mode="json"))
+        return Look(text, text, status.state in RUN_OVER)
+
+    return await _events(request, "run", look, run_id, max_s)
+
+
 @router.get(
-    "/runs/{run_id}/report",
-    operation_id="getRunReport",
-    summary="A training's report",
-    response_class=HTMLResponse,
-    responses=problems_of(404),
-)
+    "/runs/{run_id}/report", operation_id="getRunReport", summary="A training's report", tags=["runs"],
+    response_class=HTMLResponse, responses=problems_of(404),
+)  # fmt: skip
 def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Response:
     """Return the report of a finished training."""
     found = run_of(views, run_id)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dnnflow.errors import NotFoundError
 from dnnflow.web.answers.request_parts import TheServices
-from dnnflow.web.api.study_routes import start
+from dnnflow.web.api.run_routes import start
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.jobs.intake import read_yaml

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from dnnflow.web.answers.request_parts import TheViews, decode_cursor, encode_cursor
+from dnnflow.web.answers.request_parts import TheViews, cut_page, decode_cursor
 from dnnflow.web.guard.sessions import log_in
 from dnnflow.web.pages import new_study_pages as pages_new
 from dnnflow.web.pages import result_pages as pages_results
@@ -29,8 +29,7 @@ def list_studies(
     """Show all studies and trainings, the newest first."""
     since = tuple(decode_cursor(after, str, str)) if after else None
     found = views.summaries(after=since, limit=PLACES + 1)
-    shown = found[:PLACES]
-    more = encode_cursor(shown[-1].created_at, shown[-1].study_id) if len(found) > PLACES else None
+    shown, more = cut_page(found, PLACES, lambda one: (one.created_at, one.study_id))
     return page(request, "studies.html", title="Studies", place="studies", studies=shown, more=more)
 
 
