@@ -11,6 +11,7 @@ from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, ProblemDetails, Refusal
 from dnnflow.web.jobs.services import Services
+from dnnflow.web.uploads.uploads import Upload
 
 Item = TypeVar("Item")
 
@@ -30,6 +31,15 @@ def get_results(request: Request) -> Results:
     return cast(Results, request.app.state.results)
 
 
+UploadId = Annotated[str, Path(description="An upload's id.", max_length=64)]
+
+
+def get_upload(upload_id: UploadId, services: Annotated[Services, Depends(get_services)]) -> Upload:
+    """Return the upload that the path names."""
+    return services.uploads.get(upload_id)
+
+
+TheUpload = Annotated[Upload, Depends(get_upload)]
 TheServices = Annotated[Services, Depends(get_services)]
 TheViews = Annotated[Views, Depends(get_views)]
 TheResults = Annotated[Results, Depends(get_results)]

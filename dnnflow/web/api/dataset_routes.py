@@ -11,7 +11,7 @@ from fastapi import Path as PathOf
 from starlette.requests import ClientDisconnect
 
 from dnnflow.errors import NotFoundError
-from dnnflow.web.answers.request_parts import Key, TheServices, problems_of
+from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import (
     ClassCount,
@@ -33,8 +33,6 @@ RAW_TYPES = (
     "text/plain", "text/tab-separated-values",
 )  # fmt: skip
 """What a table is sent as, besides multipart/form-data; what it is, its first bytes say."""
-
-UploadId = Annotated[str, PathOf(description="An upload's id.", max_length=64)]
 
 BODY = {
     "requestBody": {
@@ -115,9 +113,9 @@ def list_datasets(services: TheServices) -> Datasets:
     summary="An upload with its profile",
     responses=problems_of(404),
 )
-def get_dataset(upload_id: UploadId, services: TheServices) -> DatasetReply:
+def get_dataset(upload: TheUpload) -> DatasetReply:
     """Return an upload's columns and first rows."""
-    return dataset_of(services.uploads.get(upload_id))
+    return dataset_of(upload)
 
 
 @router.delete(
@@ -139,22 +137,17 @@ def delete_dataset(upload_id: UploadId, services: TheServices) -> None:
     responses=problems_of(404),
 )
 def check_label(
-    upload_id: UploadId,
+    upload: TheUpload,
     index: Annotated[int, PathOf(ge=0, lt=2**31, description="Place of the column, from 0.")],
-    services: TheServices,
 ) -> LabelCheck:
     """Return the classes of a column and their rows, or why it cannot be the label."""
-    columns = services.uploads.get(upload_id).profile.columns
+    columns = upload.profile.columns
     if index >= len(columns):
         raise NotFoundError(
             f"a column must be one of {len(columns)}, counted from 0, got {index}; "
-            f"/api/v1/datasets/{upload_id} lists them"
+            f"/api/v1/datasets/{upload.upload_id} lists them"
         )
-    return label_check(columns[index])
-
-
-def label_check(column: ColumnProfile) -> LabelCheck:
-    """Return whether a column can be the label; pages and API call this."""
+    column = columns[index]
     return LabelCheck(
         column=column.name,
         usable=column.label_problem is None,

@@ -1,21 +1,18 @@
-"""Models of a study: listed, downloaded, applied to rows."""
+"""Route models of a study: listed, downloaded, applied to rows."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathOf
 from pydantic import BaseModel, Field, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse
 
 from dnnflow.web.answers.model_files import MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, problems_of
-from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Models, Predicted
-from dnnflow.web.jobs.services import Services
 
 router = APIRouter(tags=["models"], responses=problems_of(404))
 
@@ -59,6 +56,11 @@ BODY = {
 }
 
 
+async def read_body(request: Request) -> bytes:
+    """Return a request's body, so that its route may run in a thread."""
+    return await request.body()
+
+
 @router.get("/studies/{study_id}/models", operation_id="listModels", summary="List saved models")
 def list_models(study_id: StudyId, views: TheViews, services: TheServices) -> Models:
     """Return the models that a study has saved, the best first; they are saved when it ends."""
@@ -85,12 +87,13 @@ def download_model(study_id: StudyId, rank: Rank, views: TheViews, services: The
     responses=problems_of(400, 403, 408, 413, 415, 504),
     openapi_extra=BODY,
 )
-async def predict(
+def predict(
     request: Request,
     study_id: StudyId,
     rank: Rank,
     views: TheViews,
     services: TheServices,
+    body: Annotated[bytes, Depends(read_body)],
     delimiter: Annotated[
         str | None, Query(min_length=1, max_length=1, description="Of a CSV; as in the training by default.")
     ] = None,
@@ -98,37 +101,14 @@ async def predict(
 ) -> Predicted:
     """Return the class of each row and the probability of every class."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    body = await request.body()
-    reading = {"delimiter": delimiter, "header": header}
     if kind == "application/json":
-        body, reading = await run_in_threadpool(csv_of_json, body), {"delimiter": ",", "header": True}
+        body, delimiter, header = csv_of_json(body), ",", True
     elif kind not in ("text/csv", "text/plain", "application/octet-stream"):
         raise Refusal(415, f"rows are sent as application/json or text/csv, got {kind[:80]!r}")
-    predictions: Predictions = request.app.state.predictions
-    return await run_in_threadpool(
-        apply_model, services, views, predictions, (study_id, rank), body, **reading
-    )
-
-
-def apply_model(
-    services: Services,
-    views: Views,
-    predictions: Predictions,
-    model: tuple[str, int],
-    body: bytes,
-    **reading: Any,
-) -> Predicted:
-    """Apply a study's model to the rows of a CSV; pages and API call this.
-
-    Raises
-    ------
-    DnnflowError
-        If there is no such model, or the rows cannot be used.
-    """
-    study_id, rank = model
     path = model_file(services.settings.workspace, views.stored(study_id).study_id, rank)
-    found = predictions.predict(path, body, rows=services.config.limits.predict_rows, **reading)
-    return Predicted(**found)
+    predictions: Predictions = request.app.state.predictions
+    rows = services.config.limits.predict_rows
+    return Predicted(**predictions.predict(path, body, rows=rows, delimiter=delimiter, header=header))
 
 
 def csv_of_json(body: bytes) -> bytes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 
@@ -137,6 +137,9 @@ async def read_pipeline(request: Request) -> tuple[Any, str | None]:
     return data["pipeline"], None
 
 
+SentPipeline = Annotated[tuple[Any, str | None], Depends(read_pipeline)]
+
+
 # ---- studies
 
 
@@ -156,19 +159,12 @@ def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> S
     "/studies", operation_id="createStudy", summary="Start a study", tags=["studies"],
     status_code=HTTPStatus.CREATED, responses=TO_START, openapi_extra=STUDY_BODY,
 )  # fmt: skip
-async def create_study(
-    request: Request, response: Response, services: TheServices, key: Key = None
-) -> Created:
+def create_study(response: Response, services: TheServices, sent: SentPipeline, key: Key = None) -> Created:
     """Start a study of a pipeline, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
-    data, text = await read_pipeline(request)
-
-    def launch() -> Created:
-        pipeline = accept(services, data, text=text)
-        if isinstance(pipeline, TrainPipeline):
-            raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
-        return start(services, pipeline, key)
-
-    created = await run_in_threadpool(launch)
+    pipeline = accept(services, sent[0], text=sent[1])
+    if isinstance(pipeline, TrainPipeline):
+        raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
+    created = start(services, pipeline, key)
     response.headers["Location"] = f"/api/v1/studies/{created.study_id}"
     return created
 
@@ -188,10 +184,9 @@ def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
     "/studies/estimate", operation_id="estimateStudy", summary="What a pipeline would train",
     tags=["studies"], responses=problems_of(400, 403, 408, 413, 415), openapi_extra=STUDY_BODY,
 )  # fmt: skip
-async def estimate_study(request: Request, services: TheServices) -> Estimate:
+def estimate_study(services: TheServices, sent: SentPipeline) -> Estimate:
     """Return designs, weights and time of a pipeline, or what is wrong with it; nothing is started."""
-    data, text = await read_pipeline(request)
-    return await run_in_threadpool(estimate, services, data, text)
+    return estimate(services, *sent)
 
 
 @router.get(
@@ -268,21 +263,14 @@ def list_runs(services: TheServices, limit: Limit = 50, cursor: Cursor = None) -
     "/runs", operation_id="createRun", summary="Start a parallel training", tags=["runs"],
     status_code=HTTPStatus.CREATED, responses=TO_START, openapi_extra=RUN_BODY,
 )  # fmt: skip
-async def create_run(
-    request: Request, response: Response, services: TheServices, key: Key = None
-) -> RunStatus:
+def create_run(response: Response, services: TheServices, sent: SentPipeline, key: Key = None) -> RunStatus:
     """Start a training of a pipeline with a `model`, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
-    data, text = await read_pipeline(request)
-
-    def launch() -> RunStatus:
-        pipeline = accept(services, data, text=text)
-        if isinstance(pipeline, Pipeline):
-            raise Refusal(
-                422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
-            )
-        return status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
-
-    status = await run_in_threadpool(launch)
+    pipeline = accept(services, sent[0], text=sent[1])
+    if isinstance(pipeline, Pipeline):
+        raise Refusal(
+            422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
+        )
+    status = status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
     response.headers["Location"] = f"/api/v1/runs/{status.run_id}"
     return status
 

@@ -126,7 +126,7 @@ def problem_response(
     )
 
 
-def status_of(error: DnnflowError) -> int:
+def status_of(error: Exception) -> int:
     """Return the HTTP status that stands for an error."""
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
@@ -137,10 +137,38 @@ Page = Callable[[Request, ProblemDetails], Response]
 
 def install(app: FastAPI) -> None:
     """Have every error of an app answered by a problem: as JSON, or as a page where a page was asked for."""
-    app.add_exception_handler(DnnflowError, _of_dnnflow)
-    app.add_exception_handler(Refusal, _of_refusal)
-    app.add_exception_handler(HTTPException, _of_http)
-    app.add_exception_handler(RequestValidationError, _of_validation)
+    for kind in (DnnflowError, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _answer_error)
+
+
+def _answer_error(request: Request, error: Exception) -> Response:
+    match error:
+        case Refusal():
+            return _answer(
+                request, error.status_code, error.detail, headers=error.headers, errors=error.errors
+            )
+        case HTTPException():
+            return _answer(request, error.status_code, _detail_of(request, error), headers=error.headers)
+        case RequestValidationError():
+            errors = [_field(item) for item in error.errors()]
+            listed = "; ".join(f"{item.where}: {item.message}" for item in errors)
+            detail = f"a request must be as the API describes it, got {listed}"
+            return _answer(request, 422, detail, errors=errors)
+    status = status_of(error)
+    if status == 500:
+        _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
+    return _answer(request, status, str(error), headers={"Retry-After": "5"} if status == 503 else None)
+
+
+def _detail_of(request: Request, error: HTTPException) -> str:
+    details = {
+        404: f"a page or resource must be known, got {request.url.path}; "
+        "/api/v1/openapi.json lists what there is",
+        405: f"a resource takes the methods it lists, got {request.method} {request.url.path}; "
+        "see the header Allow",
+    }
+    is_plain = error.detail == HTTPStatus(error.status_code).phrase
+    return details.get(error.status_code, str(error.detail)) if is_plain else str(error.detail)
 
 
 def _answer(
@@ -159,42 +187,6 @@ def _answer(
         shown.headers.update(headers or {})
         return shown
     return problem_response(status, detail, headers=headers, errors=errors)
-
-
-def _of_dnnflow(request: Request, error: Exception) -> Response:
-    status = status_of(error) if isinstance(error, DnnflowError) else 500
-    if status == 500:
-        _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    headers = {"Retry-After": "5"} if status == 503 else None
-    return _answer(request, status, str(error), headers=headers)
-
-
-def _of_refusal(request: Request, error: Exception) -> Response:
-    if not isinstance(error, Refusal):
-        raise error
-    return _answer(request, error.status_code, error.detail, headers=error.headers, errors=error.errors)
-
-
-def _of_http(request: Request, error: Exception) -> Response:
-    if not isinstance(error, HTTPException):
-        raise error
-    details = {
-        404: f"a page or resource must be known, got {request.url.path}; "
-        "/api/v1/openapi.json lists what there is",
-        405: f"a resource takes the methods it lists, got {request.method} {request.url.path}; "
-        "see the header Allow",
-    }
-    phrase = HTTPStatus(error.status_code).phrase
-    detail = details.get(error.status_code, str(error.detail)) if error.detail == phrase else error.detail
-    return _answer(request, error.status_code, str(detail), headers=error.headers)
-
-
-def _of_validation(request: Request, error: Exception) -> Response:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    errors = [_field(item) for item in error.errors()]
-    told = "; ".join(f"{item.where}: {item.message}" for item in errors)
-    return _answer(request, 422, f"a request must be as the API describes it, got {told}", errors=errors)
 
 
 def _field(item: Mapping[str, Any]) -> FieldProblem:

@@ -1,4 +1,4 @@
-"""Pages of a new study: upload, label, rules, start."""
+"""Show the pages of a new study: upload, label, rules, start."""
 
 import secrets
 from collections.abc import Mapping
@@ -7,22 +7,24 @@ from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from dnnflow.errors import NotFoundError
-from dnnflow.web.answers.request_parts import TheServices
+from dnnflow.errors import DnnflowError, NotFoundError
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.show.wording import duration
+from dnnflow.web.answers.estimation import estimate_of
+from dnnflow.web.answers.request_parts import TheServices, TheUpload
 from dnnflow.web.api.run_routes import start
-from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.guard.sessions import checked_form
-from dnnflow.web.jobs.intake import read_yaml
+from dnnflow.web.jobs.intake import UPLOAD, accept, read_yaml
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
-from dnnflow.web.pages import study_rules as rules
 from dnnflow.web.pages.form_fields import FORMS, field_groups
 from dnnflow.web.pages.form_values import FORM_LABELS, HINTS
+from dnnflow.web.pages.forms import Trouble
 from dnnflow.web.pages.rendering import fragment, page
-from dnnflow.web.uploads.profile import MOST_CLASSES
+from dnnflow.web.uploads.profile import MOST_CLASSES, Profile
 from dnnflow.web.uploads.uploads import Upload
 
 MOST_COLUMNS = 200
@@ -31,6 +33,16 @@ MOST_CELLS = 40
 """Columns of the first rows that are shown."""
 NAME = 512
 """Characters of a column's name in an address."""
+
+USUAL_LABELS = (
+    "label", "class", "target", "y", "species", "diagnosis", "outcome", "category", "digit", "quality",
+)  # fmt: skip
+"""Names of columns that are guessed to be the label, the most telling first."""
+IN_WORDS = (
+    "100 designs of 1 to 5 hidden layers with 16, 32 or 64 units, relu or tanh, Adam with a learning rate "
+    "from 0.001 to 0.02, 10 epochs, the fastest engine."
+)
+"""`starting_rules` for a person."""
 
 router = APIRouter()
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
@@ -51,13 +63,12 @@ def ask_for_table(request: Request, services: TheServices) -> Response:
 @router.get("/new/{upload_id}")
 def ask_for_label(
     request: Request,
-    services: TheServices,
-    upload_id: str,
+    upload: TheUpload,
     find: Annotated[str, Query(max_length=NAME)] = "",
     label: Label = "",
 ) -> Response:
     """Show a table's columns and ask which one is predicted."""
-    return _label_page(request, services.uploads.get(upload_id), find=find, label=label)
+    return _label_page(request, upload, find=find, label=label)
 
 
 def _label_page(
@@ -65,13 +76,13 @@ def _label_page(
 ) -> Response:
     profile = upload.profile
     names = [column.name for column in profile.columns]
-    chosen = names.index(label) if label in names else rules.guess_label(profile)
+    chosen = names.index(label) if label in names else guess_label(profile)
     found = [index for index, name in enumerate(names) if find.lower() in name.lower()]
     order = dict.fromkeys([*([] if chosen is None else [chosen]), *found])
     shown = [(index, profile.columns[index]) for index in [*order][:MOST_COLUMNS]]
     return page(
         request, "label.html", code=code, title=f"Label of {upload.name}", place="new", upload=upload,
-        profile=profile, shown=shown, chosen=chosen, find=find, message=message, rules=rules.IN_WORDS,
+        profile=profile, shown=shown, chosen=chosen, find=find, message=message, rules=IN_WORDS,
         column=None if chosen is None else profile.columns[chosen], rows=profile.rows or 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
         unusable=[column for column in profile.columns if column.feature_problem],
@@ -79,18 +90,18 @@ def _label_page(
 
 
 @router.get("/new/{upload_id}/columns/{index}")
-def show_classes(services: TheServices, upload_id: str, index: int) -> Response:
+def show_classes(upload: TheUpload, index: int) -> Response:
     """Show a column's classes, or why it cannot be the label."""
-    profile = services.uploads.get(upload_id).profile
+    profile = upload.profile
     if not 0 <= index < len(profile.columns):
         raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
     return fragment("classes.html", column=profile.columns[index], rows=profile.rows or 1)
 
 
 @router.post("/new/{upload_id}/delete")
-def delete_upload(services: TheServices, upload_id: str, form: Form) -> Response:
+def delete_upload(services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Forget a table."""
-    services.uploads.delete(upload_id)
+    services.uploads.delete(upload.upload_id)
     return RedirectResponse("/new", status_code=303)
 
 
@@ -102,41 +113,32 @@ def go_to_rules(upload_id: str, form: Form) -> Response:
 
 
 @router.get("/new/{upload_id}/rules")
-async def ask_for_rules(
-    request: Request, services: TheServices, upload_id: str, label: Label = ""
-) -> Response:
+def ask_for_rules(request: Request, services: TheServices, upload: TheUpload, label: Label = "") -> Response:
     """Show the rules form as a new study starts."""
-    upload = await run_in_threadpool(services.uploads.get, upload_id)
-    wrong = rules.label_problem(upload.profile, label)
+    wrong = label_problem(upload.profile, label)
     if wrong:
         return _label_page(request, upload, label=label, message=wrong, code=422)
-    plain = rules.starting_rules(upload, label)
-    form = await run_in_threadpool(forms.form_of, plain, partial(rules.check, services))
-    return await _rules_page(request, services, upload, label, form)
+    return _rules_page(request, upload, label, _first_rules(services, upload, label))
 
 
 @router.post("/new/{upload_id}/paste")
-async def paste_rules(request: Request, services: TheServices, upload_id: str, form: Form) -> Response:
+def paste_rules(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Show the rules form for a pipeline that was pasted as YAML."""
-    upload = await run_in_threadpool(services.uploads.get, upload_id)
     label, text = form.get("label", ""), form.get("yaml", "")
-    base = rules.base(upload, label)
     try:
-        data = await run_in_threadpool(read_yaml, text)
-        plain = rules.with_table(data, base)
+        plain = with_table(read_yaml(text), base_of(upload, label))
     except Refusal as refusal:
-        start_form = await run_in_threadpool(
-            forms.form_of, rules.starting_rules(upload, label), partial(rules.check, services)
-        )
-        wrong = str(refusal.detail)
-        return await _rules_page(request, services, upload, label, start_form, text=text, wrong=wrong)
-    shown = await run_in_threadpool(forms.form_of, plain, partial(rules.check, services))
-    return await _rules_page(request, services, upload, label, shown)
+        first = _first_rules(services, upload, label)
+        return _rules_page(request, upload, label, first, text=text, wrong=str(refusal.detail))
+    return _rules_page(request, upload, label, forms.form_of(plain, partial(check_pipeline, services)))
 
 
-async def _rules_page(
+def _first_rules(services: Services, upload: Upload, label: str) -> forms.RulesForm:
+    return forms.form_of(starting_rules(upload, label), partial(check_pipeline, services))
+
+
+def _rules_page(
     request: Request,
-    services: Services,
     upload: Upload,
     label: str,
     form: forms.RulesForm,
@@ -145,59 +147,149 @@ async def _rules_page(
     wrong: str = "",
     key: str = "",
 ) -> Response:
-    estimate = await run_in_threadpool(rules.estimate, upload, form.pipeline)
     return page(
         request, "rules.html", code=422 if wrong or form.troubles else 200, title="Rules", place="new",
         upload=upload, label=label, form=form, groups=field_groups(), forms=FORMS, hints=HINTS,
-        form_labels=FORM_LABELS, key=key or secrets.token_urlsafe(18), estimate=estimate,
-        yaml=form.yaml if text is None else text, yaml_wrong=wrong,
+        form_labels=FORM_LABELS, key=key or secrets.token_urlsafe(18),
+        estimate=cost_in_words(upload, form.pipeline), yaml_wrong=wrong,
+        yaml=form.yaml if text is None else text,
     )  # fmt: skip
 
 
 @router.post("/new/{upload_id}/check")
-async def check_rules(services: TheServices, upload_id: str, form: Form) -> Response:
+def check_rules(services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Return a form's YAML, what is wrong with it, and what it will cost."""
-    upload = await run_in_threadpool(services.uploads.get, upload_id)
-    read = await run_in_threadpool(_read, services, upload, form)
+    read = _read(services, upload, form)
     fields = {path: read.trouble_at(path) for path in {one.at_field for one in read.troubles} if path}
     others = [f"{one.where}: {one.message}" for one in read.other_troubles]
-    estimate = await run_in_threadpool(rules.estimate, upload, read.pipeline)
+    estimate = cost_in_words(upload, read.pipeline)
     return JSONResponse({"yaml": read.yaml, "fields": fields, "others": others, "estimate": estimate})
 
 
 def _read(services: Services, upload: Upload, form: Mapping[str, str]) -> forms.RulesForm:
-    check = partial(rules.check, services)
-    return forms.read_form(form, check, base=rules.base(upload, form.get("label", "")))
+    base = base_of(upload, form.get("label", ""))
+    return forms.read_form(form, partial(check_pipeline, services), base=base)
 
 
 @router.post("/new/{upload_id}/start")
-async def start_study(request: Request, services: TheServices, upload_id: str, form: Form) -> Response:
+def start_study(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Start a study of the form, or show what is wrong with it."""
-    upload = await run_in_threadpool(services.uploads.get, upload_id)
-    read = await run_in_threadpool(_read, services, upload, form)
+    read = _read(services, upload, form)
     if read.pipeline is None:
         label = form.get("label", "")
-        return await _rules_page(request, services, upload, label, read, key=form.get("key", ""))
-    return await run_in_threadpool(_start, services, read.pipeline, form)
+        return _rules_page(request, upload, label, read, key=form.get("key", ""))
+    return _start(services, read.pipeline, form)
 
 
 @router.post("/new/{upload_id}/start-now")
-async def start_with_good_rules(
-    request: Request, services: TheServices, upload_id: str, form: Form
-) -> Response:
+def start_with_good_rules(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Start a study by the rules that a form begins with."""
-    upload = await run_in_threadpool(services.uploads.get, upload_id)
     label = form.get("label", "")
-    wrong = rules.label_problem(upload.profile, label)
+    wrong = label_problem(upload.profile, label)
     if wrong:
         return _label_page(request, upload, label=label, message=wrong, code=422)
-    plain = rules.starting_rules(upload, label)
-    read = await run_in_threadpool(forms.form_of, plain, partial(rules.check, services))
+    read = _first_rules(services, upload, label)
     if read.pipeline is None:
-        return await _rules_page(request, services, upload, label, read)
-    return await run_in_threadpool(_start, services, read.pipeline, form)
+        return _rules_page(request, upload, label, read)
+    return _start(services, read.pipeline, form)
 
 
 def _start(services: Services, pipeline: Any, form: Mapping[str, str]) -> Response:
     made = start(services, pipeline, form.get("key") or None)
     return RedirectResponse(f"/studies/{made.study_id}", status_code=303)
+
+
+# ---- rules: the label, what a study starts from, its faults, its cost
+
+
+def guess_label(profile: Profile) -> int | None:
+    """Return the place of the column that is most likely the label, None where none can be."""
+    fit = [index for index, column in enumerate(profile.columns) if not column.label_problem]
+    names = {profile.columns[index].name.strip().lower(): index for index in reversed(fit)}
+    usual = next((names[name] for name in USUAL_LABELS if name in names), None)
+    return usual if usual is not None else fit[-1] if fit else None
+
+
+def label_problem(profile: Profile, label: str) -> str:
+    """Say why a column cannot be the label; empty where it can."""
+    column = next((one for one in profile.columns if one.name == label), None)
+    if column is None:
+        return f"a label must be one of the table's columns, got {label!r}; choose one below"
+    return column.label_problem or ""
+
+
+def base_of(upload: Upload, label: str) -> dict[str, Any]:
+    """Return what a study's dataset section says in any case."""
+    return {"source": f"{UPLOAD}{upload.upload_id}", "label": label}
+
+
+def starting_rules(upload: Upload, label: str) -> dict[str, Any]:
+    """Return the pipeline that a new study starts from: good for most tables."""
+    # No feature can be made of some columns, such as names
+    dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name != label]
+    return {
+        "name": name_of(upload),
+        "dataset": base_of(upload, label) | ({"drop": dropped} if dropped else {}),
+        "space": {
+            "depth": {"int": [1, 5]},
+            "units": {"choice": [16, 32, 64]},
+            "activation": {"choice": ["relu", "tanh"]},
+            "learning_rate": {"loguniform": [0.001, 0.02]},
+            "batch_size": 32,
+            "epochs": 10,
+        },
+        "designs": 100,
+        "strategy": "random",
+    }
+
+
+def name_of(upload: Upload) -> str:
+    """Return a study's name: the table's without its endings."""
+    name = upload.name.rpartition("/")[2]
+    for ending in (".zst", ".gz", ".csv", ".tsv", ".txt"):
+        name = name.removesuffix(ending)
+    return name[:80] or "study"
+
+
+def with_table(data: Any, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pasted pipeline with this table for its own.
+
+    Raises
+    ------
+    Refusal
+        If it is none, or none of a study.
+    """
+    if not isinstance(data, dict):
+        raise Refusal(
+            422, f"a pipeline is a mapping of sections, got {type(data).__name__}; paste a whole one"
+        )
+    if "model" in data:
+        raise Refusal(422, "a study has a space of designs, got a pipeline with a model; use `dnnflow run`")
+    dataset = data.get("dataset")
+    return {**data, "dataset": {**(dataset if isinstance(dataset, dict) else {}), **base}}
+
+
+def check_pipeline(services: Services, plain: Mapping[str, Any]) -> tuple[Pipeline | None, list[Trouble]]:
+    """Validate a pipeline; return it with the server's own places, or None and what is wrong with it."""
+    try:
+        pipeline = accept(services, plain)
+    except Refusal as refusal:
+        found = refusal.errors or (FieldProblem(where="", message=str(refusal.detail)),)
+        return None, [Trouble("" if one.where == "pipeline" else one.where, one.message) for one in found]
+    return (pipeline, []) if isinstance(pipeline, Pipeline) else (None, [Trouble("", "a study has no model")])
+
+
+def cost_in_words(upload: Upload, pipeline: Pipeline | None) -> dict[str, str] | None:
+    """Return designs, weights and time in words, None where a pipeline is not right."""
+    if pipeline is None:
+        return None
+    try:
+        found = estimate_of(pipeline, upload.profile)
+    except DnnflowError:
+        return None
+    size = found.parameters
+    return {
+        "designs": "–" if found.designs is None else f"{found.designs:,}",
+        "parameters": "–" if size is None else f"{size.least:,.0f} – {size.median:,.0f} – {size.most:,.0f}",
+        "time": "–" if found.seconds_s is None else duration(found.seconds_s),
+    }
