@@ -1,6 +1,13 @@
-"""The web server's application: pages, API and files, behind one guard."""
+"""Make the web server's application: pages, API and files, behind one guard.
 
+While it answers, it also forgets old uploads and ends processes that are idle.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from threading import Event, Thread
 
 from bokeh.util.paths import static_path
 from fastapi import FastAPI
@@ -24,10 +31,14 @@ from dnnflow.web.guard import sessions as login
 from dnnflow.web.guard.rates import Buckets
 from dnnflow.web.guard.security import Guard, check_config
 from dnnflow.web.guard.sessions import Sessions, read_secret
-from dnnflow.web.housekeeping import lifespan
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import page_routes
 
+_LOG = logging.getLogger("dnnflow.web")
+EXPIRE_S = 3600.0
+"""Between two looks for uploads that are too old."""
+LOOK_S = 60.0
+"""Between two looks for processes that are idle."""
 STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """
 Find out which network design works best on a table: upload it, start a study, watch it, use its models.
@@ -77,13 +88,7 @@ def create_app(services: Services) -> FastAPI:
     state.predictions, state.metrics = predictions, Metrics(services, watch)
     app.openapi = document(app)  # type: ignore[method-assign]
     problems.install(app)
-    for part in (
-        system_routes,
-        dataset_routes,
-        result_routes,
-        model_routes,
-        run_routes,
-    ):
+    for part in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
         app.include_router(part.router, prefix="/api/v1")
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page
@@ -95,3 +100,51 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(Measured, metrics=state.metrics)
     app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
     return app
+
+
+def lifespan(
+    services: Services, watch: EventStreams, predictions: Predictions
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return what surrounds an app's life."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        stop = Event()
+        thread = Thread(
+            target=_clean_up, args=(services, predictions, stop), daemon=True, name="housekeeping"
+        )
+        thread.start()
+        watch.reopen()
+        try:
+            yield
+        finally:
+            watch.close()
+            stop.set()
+            predictions.close()
+
+    return life
+
+
+def uploads_in_use(services: Services) -> set[str]:
+    """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
+    waiting = [one.pipeline for one in services.launcher.all() if not one.state.has_ended]
+    unfinished = [one.pipeline for one in services.store.studies() if not one.state.is_finished]
+    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in (*waiting, *unfinished)]
+    return {Path(source).parent.name for source in sources if source}
+
+
+def _clean_up(services: Services, predictions: Predictions, stop: Event) -> None:
+    due_s = 0.0
+    while True:
+        try:
+            if due_s <= 0.0:
+                due_s = EXPIRE_S
+                expired = services.uploads.expire(keep=uploads_in_use(services))
+                if expired:
+                    _LOG.info("%d uploads were deleted, being too old", expired)
+            predictions.rest()
+        except Exception:  # the next round may succeed; a server without it would fill its disk
+            _LOG.exception("uploads could not be looked through")
+        if stop.wait(LOOK_S):
+            return
+        due_s -= LOOK_S

@@ -1,11 +1,9 @@
-"""Serves the application over HTTP until it is interrupted."""
+"""Serve the application over HTTP until it is interrupted."""
 
 import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -77,31 +75,16 @@ class Server(uvicorn.Server):
             app.state.watch.close()
         await super().shutdown(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end; a second signal does so at once."""
-        super().handle_exit(sig, frame)
-
 
 def make_server(app: FastAPI, *, host: str = "127.0.0.1", port: int = 0, log_level: str = "info") -> Server:
     """Return a server for an app, with the limits that all have."""
-    return Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=Protocol,
-            ws="none",
-            lifespan="on",
-            log_level=log_level,
-            h11_max_incomplete_event_size=HEADER_BYTES,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACE_S,
-            limit_concurrency=MOST_CONNECTIONS,
-            backlog=BACKLOG,
-            server_header=False,
-            proxy_headers=False,
-        )
-    )
+    config = uvicorn.Config(
+        app, host=host, port=port, http=Protocol, ws="none", lifespan="on", log_level=log_level,
+        h11_max_incomplete_event_size=HEADER_BYTES, timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S, limit_concurrency=MOST_CONNECTIONS, backlog=BACKLOG,
+        server_header=False, proxy_headers=False,
+    )  # fmt: skip
+    return Server(config)
 
 
 def make_services(config: WebConfig, settings: Settings, launcher: Launcher) -> Services:
@@ -129,7 +112,7 @@ def serve(
     check_config(config)
     services = make_services(config, settings, launcher)
     try:
-        with _listening(config) as listener:
+        with listen(config) as listener:
             server = make_server(create_app(services), host=config.host, port=config.port)
             logging.getLogger("uvicorn.access").addFilter(WithoutQueries())
             announce(address_of(config, listener.getsockname()[1]))
@@ -138,20 +121,18 @@ def serve(
         services.store.close()
 
 
-@contextmanager
-def _listening(config: WebConfig):  # type: ignore[no-untyped-def]
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((config.host.strip("[]"), config.port))
-            listener.listen(BACKLOG)  # who reads the address may ask at once
-        except OSError as error:
-            raise InputError(
-                f"a web server needs a free port of this machine, got {config.host}:{config.port}: "
-                f"{error.strerror or error}; choose another with --port"
-            ) from error
-        yield listener
+def listen(config: WebConfig) -> socket.socket:
+    """Return a socket that listens already: who reads the address may ask at once."""
+    is_v6 = ":" in config.host
+    address, family = (config.host.strip("[]"), config.port), socket.AF_INET6 if is_v6 else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=is_v6)
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while attempting")[0]
+        raise InputError(
+            f"a web server needs a free port of this machine, got {config.host}:{config.port}: {reason}; "
+            "choose another with --port"
+        ) from error
 
 
 def address_of(config: WebConfig, port: int) -> str:

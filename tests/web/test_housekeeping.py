@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunState
+from dnnflow.web.app import uploads_in_use
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
-from dnnflow.web.housekeeping import uploads_in_use
 from dnnflow.web.jobs.launching import LaunchState
 from dnnflow.web.jobs.services import Services
 

@@ -1,12 +1,12 @@
-"""Event streams: one look a second at what is watched, shared by all who watch it."""
+"""Stream events: one look a second at what is watched, shared by all who watch it."""
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.web.contract.problems import Refusal
@@ -37,20 +37,28 @@ Read = Callable[[str], Look]
 """Looks at a resource by its id; called in a thread."""
 
 
+@dataclass
 class Topic:
     """One resource that is watched."""
 
-    def __init__(self) -> None:
-        self.watchers = 0
-        self.look: Look | None = None
-        self.is_over = False
-        self.changed = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
+    watchers: int = 0
+    look: Look | None = None
+    is_over: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
 
-    def tell(self) -> None:
+    def wake(self) -> None:
         """Wake all who wait."""
         self.changed.set()
         self.changed = asyncio.Event()
+
+    async def changes_within(self, seconds_s: float) -> bool:
+        """Wait for a change; return whether there was one."""
+        try:
+            await asyncio.wait_for(self.changed.wait(), seconds_s)
+        except TimeoutError:
+            return False
+        return True
 
 
 class EventStreams:
@@ -75,7 +83,7 @@ class EventStreams:
         self._is_closing = True
         for topic in self._topics.values():
             topic.is_over = True
-            topic.tell()
+            topic.wake()
 
     def reopen(self) -> None:
         """Take streams again, in another event loop."""
@@ -105,7 +113,7 @@ class EventStreams:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, resource_id)
 
     async def _events(
-        self, kind: str, read: Read, resource_id: str, look: Look | None, max_s: float
+        self, kind: str, read: Read, resource_id: str, look: Look, max_s: float
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + min(max_s, LONGEST_S)
@@ -114,22 +122,22 @@ class EventStreams:
             mark, pause_until_s = None, 0.0
             while True:
                 look = topic.look or look
-                if look is not None and look.mark != mark:
+                if look.mark != mark:
                     data = f"event: status\ndata: {look.text}\n\n".encode()
                     mark, pause_until_s = look.mark, loop.time() + max(LOOK_S, len(data) / BYTES_S)
                     yield data
-                if topic.is_over or (look is not None and look.is_over):
+                if topic.is_over or look.is_over:
                     yield b"event: end\ndata: {}\n\n"
                     return
                 left_s = end_s - loop.time()
                 if left_s <= 0:
                     return
-                if not await _told(topic, min(HEARTBEAT_S, left_s)) and left_s > HEARTBEAT_S:
+                if not await topic.changes_within(min(HEARTBEAT_S, left_s)) and left_s > HEARTBEAT_S:
                     yield b": still here\n\n"
                 await _sleep_until(min(pause_until_s, end_s), topic)
 
     @contextmanager
-    def _watching(self, kind: str, read: Read, resource_id: str):  # type: ignore[no-untyped-def]
+    def _watching(self, kind: str, read: Read, resource_id: str) -> Iterator[Topic]:
         key = (kind, resource_id)
         topic = self._topics.setdefault(key, Topic())
         topic.watchers += 1
@@ -154,23 +162,13 @@ class EventStreams:
             except DnnflowError as error:  # a store that is briefly away
                 _LOG.warning("an event stream waits: %s", error)
             else:
-                changed = topic.look is None or topic.look.mark != look.mark
+                is_new = topic.look is None or topic.look.mark != look.mark
                 topic.look, topic.is_over = look, look.is_over
-                if changed or topic.is_over:
-                    topic.tell()
-            if topic.is_over:
-                topic.tell()
-                return
-            await asyncio.sleep(LOOK_S)
-
-
-async def _told(topic: Topic, seconds_s: float) -> bool:
-    """Wait for a change; return whether there was one."""
-    try:
-        await asyncio.wait_for(topic.changed.wait(), seconds_s)
-    except TimeoutError:
-        return False
-    return True
+                if is_new:
+                    topic.wake()
+            if not topic.is_over:
+                await asyncio.sleep(LOOK_S)
+        topic.wake()
 
 
 async def _sleep_until(moment_s: float, topic: Topic) -> None:

@@ -1,24 +1,37 @@
-"""The pages: what a person sees. Each asks the same functions as the API does."""
+"""Show the pages of studies and trainings, the help and the login; every page asks what the API asks."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import RedirectResponse, Response
 
-from dnnflow.web.answers.request_parts import TheViews, cut_page, decode_cursor
-from dnnflow.web.guard.sessions import log_in
-from dnnflow.web.pages import new_study_pages as pages_new
-from dnnflow.web.pages import result_pages as pages_results
-from dnnflow.web.pages import study_pages as pages_study
+from dnnflow.results.view.overview import failure_kinds
+from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cut_page, decode_cursor
+from dnnflow.web.answers.study_control import Wish, want
+from dnnflow.web.answers.training_runs import run_status
+from dnnflow.web.api.run_routes import OVER, RUN_OVER
+from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.contract.replies import Failure, StudyStatus
+from dnnflow.web.guard.sessions import checked_form, log_in
+from dnnflow.web.pages import new_study_pages, result_pages
 from dnnflow.web.pages.rendering import page, problem_page
 
 __all__ = ["problem_page", "router"]
 
 PLACES = 50
 """Studies of one page of the list."""
+CONTROLS: Mapping[str, tuple[Wish, str, tuple[str, ...]]] = {
+    "pause": ("pause", "Pause", ("running", "preparing")),
+    "resume": ("run", "Resume", ("paused", "pausing", "stopped", "failed")),
+    "cancel": ("cancel", "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
+}
+"""What a person may ask of a study, by the last part of the address: wish, words, and in which states."""
+
+Form = Annotated[Mapping[str, str], Depends(checked_form)]
 
 router = APIRouter(include_in_schema=False)
-for part in (pages_new, pages_study, pages_results):
+for part in (new_study_pages, result_pages):
     router.include_router(part.router)
 
 
@@ -49,3 +62,59 @@ def ask_to_log_in(
     if token is not None:
         return log_in(request, token, after)
     return page(request, "login.html", title="Log in", next=after)
+
+
+@router.get("/studies/{study_id}")
+def watch_study(request: Request, study_id: StudyId, services: TheServices, views: TheViews) -> Response:
+    """Show where a study stands; a script keeps it so."""
+    status = views.status(study_id)
+    kinds = failure_kinds(services.store, study_id) if status.failed else ()
+    failures = [Failure(type=kind, count=n, message=told, design_id=of) for kind, n, told, of in kinds]
+    return page(
+        request, "study.html", title=status.name, place="studies", status=status, failures=failures,
+        done=status.completed + status.failed, ended=status.state in OVER, words=_words(status),
+        controls=[(name, words, states) for name, (_, words, states) in CONTROLS.items()],
+        address=str(request.url.replace(query="", fragment="")), status_json=status.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+def _words(status: StudyStatus) -> str:
+    """Say what a state means, where it is not plain."""
+    if status.state == "queued" and status.queue_place:
+        return f"{status.queue_place} job{'' if status.queue_place == 1 else 's'} before it"
+    if status.wanted == "cancel" and status.state not in OVER:
+        return "is being cancelled"
+    if status.state == "paused":
+        return "goes on where it was when it is resumed"
+    if status.state == "stopped":
+        return "can be resumed"
+    return "" if status.state in (*OVER, "running") else status.stage or ""
+
+
+@router.post("/studies/{study_id}/{action}")
+def control_study(
+    study_id: StudyId, action: str, services: TheServices, views: TheViews, form: Form
+) -> Response:
+    """Pause, resume or cancel a study; browsers without scripts come here."""
+    if action not in CONTROLS:
+        raise Refusal(404, f"a study takes {', '.join(CONTROLS)}, got {action[:64]!r}; go back to its page")
+    want(services, views, study_id, CONTROLS[action][0])
+    return RedirectResponse(f"/studies/{study_id}", status_code=303)
+
+
+@router.get("/runs/{run_id}")
+def watch_run(request: Request, run_id: StudyId, services: TheServices, views: TheViews) -> Response:
+    """Show where a parallel training stands."""
+    run = run_status(views, run_id)
+    return page(
+        request, "run.html", title=run.name, place="studies", run=run, progress=run.progress or {},
+        outcome=run.outcome or {}, ended=run.state in RUN_OVER,
+        log=services.launcher.log(run_id)[-4000:],
+    )  # fmt: skip
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(run_id: str, services: TheServices, form: Form) -> Response:
+    """End a parallel training."""
+    services.launcher.cancel(run_id)
+    return RedirectResponse(f"/runs/{run_id}", status_code=303)

@@ -6,11 +6,6 @@ import { count, duration, number, rate } from "./format.js";
 const watch = document.getElementById("watch");
 const base = `/api/v1/studies/${encodeURIComponent(watch.dataset.study)}`;
 const at = (id) => document.getElementById(id);
-const SHOWN = {
-  pause: ["running", "preparing"],
-  resume: ["paused", "pausing", "stopped", "failed"],
-  cancel: ["queued", "preparing", "running", "pausing", "paused"],
-};
 const OVER = ["finished", "failed", "stopped"];
 let last = JSON.parse(at("status").textContent);
 let drawn = "", failed = null, saidAt = 0, source = null, retry = 0;
@@ -59,7 +54,7 @@ function update(status) {
   const failure = at("failure");
   failure.hidden = !status.error;
   if (status.error) show(failure, new Error(status.error));
-  for (const form of watch.querySelectorAll("[data-action]")) form.hidden = !SHOWN[form.dataset.action].includes(status.state);
+  for (const form of watch.querySelectorAll("[data-action]")) form.hidden = !form.dataset.states.split(" ").includes(status.state);
   at("to-results").hidden = !done;
   link("dashboard", status.dashboard, !OVER.includes(status.state));
   link("run-url", status.run_url, true);
