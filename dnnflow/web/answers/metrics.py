@@ -1,4 +1,4 @@
-"""Numbers of the server for Prometheus, in a registry of its own."""
+"""Measure the server for Prometheus, in a registry of its own."""
 
 import time
 from collections import Counter
@@ -51,7 +51,7 @@ class Metrics:
 
 
 class _Looks(Collector):
-    """What is counted when it is asked for."""
+    """Counts when it is asked."""
 
     def __init__(self, services: Services, watch: EventStreams) -> None:
         self._services, self._watch = services, watch
@@ -95,7 +95,7 @@ class Measured:
             await self._app(scope, receive, send)
             return
         start_s, status, first_s = time.perf_counter(), 500, None
-        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_ROUTE
+        is_upload = scope["method"] in ("POST", "PUT") and scope["path"] == UPLOAD_ROUTE
 
         async def counted(message: Message) -> None:
             nonlocal status, first_s

@@ -1,4 +1,4 @@
-"""Models that a study has saved, as files to hand out and to apply."""
+"""Find the models that a study has saved, as files to hand out and to apply."""
 
 import csv
 import io

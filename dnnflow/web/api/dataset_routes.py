@@ -56,14 +56,11 @@ BODY = {
 }
 
 
+@router.put("/datasets", status_code=HTTPStatus.CREATED, include_in_schema=False)  # curl -T
 @router.post(
-    "/datasets",
-    operation_id="uploadDataset",
-    summary="Upload a table",
-    status_code=HTTPStatus.CREATED,
-    responses=problems_of(400, 403, 408, 409, 413, 415),
-    openapi_extra=BODY,
-)
+    "/datasets", operation_id="uploadDataset", summary="Upload a table", status_code=HTTPStatus.CREATED,
+    responses=problems_of(400, 403, 408, 409, 413, 415), openapi_extra=BODY,
+)  # fmt: skip
 async def upload_dataset(
     request: Request,
     response: Response,
@@ -108,34 +105,27 @@ def list_datasets(services: TheServices) -> Datasets:
 
 
 @router.get(
-    "/datasets/{upload_id}",
-    operation_id="getDataset",
-    summary="An upload with its profile",
+    "/datasets/{upload_id}", operation_id="getDataset", summary="An upload with its profile",
     responses=problems_of(404),
-)
+)  # fmt: skip
 def get_dataset(upload: TheUpload) -> DatasetReply:
     """Return an upload's columns and first rows."""
     return dataset_of(upload)
 
 
 @router.delete(
-    "/datasets/{upload_id}",
-    operation_id="deleteDataset",
-    summary="Delete an upload",
-    status_code=HTTPStatus.NO_CONTENT,
-    responses=problems_of(403, 404),
-)
+    "/datasets/{upload_id}", operation_id="deleteDataset", summary="Delete an upload",
+    status_code=HTTPStatus.NO_CONTENT, responses=problems_of(403, 404),
+)  # fmt: skip
 def delete_dataset(upload_id: UploadId, services: TheServices) -> None:
     """Forget an upload; studies keep their preprocessed table."""
     services.uploads.delete(upload_id)
 
 
 @router.get(
-    "/datasets/{upload_id}/columns/{index}/label",
-    operation_id="checkLabel",
-    summary="Whether a column can be the label",
-    responses=problems_of(404),
-)
+    "/datasets/{upload_id}/columns/{index}/label", operation_id="checkLabel",
+    summary="Whether a column can be the label", responses=problems_of(404),
+)  # fmt: skip
 def check_label(
     upload: TheUpload,
     index: Annotated[int, PathOf(ge=0, lt=2**31, description="Place of the column, from 0.")],

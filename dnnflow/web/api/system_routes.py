@@ -1,4 +1,4 @@
-"""/health, /metrics, /schema."""
+"""Route /health, /metrics and /schema."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
@@ -35,11 +35,9 @@ def health(services: TheServices) -> Health:
 
 
 @router.get(
-    "/metrics",
-    operation_id="getMetrics",
-    summary="Numbers of the server for Prometheus",
+    "/metrics", operation_id="getMetrics", summary="Numbers of the server for Prometheus",
     response_class=PlainTextResponse,
-)
+)  # fmt: skip
 def metrics(request: Request) -> Response:
     """Return requests, times, uploads, studies, jobs and event streams in Prometheus' text format."""
     return Response(request.app.state.metrics.text(), media_type=CONTENT_TYPE)

@@ -1,4 +1,4 @@
-"""HTML from templates: every value is escaped, every page carries its session's CSRF token."""
+"""Make HTML of templates: every value is escaped, every page carries its session's CSRF token."""
 
 from datetime import datetime
 from functools import lru_cache
