@@ -33,16 +33,11 @@ def weight_shapes(design: Design, n_features: int, n_classes: int) -> tuple[Shap
 def initial_weights(
     design: Design, n_features: int, n_classes: int, dtype: DTypeLike = np.float32
 ) -> tuple[np.ndarray, ...]:
-    """Draw a design's initial weights.
+    """Draw a design's initial weights, in the order of `weight_names`.
 
     Each layer's kernel has a generator of its own, Philox keyed by (design seed, index of the layer), so that
     a change in one layer leaves the others' weights as they were. Draws are made in float64: a float32 weight
     is the rounded float64 one.
-
-    Returns
-    -------
-    tuple of ndarray
-        In the order of `weight_names`.
 
     Raises
     ------
@@ -61,12 +56,7 @@ def initial_weights(
 
 
 def draw_kernel(initializer: str, fan_in: int, fan_out: int, *, seed: int, index: int) -> np.ndarray:
-    """Draw the kernel of a layer after its initializer's Keras formula.
-
-    Returns
-    -------
-    ndarray, shape (fan_in, fan_out), float64
-    """
+    """Draw the kernel (fan_in, fan_out), float64, of a layer after its initializer's Keras formula."""
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
     shape = (fan_in, fan_out)
     family, _, kind = initializer.partition("_")

@@ -31,10 +31,7 @@ _HEAP_BYTES = 32 * 2**20
 def limit_threads(n: int = 1) -> bool:
     """Hold TensorFlow and BLAS to `n` threads; a process that trains one design at a time wastes the others.
 
-    Returns
-    -------
-    bool
-        Whether TensorFlow is held; False where it had begun to compute before with other numbers.
+    Return whether TensorFlow is held: not where it had begun to compute before with other numbers.
     """
     for name in _VARIABLES:
         os.environ[name] = str(n)

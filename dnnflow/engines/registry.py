@@ -26,12 +26,7 @@ def engine_names() -> tuple[str, ...]:
 
 
 def find_engine(name: str) -> Engine:
-    """Make the engine of that name.
-
-    Parameters
-    ----------
-    name
-        A built-in engine, one registered under the entry point group `dnnflow.engines`, or `module:Class`.
+    """Make a built-in engine, one registered under the entry points `dnnflow.engines`, or `module:Class`.
 
     Raises
     ------

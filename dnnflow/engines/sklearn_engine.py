@@ -110,11 +110,8 @@ class SklearnNetwork(Network):
     def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
         """Train on every row once.
 
-        Returns
-        -------
-        Measure
-            The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at
-            the end of the epoch, as scikit-learn keeps no predictions of its steps.
+        The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at the
+        end of the epoch, as scikit-learn keeps no predictions of its steps.
         """
         fitted = super().train_epoch(epoch, learning_rate, deadline)
         return Measure(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size))[0].accuracy)

@@ -22,14 +22,8 @@ def make_certificates(directory: Path, hosts: Sequence[str] = ()) -> tuple[Path,
     """Write `ca.pem`, `cert.pem` and `key.pem` and return their paths.
 
     Scheduler, workers and clients all show the same certificate: Dask lets in whoever has one of this
-    authority. The authority's own key is not kept, so nobody can make another one later.
-
-    Parameters
-    ----------
-    directory
-        Made if it does not exist.
-    hosts
-        Names and IP addresses of the machines, besides localhost.
+    authority. The authority's own key is not kept, so nobody can make another one later. `hosts` are names
+    and IP addresses of the machines, besides localhost.
 
     Raises
     ------

@@ -39,17 +39,8 @@ def run_pack(
 ) -> list[Outcome]:
     """Train a pack portion by portion, and return the outcomes that were not yet reported, one a design.
 
-    Parameters
-    ----------
-    pack
-        Which designs an engine gets together, and from which test accuracy on weights are sent along.
-    study
-        Dataset, settings, device, and where else modules are looked for.
-    report
-        Called with the outcomes finished since its last call, at most once each `flush_s` seconds, so that
-        little is lost when the process dies.
-    context
-        What engines are given; made by `training_context` where absent.
+    `report` is called with the outcomes finished since its last call, at most once each `flush_s` seconds, so
+    that little is lost when the process dies.
 
     Raises
     ------
@@ -79,14 +70,7 @@ def training_context(
 ) -> TrainingContext:
     """Open the study's dataset (once a process) and say where this process trains.
 
-    Parameters
-    ----------
-    worker
-        Who trains; host and process id where empty.
-    device
-        Where to train; found from the study and this machine where None.
-    memory_bytes
-        What this process may use in all, where known.
+    Without a device it is found from the study and this machine; without a worker it is host and process id.
     """
     return TrainingContext(
         dataset=open_dataset(study.dataset),

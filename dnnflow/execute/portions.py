@@ -78,16 +78,9 @@ class StudyPlan:
 def plan_study(
     designs: Sequence[Design], settings: TrainingSettings, dataset: Callable[[], "Dataset"]
 ) -> StudyPlan:
-    """Divide a study's designs into portions.
+    """Divide all designs of a study, those that are trained already among them, into portions.
 
-    Parameters
-    ----------
-    designs
-        All designs of the study, those that are trained already among them.
-    settings
-        Which engine trains them, and whether each is timed alone.
-    dataset
-        Opens the study's table; called where its size matters.
+    `dataset` opens the study's table; it is called where the table's size matters.
     """
     if settings.engine not in STACKING:
         return StudyPlan(_singles(designs))

@@ -28,18 +28,8 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
 def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str = "float32") -> keras.Model:
     """Build a design's functional Keras model with its initial weights.
 
-    Parameters
-    ----------
-    n_features, n_classes
-        Widths of input and output.
-    dtype
-        Of weights and arithmetic. A design by reference has the type its code gives it.
-
-    Returns
-    -------
-    keras.Model
-        Maps (rows, n_features) to class probabilities (rows, n_classes); not compiled, except by the code of
-        a design by reference.
+    It maps (rows, n_features) to class probabilities (rows, n_classes), and is not compiled, except by the
+    code of a design by reference, which also chooses its type.
 
     Raises
     ------

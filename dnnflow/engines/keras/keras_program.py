@@ -72,15 +72,7 @@ class ModelNetwork:
 
 
 class KerasProgram:
-    """Trains and evaluates one network.
-
-    Parameters
-    ----------
-    network : TracedNetwork
-    update : Update
-        Of the network's trainable variables.
-    n_features, n_classes : int
-    """
+    """Trains and evaluates one network; `update` is of its trainable variables."""
 
     def __init__(self, network: TracedNetwork, update: Update, n_features: int, n_classes: int) -> None:
         self.network = network
@@ -110,11 +102,8 @@ class KerasProgram:
     ) -> tuple[float, int]:
         """Take the steps over `order[first:last]` of a block (features, labels, order).
 
-        Returns
-        -------
-        tuple
-            Sum over rows of each batch's loss, and number of right predictions made while learning. Stops at
-            the first batch whose loss is not finite, and returns that loss.
+        Return the sum over rows of each batch's loss, and the number of right predictions made while
+        learning. Stops at the first batch whose loss is not finite, and returns that loss.
         """
         counts = [tf.constant(n, tf.int64) for n in (batch_size, first, last)]
         loss, right = self._train(*block, *counts, tf.constant(learning_rate, tf.float32))
@@ -206,16 +195,9 @@ def _loss_of(model: keras.Model, n_classes: int) -> Any:
 class PlainLayers:
     """Hidden layers and a softmax.
 
-    Parameters
-    ----------
-    design : Design
-        Its layers; units and initializers are not looked at, widths are those of `weights`.
-    residual : mapping of int to int
-        {last layer: first layer} of each residual group.
-    weights : tuple of ndarray
-        In the order of `dnnflow.design.initial`.
-    any_width : bool
-        Whether `restart` may bring weights of other widths.
+    Of the design, units and initializers are not looked at: widths are those of `weights`, which are in the
+    order of `dnnflow.design.initial`, and with `any_width` those of the weights that `restart` brings.
+    `residual` is {last layer: first layer} of each residual group.
     """
 
     def __init__(

@@ -126,14 +126,8 @@ def adam_numbers(given: Mapping[str, Any], count: Any) -> dict[str, Any]:
     """Return what TensorFlow's fused Adam is given, so that it does what Keras does at a rate of 1; traced.
 
     The operation takes 1 - beta of rounded numbers: in float32 1 - 0.999 is off by 1.3e-5, where Keras
-    subtracts before it rounds. Rate and epsilon make up for it.
-
-    Parameters
-    ----------
-    given
-        The optimizer's parameters.
-    count
-        Steps so far, this one included, in the type of the weights.
+    subtracts before it rounds. Rate and epsilon make up for it. `count` are the steps so far, this one
+    included, in the type of the weights.
     """
     kind = count.dtype.as_numpy_dtype
     betas = [given["beta_1"], given["beta_2"]]

@@ -52,18 +52,14 @@ class StackNetwork:
             (batch, n_features)
         weights
             In the order of `StackLayout.places`; without the moving averages where something is learned.
-        options
-            Of the stack.
         seed
             (2,), int32: of this step's dropout. None where nothing is learned.
 
         Returns
         -------
-        logits
-            (designs, batch, n_classes)
-        moments
-            Mean and variance of each normalised layer over the batch, (designs, 1, units), in the order of
-            the moving averages.
+        logits, moments
+            (designs, batch, n_classes); mean and variance of each normalised layer over the batch, (designs,
+            1, units), in the order of the moving averages.
         """
         layer = _LayerCall(self._signature, self._activations, options, seed)
         hidden, output = list(weights[:-2]), weights[-2:]
@@ -162,12 +158,9 @@ def run_layers(
 
     Parameters
     ----------
-    layer
-        One layer.
-    flow
-        (designs, batch, units): output of the layer before, whose index is 0.
-    source
-        (designs, batch, units): what the next residual sum adds.
+    flow, source
+        (designs, batch, units): output of the layer before, whose index is 0; what the next residual sum
+        adds.
     weights
         Of all layers, each (designs, layers, ...).
     every
@@ -175,10 +168,8 @@ def run_layers(
 
     Returns
     -------
-    flow
-        (designs, batch, units)
-    moments
-        Each (designs, layers, ...).
+    flow, moments
+        (designs, batch, units), and each (designs, layers, ...).
     """
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
@@ -258,22 +249,10 @@ class _Loop:
 
 
 def drop(flow: Any, options: Options, layer: Any, seed: Any, column: Any = 0) -> Any:
-    """Zero a share of a layer's outputs, and scale up the others.
+    """Zero a share of a layer's outputs (designs, batch, units), and scale up the others.
 
     Each place in the stack has its own draws, so that designs go on with the same ones when others have left.
-
-    Parameters
-    ----------
-    flow
-        (designs, batch, units)
-    options
-        Of the stack.
-    layer
-        Number of the layer.
-    seed
-        (2,), int32: of the step.
-    column
-        Of the options.
+    `seed` (2,), int32, is the step's; `column` that of the options.
     """
     _, batch, units = tf.unstack(tf.shape(flow))
     shape = (tf.reduce_max(options.member) + 1, batch, units)

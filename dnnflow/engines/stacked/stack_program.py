@@ -26,17 +26,7 @@ Rows = tuple[Any, Any, Any]
 
 
 class StackProgram:
-    """Trains and measures stacks of one signature, one after the other.
-
-    Parameters
-    ----------
-    signature : Signature
-        What the designs of its stacks have in common.
-    layout : StackLayout
-        Of any such stack: its widths are not looked at.
-    dtype : str
-        Of weights and arithmetic.
-    """
+    """Trains and measures stacks of one signature, of whatever widths, one after the other."""
 
     def __init__(self, signature: Signature, layout: StackLayout, dtype: str = "float32") -> None:
         self.n_features, self.n_classes = layout.n_features, layout.n_classes
@@ -59,19 +49,7 @@ class StackProgram:
         self._traced_measure = trace(self._measure, rows)
 
     def restart(self, arrays: Sequence[np.ndarray], options: Options, rates: np.ndarray, seed: int) -> None:
-        """Begin a stack.
-
-        Parameters
-        ----------
-        arrays
-            Initial weights, from `StackLayout.pack`.
-        options
-            Of numpy arrays.
-        rates
-            (designs,): learning rates of the first epoch.
-        seed
-            Of dropout.
-        """
+        """Begin a stack: arrays of `StackLayout.pack`, the first epoch's rates (designs,), dropout's seed."""
         for variable, value in zip(self._options, options, strict=True):
             variable.assign(value)
         self._seed.assign([seed, 0])
@@ -86,12 +64,8 @@ class StackProgram:
     def train(self, rows: Rows, batch_size: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Learn from the rows `order[first:last]` in batches.
 
-        Returns
-        -------
-        loss_sum : ndarray, shape (designs,), float64
-            Over rows, as measured before each step.
-        right : ndarray, shape (designs,), int64
-            Rows whose class was predicted.
+        Return each design's sum of losses over rows, as measured before each step, float64, and the rows
+        whose class was predicted, int64; both (designs,).
         """
         bounds = (tf.constant(value, tf.int64) for value in (batch_size, first, last))
         loss_sum, right = self._traced_train(*rows, *bounds)

@@ -84,16 +84,8 @@ def staying(running: Sequence[bool], edge: int, lanes: int = 8) -> list[int]:
 
     TensorFlow's elementwise operations take numbers by lanes, and what is left over at the end of an array is
     rounded otherwise. As many are left over, and of the same designs, where the number of designs changes by
-    a multiple of the lanes and the last ones stay. One design alone is multiplied in another order.
-
-    Parameters
-    ----------
-    running
-        Of each design: has it not ended?
-    edge
-        How many designs at the end may have numbers that are left over.
-    lanes
-        How many numbers are taken at once.
+    a multiple of the lanes and the last ones stay: `edge` designs at the end may have such numbers. One
+    design alone is multiplied in another order.
     """
     count = len(running)
     wanted = [position for position in range(count) if running[position] or position >= count - edge]
@@ -104,21 +96,7 @@ def staying(running: Sequence[bool], edge: int, lanes: int = 8) -> list[int]:
 
 
 class StackRun:
-    """A stack on its way through the epochs.
-
-    Parameters
-    ----------
-    stack : Stack
-        What to train.
-    layout : StackLayout
-        Of the stack.
-    program : StackProgram
-        Of its signature; nothing else may use it meanwhile.
-    rows : TrainingRows
-        What is learned, watched and tested.
-    tensors : Tensors
-        Keeps the dataset's arrays.
-    """
+    """A stack on its way through the epochs; nothing else may use its program meanwhile."""
 
     def __init__(
         self, stack: Stack, layout: StackLayout, program: StackProgram, rows: TrainingRows, tensors: Tensors

@@ -34,16 +34,9 @@ class StackStep(NamedTuple):
 
 
 class StackUpdate:
-    """The learned weights of a stack and what an optimizer keeps beside them.
+    """The learned weights of a stack and what an optimizer, but for its rate, keeps beside them.
 
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Its learning rate is not looked at.
-    ranks : sequence of int
-        Of each array of weights; the first axis is that of the designs.
-    dtype : str
-        Of weights and arithmetic.
+    `ranks` are those of the arrays of weights, whose first axis is that of the designs.
     """
 
     def __init__(self, optimizer: Optimizer, ranks: Sequence[int], dtype: str) -> None:

@@ -92,17 +92,7 @@ class StackLayout:
         return arrays
 
     def unpack(self, arrays: Sequence[np.ndarray], position: int, like: Sequence[tuple[int, ...]]) -> Weights:
-        """Return one design's weights, copied.
-
-        Parameters
-        ----------
-        arrays
-            As from `pack`.
-        position
-            Of the design along the first axis.
-        like
-            The shapes of the design's weights, which may be smaller than the stack's.
-        """
+        """Return a copy of the weights of the design at a position, in its shapes `like`."""
         weights: list[np.ndarray] = [np.empty(0)] * len(like)
         for array, place in zip(arrays, self.places, strict=True):
             for source, index in zip(_layers(array[position], place), place, strict=True):

@@ -148,12 +148,7 @@ def _band(depth: int, values: np.ndarray) -> Band:
 
 
 def linear_fit(x: np.ndarray, y: np.ndarray) -> LinearFit | None:
-    """Return the least-squares line through points, None for fewer than 3 points or a single x.
-
-    Parameters
-    ----------
-    x, y : ndarray, shape (points,)
-    """
+    """Return the least-squares line through points (points,), None for fewer than 3 points or a single x."""
     if len(x) < 3 or np.ptp(x) == 0:
         return None
     dx, dy = x - x.mean(), y - y.mean()

@@ -82,17 +82,7 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def leaderboard(best: pd.DataFrame, designs: Mapping[str, Design], rows: int) -> tuple[Ranked, ...]:
-    """Return places for the first rows of `completed(trials)`.
-
-    Parameters
-    ----------
-    best : DataFrame
-        Completed trials, best first.
-    designs : mapping of str to Design
-        By design id.
-    rows : int
-        Test rows.
-    """
+    """Return places for the first of `completed(trials)`, with designs by id and the number of test rows."""
     records = best.to_dict("records")
     first = float(records[0]["test_accuracy"]) if records else 0.0
     ranks = enumerate(records, start=1)

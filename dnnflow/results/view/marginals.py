@@ -62,15 +62,9 @@ def marginals(completed: pd.DataFrame) -> tuple[Marginal, ...]:
 
 
 def marginal(name: str, column: "pd.Series[Any]", accuracy: np.ndarray) -> Marginal | None:
-    """Return how accuracy goes with one parameter, None where it does not vary.
+    """Return how accuracy (trials,) goes with one parameter, None where it does not vary.
 
-    Parameters
-    ----------
-    name : str
-        Of the parameter.
-    column : Series
-        Its value in every trial; trials without one are left out.
-    accuracy : ndarray, shape (trials,)
+    Trials without a value of it are left out.
     """
     present = column.notna().to_numpy()
     codes, labels, binned = _grouped(column[present])

@@ -104,13 +104,7 @@ def _first_with(study_id: str, accuracy: float) -> sa.Select[Any]:
 
 
 def grid(store: Store, study_id: str, measure: str) -> Grid | None:
-    """Count completed trials by hidden layers and `measure`; None without such a trial.
-
-    Parameters
-    ----------
-    measure
-        `test_accuracy` or `training_s`.
-    """
+    """Count completed trials by hidden layers and `test_accuracy` or `training_s`; None without any."""
     value, depth = trials.c[measure], trials.c.depth
     done = (trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETED.value,
             depth.is_not(None), value.is_not(None))  # fmt: skip

@@ -166,16 +166,7 @@ def _number_name(value: float) -> str:
 
 
 def check_columns(names: Sequence[str], label: str, listed: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a header with a name twice, and a recipe that names columns which are not there.
-
-    Parameters
-    ----------
-    names : sequence of str
-        The table's columns.
-    label : str
-        The recipe's label.
-    listed : dict
-        The recipe's other lists of columns, by field.
+    """Refuse a header with a name twice, and a recipe (label, lists by field) that names no column of it.
 
     Raises
     ------

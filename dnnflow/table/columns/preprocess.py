@@ -141,17 +141,7 @@ class Preprocessing:
         return len(self.feature_names)
 
     def encode(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """Encode raw columns.
-
-        Parameters
-        ----------
-        columns : sequence of ndarray, shape (rows,)
-            For each of `self.columns`: numbers (float64, NaN where missing) or codes of text.
-
-        Returns
-        -------
-        ndarray, shape (rows, n_features), float32
-        """
+        """Return float32 (rows, n_features) of `self.columns`: numbers (NaN where missing) or codes."""
         rows = len(columns[0]) if columns else 0
         out = np.zeros((rows, self.n_features), dtype=np.float32)
         self.encode_into((np.array(values) for values in columns), out)
@@ -176,17 +166,10 @@ class Preprocessing:
             np.clip(out, -_LARGEST, _LARGEST, out=out)
 
     def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
-        """Encode raw rows.
+        """Encode raw rows as float32 (rows, n_features).
 
-        Parameters
-        ----------
-        frame : pandas.DataFrame
-            Needs every feature column of the training table, as numbers or as text of a CSV; other
-            columns are ignored.
-
-        Returns
-        -------
-        ndarray, shape (rows, n_features), float32
+        The frame needs every feature column of the training table, as numbers or as text of a CSV; other
+        columns are ignored.
 
         Raises
         ------

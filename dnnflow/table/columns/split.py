@@ -25,21 +25,7 @@ def _philox(seed: int, use: int, counter: int = 0, epoch: int = 0) -> np.random.
 
 
 def row_keys(seed: int, first_row: int, rows: int, *, use: int = _SPLIT) -> NDArray[np.uint64]:
-    """Return the keys of consecutive rows.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the split.
-    first_row : int
-        Number of the first row in the whole table, from 0.
-    rows : int
-        How many.
-
-    Returns
-    -------
-    ndarray, shape (rows,), uint64
-    """
+    """Return the keys (rows,), uint64, of consecutive rows; `first_row` is a number in the whole table."""
     skip = first_row % _WORDS
     generator = _philox(seed, use, first_row // _WORDS)
     return np.asarray(generator.random_raw(skip + rows)[skip:], dtype=np.uint64)
@@ -67,14 +53,7 @@ class SplitRule:
 def exact_rule(seed: int, fraction: float, classes: NDArray[np.integer]) -> SplitRule:
     """Make the rule by which the round(fraction x n) rows of each class with the smallest keys are test.
 
-    Parameters
-    ----------
-    seed : int
-        Seed of the split.
-    fraction : float
-        Share of test rows.
-    classes : ndarray, shape (rows,)
-        Class of every row of the table, -1 where the label is missing. Each class needs two rows.
+    `classes` (rows,) are those of the whole table, -1 where the label is missing; each needs two rows.
     """
     keys = row_keys(seed, 0, len(classes))
     order = np.lexsort((np.arange(len(keys)), keys, classes))
@@ -92,24 +71,14 @@ def threshold_rule(seed: int, fraction: float, n_classes: int) -> SplitRule:
 
 
 def epoch_order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order in which an epoch visits the rows, the same for all engines.
-
-    Returns
-    -------
-    ndarray, shape (n_rows,), int64
-        A permutation of 0..n_rows-1.
-    """
+    """Return the order in which an epoch visits the rows, int64: the same permutation for all engines."""
     return np.random.Generator(_philox(seed, _EPOCH, epoch=epoch)).permutation(n_rows)
 
 
 def validation_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Divide the training rows into a part to train on and a part to watch.
+    """Return the row numbers, int64 and ascending, of a part to train on and of a part to watch.
 
-    Returns
-    -------
-    tuple of ndarray, int64
-        Row numbers of both parts, ascending; the second has round(fraction x n_rows) rows, and both have
-        at least one.
+    The second has round(fraction x n_rows) rows; both have at least one.
 
     Raises
     ------

@@ -305,20 +305,9 @@ def fit_preprocessing(
     statistics: BlockStatistics,
     fill: NDArray[np.float64],
 ) -> Preprocessing:
-    """Make the preprocessing of a table.
+    """Make the preprocessing of a table from the statistics of all training rows.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        What is wanted.
-    columns : sequence of FeatureColumn
-        The feature columns in order.
-    layout : Layout
-        Which of them are numbers and texts.
-    statistics : BlockStatistics
-        Of all training rows.
-    fill : ndarray, shape (number columns,)
-        What takes the place of missing numbers, NaN for nothing.
+    `fill` (number columns,) takes the place of missing numbers, NaN for nothing.
 
     Raises
     ------

@@ -162,12 +162,7 @@ def _looked_up(path: str) -> str | None:
 def local_copy(path: str, directory: Path, *, patience_s: float = _PATIENCE_S) -> Path:
     """Return the copy of a file or zarr directory, made if there is none of its present state.
 
-    Parameters
-    ----------
-    path : str
-        Path or URL.
-    directory : Path
-        Where copies lie; shared by the processes of a machine, not by machines.
+    The directory is shared by the processes of a machine, not by machines.
 
     Raises
     ------

@@ -87,10 +87,7 @@ class RowSource(ABC):
     def reader(self, listen: Listener = ignore) -> AbstractContextManager[Reader]:
         """Open what is needed to read one chunk after the other, in one thread.
 
-        Parameters
-        ----------
-        listen : callable
-            Hears what a person should know, e.g. that a file could not be copied.
+        `listen` hears what a person should know, e.g. that a file could not be copied.
         """
 
     @property
@@ -134,17 +131,7 @@ class RowSource(ABC):
         )
 
     def chunk_rows(self, readers: int, batch_size: int, chunk_bytes: int = CHUNK_BYTES) -> int:
-        """Return rows of a chunk that suit a training: many a reader, no more than a few megabytes.
-
-        Parameters
-        ----------
-        readers : int
-            Replicas that share the chunks.
-        batch_size : int
-            A chunk has at least that many rows.
-        chunk_bytes : int
-            And no more than so many bytes.
-        """
+        """Return rows of a chunk: a batch at least, some megabytes at most, many chunks a reader."""
         shared = ceil(self.rows / (readers * _CHUNKS_A_READER))
         return max(1, min(batch_size, self.rows), min(shared, chunk_bytes // self.row_bytes))
 

@@ -147,14 +147,8 @@ def made_by(maker: Any, parameters: Mapping[str, Any]) -> Any:
 def keep_blocks(blocks: Iterable[tuple[Any, Any]], directory: Path | str) -> FileList:
     """Write one epoch of a generator's blocks (inputs, targets) to files, one at a time, and list them.
 
-    Rows of a generator cannot be read in any order by many processes; those of files can.
-
-    Parameters
-    ----------
-    blocks : iterable
-        Of pairs like those of `Data.load`.
-    directory : path
-        A new directory that every process sees; the caller removes it.
+    Rows of a generator cannot be read in any order by many processes; those of files can. Every process must
+    see the directory, which is made, and which the caller removes.
 
     Raises
     ------

@@ -159,12 +159,7 @@ class Stored:
 
 
 def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Read chunks of a split, in the order wanted, and verify them.
-
-    Returns
-    -------
-    tuple of ndarray
-        Shapes (rows of the chunks, n_features) float32 and (rows,) int32.
+    """Read and verify chunks of a split, in the order wanted: (rows, n_features) float32 and (rows,) int32.
 
     Raises
     ------

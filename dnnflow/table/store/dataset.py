@@ -172,10 +172,7 @@ class Dataset:
     def arrays(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Return a split, read once and kept; the arrays are shared and therefore read-only.
 
-        Returns
-        -------
-        tuple of ndarray
-            Shapes (rows, n_features) float32 in C order, and (rows,) int32.
+        Shapes are (rows, n_features) float32 in C order, and (rows,) int32.
 
         Raises
         ------
@@ -197,14 +194,7 @@ class Dataset:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
         """Yield an epoch's batches in the order of `epoch_order`; the last may be smaller.
 
-        Parameters
-        ----------
-        split : {"train", "test"}
-        batch_size : int
-        epoch : int
-            From 0.
-        rows : ndarray, shape (n,), int64, optional
-            Rows of the split to use; all by default.
+        `rows` (n,), int64, are those of the split to use; all by default.
         """
         features, labels = self.arrays(split)
         order = epoch_order(len(labels) if rows is None else len(rows), self.seed, epoch)
@@ -219,14 +209,7 @@ class Dataset:
         """Yield an epoch's rows in blocks, for a split that is too large for the memory.
 
         Chunks come in an order drawn from (seed, epoch); a block is a few of them with their rows shuffled.
-
-        Parameters
-        ----------
-        split : {"train", "test"}
-        epoch : int
-            From 0.
-        rows : ndarray, shape (n,), int64, ascending, optional
-            Rows of the split to use; all by default.
+        `rows` (n,), int64 and ascending, are those of the split to use; all by default.
         """
         stored = self.stored(split)
         order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)

@@ -79,12 +79,7 @@ class Block:
 
 
 def read_dialect(text: Text, source: Source) -> tuple[Dialect, int]:
-    """Find delimiter and columns of a text.
-
-    Returns
-    -------
-    tuple of Dialect and int
-        The second is the offset of the first data row.
+    """Find delimiter and columns of a text, and the offset of its first data row.
 
     Raises
     ------
@@ -124,18 +119,9 @@ def parse(
     types: dict[str, pa.DataType],
     missing: Sequence[str] = (),
 ) -> pa.Table:
-    """Parse whole records.
+    """Parse whole records of UTF-8 text without a header.
 
-    Parameters
-    ----------
-    data : bytes
-        UTF-8 text without a header.
-    dialect : Dialect
-        How it is written.
-    types : dict
-        Type of each wanted column; others are skipped.
-    missing : sequence of str
-        Texts that become null.
+    Columns without a type are skipped; texts in `missing` become null.
 
     Raises
     ------
@@ -217,17 +203,7 @@ def line_in(data: bytes, dialect: Dialect, row: int) -> int:
 
 
 def read_rows(source: Source) -> "pd.DataFrame":
-    """Read a CSV of new rows, every value as text.
-
-    Parameters
-    ----------
-    source : Source
-        The CSV; meant for tables that fit the memory.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Texts as they stand in the file, markers of missing values included.
+    """Read a CSV of new rows that fits the memory: texts as they stand there, markers of missing values too.
 
     Raises
     ------
@@ -310,22 +286,7 @@ def _first_record(text: Text, quote: str, delimiter: str) -> tuple[list[str], in
 def read_quickly(
     data: bytes, dialect: Dialect, numbers: Sequence[str], texts: Sequence[str]
 ) -> Columns | None:
-    """Parse whole records, if they are plain.
-
-    Parameters
-    ----------
-    data : bytes
-        UTF-8 text without a header.
-    dialect : Dialect
-        How it is written.
-    numbers, texts : sequence of str
-        Columns to read as numbers and as text.
-
-    Returns
-    -------
-    Columns or None
-        None if another parser must decide what the text means.
-    """
+    """Parse whole records of UTF-8 text without a header; None if another parser must say what they mean."""
     if not _is_plain(data, dialect):
         return None
     import polars as pl

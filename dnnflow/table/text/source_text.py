@@ -130,13 +130,10 @@ def check_text(piece: bytes, *, any_byte: bool = False) -> None:
 
 
 def plain_text(source: Source) -> tuple[Text, str] | None:
-    """Find a source that is a local file of UTF-8 as it stands.
+    """Find a source that is a local file of UTF-8 as it stands: the text without hash and cuts, its encoding.
 
-    Returns
-    -------
-    tuple of Text and str or None
-        The text without hash and cuts, and its encoding; None for every other source, and where the first
-        4 MiB show that something is wrong: `open_text` says what.
+    None for every other source, and where the first 4 MiB show that something is wrong: `open_text` says
+    what.
     """
     path = _local_path(source.url)
     try:
@@ -163,18 +160,10 @@ def encoding_of(head: bytes, source: Source) -> str:
 
 
 def open_text(source: Source, scratch: Path, *, copy: bool = False, block_bytes: int = BLOCK_BYTES) -> Text:
-    """Make a source readable by offset.
+    """Make a source readable by offset, with cuts `block_bytes` apart.
 
-    Parameters
-    ----------
-    source : Source
-        The CSV.
-    scratch : Path
-        Directory for a copy, made if the source is not already plain UTF-8 on a local disk.
-    copy : bool
-        Whether to copy even then, for readers on other machines that see `scratch` only.
-    block_bytes : int
-        Distance of the cuts.
+    It is copied to `scratch` if it is not already plain UTF-8 on a local disk, or where `copy` is asked for,
+    for readers on other machines that see `scratch` only.
 
     Raises
     ------
