@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from dnnflow.events import Draw, Listener, ignore
+from dnnflow.events import Listener, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
-from dnnflow.run.stages import run_pipeline
+from dnnflow.run import execute as stages
+from dnnflow.run.execute import StudyEnd, TrainingEnd
+from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
@@ -35,10 +37,10 @@ class OpenStudy(Study):
         with listening(listener) as heard:
             super().train(executor, shard=shard, listener=heard)
 
-    def finish(self, client: "Client | None" = None, listener: Listener = ignore, *,
-               draw: Draw | None = write_report) -> Self:  # fmt: skip
-        """Train what is missing, save the best models and write the report; does nothing twice."""
-        return super().finish(client, listener, draw=draw)
+    def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> Self:
+        """Do what is left of the study, as its pipeline says: train, save models, report, refit."""
+        execute(StudyRun.resumed(self), client=client, listener=listener)
+        return self
 
     resume = finish
 
@@ -54,6 +56,28 @@ class ReportedHistory(History):
     def report(self, path: str | Path) -> Path:
         """Write the HTML report, one self-contained file, and return its path."""
         return write_report(self, path)
+
+
+@overload
+def execute(run: StudyRun, *, client: "Client | None" = ..., listener: Listener = ...) -> StudyEnd: ...
+
+
+@overload
+def execute(run: TrainingRun, *, client: "Client | None" = ..., listener: Listener = ...) -> TrainingEnd: ...
+
+
+def execute(
+    run: Run, *, client: "Client | None" = None, listener: Listener = ignore
+) -> StudyEnd | TrainingEnd:
+    """Do all stages of a run in this process and draw it for people: for each door but flows.
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+    """
+    with listening(listener) as heard:
+        return stages.execute(run, client=client, listener=heard, draw=write_report)
 
 
 def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool = False,
@@ -74,9 +98,8 @@ def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool =
     DnnflowError
         Saying the rule, what was got and the remedy.
     """
-    settings = settings or Settings.from_environment()
-    with listening(listener) as heard:
-        study = run_pipeline(pipeline, settings, client=client, new=new, listener=heard, draw=write_report)
+    run = StudyRun(pipeline, settings or Settings.from_environment(), new=new)
+    study = execute(run, client=client, listener=listener).study
     return OpenStudy(study.store, study.settings, study.study_id)
 
 

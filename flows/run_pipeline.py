@@ -62,7 +62,8 @@ def show(study_id: str) -> None:
     from dnnflow.api import open_study
     from dnnflow.show.terminal import show_study
 
-    show_study(open_study(study_id))
+    study = open_study(study_id)
+    show_study(study.view(), study.settings.workspace)
 
 
 def main(path: Path) -> int:

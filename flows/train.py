@@ -11,30 +11,31 @@ from prefect.cache_policies import NO_CACHE
 from run_watch import Watch
 
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.run import train_stages
-from dnnflow.run.train import Trained
+from dnnflow.run import execute as stages
+from dnnflow.run.run import TrainingRun
+from dnnflow.run.train import Trained, write_trained
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)
-def prepare(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> TrainPipeline:
+def prepare(run: TrainingRun, watch: Watch) -> TrainPipeline:
     """Make the dataset, if rows come from a table."""
-    return train_stages.prepare(pipeline, settings, watch)
+    return stages.prepare_training(run, watch)
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
-def train_model(pipeline: TrainPipeline, settings: Settings, watch: Watch) -> Trained:
+def train_model(placed: TrainPipeline, settings: Settings, watch: Watch) -> Trained:
     """Train on the cluster that the pipeline names."""
-    with listening(watch) as listener:
-        return train_stages.train(pipeline, settings, listener=listener)
+    with listening(watch) as heard:
+        return stages.train_model(placed, settings, listener=heard)
 
 
 @task(task_run_name="write", cache_policy=NO_CACHE)
-def write(trained: Trained, pipeline: TrainPipeline, watch: Watch) -> list[Path]:
+def write(trained: Trained, placed: TrainPipeline, watch: Watch) -> list[Path]:
     """Write the model and what else is asked for."""
-    written = train_stages.write_trained(trained, pipeline, write_report)
+    written = write_trained(trained, placed, write_report)
     watch.show_training(trained.history, written)
     return written
 
@@ -42,8 +43,8 @@ def write(trained: Trained, pipeline: TrainPipeline, watch: Watch) -> list[Path]
 @flow(flow_run_name="{pipeline.name}")
 def train(pipeline: TrainForm) -> str:
     """Train one network data-parallel with a parameter server; returns the model's file."""
-    watch, settings = Watch(pipeline.name), Settings.from_environment()
-    placed = prepare(pipeline, settings, watch)
-    trained = train_model(placed, settings, watch)
+    run, watch = TrainingRun(pipeline, Settings.from_environment()), Watch(pipeline.name)
+    placed = prepare(run, watch)
+    trained = train_model(placed, run.settings, watch)
     model, *_ = write(trained, placed, watch)
     return str(model)

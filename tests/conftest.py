@@ -100,6 +100,14 @@ def breast_cancer(datasets: Path):
     return _ingest("breast-cancer.csv", "diagnosis", datasets)
 
 
+def begin_study(pipeline, settings, **asked):
+    """Return the study of a pipeline on its preprocessed table; nothing is trained."""
+    from dnnflow.run.execute import preprocess
+    from dnnflow.run.run import StudyRun, begin
+
+    return begin(StudyRun(pipeline, settings, **asked), preprocess(pipeline, settings))
+
+
 @pytest.fixture(scope="session")
 def client():
     """A client of the session's Dask cluster: two workers that tests may kill, since they come back."""

@@ -83,7 +83,7 @@ class Task:
 
     def dataset(self) -> "Dataset":
         """Return the preprocessed table."""
-        from dnnflow.run.stages import preprocess
+        from dnnflow.run.execute import preprocess
 
         return preprocess(self.pipeline(), self.settings())
 
@@ -158,8 +158,8 @@ def train_here(task: Task) -> Iterator["Outcome"]:
     """Yield the outcomes of the task's designs, trained in this process on one thread as a worker would."""
     limit_threads(1)
     from dnnflow.execute.local import LocalExecutor
-    from dnnflow.run.stages import begin
+    from dnnflow.run.run import StudyRun, begin
 
-    study = begin(task.pipeline(), task.dataset(), task.settings(), new=True)
+    study = begin(StudyRun(task.pipeline(), task.settings(), new=True), task.dataset())
     for outcomes in LocalExecutor().train(study.plan.portions, study.job()):
         yield from outcomes

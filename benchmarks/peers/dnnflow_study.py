@@ -69,14 +69,14 @@ class Listener:
 def run(task: Task) -> Run:
     """Train a study; its time begins before its designs are drawn and ends when the last one is stored."""
     from dnnflow.execute.opening import executor_on, open_client
-    from dnnflow.run.stages import begin
+    from dnnflow.run.run import StudyRun, begin
 
     pipeline, settings, dataset = task.pipeline(), task.settings(), task.dataset()
     listener, log = Listener(), task.home / "clock.txt"
     log.touch()
     os.environ["NUMBA_CACHE_DIR"] = str(task.home / "machine-code")  # compiled anew, which counts
     start = time.perf_counter()
-    study = begin(pipeline, dataset, settings)
+    study = begin(StudyRun(pipeline, settings), dataset)
     begun = time.perf_counter()
     with open_client(pipeline.executor.model_dump(mode="json"), settings) as client:
         opened = time.perf_counter()

@@ -67,6 +67,7 @@ class Watch:
 def measure(task: Task) -> None:
     """Run the whole job and print it."""
     from dnnflow.run.stages import run_pipeline
+
     from dnnflow.show.live.listening import listening
     from dnnflow.show.report import write_report
 

@@ -22,9 +22,8 @@ from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
-    from dnnflow.pipeline.study_pipeline import Pipeline
-    from dnnflow.pipeline.training_pipeline import TrainPipeline
-    from dnnflow.run.study import Study
+    from dnnflow.results.view.study_view import StudyView
+    from dnnflow.run.run import Run
 
 app = typer.Typer(
     name="dnnflow",
@@ -69,41 +68,40 @@ def run(
 ) -> None:
     """Run a pipeline: a study from data to report (an unfinished one goes on), or a parallel training."""
     from dnnflow.pipeline.pipeline_file import load_any
-    from dnnflow.pipeline.training_pipeline import TrainPipeline
+    from dnnflow.run.run import run_of
 
     address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
     pipeline = load_any(file, [*(overrides or []), *address])
-    if isinstance(pipeline, TrainPipeline):
-        _run_training(pipeline, as_json)
-    else:
-        _run_study(pipeline, new, as_json)
+    _execute(run_of(pipeline, Settings.from_environment(), new=new), as_json)
 
 
-def _run_study(pipeline: "Pipeline", new: bool, as_json: bool) -> None:
-    from dnnflow.run.stages import require_success, run_pipeline
-    from dnnflow.show.live.listening import listening
-    from dnnflow.show.report import write_report
-    from dnnflow.show.terminal import Progress, show_study
-
-    with Progress(quiet=as_json) as progress, listening(progress) as listener:
-        study = run_pipeline(pipeline, Settings.from_environment(), new=new, listener=listener,
-                             draw=write_report)  # fmt: skip
-    if as_json:
-        _print_json(_summary(study))
-    else:
-        show_study(study)
-    require_success(study)
-
-
-def _run_training(pipeline: "TrainPipeline", as_json: bool) -> None:
-    from dnnflow.cli.train_command import show
-    from dnnflow.run.train_stages import run_training
-    from dnnflow.show.live.listening import listening
+def _execute(run: "Run", as_json: bool) -> None:
+    """Do a run, show its progress and what came of it."""
+    from dnnflow import api
+    from dnnflow.cli.train_command import show_training
+    from dnnflow.run.execute import StudyEnd, require_success
     from dnnflow.show.terminal import Progress
 
-    with Progress(quiet=as_json) as progress, listening(progress) as listener:
-        placed, trained = run_training(pipeline, Settings.from_environment(), listener=listener)
-    show(trained, placed, as_json=as_json)
+    with Progress(quiet=as_json) as progress:
+        ended = api.execute(run, listener=progress)
+    if isinstance(ended, StudyEnd):
+        _show_study(ended.view, as_json)
+        require_success(ended.view)
+    else:
+        show_training(ended, as_json=as_json)
+
+
+def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
+    from dnnflow.show.terminal import show_study
+
+    workspace = Settings.from_environment().workspace
+    if not as_json:
+        show_study(view, workspace, top)
+        return
+    summary = _record(view.record, view.counts)
+    leaderboard = [row.to_dict() for row in view.leaderboard[:10]]
+    report = str(workspace.report(view.record.study_id))
+    _print_json(summary | {"report": report, "leaderboard": leaderboard})
 
 
 @app.command()
@@ -191,13 +189,8 @@ def show(study_id: StudyId, top: Annotated[int, typer.Option(help="Rows of the l
          as_json: AsJson = False) -> None:  # fmt: skip
     """Show a study's leaderboard and where its files are."""
     from dnnflow.api import open_study
-    from dnnflow.show.terminal import show_study
 
-    study = open_study(study_id)
-    if as_json:
-        _print_json(_summary(study))
-    else:
-        show_study(study, top)
+    _show_study(open_study(study_id).view(), as_json, top)
 
 
 @app.command()
@@ -206,12 +199,11 @@ def resume(
     failed: Annotated[bool, typer.Option("--failed", help="Train failed designs once more.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train what is missing of a study, as its pipeline says; a paused one goes on where it is paused."""
+    """Do what is left of a study, as its pipeline says; a paused one goes on where it is paused."""
     from dnnflow.api import open_study
     from dnnflow.events import Command
     from dnnflow.results.store.commands import is_paused, request
-    from dnnflow.run.stages import require_success
-    from dnnflow.show.terminal import Progress, show_study
+    from dnnflow.run.run import StudyRun
 
     study = open_study(study_id)
     if not failed and is_paused(study.store, study.id):
@@ -219,13 +211,7 @@ def resume(
         return
     if failed:
         study.forget_failed()
-    with Progress(quiet=as_json) as progress:
-        study.finish(listener=progress)
-    if as_json:
-        _print_json(_summary(study))
-    else:
-        show_study(study)
-    require_success(study)
+    _execute(StudyRun.resumed(study), as_json)
 
 
 @app.command()
@@ -350,15 +336,6 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
         _complain(f"{type(error).__name__}: {error} (dnnflow --debug … shows where)")
         return 1
     return 0
-
-
-def _summary(study: "Study") -> dict[str, Any]:
-    view = study.view()
-    return {
-        **_record(study.record, study.store.counts(study.id)),
-        "report": str(study.settings.workspace.report(study.id)),
-        "leaderboard": [row.to_dict() for row in view.leaderboard[:10]],
-    }
 
 
 def _record(record: Any, counts: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dnnflow.settings import Settings
 if TYPE_CHECKING:
     from dnnflow.cli.model_options import ModelOptions
     from dnnflow.pipeline.training_pipeline import TrainPipeline
-    from dnnflow.run.train import Trained
+    from dnnflow.run.execute import TrainingEnd
 
 
 def train() -> None:
@@ -62,17 +62,17 @@ def _with_absolute_checkpoint(pipeline: "TrainPipeline") -> "TrainPipeline":
 
 
 def _train(pipeline: "TrainPipeline", *, as_json: bool) -> None:
-    from dnnflow.run.train import train_pipeline
-    from dnnflow.show.live.listening import listening
+    from dnnflow.api import execute
+    from dnnflow.run.run import TrainingRun
     from dnnflow.show.terminal import Progress
 
     try:
-        with Progress(quiet=as_json) as progress, listening(progress) as listener:
-            trained = train_pipeline(pipeline, Settings.from_environment(), listener=listener)
+        with Progress(quiet=as_json) as progress:
+            ended = execute(TrainingRun(pipeline, Settings.from_environment()), listener=progress)
     except KeyboardInterrupt:
         say_stopped(pipeline)
         raise typer.Exit(130) from None
-    show(trained, pipeline, as_json=as_json)
+    show_training(ended, as_json=as_json)
 
 
 def say_stopped(pipeline: "TrainPipeline") -> None:
@@ -82,15 +82,13 @@ def say_stopped(pipeline: "TrainPipeline") -> None:
     sys.stderr.write(f"dnnflow: error: stopped; {left}\n")
 
 
-def show(trained: "Trained", pipeline: "TrainPipeline", *, as_json: bool) -> None:
-    """Write a training's files, and print what it has measured."""
-    from dnnflow.run.train import summary, write_trained
-    from dnnflow.show.report import write_report
+def show_training(ended: "TrainingEnd", *, as_json: bool) -> None:
+    """Print what a training has measured, and its files."""
+    from dnnflow.run.train import summary
     from dnnflow.show.terminal import show_training
 
-    written = write_trained(trained, pipeline, write_report)
     if as_json:
-        told = summary(trained.history) | {"files": [str(path) for path in written]}
-        sys.stdout.write(json.dumps(told, indent=2, default=str) + "\n")
+        measured = summary(ended.history) | {"files": [str(path) for path in ended.written]}
+        sys.stdout.write(json.dumps(measured, indent=2, default=str) + "\n")
     else:
-        show_training(trained.history, written)
+        show_training(ended.history, ended.written)

@@ -1,4 +1,4 @@
-"""A study's last stage: its best design, trained once more on the whole table by many workers."""
+"""Train a study's best design once more, on the whole table and by many workers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from dnnflow.parallel.driver.history import History
+    from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.study import Study
 
 
-def best_design(study: "Study") -> Design | None:
+def best_design(study: "Study", view: "StudyView") -> Design | None:
     """Return the first design of the leaderboard; None where no design completed."""
-    leaderboard = study.view().leaderboard
-    if not leaderboard:
+    if not view.leaderboard:
         return None
-    return next(design for design in study.designs if design.design_id == leaderboard[0].design_id)
+    return next(design for design in study.designs if design.design_id == view.leaderboard[0].design_id)
 
 
 def is_refitted(study: "Study", design: Design, section: RefitSection) -> bool:

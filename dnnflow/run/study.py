@@ -1,21 +1,21 @@
-"""A study: designs that are still missing are trained, everything is stored, the best are kept."""
+"""Train what is missing of a study: everything is stored, the best are kept."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.records import Outcome, Portion, TrainingSettings, Trial, TrialState
+from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.engines.stacked.stack_plan import activations_of
 from dnnflow.errors import StudyStopped
 from dnnflow.events import (
     Command,
-    Draw,
     Listener,
     Notice,
     StudyBegun,
@@ -26,8 +26,9 @@ from dnnflow.events import (
     ignore,
 )
 from dnnflow.execute.control import Control, Stopped, control_from
-from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
+from dnnflow.pipeline.pipeline_checks import validate_leniently
+from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
@@ -37,18 +38,30 @@ from dnnflow.table.store.dataset import Dataset
 
 if TYPE_CHECKING:
     import pandas as pd
-    from distributed import Client
 
     from dnnflow.execute.executor import Executor
 
-DEFAULT_MODELS = 3
-"""How many of the best designs' models are kept where the pipeline does not say."""
+NEEDED_TO_GO_ON = ("training", "executor", "outputs")
+"""Sections of a stored pipeline that a study goes on with."""
 FIRST_ETA = 5
 """Trials after which the time left is told: before, it would be mostly start-up."""
 STORED = ("design_id", "state", "test_accuracy", "parameters", "error_type")
 """What a study that goes on needs to know of the trials that it has."""
+DESIGNS_PER_SHARD = 50
+PORTIONS_PER_SHARD = 8
+"""At the end of a shard workers wait for the last portion: they should have had several before."""
+MAX_SHARDS = 10
 PROGRESS_S = 0.2
 """Progress is told at most this often."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a study's designs that is one task run."""
+
+    number: int
+    """1 for the first."""
+    of: int
 
 
 @dataclass(frozen=True)
@@ -72,11 +85,10 @@ class Study:
     @property
     def about(self) -> list[tuple[str, str]]:
         """Return what the study is, as names and values for a person."""
-        record, training = self.record, self.record.pipeline.get("training", {})
         facts = [
             ("Study", self.id),
-            ("Label", record.dataset.get("label")),
-            ("Engine", training.get("engine")),
+            ("Label", self.record.dataset.get("label")),
+            ("Engine", self.pipeline.training.engine),
         ]
         return [(name, str(value)) for name, value in facts if value is not None]
 
@@ -84,6 +96,11 @@ class Study:
     def key(self) -> str:
         """Hash of dataset, designs and training settings: what makes two studies the same."""
         return self.record.key
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The description of the study; of one that another version stored, what is understood today."""
+        return read_stored(self.record.pipeline)
 
     @cached_property
     def designs(self) -> list[Design]:
@@ -104,6 +121,12 @@ class Study:
     def is_finished(self) -> bool:
         """Whether every design has a trial."""
         return self.record.state is RunState.FINISHED
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training it has ended, and no trial was taken away since."""
+        counts = self.store.counts(self.study_id)
+        return self.is_finished and sum(counts.values()) >= self.record.n_designs
 
     def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
         """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
@@ -163,13 +186,12 @@ class Study:
             if not self.missing():
                 self.store.set_state(self.study_id, RunState.FINISHED)
 
-    def save_models(self, listener: Listener = ignore) -> list[Path]:
+    def save_models(self, view: StudyView, listener: Listener = ignore) -> list[Path]:
         """Write the best designs' models as `.keras` files and return their paths, best first."""
-        keep = self.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS)
         make_importable(self.job().import_paths)
         designs = {design.design_id: design for design in self.designs}
         paths = []
-        for rank, row in enumerate(self.view().leaderboard[:keep], start=1):
+        for rank, row in enumerate(view.leaderboard[: self.pipeline.outputs.models], start=1):
             weights = read_weights(self.settings.workspace.weights(self.study_id, row.design_id))
             if weights is None:
                 listener(Notice(f"the model of the design at rank {rank} was not kept, its weights are gone"))
@@ -192,32 +214,40 @@ class Study:
                 self.store.set_state(self.study_id, RunState.STOPPED)
         return forgotten
 
-    def finish(self, client: "Client | None" = None, listener: Listener = ignore, *,
-               draw: Draw | None = None) -> Self:  # fmt: skip
-        """Train what is missing, save the best models and write the report; does nothing twice."""
-        self.store.start(self.study_id)
-        section = self.record.pipeline.get("executor", {})
-        with open_client(section, self.settings, client=client, listener=listener) as opened:
-            self.train(executor_on(opened), listener=listener)
-        self.save_models(listener)
-        if draw is not None:
-            draw(self.view(), self.settings.workspace.report(self.study_id))
-        return self
-
-    resume = finish
-
     def job(self) -> StudyContext:
         """Return what every task of this study needs to know."""
-        training = dict(self.record.pipeline.get("training", {}))
-        device = training.pop("device", "auto")
-        code_folder = self.record.pipeline.get("space", {}).get("code_folder")
+        pipeline = self.pipeline
         return StudyContext(
             dataset=self.record.dataset_path,
-            settings=TrainingSettings(**training),
-            device=device,
-            import_paths=(code_folder,) if code_folder else (),
+            settings=pipeline.training_settings,
+            device=pipeline.training.device,
+            import_paths=(pipeline.space.code_folder,) if pipeline.space.code_folder else (),
             activations=activations_of(self.designs),
         )
+
+
+def shards(study: Study) -> list[Shard]:
+    """Return the parts of a study: several, where each has enough portions to keep its workers busy.
+
+    None of a study that is trained.
+    """
+    if study.is_trained:
+        return []
+    designs, portions = len(study.designs), len(study.plan.portions)
+    count = min(MAX_SHARDS, math.ceil(designs / DESIGNS_PER_SHARD), max(1, portions // PORTIONS_PER_SHARD))
+    return [Shard(number, count) for number in range(1, count + 1)]
+
+
+def read_stored(plain: Mapping[str, Any]) -> Pipeline:
+    """Return a stored pipeline; of one that another version wrote, what is understood today.
+
+    Its designs and its dataset are stored beside it: a study goes on without what they were made from.
+    """
+    pipeline, _ = validate_leniently(plain)
+    if pipeline is None:
+        needed = {name: plain[name] for name in NEEDED_TO_GO_ON if name in plain}
+        pipeline, _ = validate_leniently(needed)
+    return pipeline or Pipeline(dataset=DatasetSection(source="-", label="-"), designs=1)
 
 
 class Drive:
@@ -237,7 +267,7 @@ class Drive:
         self._best = min(places, default=None)
         self._keeper = BestWeights(
             study.settings.workspace.weights_directory(study.id),
-            keep=study.record.pipeline.get("outputs", {}).get("models", DEFAULT_MODELS),
+            keep=study.pipeline.outputs.models,
             places=places,
         )
         self._before = [self._result_of_row(row) for row in frame.to_dict("records")]

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from dnnflow.engines.records import TrialState
     from dnnflow.parallel.driver.history import History
+    from dnnflow.paths import Workspace
     from dnnflow.results.store.run_record import RunRecord
-    from dnnflow.run.study import Study
+    from dnnflow.results.view.study_view import StudyView
     from dnnflow.table.store.dataset import Dataset
 
 PLAIN_EVERY_S = 5.0
@@ -112,16 +113,16 @@ class Progress:
             self._task = None
 
 
-def show_study(study: "Study", top: int = 10) -> None:
+def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None:
     """Print a study's leaderboard, its id and where its files are."""
-    console, view, record = Console(highlight=False), study.view(), study.record
+    console, record = Console(highlight=False), view.record
     console.print(leaderboard_table(view, top=top))
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
-    report, models = study.settings.workspace.report(study.id), study.settings.workspace.model(study.id, 1)
-    if models.is_file():
-        console.print(f"models  {models.parent}", soft_wrap=True)
+    report, model = workspace.report(record.study_id), workspace.model(record.study_id, 1)
+    if model.is_file():
+        console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
         console.print(f"report  {report}", soft_wrap=True)
 

@@ -2,9 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -141,7 +140,7 @@ def test_shards_cover_every_design_once(designs: int) -> None:
     from study import shards
 
     plan = StudyPlan(single=tuple(Portion((Design(seed=seed),)) for seed in range(designs)))
-    held = SimpleNamespace(designs=list(range(designs)), plan=plan)
+    held = SimpleNamespace(designs=list(range(designs)), plan=plan, is_trained=False)
     slices = shards(held)
     assert 1 <= len(slices) <= 10
     trained = [one for shard in slices for one in designs_of(plan.shard(shard.number - 1, shard.of))]
@@ -154,53 +153,59 @@ def test_a_shard_has_enough_stacks_to_keep_workers_busy(stacks: int, expected: i
     from study import shards
 
     pairs = [Portion((Design(seed=2 * i), Design(seed=2 * i + 1))) for i in range(stacks)]
-    held = SimpleNamespace(designs=range(5000), plan=StudyPlan(stacks=tuple(pairs)))
+    held = SimpleNamespace(designs=range(5000), plan=StudyPlan(stacks=tuple(pairs)), is_trained=False)
     assert len(shards(held)) == expected
 
 
-def flow_run(*, scheduled: bool, attempt: int = 1, started_s_ago: float = 0.0) -> Any:
+def flow_run(name: str, *, scheduled: bool) -> Any:
     """Return the context of a flow run."""
-    started = datetime.now(UTC) - timedelta(seconds=started_s_ago)
-    run = SimpleNamespace(auto_scheduled=scheduled, run_count=attempt, start_time=started)
-    return SimpleNamespace(flow_run=run)
+    return SimpleNamespace(flow_run=SimpleNamespace(id=name, auto_scheduled=scheduled))
+
+
+@pytest.fixture
+def begin(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, iris: Dataset, iris_pipeline: Pipeline
+) -> Callable[..., Any]:
+    """Begin the study that a flow run belongs to."""
+    import study
+
+    monkeypatch.setenv("DNNFLOW_HOME", str(settings.workspace.home))
+
+    def begin(context: Any, pipeline: Pipeline = iris_pipeline) -> Any:
+        monkeypatch.setattr(study.FlowRunContext, "get", lambda: context)
+        return study.begin(study.run_of(pipeline, None), iris)
+
+    return begin
 
 
 def test_a_scheduled_run_makes_a_new_study_and_its_retry_goes_on_with_it(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, iris: Dataset, iris_pipeline: Pipeline
+    begin: Callable[..., Any], settings: Settings, iris_pipeline: Pipeline
 ) -> None:
-    import run_watch
-    import study
-
-    def begin(context: Any) -> str:
-        monkeypatch.setattr(study.FlowRunContext, "get", lambda: context)
-        return study.begin(iris_pipeline, iris, settings, run_watch.Watch("iris")).id
-
-    nightly = begin(flow_run(scheduled=True))
-    by_hand = begin(None)
+    nightly = begin(flow_run("first", scheduled=True)).id
+    by_hand = begin(None).id
     assert by_hand == nightly, "without a schedule, the study of the same key goes on"
-    assert begin(flow_run(scheduled=False)) == nightly
-    assert begin(flow_run(scheduled=True, attempt=2, started_s_ago=5)) == nightly
-    second_night = begin(flow_run(scheduled=True))
+    assert begin(flow_run("by hand", scheduled=False)).id == nightly
+    assert begin(flow_run("first", scheduled=True)).id == nightly
+    second_night = begin(flow_run("second", scheduled=True)).id
     assert second_night != nightly
     # The retry of a run that failed before it had a study: those there are belong to earlier runs.
-    third_night = begin(flow_run(scheduled=True, attempt=2, started_s_ago=-5))
+    third_night = begin(flow_run("third", scheduled=True)).id
     assert third_night not in {nightly, second_night}
     with Store(settings.store_url) as store:
         assert len(store.studies()) == 3, "no study is made and left empty"
+    # What it studies has changed before the retry: its study stays as it is
+    longer = iris_pipeline.model_copy(update={"designs": 3})
+    assert begin(flow_run("third", scheduled=True), longer).id not in {nightly, second_night, third_night}
 
 
-def test_a_run_by_hand_leaves_a_study_alone_that_another_run_is_at(
-    settings: Settings, iris: Dataset, iris_pipeline: Pipeline
-) -> None:
+def test_a_run_by_hand_leaves_a_study_alone_that_another_run_is_at(begin: Callable[..., Any]) -> None:
     """`study/quickstart` must not fail because the nightly run of the same pipeline is at work."""
-    import run_watch
-    import study
-
-    watch = run_watch.Watch("iris")
-    nightly = study.begin(iris_pipeline, iris, settings, watch)
+    nightly = begin(flow_run("nightly", scheduled=True))
     mine, parent = Driver.this_process(), psutil.Process(os.getppid())
     nightly.store.claim(nightly.id, Driver(mine.host, parent.pid, parent.create_time()))
-    assert study.begin(iris_pipeline, iris, settings, watch).id != nightly.id
+    before = nightly.record
+    assert begin(flow_run("by hand", scheduled=False)).id != nightly.id
+    assert nightly.record == before
 
 
 @pytest.mark.parametrize(

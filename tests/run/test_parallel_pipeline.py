@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dnnflow.api import execute
 from dnnflow.errors import PipelineError
 from dnnflow.events import Notice, Stage, StageFinished, StageStarted
 from dnnflow.pipeline.pipeline_file import find_problems, load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.run.stages import run_pipeline
+from dnnflow.run.run import StudyRun
 from dnnflow.settings import Settings
 from dnnflow.table.rows.array_source import DatasetSource
 from tests.conftest import PIPELINES
@@ -32,7 +33,7 @@ def run(client, home: Settings, refit: dict | None) -> tuple[list, Path]:
     """Run the pipeline; return its events and where the refitted model would be."""
     events: list = []
     pipeline = Pipeline.model_validate(IRIS | ({"refit": refit} if refit else {}))
-    study = run_pipeline(pipeline, home, client=client, listener=events.append)
+    study = execute(StudyRun(pipeline, home), client=client, listener=events.append).study
     return events, home.workspace.refit(study.id)
 
 
@@ -77,7 +78,7 @@ def test_what_a_refit_leaves_out_of_the_design_is_told(client, settings: Setting
     space = IRIS["space"] | {"schedule": "cosine", "epochs": 1}
     refit = {"replicas": 1, "algorithm": "diloco", "sync_every": 5, "synchronous": True}
     pipeline = Pipeline.model_validate(IRIS | {"space": space, "refit": refit})
-    run_pipeline(pipeline, settings, client=client, listener=events.append)
+    execute(StudyRun(pipeline, settings), client=client, listener=events.append)
     told = [event.message for event in events if isinstance(event, Notice)]
     assert any("constant learning rate" in message for message in told), told
 

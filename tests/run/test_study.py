@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 import yaml
 
-from dnnflow.api import open_study, run_study
+from dnnflow.api import execute, open_study, run_study
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Portion, Trial, TrialState
 from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
@@ -26,11 +26,12 @@ from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
 from dnnflow.results.store.run_record import RunState
+from dnnflow.run.execute import preprocess, train
+from dnnflow.run.run import StudyRun, begin
 from dnnflow.run.saved_model import load_model
-from dnnflow.run.stages import run_pipeline
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from tests.conftest import PIPELINES, ROOT
+from tests.conftest import PIPELINES, ROOT, begin_study
 
 IRIS = PIPELINES / "iris.yaml"
 TINY = ("executor.kind=in-process", "space.epochs=2", "space.seed=0", "designs=4", "strategy=random")
@@ -113,10 +114,8 @@ def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path)
     "override", ["space.epochs=3", "designs=5", "training.time_limit_s=100", "preprocess.scale=standard"]
 )
 def test_what_changes_the_result_changes_the_key(study, home: Settings, override: str) -> None:
-    from dnnflow.run import stages
-
     pipeline = iris(override)
-    begun = stages.begin(pipeline, stages.preprocess(pipeline, home), home)
+    begun = begin_study(pipeline, home)
     assert begun.key != study.key
 
 
@@ -197,10 +196,8 @@ class Stopping(LocalExecutor):
 
 
 def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> None:
-    from dnnflow.run import stages
-
     pipeline = iris("designs=12")
-    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    begun = begin_study(pipeline, settings)
     with pytest.raises(KeyboardInterrupt):
         begun.train(Stopping(after=1))
     assert begun.record.state is RunState.STOPPED
@@ -213,37 +210,32 @@ def test_a_stopped_study_goes_on_with_what_is_missing(settings: Settings) -> Non
 
 def test_a_new_study_gets_the_id_that_was_made_for_it(settings: Settings) -> None:
     """A page is opened under the id before the study is begun; a retry must find the same study again."""
-    from dnnflow.run import stages
-
     pipeline = iris("designs=2")
-    dataset = stages.preprocess(pipeline, settings)
-    other = stages.begin(pipeline, dataset, settings)
-    begun = stages.begin(pipeline, dataset, settings, study_id="Made-before_1")
+    other = begin_study(pipeline, settings)
+    begun = begin_study(pipeline, settings, study_id="Made-before_1")
     assert (begun.id, begun.key) == ("Made-before_1", other.key)
-    assert stages.begin(pipeline, dataset, settings, study_id="Made-before_1").id == "Made-before_1"
+    assert begin_study(pipeline, settings, study_id="Made-before_1").id == "Made-before_1"
     assert len(begun.store.studies()) == 2
     more = iris("designs=3")
     for refused in ({"new": True}, {"pipeline": more}):
-        call = {"pipeline": pipeline, "study_id": begun.id} | refused
+        asked = {"pipeline": pipeline, "study_id": begun.id} | refused
         with pytest.raises(ConflictError, match="got Made-before_1, which another study has; leave it out"):
-            stages.begin(call.pop("pipeline"), dataset, settings, **call)
-    assert run_pipeline(pipeline, settings, study_id="Made-before_2").id == "Made-before_2"
+            begin_study(asked.pop("pipeline"), settings, **asked)
+    assert execute(StudyRun(pipeline, settings, study_id="Made-before_2")).study.id == "Made-before_2"
 
 
 @pytest.mark.parametrize("study_id", ["", "-x", "../x", "a/b", "a" * 65, "a b", "ä", "a\n"])
 def test_an_id_that_is_no_name_of_a_directory_is_refused(settings: Settings, study_id: str) -> None:
     with pytest.raises(InputError, match="a study's id is 1 to 64 letters, digits, _ and -"):
-        run_pipeline(iris(), settings, study_id=study_id)
+        execute(StudyRun(iris(), settings, study_id=study_id))
 
 
 def test_a_study_that_goes_on_takes_device_outputs_and_place_of_data_from_the_call(
     settings: Settings,
 ) -> None:
     """A wrong device, or a home that has moved, must not make a study impossible to finish."""
-    from dnnflow.run import stages
-
     pipeline = iris("training.device=gpu", "designs=2")
-    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    begun = begin_study(pipeline, settings)
     moved = settings.workspace.home.rename(settings.workspace.home.parent / "moved")
     home = Settings.from_environment({"DNNFLOW_HOME": str(moved)})
     again = run_study(iris("training.device=cpu", "designs=2", "outputs.models=1"), settings=home)
@@ -262,11 +254,9 @@ def test_failed_designs_can_be_trained_again(settings: Settings) -> None:
 
 
 def test_a_space_with_fewer_designs_than_asked_for_says_so(settings: Settings) -> None:
-    from dnnflow.run import stages
-
     told: list[Event] = []
     pipeline = iris("designs=1000")
-    stages.begin(pipeline, stages.preprocess(pipeline, settings), settings, listener=told.append)
+    begin(StudyRun(pipeline, settings), preprocess(pipeline, settings), told.append)
     assert [event.message for event in told if isinstance(event, Notice)] == [
         "the space holds 18 different designs, not 1,000"
     ]
@@ -305,10 +295,9 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
 
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
     from dnnflow.results.store.run_record import Driver
-    from dnnflow.run import stages
 
     pipeline = iris()
-    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    begun = begin_study(pipeline, settings)
     other = psutil.Process(os.getppid())
     mine = Driver.this_process()
     begun.store.claim(begun.id, Driver(mine.host, other.pid, other.create_time()))
@@ -317,10 +306,8 @@ def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
 
 
 def test_shards_cover_every_design_once(settings: Settings) -> None:
-    from dnnflow.run import stages
-
     pipeline = iris("designs=12")
-    begun = stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    begun = begin_study(pipeline, settings)
     parts = [begun.missing((index, 3)) for index in range(3)]
     assert sorted(x.design_id for part in parts for x in part) == sorted(x.design_id for x in begun.missing())
 
@@ -333,12 +320,11 @@ def stacks(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stud
     """A study of iris in five stacks or more, of which an engine that takes no time writes down the calls."""
     from dnnflow.engines import registry as engines
     from dnnflow.execute import pack_run as run
-    from dnnflow.run import stages
 
     monkeypatch.setitem(engines.BUILT_IN, "stacked", "executor_engines:Instant")
     run._engine.cache_clear()
     pipeline = iris("training.engine=stacked", "designs=60", "space.seed={int: [0, 9]}")
-    yield stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+    yield begin_study(pipeline, settings)
     run._engine.cache_clear()
 
 
@@ -384,11 +370,9 @@ def test_a_stack_with_a_missing_member_is_trained_whole_and_what_is_stored_stays
 
 
 def test_only_missing_designs_are_counted_though_stacks_are_trained_whole(stacks: Study) -> None:
-    from dnnflow.run import stages
-
     stacks.store.add_trials(stacks.id, [one_trial(design, 0.25) for design in stacks.designs[1:]])
     told: list[Event] = []
-    assert stages.train(stacks, LocalExecutor(), listener=told.append) == 1
+    assert train(stacks, LocalExecutor(), listener=told.append) == 1
     assert [x.detail for x in told if isinstance(x, StageFinished)] == ["1 designs trained"]
 
 
@@ -402,12 +386,10 @@ def test_how_designs_are_stacked_is_told_once_for_all_shards(stacks: Study) -> N
 
 
 def test_measuring_designs_alone_is_another_study_without_stacks(stacks: Study) -> None:
-    from dnnflow.run import stages
-
     pipeline = iris(
         "training.engine=stacked", "training.measured_alone=true", "designs=60", "space.seed={int: [0, 9]}"
     )
-    alone = stages.begin(pipeline, stages.preprocess(pipeline, stacks.settings), stacks.settings)
+    alone = begin_study(pipeline, stacks.settings)
     assert alone.key != stacks.key
     alone.train(LocalExecutor())
     assert set(map(len, calls(alone))) == {1}

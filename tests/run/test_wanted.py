@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import PIPELINES, ROOT
+from conftest import PIPELINES, ROOT, begin_study
 
 from dnnflow.errors import StudyError, StudyStopped
 from dnnflow.events import Command, Event, Notice
@@ -21,7 +21,6 @@ from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.results.store.commands import request
 from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
-from dnnflow.run import stages
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 
@@ -45,7 +44,7 @@ def begin(settings: Settings) -> Callable[..., Study]:
         pipeline = load_pipeline(
             IRIS, [*SPACE, last, f"designs={count}", f"training.engine=executor_engines:{engine}"]
         )
-        return stages.begin(pipeline, stages.preprocess(pipeline, settings), settings)
+        return begin_study(pipeline, settings)
 
     return make
 

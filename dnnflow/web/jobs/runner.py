@@ -8,12 +8,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dnnflow.errors import DnnflowError, StudyStopped
-from dnnflow.events import ClusterReady, Event, Listener, StageStarted, TrainingProgress, TrialsStored
+from dnnflow.events import ClusterReady, Event, StageStarted, TrainingProgress, TrialsStored
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.job_files import Job
+
+if TYPE_CHECKING:
+    from dnnflow.run.execute import TrainingEnd
+    from dnnflow.run.run import Run, TrainingRun
 
 TELL_EVERY_S = 1.0
 NICE = 10
@@ -47,37 +51,46 @@ class Teller:
 
 def run(job: Job, *, continued: bool) -> Mapping[str, Any] | None:
     """Run a job in this process; return the outcome of a parallel training."""
-    from dnnflow.show.live.listening import listening
-    from dnnflow.show.report import write_report
+    from dnnflow.api import execute
+    from dnnflow.run.execute import require_success
+    from dnnflow.run.run import TrainingRun
     from dnnflow.show.terminal import Progress
 
-    settings = Settings.from_environment()
-    with Progress() as progress, listening(progress, Teller(job)) as listen:
-        if job.request["kind"] == "train":
-            return run_training(job, settings, continued=continued, listener=listen)
-        from dnnflow.pipeline.study_pipeline import Pipeline
-        from dnnflow.run.stages import require_success, run_pipeline
+    settings, teller = Settings.from_environment(), Teller(job)
+    with Progress() as progress:
 
-        pipeline = Pipeline.model_validate(job.request["pipeline"])
-        require_success(run_pipeline(pipeline, settings, study_id=job.launch_id, listener=listen,
-                                     draw=write_report))  # fmt: skip
+        def listen(event: Event) -> None:
+            progress(event)
+            teller(event)
+
+        run = run_of(job, settings, continued=continued)
+        if isinstance(run, TrainingRun):
+            return outcome_of_training(run, execute(run, listener=listen))
+        require_success(execute(run, listener=listen).view)
     return None
 
 
-def run_training(job: Job, settings: Settings, *, continued: bool, listener: Listener) -> Mapping[str, Any]:
-    """Run a parallel training, whose files lie in the job's directory; return its outcome."""
-    from dnnflow.run import train_stages
-    from dnnflow.show.report import write_report
-    from dnnflow.web.jobs.places import outcome_of, with_places
+def run_of(job: Job, settings: Settings, *, continued: bool) -> "Run":
+    """Return what a job asks for; the files of a training lie in the job's directory."""
+    from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.run.run import StudyRun, TrainingRun
+    from dnnflow.web.jobs.places import with_places
 
-    pipeline = with_places(job.request["pipeline"], job.path, restore=continued)
-    done, trained = train_stages.run_training(pipeline, settings, listener=listener)
-    train_stages.write_trained(trained, done, write_report)
-    history = trained.history
+    plain = job.request["pipeline"]
+    if job.request["kind"] == "train":
+        return TrainingRun(with_places(plain, job.path, restore=continued), settings)
+    return StudyRun(Pipeline.model_validate(plain), settings, study_id=job.launch_id)
+
+
+def outcome_of_training(run: "TrainingRun", ended: "TrainingEnd") -> Mapping[str, Any]:
+    """Return what pages show of a training that has ended."""
+    from dnnflow.web.jobs.places import outcome_of
+
+    history = ended.history
     return {
         "samples": history.samples,
         "seconds_s": history.seconds_s,
-        **(outcome_of(pipeline.plain()) or {}),
+        **(outcome_of(run.pipeline.plain()) or {}),
     }
 
 

@@ -1,0 +1,314 @@
+"""Do a run, stage by stage or whole: upload, preprocess, train, aggregate, report, refit."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, overload
+
+import fsspec
+
+from dnnflow.errors import DataError, StudyError
+from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
+from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.paths import write_file
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.run.refit import best_design, is_refitted, refit_design
+from dnnflow.run.run import Run, StudyRun, TrainingRun, begin
+from dnnflow.run.study import Study
+from dnnflow.run.train import Trained, open_workers, train_pipeline, write_trained
+from dnnflow.settings import Settings
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.ingest import ingest
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from dnnflow.execute.executor import Executor
+    from dnnflow.parallel.driver.history import History
+
+
+@dataclass(frozen=True)
+class StudyEnd:
+    """A study at the end of its run."""
+
+    study: Study
+    view: StudyView
+    """All numbers of it: computed once a run, and handed to whoever shows or uses them."""
+
+
+@dataclass(frozen=True)
+class TrainingEnd:
+    """A parallel training at the end of its run."""
+
+    model: Any
+    history: "History"
+    written: tuple[Path, ...]
+    """The model first."""
+
+
+@overload
+def execute(run: StudyRun, *, draw: Draw, client: "Client | None" = ...,
+            listener: Listener = ...) -> StudyEnd: ...  # fmt: skip
+
+
+@overload
+def execute(run: TrainingRun, *, draw: Draw, client: "Client | None" = ...,
+            listener: Listener = ...) -> TrainingEnd: ...  # fmt: skip
+
+
+def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
+            listener: Listener = ignore) -> StudyEnd | TrainingEnd:  # fmt: skip
+    """Do all stages of a run in this process.
+
+    An unfinished study goes on with what is missing; one that has finished before is shown as it is, with
+    the copy of the report and the refit that its pipeline asks for.
+
+    Parameters
+    ----------
+    draw
+        Writes reports.
+    client
+        A Dask client, which is left open; without one the pipeline says where to run.
+
+    Raises
+    ------
+    StudyStopped
+        If somebody asks for it meanwhile.
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+    """
+    if isinstance(run, TrainingRun):
+        placed = prepare_training(run, listener)
+        trained = train_model(placed, run.settings, client=client, listener=listener)
+        written = write_trained(trained, placed, draw)
+        return TrainingEnd(trained.model, trained.history, tuple(written))
+    with Workers(run, client, listener) as workers:
+        study = open_study(run, client=workers.client, listener=listener)
+        had_finished = study.is_trained and study.settings.workspace.report(study.id).is_file()
+        if not study.is_trained:
+            train(study, workers.executor(), listener=listener)
+    if had_finished:
+        listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
+        view = study.view()
+        _copy_report(run, study)
+    else:
+        view = aggregate(study, listener)
+        report(run, study, view, draw, listener)
+    refit(run, study, view, client=client, listener=listener)
+    return StudyEnd(study, view)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A table that is there and can be read."""
+
+    url: str
+    size_bytes: int | None
+    """As stored (compressed); None where the file system does not say."""
+
+
+def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
+    """Look whether the table is there.
+
+    Raises
+    ------
+    DataError
+        If it cannot be reached.
+    """
+    url = pipeline.dataset.source
+    with stage(Stage.UPLOAD, url, listener) as came_of_it:
+        try:
+            file_system, path = fsspec.core.url_to_fs(url, **pipeline.dataset.storage_options)
+            info = file_system.info(path)
+        except (OSError, ValueError, ImportError) as error:
+            raise DataError(
+                f"dataset.source must be a file that can be read, got {url}: "
+                f"{error or type(error).__name__}; check the path, the address or dataset.storage_options"
+            ) from error
+        if info.get("type") == "directory":
+            raise DataError(f"dataset.source must be a file, got the directory {url}; name a CSV in it")
+        size = info.get("size")
+        came_of_it.append(f"{size:,} bytes" if size is not None else "size unknown")
+    return Upload(url, size)
+
+
+def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,
+               listener: Listener = ignore) -> Dataset:  # fmt: skip
+    """Make the dataset of a pipeline, or find it again.
+
+    Raises
+    ------
+    DataError
+        For everything wrong with the table, with row, column and value.
+    """
+    with stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as came_of_it:
+        dataset = ingest(
+            pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
+        )
+        came_of_it.append(
+            f"{dataset.rows['train']:,} rows to train, {dataset.rows['test']:,} to test, "
+            f"{dataset.n_features} features, {dataset.n_classes} classes"
+        )
+    return dataset
+
+
+def open_study(run: StudyRun, *, client: "Client | None" = None, listener: Listener = ignore) -> Study:
+    """Return the study of a run: the one that goes on, or that of its table, which is prepared."""
+    if run.study is not None:
+        run.study.store.start(run.study.id)
+        return run.study
+    upload(run.pipeline, listener)
+    return begin(run, preprocess(run.pipeline, run.settings, client=client, listener=listener), listener)
+
+
+class Workers:
+    """The cluster of a run: one that is given or named from the beginning, else from the first use on.
+
+    Until then a table is preprocessed by threads of this process, so that what is wrong with it is told at
+    once.
+    """
+
+    def __init__(self, run: StudyRun, client: "Client | None", listener: Listener) -> None:
+        self._run, self._listener, self._stack = run, listener, ExitStack()
+        self._executor: Executor | None = None
+        self.client = client
+        """None in this process, and before a cluster of the run's own is started."""
+
+    def __enter__(self) -> Self:
+        section = self._run.pipeline.executor
+        is_named = bool(section.address or section.scheduler_file or self._run.settings.cluster)
+        if self.client is None and is_named:
+            self.client = self._open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def executor(self) -> "Executor":
+        """Return what trains designs; starts a cluster where the run has to have one of its own."""
+        if self._executor is None:
+            self._executor = executor_on(self._open())
+        return self._executor
+
+    def _open(self) -> "Client | None":
+        section = self._run.pipeline.executor.model_dump(mode="json")
+        opened = open_client(section, self._run.settings, client=self.client, listener=self._listener)
+        return self._stack.enter_context(opened)
+
+
+def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None = None,
+          listener: Listener = ignore) -> int:  # fmt: skip
+    """Train the missing designs of a study, or of its i-th of n parts; return how many were trained."""
+    missing = len(study.missing(shard))
+    part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
+    with stage(
+        Stage.TRAIN, f"study {study.id}: {missing:,} of {len(study.designs):,} designs{part}", listener
+    ) as came_of_it:
+        study.train(executor, shard=shard, listener=listener)
+        came_of_it.append(f"{missing:,} designs trained")
+    return missing
+
+
+def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
+    """Rank the designs, look at what their parameters did, save the best models."""
+    with stage(Stage.AGGREGATE, f"study {study.id}", listener) as came_of_it:
+        view = study.view()
+        saved = study.save_models(view, listener)
+        came_of_it.append(f"{len(saved)} models saved")
+    return view
+
+
+def report(run: StudyRun, study: Study, view: StudyView, draw: Draw,
+           listener: Listener = ignore) -> Path:  # fmt: skip
+    """Write the HTML report of a study, and a copy where the pipeline says; return the study's own."""
+    written = study.settings.workspace.report(study.id)
+    with stage(Stage.REPORT, f"study {study.id}", listener) as came_of_it:
+        draw(view, written)
+        _copy_report(run, study)
+        came_of_it.append(str(written))
+    return written
+
+
+def _copy_report(run: StudyRun, study: Study) -> None:
+    if run.pipeline.outputs.report:
+        report = study.settings.workspace.report(study.id).read_bytes()
+        write_file(Path(run.pipeline.outputs.report), report)
+
+
+def refit(run: StudyRun, study: Study, view: StudyView, *, client: "Client | None" = None,
+          listener: Listener = ignore) -> Path | None:  # fmt: skip
+    """Train the best design on the whole table, if the pipeline says so; return the model's file.
+
+    None without a refit section, or where no design completed. A model that was trained so before is kept.
+    """
+    section = run.pipeline.refit
+    design = best_design(study, view) if section is not None else None
+    if section is None or design is None:
+        return None
+    if is_refitted(study, design, section):
+        return study.settings.workspace.refit(study.id)
+    detail = f"study {study.id}: {design.describe()} on training and test rows"
+    plain = run.pipeline.executor.model_dump(mode="json", exclude_unset=True)
+    with (
+        stage(Stage.REFIT, detail, listener) as came_of_it,
+        open_workers(plain, run.settings, client=client, listener=listener) as opened,
+    ):
+        path, history = refit_design(study, design, section, opened, listener)
+        came_of_it.append(f"{history.samples:,} samples in {history.seconds_s:.1f} s")
+        came_of_it.append(f"{path}; no row was held out, so its accuracy was not measured")
+    return path
+
+
+def require_success(view: StudyView) -> None:
+    """Say why, if no design of a finished study completed.
+
+    Raises
+    ------
+    StudyError
+        With the most frequent failure.
+    """
+    if view.noise is None and view.failures:
+        worst = view.failures[0]
+        raise StudyError(
+            f"a study needs a design that completes, got {worst.count:,} failures of {worst.type}: "
+            f"{worst.message}; mend what it says, then dnnflow resume {view.record.study_id} --failed"
+        )
+
+
+def prepare_training(run: TrainingRun, listener: Listener = ignore) -> TrainPipeline:
+    """Prepare the table of a parallel training, if there is one, and return the training with its rows.
+
+    Raises
+    ------
+    DataError
+        For everything wrong with the table.
+    """
+    table, workspace = run.pipeline.table, run.settings.workspace
+    if table is None:
+        return run.pipeline.placed(workspace)
+    upload(table, listener)
+    dataset = preprocess(table, run.settings, listener=listener)
+    return run.pipeline.placed(workspace, str(dataset.path))
+
+
+def train_model(placed: TrainPipeline, settings: Settings, *, client: "Client | None" = None,
+                listener: Listener = ignore) -> Trained:  # fmt: skip
+    """Train as a pipeline says whose rows are there."""
+    with stage(Stage.TRAIN, f"{placed.model.source}, data-parallel", listener) as came_of_it:
+        trained = train_pipeline(placed, settings, client=client, listener=listener)
+        came_of_it.append(f"{trained.history.samples:,} samples in {trained.history.seconds_s:.1f} s")
+    return trained
+
+
+@contextmanager
+def stage(stage: Stage, detail: str, listener: Listener) -> Iterator[list[str]]:
+    """Tell when a stage starts and ends; what the block appends to the list is said at the end."""
+    start = time.monotonic()
+    listener(StageStarted(stage, detail))
+    came_of_it: list[str] = []
+    yield came_of_it
+    listener(StageFinished(stage, time.monotonic() - start, ", ".join(came_of_it)))

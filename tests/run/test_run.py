@@ -1,0 +1,120 @@
+"""One run, whoever asks for it: its numbers are computed once, and going on is the same as beginning."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnnflow.api import execute, open_study, run_study
+from dnnflow.cli import main as cli
+from dnnflow.pipeline.pipeline_file import load_pipeline
+from dnnflow.pipeline.study_pipeline import OutputsSection, Pipeline
+from dnnflow.results.view import study_view
+from dnnflow.run import study as stored
+from dnnflow.run.run import StudyRun
+from dnnflow.run.study import read_stored
+from dnnflow.settings import Settings
+from tests.conftest import PIPELINES, begin_study
+
+IRIS = PIPELINES / "iris.yaml"
+TINY = ("executor.kind=in-process", "space.epochs=1", "space.seed=0", "designs=2", "strategy=random",
+        "training.engine=keras")  # fmt: skip
+
+
+@pytest.fixture
+def views(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The ids of studies whose numbers were computed, one for each time."""
+    computed: list[str] = []
+
+    def load_view(store: Any, study_id: str) -> study_view.StudyView:
+        computed.append(study_id)
+        return study_view.load_view(store, study_id)
+
+    monkeypatch.setattr(stored, "load_view", load_view)
+    return computed
+
+
+@pytest.fixture
+def call(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Call the command line in this process."""
+    monkeypatch.setenv("DNNFLOW_HOME", str(settings.workspace.home))
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr("sys.argv", ["dnnflow", *arguments])
+        return cli.guarded(cli.app, debug=False)
+
+    return run
+
+
+def test_numbers_of_a_study_are_computed_once_a_run(
+    call: Callable[..., int], settings: Settings, views: list[str], tmp_path: Path
+) -> None:
+    """Of 50,000 designs that takes seconds; report, models, terminal and exit code show the same."""
+    pipeline = load_pipeline(IRIS, TINY)
+    sets = [part for item in (*TINY, f"outputs.report={tmp_path / 'copy.html'}") for part in ("--set", item)]
+    assert call("run", str(IRIS), *sets) == 0
+    assert len(views) == 1
+    assert call("run", str(IRIS), *sets, "--json") == 0  # finished before
+    assert len(views) == 2
+    assert (tmp_path / "copy.html").is_file()
+    stopped = begin_study(pipeline, settings, new=True)
+    assert call("resume", stopped.id) == 0
+    assert views[2:] == [stopped.id]
+    assert call("show", stopped.id) == 0
+    assert len(views) == 4
+
+
+def test_a_resumed_study_ends_as_a_fresh_one(settings: Settings, tmp_path: Path) -> None:
+    """Also where its table has gone: the dataset is there."""
+    table, copy = tmp_path / "iris.csv", tmp_path / "copy.html"
+    table.write_text((PIPELINES / "data" / "iris.csv").read_text())
+    pipeline = load_pipeline(
+        IRIS, [*TINY, f"dataset.source={table}", f"outputs.report={copy}", "outputs.models=1"]
+    )
+    stopped = begin_study(pipeline, settings)
+    table.unlink()
+    study = open_study(stopped.id, settings=settings).resume()
+    assert study.is_finished
+    assert copy.read_text() == settings.workspace.report(study.id).read_text()
+    assert len(list(settings.workspace.model(study.id, 1).parent.iterdir())) == 1
+    copy.unlink()
+    assert study.finish().is_finished
+    assert copy.is_file()
+
+
+def test_an_outputs_section_that_says_nothing_stands_for_its_defaults(settings: Settings) -> None:
+    stored = begin_study(load_pipeline(IRIS, TINY), settings)
+    assert stored.pipeline.outputs == OutputsSection()
+    assert stored.pipeline == load_pipeline(IRIS, TINY)
+
+
+def test_a_study_of_another_version_goes_on_with_what_is_understood(settings: Settings) -> None:
+    """An upgrade must not make a half-finished study of days useless."""
+    begun = begin_study(load_pipeline(IRIS, TINY), settings)
+    plain = begun.pipeline.plain()
+    plain["space"]["activation"] = {"lottery": ["relu"]}
+    plain["outputs"] = {"models": 1, "cloud": "https://example.org"}
+    plain["training"]["turbo"] = True
+    plain["forecast"] = {"days": 3}
+    begun.store.renew(begun.id, pipeline=plain, dataset_path=begun.record.dataset_path)
+    study = open_study(begun.id, settings=settings)
+    assert study.pipeline.outputs.models == 1
+    assert study.pipeline.training.engine == "keras"
+    assert study.finish().is_finished
+    assert len(list(settings.workspace.model(study.id, 1).parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "plain", [{}, {"refit": {"replicas": 1}, "executor": {"kind": "in-process"}}, {"seed": []}]
+)
+def test_a_stored_pipeline_is_always_one(plain: dict[str, Any]) -> None:
+    assert isinstance(read_stored({**plain, "training": {"engine": "stacked"}}), Pipeline)
+    assert read_stored({**plain, "training": {"engine": "stacked"}}).training.engine == "stacked"
+    assert isinstance(read_stored(plain), Pipeline)
+
+
+def test_the_same_run_is_found_finished(settings: Settings) -> None:
+    run = StudyRun(load_pipeline(IRIS, TINY), settings)
+    first = execute(run)
+    assert execute(run).study.id == first.study.id == run_study(run.pipeline, settings=settings).id
