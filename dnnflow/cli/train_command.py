@@ -67,7 +67,7 @@ def _train(pipeline: "TrainPipeline", *, as_json: bool) -> None:
     from dnnflow.show.terminal import Progress
 
     try:
-        with Progress(quiet=as_json) as progress:
+        with Progress(quiet=as_json, stages=False) as progress:
             ended = execute(TrainingRun(pipeline, Settings.from_environment()), listener=progress)
     except KeyboardInterrupt:
         say_stopped(pipeline)

@@ -31,9 +31,16 @@ PLAIN_EVERY_S = 5.0
 
 
 class Progress:
-    """A listener that shows events: a live bar on a terminal, plain lines elsewhere, on stderr."""
+    """A listener that shows events: a live bar on a terminal, plain lines elsewhere, on stderr.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    Parameters
+    ----------
+    stages
+        Whether to name the stages: of a run that has but one there is nothing to tell apart.
+    """
+
+    def __init__(self, *, quiet: bool = False, stages: bool = True) -> None:
+        self._stages = stages
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar = Bar(
             TextColumn("  {task.description}"),
@@ -59,6 +66,8 @@ class Progress:
     def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
+            case StageStarted() | StageFinished() if not self._stages:
+                self._end_bar()
             case StageStarted():
                 self._console.print(f"[bold]{event.stage.value}[/bold] {escape(event.detail)}")
             case StageFinished():
