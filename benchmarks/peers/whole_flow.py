@@ -66,15 +66,13 @@ class Watch:
 
 def measure(task: Task) -> None:
     """Run the whole job and print it."""
-    from dnnflow.run.stages import run_pipeline
-
-    from dnnflow.show.live.listening import listening
-    from dnnflow.show.report import write_report
+    from dnnflow.api import execute
+    from dnnflow.run.run import StudyRun
 
     print(f"{task.n_designs:,} designs on {task.cores} workers, engine {task.engine}, from CSV to report")
     start = time.perf_counter()
-    with Watch() as watch, listening(watch.listen) as listener:
-        study = run_pipeline(task.pipeline(), task.settings(), listener=listener, draw=write_report)
+    with Watch() as watch:
+        study = execute(StudyRun(task.pipeline(), task.settings()), listener=watch.listen).study
     wall_s = time.perf_counter() - start
     show_study(study, task, wall_s)
     marks = ", ".join(f"{stored:,}: {mb:.0f}" for stored, mb in watch.marks)
