@@ -2,8 +2,8 @@
 
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import prod
@@ -22,6 +22,7 @@ from dnnflow.design.layers import (
     Reference,
     Schedule,
 )
+from dnnflow.design.space_options import SpaceOptions
 from dnnflow.errors import DesignError
 
 LAYER_FIELDS = ("units", "activation", "dropout", "batch_norm", "initializer", "l2")
@@ -81,14 +82,13 @@ Slot = tuple[str, int | str | None]
 """Which value a dimension gives: a field, and for which layer or under which name of a parameter."""
 
 
-@dataclass(frozen=True)
 class Space:
     """The designs that a study draws from.
 
-    Each field is a constant, `{"choice": [...]}`, `{"int": [low, high]}` or `[low, high, step]` (both ends
-    included), `{"log_int": [low, high, count]}` (evenly spaced in logarithm), `{"uniform": [low, high]}` or
-    `{"loguniform": [low, high]}`. Instead of fields of a network, a space may have `reference` (code with
-    parameters, drawn alike) or `designs` (a list, taken as it is).
+    Each field of `SpaceOptions` is a constant, `{"choice": [...]}`, `{"int": [low, high]}` or
+    `[low, high, step]` (both ends included), `{"log_int": [low, high, count]}` (evenly spaced in logarithm),
+    `{"uniform": [low, high]}` or `{"loguniform": [low, high]}`. Instead of fields of a network, a space may
+    have `reference` (code with parameters, drawn alike) or `designs` (a list, taken as it is).
 
     Examples
     --------
@@ -101,50 +101,42 @@ class Space:
     Raises
     ------
     DesignError
-        When a field is not written so, or holds a value that no design may have.
+        For an unknown field, one that is not written so, or a value that no design may have.
     """
 
-    depth: Any = 2
-    """Number of hidden layers."""
-    units: Any = 64
-    activation: Any = "relu"
-    dropout: Any = 0.0
-    batch_norm: Any = False
-    initializer: Any = "glorot_uniform"
-    l2: Any = 0.0
-    residual: Any = 0
-    optimizer: Any = "adam"
-    """Name of the optimizer."""
-    learning_rate: Any = 0.001
-    optimizer_parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Further parameters by name; each is given to the optimizers that take it."""
-    schedule: Any = "constant"
-    """Name of a schedule, or `{"kind": ..., "parameters": {...}}`."""
-    batch_size: Any = 32
-    epochs: Any = 10
-    early_stopping: Any = None
-    """None, or `{"patience": ..., "min_delta": ...}`."""
-    seed: Any = 0
-    """A range of seeds repeats each design with other initial weights."""
-    per_layer: Sequence[str] = ()
+    depth: Draw
+    optimizer: Draw
+    optimizer_parameters: Mapping[str, Draw]
+    residual: Draw
+    per_layer: tuple[str, ...]
     """Fields of `LAYER_FIELDS` that are drawn for each layer instead of once for all."""
-    reference: Mapping[str, Any] | None = None
+    reference: Mapping[str, Any] | None
     """`{"function": "module:function", "parameters": {name: ...}}`."""
-    designs: Sequence[Mapping[str, Any]] = ()
+    designs: tuple[Mapping[str, Any], ...]
     """Designs as `Design.to_dict` gives them."""
 
-    def __post_init__(self) -> None:
-        for name, convert in _CONVERT.items():
-            object.__setattr__(self, name, read_draw(name, getattr(self, name), convert))
-        object.__setattr__(self, "per_layer", tuple(self.per_layer))
-        object.__setattr__(self, "designs", tuple(dict(design) for design in self.designs))
+    def __init__(self, **given: Any) -> None:
+        unknown = sorted(set(given) - set(_defaults()))
+        if unknown:
+            raise DesignError(f"a space takes {', '.join(_defaults())}, got {', '.join(unknown)}")
+        for name, written in {**_defaults(), **given}.items():
+            convert = _CONVERT.get(name)
+            setattr(self, name, read_draw(name, written, convert) if convert else written)
+        self.per_layer = tuple(self.per_layer)
+        self.designs = tuple(dict(design) for design in self.designs)
         unknown = sorted(set(self.per_layer) - set(LAYER_FIELDS))
         if unknown:
             raise DesignError(f"per_layer takes {', '.join(LAYER_FIELDS)}, got {', '.join(unknown)}")
-        object.__setattr__(self, "optimizer_parameters", self._read_optimizer_parameters())
+        self.optimizer_parameters = self._read_optimizer_parameters()
         if self.reference is not None:
-            object.__setattr__(self, "reference", _read_reference(self.reference))
+            self.reference = _read_reference(self.reference)
         self._check_kind()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and self.to_dict() == other.to_dict()
+
+    def __repr__(self) -> str:
+        return f"Space({self.to_dict()})"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Space":
@@ -155,19 +147,15 @@ class Space:
         DesignError
             For an unknown field or a value that no design may have.
         """
-        known = [item.name for item in fields(cls)]
-        unknown = sorted(set(data) - set(known))
-        if unknown:
-            raise DesignError(f"a space takes {', '.join(known)}, got {', '.join(unknown)}")
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that are not at their default, as JSON types."""
         plain: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value != getattr(_default(), item.name):
-                plain[item.name] = value.spec() if item.name in _CONVERT else _spec(value)
+        for name in _defaults():
+            value = getattr(self, name)
+            if value != getattr(_default(), name):
+                plain[name] = _spec(value)
         return plain
 
     def length(self) -> int | None:
@@ -272,7 +260,7 @@ class Space:
         return tuple({design.design_id: design for design in designs}.values())
 
     def _read_optimizer_parameters(self) -> dict[str, Draw]:
-        found = {}
+        found: dict[str, Draw] = {}
         for name, spec in self.optimizer_parameters.items():
             takers = [optimizer for optimizer in _values(self.optimizer) if name in OPTIMIZERS[optimizer]]
             if not takers:
@@ -355,6 +343,13 @@ class _Branch:
 def _layer(*values: Any) -> Layer:
     """Make a layer, or take the one that was made before: they are frozen, and checking costs."""
     return Layer(*values)
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> Mapping[str, Any]:
+    """Name → default of everything that a space takes, as it is written."""
+    fields = SpaceOptions.model_fields.items()
+    return {name: field.get_default(call_default_factory=True) for name, field in fields} | {"designs": ()}
 
 
 @lru_cache(maxsize=1)

@@ -7,12 +7,12 @@ to that file, those laid over it (`--set`) to the current directory.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from dnnflow.design.draws import KINDS
 from dnnflow.design.space import Space
+from dnnflow.design.space_options import SpaceOptions
 from dnnflow.engines.records import TrainingOptions, TrainingSettings
 from dnnflow.parameters import Seed, fields_of
 from dnnflow.pipeline.sections import RefitSection, Section
@@ -44,166 +44,11 @@ class PreprocessSection(PreprocessOptions, Section):
     """How columns become the network's input. Statistics come from the training rows only."""
 
 
-class Choice(Section):
-    """One of a list."""
-
-    choice: tuple[bool | int | float | str, ...] = Field(min_length=1)
-    """The values to choose from."""
-
-
-class IntRange(Section):
-    """A whole number from a range."""
-
-    int_: tuple[int, int] | tuple[int, int, int] = Field(alias="int")
-    """Lowest, highest (included) and, optionally, the step."""
-
-
-class LogIntRange(Section):
-    """A whole number from a range, evenly spaced in logarithm."""
-
-    log_int: tuple[int, int, int]
-    """Lowest, highest (included) and how many different values."""
-
-
-class Uniform(Section):
-    """A number, all in a range equally likely."""
-
-    uniform: tuple[float, float]
-    """Lowest and highest."""
-
-
-class LogUniform(Section):
-    """A number whose logarithm is spread evenly."""
-
-    loguniform: tuple[float, float]
-    """Lowest and highest, both above 0."""
-
-
-def _kind_of_parameter(value: Any) -> str:
-    """Say which form a parameter of a space is written in, by its key."""
-    if isinstance(value, Mapping):
-        return next((key for key in KINDS if key in value), "choice")
-    return next((key for key in KINDS if hasattr(value, "int_" if key == "int" else key)), "constant")
-
-
-Scalar = bool | int | float | str
-Parameter = Annotated[
-    Annotated[Scalar, Tag("constant")]
-    | Annotated[Choice, Tag("choice")]
-    | Annotated[IntRange, Tag("int")]
-    | Annotated[LogIntRange, Tag("log_int")]
-    | Annotated[Uniform, Tag("uniform")]
-    | Annotated[LogUniform, Tag("loguniform")],
-    Discriminator(_kind_of_parameter),
-]
-"""A constant, or a mapping of one key: choice, int, log_int, uniform or loguniform."""
-
-
-class ScheduleSection(Section):
-    """How the learning rate changes from epoch to epoch."""
-
-    kind: Literal["constant", "exponential", "step", "cosine", "plateau"]
-    """Its course."""
-    parameters: dict[str, float] = Field(default={})
-    """exponential: rate; step: rate, every; cosine: floor; plateau: rate, patience, min_delta, floor."""
-
-
-class ScheduleChoice(Section):
-    """One of several schedules."""
-
-    choice: tuple[str | ScheduleSection, ...] = Field(min_length=1)
-    """The schedules to choose from."""
-
-
-class EarlyStoppingSection(Section):
-    """Stop when the validation loss has not improved for a while."""
-
-    patience: int = Field(default=5, ge=1)
-    """Epochs without improvement."""
-    min_delta: float = Field(default=0.0, ge=0.0)
-    """What counts as an improvement of the loss."""
-
-
-class EarlyStoppingChoice(Section):
-    """One of several rules to stop by; null for none."""
-
-    choice: tuple[EarlyStoppingSection | None, ...] = Field(min_length=1)
-    """The rules to choose from."""
-
-
-def _choice_or_one(value: Any) -> str:
-    """Say whether one thing is written or a choice of some."""
-    is_choice = "choice" in value if isinstance(value, Mapping) else hasattr(value, "choice")
-    if is_choice:
-        return "choice"
-    return "name" if isinstance(value, str) else "none" if value is None else "constant"
-
-
-ScheduleParameter = Annotated[
-    Annotated[str, Tag("name")]
-    | Annotated[ScheduleSection, Tag("constant")]
-    | Annotated[ScheduleChoice, Tag("choice")],
-    Discriminator(_choice_or_one),
-]
-EarlyStoppingParameter = Annotated[
-    Annotated[None, Tag("none")]
-    | Annotated[EarlyStoppingSection, Tag("constant")]
-    | Annotated[EarlyStoppingChoice, Tag("choice")],
-    Discriminator(_choice_or_one),
-]
-
-
-class ReferenceSection(Section):
-    """Designs made by code instead of layers."""
-
-    function: str
-    """`module:function`, called with n_features, n_classes and the parameters; returns a Keras model."""
-    parameters: dict[str, Parameter] = Field(default={})
-    """What the function is called with."""
-
-
-class SpaceSection(Section):
+class SpaceSection(SpaceOptions, Section):
     """The designs to draw from: each parameter a constant, a choice or a range."""
 
-    depth: Parameter = 2
-    """Number of hidden layers."""
-    units: Parameter = 64
-    """Width of the hidden layers."""
-    activation: Parameter = "relu"
-    """Activation of the hidden layers."""
-    dropout: Parameter = 0.0
-    """Share of a layer's outputs zeroed in training."""
-    batch_norm: Parameter = False
-    """Batch normalisation before the activation."""
-    initializer: Parameter = "glorot_uniform"
-    """How weights start."""
-    l2: Parameter = 0.0
-    """L2 penalty on the kernels."""
-    residual: Parameter = 0
-    """k ≥ 1: identity connections around every k hidden layers of one width."""
-    per_layer: tuple[str, ...] = ()
-    """Parameters drawn anew for each layer (units, activation, dropout, …) instead of once for all layers."""
-    optimizer: Parameter = "adam"
-    """Name of the Keras optimizer."""
-    learning_rate: Parameter = 0.001
-    """Step size."""
-    optimizer_parameters: dict[str, Parameter] = Field(default={})
-    """What else the optimizer takes, e.g. momentum."""
-    schedule: ScheduleParameter = "constant"
-    """Learning-rate schedule: a name, {kind: …, parameters: {…}}, or a choice of those."""
-    batch_size: Parameter = 32
-    """Rows a step."""
-    epochs: Parameter = 10
-    """Passes over the training rows."""
-    early_stopping: EarlyStoppingParameter = None
-    """{patience: …, min_delta: …} of the validation loss, or a choice; needs training.validation_fraction."""
-    seed: Parameter = 0
-    """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
-    reference: ReferenceSection | None = None
-    """Designs made by code; the parameters about layers are then unused."""
     explicit: tuple[dict[str, Any], ...] = ()
     """Designs written out one by one; everything else in the space is then unused."""
-
     code_folder: str | None = None
     """Folder of the modules that designs by reference name; default: the pipeline file's."""
 
@@ -220,8 +65,7 @@ class SpaceSection(Section):
         DesignError
             If it describes none.
         """
-        data = self.model_dump(mode="json", exclude_unset=True, by_alias=True)
-        data.pop("code_folder", None)
+        data = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"code_folder"})
         if "explicit" in data:
             data["designs"] = data.pop("explicit")
         return Space.from_dict(data)

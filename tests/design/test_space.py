@@ -103,7 +103,7 @@ def test_depths_spread_evenly_in_their_logarithms() -> None:
 @given(st.integers(1, 50), st.integers(1, 2000), st.data())
 def test_a_log_range_has_as_many_values_as_it_says(low: int, more: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(2, more + 1))
-    values = LogIntRange(low, low + more, count).values
+    values = LogIntRange(log_int=(low, low + more, count)).values
     assert len(values) == count
     assert (values[0], values[-1]) == (low, low + more)
     assert all(before < after for before, after in pairwise(values))

@@ -6,30 +6,18 @@ from typing import Any
 
 import yaml
 
+from dnnflow.design.draws import KINDS
 from dnnflow.errors import InputError
 from dnnflow.web.pages.form_fields import FORMS, FieldKind, FormField
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _RANGE = re.compile(r"\s*(?:,|;|–|…|\.\.+|\bto\b|\s)\s*")
 """What may stand between the ends of a range."""
-LENGTHS = {"int": (2, 3), "log_int": (3, 3), "uniform": (2, 2), "loguniform": (2, 2)}
-HINTS = {
-    "constant": "one value",
-    "choice": "values with commas between",
-    "int": "lowest, highest (and step)",
-    "log_int": "lowest, highest, how many",
-    "uniform": "lowest, highest",
-    "loguniform": "lowest, highest, both above 0",
-}
+LENGTHS = {kind: draw.lengths() for kind, draw in KINDS.items() if kind != "choice"}
+"""How many numbers a range is written with."""
+HINTS = {"constant": "one value"} | {kind: draw.hint for kind, draw in KINDS.items()}
 """What is typed for each form of a parameter."""
-FORM_LABELS = {
-    "constant": "value",
-    "choice": "one of",
-    "int": "whole range",
-    "log_int": "whole, log",
-    "uniform": "range",
-    "loguniform": "range, log",
-}
+FORM_LABELS = {"constant": "value"} | {kind: draw.label for kind, draw in KINDS.items()}
 
 
 def read_value(field: FormField, text: str, form: str = "constant") -> Any:
@@ -87,8 +75,7 @@ def _parameter(text: str, form: str) -> Any:
     if form == "choice":
         return {"choice": [scalar(part) for part in text.strip("[]").split(",") if part.strip()]}
     numbers = [_number(part) for part in _RANGE.split(text.strip("[]() ")) if part]
-    least, most = LENGTHS[form]
-    if not least <= len(numbers) <= most:
+    if len(numbers) not in LENGTHS[form]:
         raise InputError(f"a range must be written {HINTS[form]}, got {text!r}")
     return {form: numbers}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from dnnflow.design.draws import KINDS
 from dnnflow.errors import InputError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.web.pages.form_fields import FieldGroup, FieldKind, FormField, field_groups, fields_by_path
@@ -88,7 +89,7 @@ class _Dumper(yaml.SafeDumper):
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
         node = super().represent_mapping(tag, mapping, flow_style)
         keys = {key.value for key, _ in node.value}
-        node.flow_style = bool(keys & {"choice", "int", "log_int", "uniform", "loguniform", "patience"})
+        node.flow_style = bool(keys & {*KINDS, "patience"})
         return node
 
     def represent_sequence(
