@@ -62,17 +62,6 @@ _OPTIMIZER_RULE = f"optimizer must be one of {', '.join(OPTIMIZERS)}"
 _SCHEDULE_RULE = f"schedule must be one of {', '.join(SCHEDULES)}"
 
 
-def _plain(record: Any) -> dict[str, Any]:
-    """Return a record's fields that are not at their default, as JSON types."""
-    out: dict[str, Any] = {}
-    for item in fields(record):
-        value = getattr(record, item.name)
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if value != default:
-            out[item.name] = _json(value)
-    return out
-
-
 def _json(value: Any) -> Any:
     if hasattr(value, "to_dict"):
         return value.to_dict()
@@ -106,8 +95,22 @@ def _check_parameters(what: str, given: Mapping[str, Any], known: frozenset[str]
     require(not unknown, f"{what} takes {', '.join(sorted(known)) or 'no parameter'}", ", ".join(unknown))
 
 
+class DesignPart:
+    """A part of a design, or a design, as plain data."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are not at their default, as JSON types."""
+        out: dict[str, Any] = {}
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            if value != default:
+                out[item.name] = _json(value)
+        return out
+
+
 @dataclass(frozen=True)
-class Layer:
+class Layer(DesignPart):
     """One hidden layer: dense → batch normalisation → activation → dropout."""
 
     units: int
@@ -133,13 +136,9 @@ class Layer:
         require(self.initializer in INITIALIZERS, _INITIALIZER_RULE, self.initializer)
         require(0.0 <= self.l2 < float("inf"), "l2 must be >= 0", self.l2)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default."""
-        return _plain(self)
-
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(DesignPart):
     """A Keras optimizer and its parameters."""
 
     name: str = "adam"
@@ -157,13 +156,9 @@ class Optimizer:
         values = {name: optimizer_value(name, value) for name, value in self.parameters.items()}
         object.__setattr__(self, "parameters", values)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default."""
-        return _plain(self)
-
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(DesignPart):
     """How the learning rate changes from epoch to epoch (e counts from 0 of n epochs).
 
     `exponential`: lr·rateᵉ; `step`: lr·rate^⌊e/every⌋; `cosine`: from lr to floor·lr along half a cosine;
@@ -180,13 +175,9 @@ class Schedule:
         values = {name: schedule_value(self.kind, name, value) for name, value in self.parameters.items()}
         object.__setattr__(self, "parameters", values)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default."""
-        return _plain(self)
-
 
 @dataclass(frozen=True)
-class EarlyStopping:
+class EarlyStopping(DesignPart):
     """Stop when the validation loss has not improved for a while; the best epoch's weights are kept."""
 
     patience: int = 5
@@ -199,13 +190,9 @@ class EarlyStopping:
         require(whole(self.patience) and self.patience >= 1, "patience must be >= 1", self.patience)
         require(0.0 <= self.min_delta < float("inf"), "min_delta must be >= 0", self.min_delta)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default."""
-        return _plain(self)
-
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(DesignPart):
     """A design given by code: `module:function` that returns a Keras model."""
 
     function: str
@@ -224,13 +211,9 @@ class Reference:
             plain = isinstance(value, bool | int | float | str)
             require(plain, f"parameter {name} must be a number, text, true or false", value)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default."""
-        return _plain(self)
-
 
 @dataclass(frozen=True)
-class Design:
+class Design(DesignPart):
     """One network to try and how it is trained. Hidden layers are followed by a softmax over the classes."""
 
     layers: tuple[Layer, ...] = ()
@@ -269,10 +252,6 @@ class Design:
     def watches_validation(self) -> bool:
         """Whether training needs a validation part."""
         return self.early_stopping is not None or self.schedule.kind == "plateau"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields that are not at their default, as JSON types."""
-        return _plain(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Design":

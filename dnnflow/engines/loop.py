@@ -167,7 +167,7 @@ class Network(ABC):
 
 
 @dataclass
-class Course:
+class EpochHistory:
     """What was measured, epoch by epoch."""
 
     fitted: list[Measure] = field(default_factory=list)
@@ -176,19 +176,16 @@ class Course:
     kept: int = -1
     """Index of the epoch whose weights the network ends with: the last, or the best with early stopping."""
 
-    def history(self) -> dict[str, tuple[float, ...]]:
+    def to_dict(self) -> dict[str, tuple[float, ...]]:
         """Return the measures as a trial keeps them."""
-        history = {
-            "loss": tuple(x.loss for x in self.fitted),
-            "accuracy": tuple(x.accuracy for x in self.fitted),
-        }
-        if self.watched:
-            history["val_loss"] = tuple(x.loss for x in self.watched)
-            history["val_accuracy"] = tuple(x.accuracy for x in self.watched)
-        return history
+        parts = [("", self.fitted), *([("val_", self.watched)] if self.watched else [])]
+        return {
+            f"{prefix}{name}": tuple(getattr(x, name) for x in measures)
+            for prefix, measures in parts for name in ("loss", "accuracy")
+        }  # fmt: skip
 
 
-def fit(network: Network, design: Design, time_limit_s: float | None) -> Course:
+def fit(network: Network, design: Design, time_limit_s: float | None) -> EpochHistory:
     """Train a network as its design says; with early stopping it ends with the weights of the best epoch.
 
     Raises
@@ -198,35 +195,37 @@ def fit(network: Network, design: Design, time_limit_s: float | None) -> Course:
     TimeLimitError
         When training takes longer than `time_limit_s`.
     """
-    deadline, course = Deadline(time_limit_s), Course()
+    deadline, history = Deadline(time_limit_s), EpochHistory()
     rate = LearningRate(design)
     patience = Patience(design.early_stopping) if design.early_stopping else None
     best: Weights | None = None
     for epoch in range(design.epochs):
-        fit_epoch(network, epoch, rate.at(epoch), deadline, course)
-        if course.watched:
-            loss = course.watched[-1].loss
+        fit_epoch(network, epoch, rate.at(epoch), deadline, history)
+        if history.watched:
+            loss = history.watched[-1].loss
             rate.observe(loss)
             if patience is not None and patience.improves(loss):
-                best, course.kept = network.weights(), epoch
+                best, history.kept = network.weights(), epoch
             if patience is not None and patience.is_exhausted:
                 break
     if best is not None:
         network.set_weights(best)
-    course.training_s = time.monotonic() - deadline.started_s
-    return course
+    history.training_s = time.monotonic() - deadline.started_s
+    return history
 
 
-def fit_epoch(network: Network, epoch: int, learning_rate: float, deadline: Deadline, course: Course) -> None:
-    """Train one epoch, measure the validation part, and add both to the course."""
+def fit_epoch(
+    network: Network, epoch: int, learning_rate: float, deadline: Deadline, history: EpochHistory
+) -> None:
+    """Train one epoch, measure the validation part, and add both to the history."""
     measure = network.train_epoch(epoch, learning_rate, deadline)
     check_finite(measure.loss, f"epoch {epoch + 1}")
-    course.fitted.append(measure)
+    history.fitted.append(measure)
     deadline.check(f"after epoch {epoch + 1}")
     watched = network.validate()
     if watched is not None:
         check_finite(watched.loss, f"the validation part after epoch {epoch + 1}")
-        course.watched.append(watched)
+        history.watched.append(watched)
 
 
 def check_finite(loss: float, where: str) -> None:
@@ -239,7 +238,7 @@ def check_finite(loss: float, where: str) -> None:
 class Result:
     """A design that was trained and tested."""
 
-    course: Course
+    history: EpochHistory
     test_loss: float
     """Mean over the test rows, penalties included as Keras does."""
     confusion: np.ndarray
@@ -252,11 +251,11 @@ class Result:
 
 def fit_and_test(network: Network, design: Design, context: TrainingContext) -> Result:
     """Train a network as its design says, and measure it on the test rows."""
-    course = fit(network, design, context.settings.time_limit_s)
+    history = fit(network, design, context.settings.time_limit_s)
     test, confusion = network.measure(network.rows.test())
     shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
     return Result(
-        course=course,
+        history=history,
         test_loss=test.loss,
         confusion=confusion,
         parameters=count_parameters(design, *shape) if known else sum(x.size for x in network.weights()),
@@ -276,7 +275,7 @@ def train_designs(
             check_training(design, context.settings)
             result = fit(design, context)
             check_finite(result.test_loss, "the test rows")
-            spent = Spent(started_at, time.monotonic() - start, result.course.training_s)
+            spent = Spent(started_at, time.monotonic() - start, result.history.training_s)
             fitted = Fitted(completed_trial(design, result, context, spent, engine=engine), result.weights)
         except Exception as error:  # user code and libraries may raise anything: the study goes on
             spent = Spent(started_at, time.monotonic() - start)
@@ -288,9 +287,9 @@ def completed_trial(
     design: Design, result: Result, context: TrainingContext, spent: Spent, *, engine: str
 ) -> Trial:
     """Return the record of a design that was trained and tested."""
-    course, confusion = result.course, result.confusion
-    fitted = course.fitted[course.kept]
-    watched = course.watched[course.kept] if course.watched else None
+    history, confusion = result.history, result.confusion
+    fitted = history.fitted[history.kept]
+    watched = history.watched[history.kept] if history.watched else None
     return make_trial(
         design, TrialState.COMPLETED, context, spent,
         engine=engine,
@@ -298,14 +297,14 @@ def completed_trial(
         amortised=spent.amortised,
         parameters=result.parameters,
         flops=result.flops,
-        epochs_run=len(course.fitted),
+        epochs_run=len(history.fitted),
         test_accuracy=float(np.trace(confusion) / confusion.sum()),
         test_loss=result.test_loss,
         train_accuracy=fitted.accuracy,
         train_loss=fitted.loss,
         validation_accuracy=watched.accuracy if watched else None,
         validation_loss=watched.loss if watched else None,
-        history=course.history(),
+        history=history.to_dict(),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.slots import Slot, Slots, WorkerFacts, require_device
-from dnnflow.execute.task import TOPIC, Delivery, Order, run_order, stop_run, unpack_outcomes
+from dnnflow.execute.task import TOPIC, TaskInput, TaskResult, run_task, stop_run, unpack_outcomes
 
 POLL_S = 0.5
 """How often the scheduler is asked who works."""
@@ -137,7 +137,7 @@ class _Run:
             if fresh := self._receive():
                 yield fresh
             if self._control.may_begin:
-                self._feed()
+                self._hand_out()
             elif self._control.must_end or not self._futures:
                 return
 
@@ -164,7 +164,7 @@ class _Run:
         return asyncio.run_coroutine_threadsafe(coroutine, self._client.loop.asyncio_loop)
 
     def _on_event(self, event: tuple[float, bytes]) -> None:
-        self._inbox.put(partial(self._handle_ahead, event[1]))
+        self._inbox.put(partial(self._handle_event, event[1]))
 
     async def _watch_workers(self) -> None:
         while True:
@@ -173,18 +173,18 @@ class _Run:
             except Exception as error:  # whatever a closing client raises, it means the same
                 self._inbox.put(partial(self._handle_silence, error))
             else:
-                self._inbox.put(partial(self._handle_census, identity["workers"]))
+                self._inbox.put(partial(self._handle_workers, identity["workers"]))
             await asyncio.sleep(POLL_S)
 
     async def _collect(self, number: int, future: "Future[bytes]") -> None:
         try:
-            delivery = await self._client.gather(future, asynchronous=True)
+            result = await self._client.gather(future, asynchronous=True)
         except (asyncio.CancelledError, CancelledError):
             self._inbox.put(partial(self._handle_returned, number))
         except Exception as error:  # anything a task may raise
             self._inbox.put(partial(self._handle_error, number, error))
         else:
-            self._inbox.put(partial(self._handle_delivery, number, delivery))
+            self._inbox.put(partial(self._handle_result, number, result))
 
     async def _replace(self, slot: Slot) -> None:
         """Kill a worker process, whose nanny starts another one."""
@@ -193,7 +193,7 @@ class _Run:
                 workers=[slot.worker.address], timeout=RESTART_S, wait_for_workers=False,
                 stimulus_id=f"dnnflow-restart-{self._name}",
             )  # fmt: skip
-        except Exception as error:  # the worker or the scheduler went meanwhile: the census will tell
+        except Exception as error:  # the worker or the scheduler went meanwhile: the next look tells
             self._inbox.put(partial(self._handle_failed_restart, slot, error))
 
     # What the iterating thread does.
@@ -207,7 +207,7 @@ class _Run:
                 fresh += self._inbox.get_nowait()()
         return fresh
 
-    def _feed(self) -> None:
+    def _hand_out(self) -> None:
         """Give every worker as much as it should have in hand, one load each before any has a second."""
         assigned = True
         while assigned:
@@ -222,10 +222,10 @@ class _Run:
     def _submit(self, slot: Slot, load: Load) -> None:
         self._submitted += 1
         number, device = self._submitted, self._slots.device_of(slot)
-        order = Order(self._name, load.pack(self._keep_above()), self._study, device, time.time())
+        given = TaskInput(self._name, load.pack(self._keep_above()), self._study, device, time.time())
         future = self._client.submit(
-            run_order,
-            pickle.dumps(order, pickle.HIGHEST_PROTOCOL),
+            run_task,
+            pickle.dumps(given, pickle.HIGHEST_PROTOCOL),
             key=(f"train-{self._name}", number),
             workers=[slot.worker.address],
             allow_other_workers=False,
@@ -237,17 +237,17 @@ class _Run:
         self._futures[number] = future
         self._on_loop(self._collect(number, future))
 
-    def _handle_ahead(self, payload: bytes) -> list[Outcome]:
+    def _handle_event(self, payload: bytes) -> list[Outcome]:
         run, outcomes = unpack_outcomes(payload)
         return self._new(outcomes) if run == self._name else []
 
-    def _handle_delivery(self, number: int, delivery_bytes: bytes) -> list[Outcome]:
-        delivery: Delivery = pickle.loads(delivery_bytes)
+    def _handle_result(self, number: int, result_bytes: bytes) -> list[Outcome]:
+        result: TaskResult = pickle.loads(result_bytes)
         slot, load = self._take_back(number)
         if slot is not None and load is not None:
-            self._backlog.observe(load, delivery.seconds_s)
-            self._weigh(slot, delivery.resident_bytes)
-        return self._new(delivery.outcomes)
+            self._backlog.observe(load, result.seconds_s)
+            self._weigh(slot, result.resident_bytes)
+        return self._new(result.outcomes)
 
     def _handle_returned(self, number: int) -> list[Outcome]:
         """Somebody else cancelled the task, or its worker went before it began."""
@@ -279,12 +279,12 @@ class _Run:
             ) from error
         return []
 
-    def _handle_census(self, identities: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
+    def _handle_workers(self, identities: Mapping[str, Mapping[str, Any]]) -> list[Outcome]:
         workers = {address: WorkerFacts.from_identity(address, item) for address, item in identities.items()}
         self._answered_s = time.monotonic()
         if not self._slots.by_address:
             require_device(self._study.device, workers)
-        lost = [outcome for slot in self._slots.update(workers) for outcome in self._vacate(slot)]
+        lost = [outcome for slot in self._slots.update(workers) for outcome in self._empty(slot)]
         for slot in list(self._slots.by_address.values()):
             if slot.hangs(self._answered_s, self._study.settings.time_limit_s):
                 lost += self._interrupt(slot)
@@ -320,7 +320,7 @@ class _Run:
         slot = self._slots.holder(number)
         return slot, slot.release(number, time.monotonic()) if slot is not None else None
 
-    def _vacate(self, slot: Slot) -> list[Outcome]:
+    def _empty(self, slot: Slot) -> list[Outcome]:
         """Take everything back from a worker that has died."""
         loads = dict(slot.loads)
         slot.loads.clear()
@@ -356,7 +356,7 @@ class _Run:
 
     def _interrupt(self, slot: Slot) -> list[Outcome]:
         """Restart a worker whose designs do not end, and treat them as if they had killed it."""
-        lost = self._vacate(slot)
+        lost = self._empty(slot)
         if slot.worker.nanny:
             self._restart(slot)
         else:
@@ -377,7 +377,7 @@ class _Run:
             self._restart(slot)
 
     def _restart(self, slot: Slot) -> None:
-        """Have a worker process replaced; the census sees the new one."""
+        """Have a worker process replaced; the next look at the workers sees the new one."""
         slot.draining = True
         self._restarts = [restart for restart in self._restarts if not restart.done()]
         self._restarts.append(self._on_loop(self._replace(slot)))

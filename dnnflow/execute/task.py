@@ -30,7 +30,7 @@ SEND_S = 1.0
 
 
 @dataclass(frozen=True)
-class Order:
+class TaskInput:
     """What one task is asked to do."""
 
     run: str
@@ -43,7 +43,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Delivery:
+class TaskResult:
     """What one task hands back."""
 
     outcomes: tuple[Outcome, ...]
@@ -61,42 +61,42 @@ _running: dict[int, str] = {}
 _stopped: set[str] = set()
 
 
-def run_order(order_bytes: bytes) -> bytes:
+def run_task(given_bytes: bytes) -> bytes:
     """Train a pack on this worker; one at a time a process, since Keras' state is the process's."""
     from distributed import get_worker
 
     from dnnflow.execute.pack_run import run_pack, training_context
 
-    order: Order = pickle.loads(order_bytes)
+    given: TaskInput = pickle.loads(given_bytes)
     worker = get_worker()
     with _one_at_a_time:
         start = monotonic()
-        _enter(order.run)
+        _enter(given.run)
         try:
-            with Outbox(order, worker.log_event) as outbox:
-                context = training_context(order.study, worker=worker.address, device=order.device,
+            with OutcomeSender(given, worker.log_event) as sender:
+                context = training_context(given.study, worker=worker.address, device=given.device,
                                       memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
-                outbox.add(run_pack(order.pack, order.study, report=outbox.add, flush_s=0.0, context=context))
+                sender.add(run_pack(given.pack, given.study, report=sender.add, flush_s=0.0, context=context))
         finally:
             _leave()
-    delivery = Delivery(tuple(outbox.outcomes), monotonic() - start, resident_bytes())
-    return pickle.dumps(delivery, pickle.HIGHEST_PROTOCOL)
+    result = TaskResult(tuple(sender.outcomes), monotonic() - start, resident_bytes())
+    return pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
 
 
-class Outbox:
+class OutcomeSender:
     """Sends finished outcomes ahead once a second while their pack goes on.
 
     A design may take hours and its worker may die: those before it in its pack are then safe.
     """
 
-    def __init__(self, order: Order, log_event: Callable[[str, bytes], None]) -> None:
-        self._order = order
+    def __init__(self, given: TaskInput, log_event: Callable[[str, bytes], None]) -> None:
+        self._given = given
         self._log_event = log_event
         self._ended = threading.Event()
         self._sent = 0
         self.outcomes: list[Outcome] = []
 
-    def __enter__(self) -> "Outbox":
+    def __enter__(self) -> "OutcomeSender":
         threading.Thread(target=self._send_now_and_then, daemon=True).start()
         return self
 
@@ -105,7 +105,7 @@ class Outbox:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Take finished outcomes."""
-        self.outcomes += [with_queue_s(outcome, self._order.submitted_at) for outcome in outcomes]
+        self.outcomes += [with_queue_s(outcome, self._given.submitted_at) for outcome in outcomes]
 
     def _send_now_and_then(self) -> None:
         while not self._ended.wait(SEND_S):
@@ -113,7 +113,7 @@ class Outbox:
             self._sent += len(fresh)
             light = [outcome for outcome in fresh if _weights_bytes(outcome) <= MAX_EVENT_BYTES]
             if light:
-                self._log_event(TOPIC, pack_outcomes(self._order.run, light))
+                self._log_event(TOPIC, pack_outcomes(self._given.run, light))
 
 
 def stop_run(run: str) -> None:

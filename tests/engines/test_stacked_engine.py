@@ -128,8 +128,8 @@ def test_designs_that_leave_early_change_no_bit_of_those_that_go_on(iris: Datase
         if one.design.epochs == 8:
             assert [x.tobytes() for x in one.weights] == [x.tobytes() for x in other.weights]
         else:
-            assert len(one.course.fitted) == 2
-            assert one.course.fitted == other.course.fitted[:2]
+            assert len(one.history.fitted) == 2
+            assert one.history.fitted == other.history.fitted[:2]
 
 
 def train_as_one(some: Sequence[Design], dataset: Dataset) -> list:

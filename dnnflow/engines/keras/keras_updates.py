@@ -6,8 +6,9 @@ tracing. TensorFlow has SGD and Adam as one operation with the same formula.
 
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,28 +18,32 @@ from dnnflow.design.layers import Optimizer
 from dnnflow.engines.keras.build import OPTIMIZERS, build_optimizer
 
 
-class Update(Protocol):
+class Update(ABC):
     """What changes weights by their gradients."""
 
+    def __init__(self, weights: Sequence[Any]) -> None:
+        self._weights = weights
+        self._rate: Any = None
+
+    @abstractmethod
     def restart(self) -> None:
         """Forget all steps; called when the weights are set to those of another design."""
-        ...
 
     def begin(self, learning_rate: Any) -> None:
         """Set the learning rate of the steps that follow; traced."""
-        ...
+        self._rate = learning_rate
 
+    @abstractmethod
     def step(self, gradients: Sequence[Any]) -> None:
         """Change each weight by its gradient; traced."""
-        ...
 
 
-class KerasUpdate:
+class KerasUpdate(Update):
     """A Keras optimizer."""
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, weights: Sequence[Any]) -> None:
+        super().__init__(list(weights))
         self._optimizer = optimizer
-        self._weights = list(weights)
         optimizer.build(self._weights)
         self._first = [variable.numpy() for variable in optimizer.variables]
 
@@ -56,24 +61,19 @@ class KerasUpdate:
         self._optimizer.apply(gradients, self._weights)
 
 
-class SgdUpdate:
+class SgdUpdate(Update):
     """Stochastic gradient descent with momentum, as `keras.optimizers.SGD`."""
 
     def __init__(self, optimizer: Optimizer, weights: Sequence[Any]) -> None:
+        super().__init__(weights)
         given = all_parameters(optimizer)
         self._momentum, self._nesterov = given["momentum"], given["nesterov"]
-        self._weights = weights
         self._momenta = _slots(weights) if self._momentum else []
-        self._rate: Any = None
 
     def restart(self) -> None:
         """Set momenta to zero."""
         if self._momentum:
             _reset(self._weights, self._momenta)
-
-    def begin(self, learning_rate: Any) -> None:
-        """Keep the learning rate."""
-        self._rate = learning_rate
 
     def step(self, gradients: Sequence[Any]) -> None:
         """m ← momentum · m - rate · g; w ← w + m, or with Nesterov w + momentum · m - rate · g."""
@@ -88,25 +88,20 @@ class SgdUpdate:
             )  # fmt: skip
 
 
-class AdamUpdate:
+class AdamUpdate(Update):
     """Adam, and AdamW with its decay of weights, as `keras.optimizers.Adam` and `AdamW`."""
 
     def __init__(self, optimizer: Optimizer, weights: Sequence[Any]) -> None:
+        super().__init__(weights)
         self._given = all_parameters(optimizer)
         self._decay = self._given["weight_decay"]
-        self._weights = weights
         self._means, self._squares = _slots(weights), _slots(weights)
         self._steps = tf.Variable(0.0, trainable=False)  # exact up to 2^24 steps
-        self._rate: Any = None
 
     def restart(self) -> None:
         """Set moments and the count of steps to zero."""
         _reset(self._weights, self._means, self._squares)
         self._steps.assign(0.0, read_value=False)
-
-    def begin(self, learning_rate: Any) -> None:
-        """Keep the learning rate."""
-        self._rate = learning_rate
 
     def step(self, gradients: Sequence[Any]) -> None:
         """Equations 1 to 4 of Kingma and Ba (2015), with the bias corrections in the rate."""

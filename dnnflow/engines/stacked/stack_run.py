@@ -10,7 +10,15 @@ from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
-from dnnflow.engines.loop import Course, Deadline, LearningRate, Measure, Patience, Weights, check_finite
+from dnnflow.engines.loop import (
+    Deadline,
+    EpochHistory,
+    LearningRate,
+    Measure,
+    Patience,
+    Weights,
+    check_finite,
+)
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -35,7 +43,7 @@ class Member:
     design: Design
     place: int
     """In the stack as it began."""
-    course: Course = field(default_factory=Course)
+    history: EpochHistory = field(default_factory=EpochHistory)
     weights: Weights = ()
     """The best so far with early stopping, else those at the end."""
     error: DivergedError | None = None
@@ -54,14 +62,14 @@ class Member:
         """Take note of an epoch; return whether the weights it ended with are to be kept."""
         try:
             check_finite(fitted.loss, f"epoch {epoch + 1}")
-            self.course.fitted.append(fitted)
+            self.history.fitted.append(fitted)
             if watched is not None:
                 check_finite(watched.loss, f"the validation part after epoch {epoch + 1}")
-                self.course.watched.append(watched)
+                self.history.watched.append(watched)
         except DivergedError as error:
             self.error, self.is_running = error, False
             return False
-        ended = len(self.course.fitted) == self.design.epochs
+        ended = len(self.history.fitted) == self.design.epochs
         keeps = ended
         if watched is not None:
             self._rate.observe(watched.loss)
@@ -69,7 +77,7 @@ class Member:
                 keeps = self._patience.improves(watched.loss)
                 ended = ended or self._patience.is_exhausted
         if keeps and self._patience is not None:
-            self.course.kept = epoch
+            self.history.kept = epoch
         self.is_running = not ended
         return keeps
 

@@ -161,7 +161,7 @@ def _check_memory(stack: Stack, context: TrainingContext) -> None:
 def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
     """Return each design's share of its stack's arithmetic, by the epochs it ran."""
     flops = [
-        useful_flops(member.design, shape) * max(len(member.course.fitted), 1) / member.design.epochs
+        useful_flops(member.design, shape) * max(len(member.history.fitted), 1) / member.design.epochs
         for member in members
     ]
     return [one / sum(flops) for one in flops]
@@ -180,7 +180,7 @@ def _fitted(
     except (DivergedError, RuntimeError) as error:
         return _failed(design, error, context, spent)
     result = Result(
-        course=member.course,
+        history=member.history,
         test_loss=loss,
         confusion=confusion,
         parameters=count_parameters(design, dataset.n_features, dataset.n_classes),

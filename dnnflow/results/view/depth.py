@@ -110,14 +110,14 @@ class Flatness:
 
     def __str__(self) -> str:
         trials = f"{self.n:,} trials of {self.depths} depths"
-        told = f"Flat beyond {self.beyond:,} hidden layers: {self.verdict} ({trials}"
+        text = f"Flat beyond {self.beyond:,} hidden layers: {self.verdict} ({trials}"
         if self.interval:
-            told += f"; {points(self.slope)} points a doubling, 95 %: "
-            told += " to ".join(map(points, self.interval))
-        told += ")."
+            text += f"; {points(self.slope)} points a doubling, 95 %: "
+            text += " to ".join(map(points, self.interval))
+        text += ")."
         if self.at_majority:
-            told += f" Their mean accuracy, {self.mean:.4f}, is that of always guessing the largest class."
-        return told
+            text += f" Their mean accuracy, {self.mean:.4f}, is that of always guessing the largest class."
+        return text
 
 
 @dataclass(frozen=True)

@@ -197,16 +197,11 @@ def count_matching(store: Store, study_id: str, query: TrialQuery) -> int:
 
 
 def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnElement[bool]]":
-    if query.state is not None:
-        yield trials.c.state == query.state.value
+    for name in ("state", "depth", "error_type", "design_id"):
+        if (wanted := getattr(query, name)) is not None:
+            yield trials.c[name] == wanted
     if query.min_accuracy is not None:
         yield trials.c.test_accuracy >= query.min_accuracy
-    if query.depth is not None:
-        yield trials.c.depth == query.depth
-    if query.error_type is not None:
-        yield trials.c.error_type == query.error_type
-    if query.design_id is not None:
-        yield trials.c.design_id == query.design_id
     if after and query.after is not None:
         yield _behind(query, *query.after)
 

@@ -78,7 +78,7 @@ def to_number(text: str) -> float | None:
         return None
 
 
-def shown(text: str, length: int = 40) -> str:
+def quoted(text: str, length: int = 40) -> str:
     """Return a value as a message shows it: quoted, on one line, and cut when long."""
     return repr(text if len(text) <= length else text[:length] + "...")
 
@@ -130,7 +130,7 @@ class Classes:
         n = len(self.names)
         if n == 1:
             raise DataError(
-                f"a label needs at least 2 classes, got 1 ({shown(self.names[0])}) in column {label!r}; "
+                f"a label needs at least 2 classes, got 1 ({quoted(self.names[0])}) in column {label!r}; "
                 "choose another label column"
             )
         fractions = self.numeric and any("." in name or "e-" in name for name in self.names)
@@ -157,7 +157,7 @@ class Classes:
         if counts[least] < 2:
             raise DataError(
                 f"a class needs at least 2 rows (one to train, one to test), got 1 of "
-                f"{shown(self.names[least])} in column {label!r}; add rows of it, or remove that row"
+                f"{quoted(self.names[least])} in column {label!r}; add rows of it, or remove that row"
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import Classes, is_missing, nearest, shown, to_number
+from dnnflow.table.columns.kinds import Classes, is_missing, nearest, quoted, to_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -286,6 +286,6 @@ def _number(name: str, row: int, value: Any, own: Sequence[str]) -> float:
 
 def _not_a_number(name: str, row: int, text: str) -> DataError:
     return DataError(
-        f"row {row}, column {name!r}: {shown(text)} is not a finite number, as the training rows had; "
+        f"row {row}, column {name!r}: {quoted(text)} is not a finite number, as the training rows had; "
         "correct it or leave it empty"
     )

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
+from dnnflow.table.store.dataset import dataset_id
 from dnnflow.table.store.stage_tasks import Tasks
 from dnnflow.table.text import csv_reader
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_of, located
@@ -60,6 +62,20 @@ class Table:
     def tasks(self) -> Tasks:
         """What runs its tasks."""
         return self.job.tasks
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its text is read: part of the dataset's identity."""
+        return {
+            "delimiter": self.dialect.delimiter,
+            "quote": self.dialect.quote,
+            "header": self.dialect.header,
+        }
+
+    @property
+    def path(self) -> Path:
+        """Directory of its dataset, once its text is hashed."""
+        return self.job.datasets / dataset_id(self.text.digest, self.reading, self.recipe)
 
 
 @dataclass(frozen=True)

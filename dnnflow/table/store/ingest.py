@@ -8,10 +8,10 @@ threads or on a cluster, with memory for a few blocks only.
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,9 @@ from dnnflow.table.columns.statistics import (
 )
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk
 from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, parse_table
-from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, dataset_id, sealed
+from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
-from dnnflow.table.text.csv_reader import Dialect, blocks, read_dialect
+from dnnflow.table.text.csv_reader import blocks, read_dialect
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
 
@@ -88,17 +88,23 @@ def ingest(
         job = IngestJob(recipe, datasets, scratch, tasks, listener)
         plain = plain_text(source) if client is None else None
         if plain is not None and not _may_exist(datasets, plain[0], recipe):
-            try:
-                return _streamed(job, source, *plain, block_bytes)
-            except UnicodeDecodeError:
-                pass  # far behind the beginning: start again, as another encoding or with the error
+            # Bytes of another encoding far behind the beginning: start again, as that one or with the error
+            with suppress(UnicodeDecodeError):
+                table, start = _table(job, source, plain[0])
+                with open_stream(*plain, source, block_bytes) as stream:
+                    parsed = parse_table(table, stream.blocks(start))
+                    table = replace(table, text=stream.finish())
+                return build(table, parsed)
         text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
-        dialect, start = read_dialect(text, source)
-        path = datasets / dataset_id(text.digest, _reading(dialect), recipe)
-        if not (path / MANIFEST).is_file():
-            table = Table(job, text, dialect)
+        table, start = _table(job, source, text)
+        if not (table.path / MANIFEST).is_file():
             build(table, parse_table(table, iter(blocks(text, start))))
-        return Dataset.open(path)
+        return Dataset.open(table.path)
+
+
+def _table(job: IngestJob, source: Source, text: Text) -> tuple[Table, int]:
+    dialect, start = read_dialect(text, source)
+    return Table(job, text, dialect), start
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
@@ -110,19 +116,6 @@ def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
             if same and manifest["recipe"] == recipe.to_dict():
                 return True
     return False
-
-
-def _streamed(job: IngestJob, source: Source, text: Text, encoding: str, block_bytes: int) -> Dataset:
-    """Make a dataset of a text that is hashed while it is parsed."""
-    dialect, start = read_dialect(text, source)
-    with open_stream(text, encoding, source, block_bytes) as stream:
-        parsed = parse_table(Table(job, text, dialect), stream.blocks(start))
-        table = Table(job, stream.finish(), dialect)
-    return build(table, parsed)
-
-
-def _reading(dialect: Dialect) -> dict[str, Any]:
-    return {"delimiter": dialect.delimiter, "quote": dialect.quote, "header": dialect.header}
 
 
 def _is_remote(source: Source, client: "distributed.Client | None") -> bool:
@@ -140,8 +133,7 @@ def _size(path: str) -> int:
 
 def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
-    reading = _reading(table.dialect)
-    path = table.job.datasets / dataset_id(table.text.digest, reading, table.recipe)
+    path = table.path
     classes, rule = _split(table, parsed)
     layout = _layout(table.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
@@ -152,7 +144,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             "format": FORMAT,
             "id": path.name,
             "source": {"bytes": table.text.end - table.text.start, "blake3": table.text.digest},
-            "reading": dict(reading),
+            "reading": table.reading,
             "recipe": table.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
             "class_counts": {

@@ -24,7 +24,7 @@ from dnnflow.table.columns.kinds import (
     is_boolean,
     is_missing,
     missing_spellings,
-    shown,
+    quoted,
     to_number,
 )
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
@@ -255,14 +255,14 @@ def fault(
     if kind is ColumnKind.TEXT and commas and not forced_text:
         remedy = "write numbers with a point and without separators, or list the column in text_columns"
         place = facts.first_text
-        value = shown(place.value) if place else shown(min(facts.texts))
+        value = quoted(place.value) if place else quoted(min(facts.texts))
         return place, f"column {name!r}: {value} has a comma, which is no part of a number; {remedy}"
     if kind is ColumnKind.NUMBER and (place := facts.first_text):
         remedy = "name it in missing_values, list the column in text_columns, or drop the column"
-        return place, f"column {name!r}: {shown(place.value)} is not a number; {remedy}"
+        return place, f"column {name!r}: {quoted(place.value)} is not a number; {remedy}"
     if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
         remedy = "name it in missing_values, or drop the column"
-        return place, f"column {name!r}: numbers must be finite, got {shown(place.value)}; {remedy}"
+        return place, f"column {name!r}: numbers must be finite, got {quoted(place.value)}; {remedy}"
     if kind is ColumnKind.TEXT and len(facts.texts) > MAX_CATEGORIES:
         return None, (
             f"a text column may have at most {MAX_CATEGORIES} different values, got more in column {name!r}; "
