@@ -75,6 +75,12 @@ _Loader.add_implicit_resolver(
 
 
 AnyPipeline = Pipeline | TrainPipeline
+KINDS_OF_RUN: Mapping[str, type[AnyPipeline]] = {"study": Pipeline, "training": TrainPipeline}
+
+
+def kind_of(data: Mapping[str, Any]) -> type[AnyPipeline]:
+    """Return what plain data describe: as `kind` says, else a training where there is a `model`."""
+    return KINDS_OF_RUN.get(str(data.get("kind")), TrainPipeline if "model" in data else Pipeline)
 
 
 def load_pipeline(path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
@@ -92,7 +98,7 @@ def load_pipeline(path: str | Path, overrides: Iterable[str] = ()) -> Pipeline:
 
 
 def load_any(path: str | Path, overrides: Iterable[str] = ()) -> AnyPipeline:
-    """Read and validate a pipeline file, of a study or (with a `model`) of a parallel training.
+    """Read and validate a pipeline file, of a study or (by its `kind`, or with a `model`) of a training.
 
     Parameters
     ----------
@@ -132,7 +138,7 @@ def check_text(
         return None, [Problem((mark.line + 1) if mark else 1, "", f"not valid YAML: {_reason(error)}")]
     if not isinstance(data, dict):
         return None, [Problem(1, "", f"a pipeline is a mapping of sections, got {type(data).__name__}")]
-    kind = TrainPipeline if "model" in data else Pipeline
+    kind = kind_of(data)
     overridden = {_apply(data, override, kind) for override in overrides}
     pipeline: AnyPipeline | None
     if kind is TrainPipeline:
@@ -205,7 +211,7 @@ def _apply(data: dict[str, Any], override: str, kind: type[AnyPipeline]) -> str:
 
 def _of_override(problem: Problem, overridden: set[str]) -> Problem:
     """Say so where a problem's value is not in the file; its line is then the section's."""
-    whole_sections = Pipeline.model_fields.keys() - {"designs", "strategy", "seed", "name"}
+    whole_sections = Pipeline.model_fields.keys() - {"designs", "kind", "strategy", "seed", "name"}
     paths = tuple(f"{path}." for path in overridden - whole_sections)
     if not paths or not f"{problem.where}.".startswith(paths):
         return problem
@@ -230,6 +236,8 @@ def _from_validation(errors: Sequence[Any], root: yaml.Node | None, kind: type[A
             message = "unknown key; " + _known_keys(where[:-1], kind)
         elif item["type"] == "missing":
             message = "this key is required"
+        elif where == ("kind",):
+            message = f"a pipeline is of the kind {' or '.join(KINDS_OF_RUN)}, got {item['input']!r}"
         else:
             told = ", got " in message or not item["loc"]
             message = message if told else f"{message}, got {item['input']!r}"

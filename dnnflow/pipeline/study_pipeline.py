@@ -107,6 +107,8 @@ class OutputsSection(Section):
 class Pipeline(Section):
     """One job: a dataset, a space of designs, how to train them, and what to keep."""
 
+    kind: Literal["study"] = "study"
+    """Says that this is a study; may be left out, as a training has a model."""
     name: str = Field(default="study", min_length=1, max_length=80)
     """A name for people."""
     dataset: DatasetSection

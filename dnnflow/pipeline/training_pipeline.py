@@ -5,7 +5,7 @@ A pipeline file with a `model` is of this kind; all others are studies (`dnnflow
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -97,6 +97,8 @@ class TrainedSection(Section):
 class TrainPipeline(Section):
     """One job: a model, rows, how it is trained data-parallel, and what is written."""
 
+    kind: Literal["training"] = "training"
+    """Says that this is a training; may be left out, as a study has no model."""
     name: str = Field(default="train", min_length=1, max_length=80)
     """A name for people."""
     model: ModelSection

@@ -151,6 +151,21 @@ def test_a_mistake_is_a_problem_with_its_place(
     assert any(words in problem.message and problem.where == where for problem in problems), problems
 
 
+def test_a_file_may_say_of_which_kind_it_is(folder: Path) -> None:
+    plain = load_any(write(folder, FILES))
+    said = load_any(write(folder, FILES | {"kind": "training"}))
+    assert said == plain
+    assert (said.plain()["kind"], "kind" in plain.plain()) == ("training", False)
+    assert find_problems(write(folder, {"kind": "training"}))[0].where == "model"
+    (found,) = [
+        one for one in find_problems(write(folder, FILES | {"kind": "study"})) if one.where == "model"
+    ]
+    assert found.message.startswith("unknown key")
+    (found,) = find_problems(write(folder, FILES | {"kind": "trainign"}))
+    assert (found.where, found.line) == ("kind", len((folder / "p.yaml").read_text().splitlines()))
+    assert found.message == "a pipeline is of the kind study or training, got 'trainign'"
+
+
 def test_validate_and_schema_know_trainings(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 GENERAL = ""
 """Name of the group of fields that stand in no section."""
 LEFT_OUT = (
-    "dataset.source", "dataset.label", "dataset.storage_options", "space.reference", "space.explicit",
+    "kind", "dataset.source", "dataset.label", "dataset.storage_options", "space.reference", "space.explicit",
     "space.code_folder", "executor.address", "executor.scheduler_file", "executor.dashboard_port",
     "outputs.report",
 )  # fmt: skip
@@ -109,12 +109,12 @@ def field_groups() -> tuple[FieldGroup, ...]:
     """Return all groups of the form, in the order they are shown."""
     schema = Pipeline.model_json_schema()
     parts = schema["$defs"]
-    general = []
+    general: list[FormField] = []
     found = {}
     for name, part in schema["properties"].items():
         reference, is_optional = _section(part)
         if reference is None:
-            general.append(_field(name, part))
+            general += _fields("", {name: part})
             continue
         fields = tuple(_fields(name, parts[reference]["properties"]))
         found[name] = FieldGroup(name, TITLES.get(name, name), _line(parts[reference]), fields, is_optional)
@@ -142,8 +142,9 @@ def _section(part: Mapping[str, Any]) -> tuple[str | None, bool]:
 
 def _fields(section: str, properties: Mapping[str, Any]) -> Iterator[FormField]:
     for name, part in properties.items():
-        if f"{section}.{name}" not in LEFT_OUT:
-            yield _field(f"{section}.{name}", part)
+        path = f"{section}.{name}".removeprefix(".")
+        if path not in LEFT_OUT:
+            yield _field(path, part)
 
 
 def _field(path: str, part: Mapping[str, Any]) -> FormField:
