@@ -6,6 +6,7 @@ While it answers, it also forgets old uploads and ends processes that are idle.
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
 
@@ -26,7 +27,7 @@ from dnnflow.web.api import (
     system_routes,
 )
 from dnnflow.web.contract import problems
-from dnnflow.web.contract.openapi import document
+from dnnflow.web.contract.openapi import make_document
 from dnnflow.web.guard import sessions as login
 from dnnflow.web.guard.rates import Buckets
 from dnnflow.web.guard.security import Guard, check_config
@@ -86,7 +87,7 @@ def create_app(services: Services) -> FastAPI:
     state.views = Views(services)
     state.results = Results(services.store, state.views)
     state.predictions, state.metrics = predictions, Metrics(services, watch)
-    app.openapi = document(app)  # type: ignore[method-assign]
+    app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
     for part in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
         app.include_router(part.router, prefix="/api/v1")

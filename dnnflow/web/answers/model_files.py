@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,31 +45,23 @@ def saved_models(workspace: Workspace, study_id: str) -> list[ModelInfo]:
     for rank in range(1, MOST_MODELS + 1):
         path = workspace.model(study_id, rank)
         if path.is_file():
-            try:
+            with suppress(DataError, NotFoundError):
                 found.append(_info(path, rank))
-            except (DataError, NotFoundError):
-                continue
     return found
 
 
 def _info(path: Path, rank: int) -> ModelInfo:
     about = read_about(path)
     accuracy = about.get("test_accuracy")
-    preprocessing = about.get("preprocessing") or {}
+    columns = (about.get("preprocessing") or {}).get("columns") or []
     return ModelInfo(
         rank=rank,
         size_bytes=path.stat().st_size,
         classes=[str(name) for name in about.get("class_names") or ()],
-        columns=feature_columns(preprocessing),
+        columns=[str(one.get("name")) for one in columns if isinstance(one, dict) and "name" in one],
         design_id=str(about["design_id"]) if about.get("design_id") else None,
         test_accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
     )
-
-
-def feature_columns(preprocessing: dict[str, Any]) -> list[str]:
-    """Return the names of the columns that a model reads."""
-    columns = preprocessing.get("columns") or []
-    return [str(one.get("name")) for one in columns if isinstance(one, dict) and "name" in one]
 
 
 def rows_to_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> bytes:

@@ -114,9 +114,15 @@ def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
         values = None
     right = isinstance(values, list) and len(values) == len(kinds)
     if not right or not all(isinstance(value, kind) for value, kind in zip(values, kinds, strict=True)):
-        message = f"a cursor is a next_cursor of this list, got {cursor[:80]!r}; leave it out to begin"
-        raise Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
+        raise wrong_cursor(
+            f"a cursor is a next_cursor of this list, got {cursor[:80]!r}; leave it out to begin"
+        )
     return list(values)
+
+
+def wrong_cursor(message: str) -> Refusal:
+    """Return the refusal of a cursor."""
+    return Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
 
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -3,15 +3,16 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial
-from dnnflow.results.store.run_record import RunRecord
+from dnnflow.results.store.run_record import RunRecord, finite
 from dnnflow.results.store.store import Store
-from dnnflow.results.view.overview import TrialQuery, count_matching, trial_rows
+from dnnflow.results.view.overview import TrialQuery, count_matching, failure_kinds, trial_rows
 from dnnflow.web.answers.request_parts import cut_page
-from dnnflow.web.contract.replies import TrialDetail, TrialPage, TrialRow
+from dnnflow.web.contract.replies import Failure, TrialDetail, TrialPage, TrialRow
 
 _FIELDS = tuple(name for name in TrialRow.model_fields if name != "design")
 
@@ -24,8 +25,7 @@ def trial_page(store: Store, study_id: str, query: TrialQuery) -> TrialPage:
     query
         Its limit is the page's length.
     """
-    more = TrialQuery(**{**vars(query), "limit": query.limit + 1})
-    rows = trial_rows(store, study_id, more)
+    rows = trial_rows(store, study_id, replace(query, limit=query.limit + 1))
     shown, cursor = cut_page(rows, query.limit, lambda row: (_plain(row[query.sort]), row["design_id"]))
     return TrialPage(
         trials=[trial_row(row) for row in shown],
@@ -36,7 +36,8 @@ def trial_page(store: Store, study_id: str, query: TrialQuery) -> TrialPage:
 
 def trial_row(row: Mapping[str, Any]) -> TrialRow:
     """Return a row of the table `trials` as a reply."""
-    return TrialRow(**_columns(row), design=_design(row).describe())
+    design = Design.from_dict(json.loads(row["design"]))
+    return TrialRow(**finite({name: row[name] for name in _FIELDS}), design=design.describe())
 
 
 def trial_detail(store: Store, record: RunRecord, design_id: str) -> TrialDetail:
@@ -49,36 +50,26 @@ def trial_detail(store: Store, record: RunRecord, design_id: str) -> TrialDetail
     """
     trial: Trial = store.trial(record.study_id, design_id)
     design = store.designs_of(record.study_id, [design_id])[design_id]
-    row = trial_columns(store, record.study_id, design_id)
+    query = TrialQuery(design_id=design_id, sort="design_id", limit=1)
+    row = trial_row(trial_rows(store, record.study_id, query)[0])
     names = [str(name) for name in record.dataset.get("class_names") or ()]
     size = len(trial.confusion)
     return TrialDetail(
-        **_columns(row),
-        design=design.describe(),
+        **vars(row),
         description=design.to_dict(),
-        history={name: [_finite(value) for value in values] for name, values in trial.history.items()},
+        history=finite(trial.history),
         confusion=[list(counts) for counts in trial.confusion],
         class_names=names if len(names) == size or not size else [str(i) for i in range(size)],
         error_traceback=trial.error.traceback if trial.error else None,
     )
 
 
-def trial_columns(store: Store, study_id: str, design_id: str) -> Mapping[str, Any]:
-    """Return the columns of one trial that is there."""
-    return trial_rows(store, study_id, TrialQuery(design_id=design_id, sort="design_id", limit=1))[0]
-
-
-def _columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _finite(row[name]) for name in _FIELDS}
-
-
-def _design(row: Mapping[str, Any]) -> Design:
-    return Design.from_dict(json.loads(row["design"]))
-
-
-def _finite(value: Any) -> Any:
-    """Return a value as JSON can say it: no NaN, no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def failures_of(store: Store, study_id: str) -> list[Failure]:
+    """Return how often which error ended a training, the most frequent first."""
+    return [
+        Failure(type=kind, count=count, message=message, design_id=design_id)
+        for kind, count, message, design_id in failure_kinds(store, study_id)
+    ]
 
 
 def _plain(value: Any) -> Any:

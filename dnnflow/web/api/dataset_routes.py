@@ -150,14 +150,9 @@ def check_label(
 def summary_of(upload: Upload) -> DatasetSummary:
     """Return an upload as a list shows it."""
     return DatasetSummary(
-        upload_id=upload.upload_id,
+        **vars(upload),
         source=f"upload:{upload.upload_id}",
-        name=upload.name,
-        size_bytes=upload.size_bytes,
         text_bytes=upload.profile.text_bytes,
-        digest=upload.digest,
-        created_at=upload.created_at,
-        expires_at=upload.expires_at,
         rows=upload.profile.rows,
         columns=len(upload.profile.columns),
     )

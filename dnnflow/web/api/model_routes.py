@@ -119,36 +119,34 @@ def csv_of_json(body: bytes) -> bytes:
     Refusal
         If they are not written so.
     """
+
+    def refused(detail: str, *errors: FieldProblem) -> Refusal:
+        return Refusal(422, detail, errors=errors)
+
     try:
         data = Rows.model_validate(json.loads(body))
     except ValidationError as error:
-        errors = [
+        wrong = [
             FieldProblem(where=".".join(map(str, one["loc"][:3])), message=one["msg"])
             for one in error.errors()[:20]
         ]
-        raise Refusal(
-            422, "rows must be lists or mappings of values, got something else", errors=errors
-        ) from error
+        raise refused("rows must be lists or mappings of values, got something else", *wrong) from error
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"a body must be JSON in UTF-8, got: {error}"[:500]) from error
     columns = data.columns
     if columns is None:
         first = data.rows[0] if data.rows else None
         if not isinstance(first, dict):
-            problem = FieldProblem(
-                where="columns", message="rows that are lists need the names of their columns"
-            )
-            raise Refusal(
-                422, "rows that are lists must come with columns, got none; add columns", errors=[problem]
+            raise refused(
+                "rows that are lists must come with columns, got none; add columns",
+                FieldProblem(where="columns", message="rows that are lists need the names of their columns"),
             )
         columns = list(first)
     rows = [[row.get(name) for name in columns] if isinstance(row, dict) else row for row in data.rows]
     for index, row in enumerate(rows):
         if len(row) != len(columns):
-            problem = FieldProblem(
-                where=f"rows.{index}", message=f"{len(row)} values for {len(columns)} columns"
-            )
-            raise Refusal(
-                422, "a row must have a value for each column, got another number", errors=[problem]
+            raise refused(
+                "a row must have a value for each column, got another number",
+                FieldProblem(where=f"rows.{index}", message=f"{len(row)} values for {len(columns)} columns"),
             )
     return rows_to_csv(columns, rows)

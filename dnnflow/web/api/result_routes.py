@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.export import export_trials
-from dnnflow.results.view.overview import SORTS, TrialQuery, failure_kinds
+from dnnflow.results.view.overview import SORTS, TrialQuery
 from dnnflow.web.answers.request_parts import (
     Cursor,
     DesignId,
@@ -22,13 +22,12 @@ from dnnflow.web.answers.request_parts import (
     TheViews,
     decode_cursor,
     problems_of,
+    wrong_cursor,
 )
 from dnnflow.web.answers.study_results import compare
-from dnnflow.web.answers.trials import trial_detail, trial_page
-from dnnflow.web.contract.problems import FieldProblem, Refusal
+from dnnflow.web.answers.trials import failures_of, trial_detail, trial_page
 from dnnflow.web.contract.replies import (
     Comparison,
-    Failure,
     Failures,
     Leaderboard,
     PlotNames,
@@ -86,10 +85,9 @@ def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
         return float(value), design_id
     if value is None or (not is_text and not isinstance(value, bool | str) and abs(value) < 2**63):
         return value, design_id
-    message = (
+    raise wrong_cursor(
         f"a cursor is a next_cursor of this list with the same sort, got one of another: {cursor[:80]!r}"
     )
-    raise Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
 
 
 @router.get(
@@ -117,13 +115,7 @@ def get_leaderboard(
 @router.get("/studies/{study_id}/failures", operation_id="listFailures", summary="Failures by kind")
 def list_failures(study_id: StudyId, views: TheViews, services: TheServices) -> Failures:
     """Return how often which error ended a training."""
-    kinds = failure_kinds(services.store, views.stored(study_id).study_id)
-    return Failures(
-        failures=[
-            Failure(type=kind, count=count, message=message, design_id=design_id)
-            for kind, count, message, design_id in kinds
-        ]
-    )
+    return Failures(failures=failures_of(services.store, views.stored(study_id).study_id))
 
 
 @router.get("/studies/{study_id}/plots", operation_id="listPlots", summary="Names of the plots")
@@ -133,11 +125,9 @@ def list_plots(study_id: StudyId, results: TheResults) -> PlotNames:
 
 
 @router.get(
-    "/studies/{study_id}/plots/{name}",
-    operation_id="getPlot",
-    summary="A plot as Bokeh JSON",
+    "/studies/{study_id}/plots/{name}", operation_id="getPlot", summary="A plot as Bokeh JSON",
     responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}},
-)
+)  # fmt: skip
 def get_plot(
     study_id: StudyId,
     name: Annotated[str, PathOf(max_length=64, examples=["accuracy"], description="One of /plots.")],
@@ -184,21 +174,16 @@ def export(
 
 
 @router.get(
-    "/studies/{study_id}/report",
-    operation_id="getReport",
-    summary="The report",
-    response_class=HTMLResponse,
+    "/studies/{study_id}/report", operation_id="getReport", summary="The report", response_class=HTMLResponse
 )
 def get_report(study_id: StudyId, results: TheResults, download: bool = False) -> HTMLResponse:
     """Return the study's report as it stands now: one HTML file that needs no server."""
     how = "attachment" if download else "inline"
-    return HTMLResponse(
-        results.report(study_id),
-        headers={
-            "Content-Security-Policy": REPORT_POLICY,
-            "Content-Disposition": f'{how}; filename="{study_id}.html"',
-        },
-    )
+    headers = {
+        "Content-Security-Policy": REPORT_POLICY,
+        "Content-Disposition": f'{how}; filename="{study_id}.html"',
+    }
+    return HTMLResponse(results.report(study_id), headers=headers)
 
 
 @router.get("/compare", operation_id="compareStudies", summary="Two studies side by side")

@@ -1,7 +1,6 @@
 """Make the OpenAPI document: what FastAPI finds out, and what it cannot know."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,19 +24,8 @@ OPEN = ("/api/v1/health",)
 """Paths that need no login."""
 
 
-def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Return a function that makes the document once."""
-    made: dict[str, Any] = {}
-
-    def openapi() -> dict[str, Any]:
-        if not made:
-            made.update(_make(app))
-        return made
-
-    return openapi
-
-
-def _make(app: FastAPI) -> dict[str, Any]:
+def make_document(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document of an app."""
     made = get_openapi(
         title=app.title,
         version=app.version,

@@ -6,13 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from dnnflow.results.view.overview import failure_kinds
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cut_page, decode_cursor
 from dnnflow.web.answers.study_control import Wish, want
 from dnnflow.web.answers.training_runs import run_status
+from dnnflow.web.answers.trials import failures_of
 from dnnflow.web.api.run_routes import OVER, RUN_OVER
 from dnnflow.web.contract.problems import Refusal
-from dnnflow.web.contract.replies import Failure, StudyStatus
+from dnnflow.web.contract.replies import StudyStatus
 from dnnflow.web.guard.sessions import checked_form, log_in
 from dnnflow.web.pages import new_study_pages, result_pages
 from dnnflow.web.pages.rendering import page, problem_page
@@ -68,8 +68,7 @@ def ask_to_log_in(
 def watch_study(request: Request, study_id: StudyId, services: TheServices, views: TheViews) -> Response:
     """Show where a study stands; a script keeps it so."""
     status = views.status(study_id)
-    kinds = failure_kinds(services.store, study_id) if status.failed else ()
-    failures = [Failure(type=kind, count=n, message=told, design_id=of) for kind, n, told, of in kinds]
+    failures = failures_of(services.store, study_id) if status.failed else []
     return page(
         request, "study.html", title=status.name, place="studies", status=status, failures=failures,
         done=status.completed + status.failed, ended=status.state in OVER, words=_words(status),

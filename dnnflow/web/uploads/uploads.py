@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
@@ -34,6 +34,9 @@ _KEYS = ".keys"
 _OWNER = "owner.lock"
 _NAME_LENGTH = 120
 _ENDINGS = {None: "table.csv", "gzip": "table.csv.gz", "zstd": "table.csv.zst"}
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _WRITE_BYTES = 1 << 20
 _AHEAD_BYTES = 32 << 20
@@ -153,13 +156,8 @@ class Receiver:
             )
 
     async def _written(self, file: Any, batch: list[bytes]) -> None:
-        """Write in a thread; it has ended when this returns or raises, so that the file can be closed."""
-        writing = asyncio.ensure_future(asyncio.to_thread(self._write, file, batch))
         try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])
-            raise
+            await _in_thread(self._write, file, batch)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -210,6 +208,16 @@ class Receiver:
             end = self._log.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the parser process of an upload ended without an answer: {end}")
         return Profile.from_dict(answer["profile"])
+
+
+async def _in_thread(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    """Work in a thread, which has ended when this returns or raises: what it works on may be removed then."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *args, **named))
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise
 
 
 async def _end(process: asyncio.subprocess.Process, answered: bool) -> None:
@@ -361,15 +369,11 @@ class Uploads:
 
         Of a request that is cancelled meanwhile nothing is kept.
         """
-        keeping = asyncio.ensure_future(asyncio.to_thread(self._keep, aside, receiver, profile, key))
         try:
-            return await asyncio.shield(keeping)
+            return await _in_thread(self._keep, aside, receiver, profile, key)
         except asyncio.CancelledError:
-            await asyncio.wait([keeping])  # what it works on is removed next
-            if not keeping.cancelled() and keeping.exception() is None:
-                made = keeping.result().upload_id
-                if made == aside.name.removeprefix(_ASIDE):
-                    self.delete(made)
+            with suppress(NotFoundError):
+                self.delete(aside.name.removeprefix(_ASIDE))
             raise
 
     def _keep(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> Upload:
