@@ -89,8 +89,8 @@ def create_app(services: Services) -> FastAPI:
     state.predictions, state.metrics = predictions, Metrics(services, watch)
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
-    for part in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
-        app.include_router(part.router, prefix="/api/v1")
+    for routes in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
+        app.include_router(routes.router, prefix="/api/v1")
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page
     app.include_router(login.router)

@@ -43,14 +43,14 @@ class Metrics:
         self.uploaded = Counted(
             "dnnflow_web_upload_bytes", "Bytes of uploads that were received.", registry=self._registry
         )
-        self._registry.register(_Looks(services, watch))
+        self._registry.register(_Gauges(services, watch))
 
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _Looks(Collector):
+class _Gauges(Collector):
     """Counts when it is asked."""
 
     def __init__(self, services: Services, watch: EventStreams) -> None:

@@ -90,8 +90,8 @@ def cut_page(
     place
         Returns what the next page begins after.
     """
-    shown = list(found[:limit])
-    return shown, encode_cursor(*place(shown[-1])) if len(found) > limit else None
+    on_page = list(found[:limit])
+    return on_page, encode_cursor(*place(on_page[-1])) if len(found) > limit else None
 
 
 def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:

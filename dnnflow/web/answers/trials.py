@@ -26,9 +26,9 @@ def trial_page(store: Store, study_id: str, query: TrialQuery) -> TrialPage:
         Its limit is the page's length.
     """
     rows = trial_rows(store, study_id, replace(query, limit=query.limit + 1))
-    shown, cursor = cut_page(rows, query.limit, lambda row: (_plain(row[query.sort]), row["design_id"]))
+    on_page, cursor = cut_page(rows, query.limit, lambda row: (_plain(row[query.sort]), row["design_id"]))
     return TrialPage(
-        trials=[trial_row(row) for row in shown],
+        trials=[trial_row(row) for row in on_page],
         matching=count_matching(store, study_id, query),
         next_cursor=cursor,
     )

@@ -22,7 +22,7 @@ _LOG = logging.getLogger("dnnflow.web")
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What was seen."""
 
     text: str
@@ -33,7 +33,7 @@ class Look:
     """Whether nothing more will change by itself."""
 
 
-Read = Callable[[str], Look]
+Read = Callable[[str], Snapshot]
 """Looks at a resource by its id; called in a thread."""
 
 
@@ -42,7 +42,7 @@ class Topic:
     """One resource that is watched."""
 
     watchers: int = 0
-    look: Look | None = None
+    look: Snapshot | None = None
     is_over: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -109,11 +109,11 @@ class EventStreams:
         first = await self._look(read, resource_id)
         return self._events(kind, read, resource_id, first, max_s)
 
-    async def _look(self, read: Read, resource_id: str) -> Look:
+    async def _look(self, read: Read, resource_id: str) -> Snapshot:
         return await asyncio.get_running_loop().run_in_executor(self._threads, read, resource_id)
 
     async def _events(
-        self, kind: str, read: Read, resource_id: str, look: Look, max_s: float
+        self, kind: str, read: Read, resource_id: str, look: Snapshot, max_s: float
     ) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + min(max_s, LONGEST_S)

@@ -73,18 +73,18 @@ async def upload_dataset(
     content_type = request.headers.get("content-type", "text/csv")
     kind = content_type.partition(";")[0].strip().lower()
     body: AsyncIterator[bytes] = request.stream()
-    shown = name or (unquote(x_file_name) if x_file_name else None)
+    file_name = name or (unquote(x_file_name) if x_file_name else None)
     if kind == "multipart/form-data":
         field = FileField(content_type)
         body = field.parts(body)
         first = await anext(body, b"")  # the file's name is known then
-        body, shown = _with_first(first, body), shown or field.name
+        body, file_name = _with_first(first, body), file_name or field.name
     elif kind not in RAW_TYPES:
         raise Refusal(
             415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
         )
     try:
-        made = await services.uploads.receive(body, name=shown or "", key=key)
+        made = await services.uploads.receive(body, name=file_name or "", key=key)
     except ClientDisconnect:
         raise Refusal(400, "an upload must arrive whole, got one that was cut off; send it again") from None
     response.headers["Location"] = f"/api/v1/datasets/{made.upload_id}"

@@ -30,7 +30,7 @@ from dnnflow.web.answers.request_parts import (
 from dnnflow.web.answers.study_control import want
 from dnnflow.web.answers.training_runs import run_of, run_status, status_of_run
 from dnnflow.web.answers.views import LAUNCH_STATES
-from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Look, Read, as_line
+from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Created, Estimate, RunPage, RunStatus, StudyPage, StudyStatus
 from dnnflow.web.guard.security import REPORT_POLICY
@@ -151,8 +151,8 @@ def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> S
     """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
     found = views.summaries(after=after, limit=limit + 1)
-    shown, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
-    return StudyPage(studies=shown, next_cursor=more)
+    on_page, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
+    return StudyPage(studies=on_page, next_cursor=more)
 
 
 @router.post(
@@ -221,9 +221,9 @@ async def watch_study(
 ) -> StreamingResponse:
     """Stream where a study stands."""
 
-    def look(of: str) -> Look:
+    def look(of: str) -> Snapshot:
         status = views.status(of)
-        return Look(as_line(status.model_dump(mode="json")), mark_of(status), status.state in OVER)
+        return Snapshot(as_line(status.model_dump(mode="json")), mark_of(status), status.state in OVER)
 
     return await _events(request, "study", look, study_id, max_s)
 
@@ -255,8 +255,8 @@ def list_runs(services: TheServices, limit: Limit = 50, cursor: Cursor = None) -
 
     runs = sorted((one for one in services.launcher.all() if one.kind == "train"), key=place, reverse=True)
     left = [one for one in runs if after is None or place(one) < after]
-    shown, more = cut_page(left, limit, place)
-    return RunPage(runs=[status_of_run(one) for one in shown], next_cursor=more)
+    on_page, more = cut_page(left, limit, place)
+    return RunPage(runs=[status_of_run(one) for one in on_page], next_cursor=more)
 
 
 @router.post(
@@ -304,10 +304,10 @@ async def watch_run(
 ) -> StreamingResponse:
     """Stream where a parallel training stands."""
 
-    def look(of: str) -> Look:
+    def look(of: str) -> Snapshot:
         status = run_status(views, of)
         text = as_line(status.model_dump(mode="json"))
-        return Look(text, text, status.state in RUN_OVER)
+        return Snapshot(text, text, status.state in RUN_OVER)
 
     return await _events(request, "run", look, run_id, max_s)
 

@@ -182,10 +182,10 @@ def _answer(
     page: Page | None = getattr(request.app.state, "problem_page", None)
     wants_page = "text/html" in request.headers.get("accept", "")
     if page is not None and wants_page and not request.url.path.startswith("/api/"):
-        shown = page(request, make_problem(status, detail, errors))
-        shown.status_code = status
-        shown.headers.update(headers or {})
-        return shown
+        response = page(request, make_problem(status, detail, errors))
+        response.status_code = status
+        response.headers.update(headers or {})
+        return response
     return problem_response(status, detail, headers=headers, errors=errors)
 
 

@@ -42,8 +42,8 @@ def list_studies(
     """Show all studies and trainings, the newest first."""
     since = tuple(decode_cursor(after, str, str)) if after else None
     found = views.summaries(after=since, limit=PLACES + 1)
-    shown, more = cut_page(found, PLACES, lambda one: (one.created_at, one.study_id))
-    return page(request, "studies.html", title="Studies", place="studies", studies=shown, more=more)
+    on_page, more = cut_page(found, PLACES, lambda one: (one.created_at, one.study_id))
+    return page(request, "studies.html", title="Studies", place="studies", studies=on_page, more=more)
 
 
 @router.get("/about")

@@ -107,5 +107,5 @@ def number_in_words(value: float | None) -> str:
 
 def shortened(text: object) -> str:
     """Return a text that fits a cell."""
-    shown = str(text)
-    return shown if len(shown) <= SHORT else f"{shown[: SHORT - 1]}…"
+    whole = str(text)
+    return whole if len(whole) <= SHORT else f"{whole[: SHORT - 1]}…"

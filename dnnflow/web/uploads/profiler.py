@@ -1,6 +1,6 @@
 """Check and profile one upload while it is received: `python -m dnnflow.web.uploads.profiler`.
 
-It is told on standard input how many bytes of the file are written (a number a line, then `end`), and says on
+It reads on standard input how many bytes of the file are written (a number a line, then `end`), and says on
 standard output how many it has read; last comes the profile, or what is wrong with the table. When its input
 ends before `end`, the server is gone or has given up, and it ends too.
 """
@@ -285,7 +285,7 @@ class TextReader:
             yield piece
 
 
-class _Everything(ParsePlan):
+class _UnlabelledPlan(ParsePlan):
     """A plan for a table whose label is not chosen yet: all columns are features."""
 
     @property
@@ -302,7 +302,7 @@ class _Everything(ParsePlan):
 
 @dataclass
 class _Pass:
-    """What was gathered in one pass over the text."""
+    """Counts gathered in one pass over the text."""
 
     plan: ParsePlan
     block_bytes: int
@@ -372,7 +372,7 @@ def profile_file(file: GrowingFile, name: str, limits: UploadLimits, *, quick: b
 def _profile_as(
     file: GrowingFile, source: Source, limits: UploadLimits, encoding: str | None, quick: bool
 ) -> Profile:
-    table = _Sent(file, source, limits, encoding, quick)
+    table = _SentTable(file, source, limits, encoding, quick)
     found, profile = table.read(frozenset())
     mixed = {n for n in found.numbers if found.facts[n].first_text is not None}
     if mixed:  # text among numbers was not counted: once more, with these columns as text
@@ -381,7 +381,7 @@ def _profile_as(
 
 
 @dataclass(frozen=True)
-class _Sent:
+class _SentTable:
     """A table as it was sent, read anew in each pass."""
 
     file: GrowingFile
@@ -470,8 +470,8 @@ class _Sent:
 
 
 def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
-    """ParsePlan by the first records, as the intake does."""
-    draft = _Everything(dialect, "", dialect.columns, texts, (), quick)
+    """Plan by the first records, as the intake does."""
+    draft = _UnlabelledPlan(dialect, "", dialect.columns, texts, (), quick)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])
@@ -502,9 +502,9 @@ def _examples(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(value[:_SHOWN] for value in row) for row in first)
 
 
-def _follow(told: Iterable[str], file: GrowingFile) -> None:
+def _follow(lines: Iterable[str], file: GrowingFile) -> None:
     """Hear how the file grows; end this process when the server is gone."""
-    for line in told:
+    for line in lines:
         if line.strip() == "end":
             file.finish()
             return

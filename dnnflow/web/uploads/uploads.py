@@ -279,7 +279,7 @@ class Uploads:
         self._receiving += 1
         try:
             async with self._aside() as aside:
-                receiver = Receiver(aside, shown_name(name), self._limits)
+                receiver = Receiver(aside, display_name(name), self._limits)
                 profile = await receiver.run(parts)
                 return await self._kept(aside, receiver, profile, key)
         finally:
@@ -418,7 +418,7 @@ class Uploads:
         return upload
 
 
-def shown_name(name: str) -> str:
+def display_name(name: str) -> str:
     """Return a file's name as it may be shown: its last part, on one line, not too long."""
     last = re.split(r"[\\/]", name)[-1]
     plain = "".join(sign for sign in last if unicodedata.category(sign)[0] != "C").strip()
