@@ -19,7 +19,7 @@ from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Estimate, Spread
-from dnnflow.web.jobs.intake import UPLOAD, accept
+from dnnflow.web.jobs.intake import UPLOAD, accept_study
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.uploads.profile import Profile
 
@@ -36,9 +36,7 @@ START_S = 4.0
 def estimate(services: Services, data: Any, text: str | None = None) -> Estimate:
     """Return what a sent pipeline would train, or what is wrong with it."""
     try:
-        pipeline = accept(services, data, text=text)
-        if not isinstance(pipeline, Pipeline):
-            raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
+        pipeline = accept_study(services, data, text)
     except Refusal as refusal:
         found = list(refusal.errors) or [FieldProblem(where="pipeline", message=str(refusal.detail))]
         return _invalid(found)

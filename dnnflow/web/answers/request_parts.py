@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Header, Path, Query, Request
@@ -123,6 +123,11 @@ def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
 def wrong_cursor(message: str) -> Refusal:
     """Return the refusal of a cursor."""
     return Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
+
+
+def sent_as(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the OpenAPI description of a body that a route reads itself, by its content types."""
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:

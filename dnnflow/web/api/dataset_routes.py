@@ -11,7 +11,7 @@ from fastapi import Path as PathOf
 from starlette.requests import ClientDisconnect
 
 from dnnflow.errors import NotFoundError
-from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of
+from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of, sent_as
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import (
     ClassCount,
@@ -34,26 +34,23 @@ RAW_TYPES = (
 )  # fmt: skip
 """What a table is sent as, besides multipart/form-data; what it is, its first bytes say."""
 
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "text/csv": {
-                "schema": {"type": "string"},
-                "example": "a,b,species\n5.1,3.5,setosa\n7.0,3.2,versicolor\n",
-            },
-            "application/gzip": {"schema": {"type": "string", "format": "binary"}},
-            "application/zstd": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
+BODY = sent_as(
+    {
+        "text/csv": {
+            "schema": {"type": "string"},
+            "example": "a,b,species\n5.1,3.5,setosa\n7.0,3.2,versicolor\n",
+        },
+        "application/gzip": {"schema": {"type": "string", "format": "binary"}},
+        "application/zstd": {"schema": {"type": "string", "format": "binary"}},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {"file": {"type": "string", "format": "binary"}},
+            }
         },
     }
-}
+)
 
 
 @router.put("/datasets", status_code=HTTPStatus.CREATED, include_in_schema=False)  # curl -T

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse
 
 from dnnflow.web.answers.model_files import MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.answers.predictions import Predictions
-from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, problems_of
+from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, problems_of, sent_as
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Models, Predicted
 
@@ -28,32 +28,29 @@ class Rows(BaseModel):
     rows: list[list[str | float | int | bool | None] | dict[str, str | float | int | bool | None]]
 
 
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["rows"],
-                    "properties": {
-                        "columns": {"type": "array", "items": {"type": "string"}},
-                        "rows": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"anyOf": [{"type": "array", "items": {}}, {"type": "object"}]},
-                        },
+BODY = sent_as(
+    {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["rows"],
+                "properties": {
+                    "columns": {"type": "array", "items": {"type": "string"}},
+                    "rows": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"anyOf": [{"type": "array", "items": {}}, {"type": "object"}]},
                     },
                 },
-                "examples": {
-                    "mappings": {"value": {"rows": [{"petal_length": 5.1, "petal_width": 1.8}]}},
-                    "lists": {"value": {"columns": ["petal_length", "petal_width"], "rows": [[5.1, 1.8]]}},
-                },
             },
-            "text/csv": {"schema": {"type": "string"}, "example": "petal_length,petal_width\n5.1,1.8\n"},
+            "examples": {
+                "mappings": {"value": {"rows": [{"petal_length": 5.1, "petal_width": 1.8}]}},
+                "lists": {"value": {"columns": ["petal_length", "petal_width"], "rows": [[5.1, 1.8]]}},
+            },
         },
+        "text/csv": {"schema": {"type": "string"}, "example": "petal_length,petal_width\n5.1,1.8\n"},
     }
-}
+)
 
 
 async def read_body(request: Request) -> bytes:

@@ -13,7 +13,6 @@ from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
@@ -26,6 +25,7 @@ from dnnflow.web.answers.request_parts import (
     cut_page,
     decode_cursor,
     problems_of,
+    sent_as,
 )
 from dnnflow.web.answers.study_control import want
 from dnnflow.web.answers.training_runs import run_of, run_status, status_of_run
@@ -34,7 +34,7 @@ from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, a
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Created, Estimate, RunPage, RunStatus, StudyPage, StudyStatus
 from dnnflow.web.guard.security import REPORT_POLICY
-from dnnflow.web.jobs.intake import accept, read_yaml
+from dnnflow.web.jobs.intake import accept, accept_study, read_yaml
 from dnnflow.web.jobs.launching import Launch
 from dnnflow.web.jobs.services import Services
 
@@ -75,26 +75,23 @@ RUN_STREAM = {**STREAM, "tags": ["runs"]}
 def pipeline_body(model: str, example: Mapping[str, Any]) -> dict[str, Any]:
     """Return the OpenAPI description of a body that is a pipeline."""
     schema = {"$ref": f"#/components/schemas/{model}"}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["pipeline"],
-                        "properties": {"pipeline": schema},
-                        "additionalProperties": False,
-                    },
-                    "example": {"pipeline": example},
+    return sent_as(
+        {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["pipeline"],
+                    "properties": {"pipeline": schema},
+                    "additionalProperties": False,
                 },
-                "application/yaml": {
-                    "schema": {"type": "string", "description": "The same without the outer `pipeline`."},
-                    "example": yaml.safe_dump(example, sort_keys=False),
-                },
+                "example": {"pipeline": example},
+            },
+            "application/yaml": {
+                "schema": {"type": "string", "description": "The same without the outer `pipeline`."},
+                "example": yaml.safe_dump(example, sort_keys=False),
             },
         }
-    }
+    )
 
 
 STUDY_BODY = pipeline_body(
@@ -161,10 +158,7 @@ def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> S
 )  # fmt: skip
 def create_study(response: Response, services: TheServices, sent: SentPipeline, key: Key = None) -> Created:
     """Start a study of a pipeline, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
-    pipeline = accept(services, sent[0], text=sent[1])
-    if isinstance(pipeline, TrainPipeline):
-        raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
-    created = start(services, pipeline, key)
+    created = start(services, accept_study(services, *sent), key)
     response.headers["Location"] = f"/api/v1/studies/{created.study_id}"
     return created
 

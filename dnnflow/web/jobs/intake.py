@@ -94,6 +94,20 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
     return pipeline.model_copy(update={"designs": wanted}) if capped else pipeline
 
 
+def accept_study(services: Services, data: Any, text: str | None = None) -> Pipeline:
+    """Return what `accept` does of a study.
+
+    Raises
+    ------
+    Refusal
+        With every problem, or for a training.
+    """
+    pipeline = accept(services, data, text=text)
+    if isinstance(pipeline, TrainPipeline):
+        raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
+    return pipeline
+
+
 def read_yaml(text: str) -> Any:
     """Return plain data of YAML text.
 

@@ -17,7 +17,7 @@ from dnnflow.web.answers.request_parts import TheServices, TheUpload
 from dnnflow.web.api.run_routes import start
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.guard.sessions import checked_form
-from dnnflow.web.jobs.intake import UPLOAD, accept, read_yaml
+from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
 from dnnflow.web.pages.form_fields import FORMS, field_groups
@@ -272,11 +272,10 @@ def with_table(data: Any, base: Mapping[str, Any]) -> dict[str, Any]:
 def check_pipeline(services: Services, plain: Mapping[str, Any]) -> tuple[Pipeline | None, list[Trouble]]:
     """Validate a pipeline; return it with the server's own places, or None and what is wrong with it."""
     try:
-        pipeline = accept(services, plain)
+        return accept_study(services, plain), []
     except Refusal as refusal:
         found = refusal.errors or (FieldProblem(where="", message=str(refusal.detail)),)
         return None, [Trouble("" if one.where == "pipeline" else one.where, one.message) for one in found]
-    return (pipeline, []) if isinstance(pipeline, Pipeline) else (None, [Trouble("", "a study has no model")])
 
 
 def cost_in_words(upload: Upload, pipeline: Pipeline | None) -> dict[str, str] | None:

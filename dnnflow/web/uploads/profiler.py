@@ -193,10 +193,11 @@ class TextReader:
         Raises
         ------
         UnicodeDecodeError
-            If the text is not of its encoding.
+            If a byte is none of its encoding.
         DataError
-            If it is not text, or a quote is never closed.
+            If a block is no text, or a quote stays open.
         LimitError
+            If it is larger than allowed.
         """
         cutter = Cutter(self._source.quote.encode(), start, block_bytes)
         held = bytearray()
