@@ -1,6 +1,6 @@
 """Describe a design, one network to try, as plain data with a content id and counts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -341,3 +341,9 @@ def count_flops(design: Design, n_features: int, n_classes: int) -> int:
         total += 2 * width * layer.units + layer.units * (2 + 2 * layer.batch_norm + (index in ends))
         width = layer.units
     return total + 2 * width * n_classes + 4 * n_classes
+
+
+def activations_of(designs: Iterable[Design]) -> tuple[str, ...]:
+    """Return the names of all activations in designs, sorted."""
+    found = {layers: None for layers in (design.layers for design in designs)}
+    return tuple(sorted({layer.activation for layers in found for layer in layers}))

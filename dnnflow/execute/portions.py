@@ -9,18 +9,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dnnflow.design.layers import Design
+from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.compiled.compiled_engine import CompiledEngine
 from dnnflow.engines.records import Portion, TrainingSettings
-from dnnflow.engines.stacked.stack_plan import (
-    Stack,
-    StackLimits,
-    TableShape,
-    activations_of,
-    describe_plan,
-    plan_stacks,
-    why_not,
-)
+from dnnflow.engines.stacked.stack_plan import Stack, StackLimits, TableShape, describe_plan, plan_stacks
+from dnnflow.engines.stacked.stacked_engine import StackedEngine
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -84,7 +77,8 @@ def plan_study(
     """
     if settings.engine not in STACKING:
         return StudyPlan(_singles(designs))
-    stackable = [design for design in designs if why_not(design) is None]
+    refuse = StackedEngine().refuse
+    stackable = [design for design in designs if refuse(design) is None]
     if not stackable:
         return StudyPlan(_singles(designs))
     limits = StackLimits.of(settings, slots=PLANNED_SLOTS, activations=activations_of(designs))

@@ -9,10 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dnnflow.design.layers import Design
+from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext, make_importable
-from dnnflow.engines.stacked.stack_plan import activations_of
 from dnnflow.errors import StudyStopped
 from dnnflow.events import (
     Command,

@@ -4,17 +4,8 @@ import json
 
 import pytest
 
-from dnnflow.design.layers import (
-    Design,
-    EarlyStopping,
-    Layer,
-    Optimizer,
-    Reference,
-    Schedule,
-    count_flops,
-    count_parameters,
-    residual_sources,
-)
+from dnnflow.design import layers as design_layers
+from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
 from dnnflow.errors import DesignError
 
 RICH = Design(
@@ -104,16 +95,16 @@ def test_what_is_no_network_is_refused_with_rule_and_value(data: dict[str, objec
 
 def test_residual_groups_of_different_width_are_left_out() -> None:
     design = Design((Layer(8), Layer(4), Layer(6), Layer(4), Layer(5)), residual=2)
-    assert residual_sources(design, n_features=4) == {1: 0, 3: 2}
-    assert residual_sources(design, n_features=5) == {3: 2}
+    assert design_layers.residual_sources(design, n_features=4) == {1: 0, 3: 2}
+    assert design_layers.residual_sources(design, n_features=5) == {3: 2}
 
 
 def test_counts_by_hand() -> None:
     design = Design((Layer(3, batch_norm=True), Layer(2)))
     # (4+1)*3 + 4*3, (3+1)*2, (2+1)*3
-    assert count_parameters(design, n_features=4, n_classes=3) == 15 + 12 + 8 + 9
+    assert design_layers.count_parameters(design, n_features=4, n_classes=3) == 15 + 12 + 8 + 9
     # 2*4*3 + 3 * (bias, activation, 2 of batch norm); 2*3*2 + 2*2; 2*2*3 + 4*3
-    assert count_flops(design, n_features=4, n_classes=3) == (24 + 12) + (12 + 4) + (12 + 12)
+    assert design_layers.count_flops(design, n_features=4, n_classes=3) == (24 + 12) + (12 + 4) + (12 + 12)
 
 
 def test_a_design_says_itself_in_words() -> None:

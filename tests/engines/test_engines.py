@@ -9,16 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from dnnflow.design.layers import (
-    ACTIVATIONS,
-    OPTIMIZERS,
-    Design,
-    EarlyStopping,
-    Layer,
-    Optimizer,
-    Reference,
-    Schedule,
-)
+from dnnflow.design import layers as design_layers
+from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
 from dnnflow.engines.keras.build import build_model, compile_model
 from dnnflow.engines.keras.keras_engine import KerasEngine
 from dnnflow.engines.records import TrainingSettings, Trial, TrialState
@@ -220,11 +212,11 @@ REAL_KERAS = {
     ),
     "amsgrad": Design((Layer(8),), optimizer=Optimizer("adam", 0.01, {"amsgrad": True}), epochs=2),
     "all activations": Design(
-        tuple(Layer(6, activation) for activation in ACTIVATIONS), optimizer=Optimizer("sgd", 0.01), epochs=1
+        tuple(Layer(6, one) for one in design_layers.ACTIVATIONS), optimizer=Optimizer("sgd", 0.01), epochs=1
     ),
     **{
         name: Design((Layer(8, "tanh"),), optimizer=Optimizer(name, 0.01), epochs=2)
-        for name in sorted(OPTIMIZERS)
+        for name in sorted(design_layers.OPTIMIZERS)
     },
 }  # fmt: skip
 

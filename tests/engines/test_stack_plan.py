@@ -13,16 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnnflow.design.layers import (
-    ACTIVATIONS,
-    Design,
-    EarlyStopping,
-    Layer,
-    Optimizer,
-    Reference,
-    Schedule,
-    residual_sources,
-)  # fmt: skip
+from dnnflow.design import layers as design_layers
+from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule, activations_of
 from dnnflow.design.space import Space
 from dnnflow.engines.stacked.stack_plan import (
     LEAST_CUT,
@@ -31,7 +23,6 @@ from dnnflow.engines.stacked.stack_plan import (
     Stack,
     StackLimits,
     TableShape,
-    activations_of,
     describe_plan,
     plan_stacks,
     useful_flops,
@@ -203,7 +194,7 @@ def test_residual_connections_of_a_stack_are_those_of_every_member(
     for stack in plan_stacks(designs, shape, limits):
         signature = stack.signature
         for design in stack.designs:
-            sources = residual_sources(design, shape.n_features)
+            sources = design_layers.residual_sources(design, shape.n_features)
             if not signature.looped:
                 assert dict(signature.residual) == sources
                 continue
@@ -321,9 +312,9 @@ def test_an_activation_of_many_designs_is_not_slowed_down_by_those_of_others() -
 
 
 def test_a_few_designs_of_each_activation_are_traced_once_together() -> None:
-    designs = [design for name in ACTIVATIONS for design in same(3, 16, activation=name)]
+    designs = [design for name in design_layers.ACTIVATIONS for design in same(3, 16, activation=name)]
     (stack,) = plan_stacks(designs, TABLE)
-    assert stack.signature.palette == tuple(sorted(ACTIVATIONS))
+    assert stack.signature.palette == tuple(sorted(design_layers.ACTIVATIONS))
 
 
 def test_activations_drawn_for_every_layer_take_few_traces() -> None:

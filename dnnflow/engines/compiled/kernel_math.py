@@ -295,13 +295,13 @@ def tangent(x: Any) -> Any:
     """Return the hyperbolic tangent of x."""
 
 
-@overload(exponential, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
-def _of_exponential(x: Any) -> Callable[[Any], Any]:
-    return _exponential_float32 if x == numba.float32 else _exponential_float64
+def _by_type(single: Callable[[Any], Any], double: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return what tells numba the function in a stub's place."""
 
+    def choose(x: Any) -> Callable[[Any], Any]:
+        return single if x == numba.float32 else double
 
-def _exponential_float64(x: Any) -> Any:
-    return np.exp(x)
+    return choose
 
 
 def _exponential_float32(x: Any) -> Any:
@@ -323,15 +323,6 @@ def _exponential_float32(x: Any) -> Any:
     return (p * (r * r) + r + single(1)) * float_of_bits((np.int32(k) + np.int32(127)) << np.int32(23))
 
 
-@overload(tangent, jit_options=OPTIONS)  # type: ignore[untyped-decorator]
-def _of_tangent(x: Any) -> Callable[[Any], Any]:
-    return _tangent_float32 if x == numba.float32 else _tangent_float64
-
-
-def _tangent_float64(x: Any) -> Any:
-    return np.tanh(x)
-
-
 def _tangent_float32(x: Any) -> Any:
     """The rational approximation of Eigen, TensorFlow's: right to some ulp, 1 beyond ±7.9."""
     single = np.float32
@@ -348,3 +339,7 @@ def _tangent_float32(x: Any) -> Any:
     q = q * s + single(2.26843463243900e-03)
     q = q * s + single(4.89352518554385e-03)
     return x * p / q
+
+
+overload(exponential, jit_options=OPTIONS)(_by_type(_exponential_float32, lambda x: np.exp(x)))
+overload(tangent, jit_options=OPTIONS)(_by_type(_tangent_float32, lambda x: np.tanh(x)))

@@ -6,7 +6,7 @@ batch size, learning rate and initial weights as inputs, so that designs which d
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -22,31 +22,10 @@ _EVALUATE_ROWS = 1024
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 """Keras' defaults of batch normalisation."""
 _NORM_WEIGHTS = 4
-_COUNT = tf.TensorSpec((), tf.int64)
-_ORDER = tf.TensorSpec((None,), tf.int64)
-_LABELS = tf.TensorSpec((None,), tf.int32)
+COUNT = tf.TensorSpec((), tf.int64)
+ORDER = tf.TensorSpec((None,), tf.int64)
+LABELS = tf.TensorSpec((None,), tf.int32)
 _RATE = tf.TensorSpec((), tf.float32)
-
-
-class TracedNetwork(Protocol):
-    """What a program trains."""
-
-    variables: list[Any]
-    """Weights in the order of the Keras model."""
-    trainable: list[Any]
-    """Those of them that are learned."""
-
-    def forward(self, features: Any, *, training: bool) -> Any:
-        """Return what `loss` and `probabilities` need, (rows, classes), for features (rows, n_features)."""
-        ...
-
-    def loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the mean loss over rows plus penalties."""
-        ...
-
-    def probabilities(self, outputs: Any) -> Any:
-        """Return class probabilities (rows, classes)."""
-        ...
 
 
 class ModelNetwork:
@@ -74,7 +53,9 @@ class ModelNetwork:
 class KerasProgram:
     """Trains and evaluates one network; `update` is of its trainable variables."""
 
-    def __init__(self, network: TracedNetwork, update: Update, n_features: int, n_classes: int) -> None:
+    def __init__(
+        self, network: "ModelNetwork | PlainLayers", update: Update, n_features: int, n_classes: int
+    ) -> None:
         self.network = network
         self.update = update
         self.n_classes = n_classes
@@ -82,11 +63,11 @@ class KerasProgram:
 
     @cached_property
     def _train(self) -> Any:
-        return trace(self._train_steps, (self._features, _LABELS, _ORDER, _COUNT, _COUNT, _COUNT, _RATE))
+        return trace(self._train_steps, (self._features, LABELS, ORDER, COUNT, COUNT, COUNT, _RATE))
 
     @cached_property
     def _traced_measure(self) -> Any:
-        return trace(self._measure, (self._features, _LABELS, _ORDER))
+        return trace(self._measure, (self._features, LABELS, ORDER))
 
     def weights(self) -> Weights:
         """Copy the weights."""

@@ -113,12 +113,6 @@ class StackLimits:
             raise InputError(f"waste must be in [0, 1), got {self.waste}")
 
 
-def activations_of(designs: Iterable[Design]) -> tuple[str, ...]:
-    """Return the names of all activations in designs, sorted."""
-    found = {layers: None for layers in (design.layers for design in designs)}
-    return tuple(sorted({layer.activation for layers in found for layer in layers}))
-
-
 @dataclass(frozen=True)
 class Signature:
     """What a trace depends on: stacks of one signature share it, whatever their widths and sizes."""

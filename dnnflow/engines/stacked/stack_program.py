@@ -11,15 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from dnnflow.design.layers import Optimizer
+from dnnflow.engines.keras.keras_program import COUNT, LABELS, ORDER
 from dnnflow.engines.stacked.stack_network import Options, StackNetwork, follow_moments
 from dnnflow.engines.stacked.stack_plan import Signature
 from dnnflow.engines.stacked.stack_updates import empty_variable, make_update
 from dnnflow.engines.stacked.stack_weights import StackLayout
 from dnnflow.engines.tensors import trace
-
-_COUNT = tf.TensorSpec((), tf.int64)
-_ORDER = tf.TensorSpec((None,), tf.int64)
-_LABELS = tf.TensorSpec((None,), tf.int32)
 
 Rows = tuple[Any, Any, Any]
 """Tensors: features (rows, n_features), labels (rows,), and the order in which rows are visited."""
@@ -44,8 +41,8 @@ class StackProgram:
               ((2, "int32"), (2, "int32"), (2, dtype), (2, dtype), (1, "int32")))
         )  # fmt: skip
         self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)  # of the stack; steps so far
-        rows = (tf.TensorSpec((None, layout.n_features), tf.float32), _LABELS, _ORDER)
-        self._traced_train = trace(self._train, (*rows, _COUNT, _COUNT, _COUNT))
+        rows = (tf.TensorSpec((None, layout.n_features), tf.float32), LABELS, ORDER)
+        self._traced_train = trace(self._train, (*rows, COUNT, COUNT, COUNT))
         self._traced_measure = trace(self._measure, rows)
 
     def restart(self, arrays: Sequence[np.ndarray], options: Options, rates: np.ndarray, seed: int) -> None:
@@ -116,7 +113,7 @@ class StackProgram:
         begin = (first, tf.zeros(designs, tf.float64), tf.zeros(designs, tf.int64))
         _, loss_sum, right = tf.while_loop(
             lambda start, *_: start < last, step, begin, parallel_iterations=1,
-            shape_invariants=(_COUNT.shape, *[tf.TensorShape([None])] * 2),
+            shape_invariants=(COUNT.shape, *[tf.TensorShape([None])] * 2),
         )  # fmt: skip
         return loss_sum, right
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from blake3 import blake3
@@ -32,8 +32,7 @@ def chunk_rows(rows: int, n_features: int) -> int:
     return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, 1))))
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """Rows of one kept block that belong to a chunk: of its rows in the split, `rows` from `skip` on."""
 
     block: KeptBlock

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -62,8 +63,7 @@ class ParsePlan:
         return {**features, self.label: TEXT}
 
 
-@dataclass(frozen=True)
-class BadValue:
+class BadValue(NamedTuple):
     """A value that breaks a rule; the row counts from 1 in its block."""
 
     block: int

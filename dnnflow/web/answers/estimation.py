@@ -6,12 +6,11 @@ from itertools import islice
 from statistics import median
 from typing import Any
 
-from dnnflow.design.layers import Design, count_flops, count_parameters
+from dnnflow.design.layers import Design, activations_of, count_flops, count_parameters
 from dnnflow.engines.stacked.stack_plan import (
     FLOPS_S,
     StackLimits,
     TableShape,
-    activations_of,
     plan_stacks,
     why_not,
 )
