@@ -74,7 +74,7 @@ def view(tmp_path_factory: pytest.TempPathFactory, iris: Dataset) -> Iterator[St
     """A finished study whose every text is hostile."""
     pairs = made_trials()
     record = RunRecord(
-        study_id="s0me-Study_id",
+        run_id="s0me-Study_id",
         key="k" * 64,
         name=f"digits {HOSTILE}",
         state=RunState.FINISHED,
