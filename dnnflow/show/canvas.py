@@ -1,7 +1,10 @@
-"""Plots as all pages have them: transparent, plain axes, few tools, colours that light and dark pages bear.
+"""Make plots as all pages have them: transparent, plain axes, few tools, colours for light and dark.
 
 Light enough for a scheduler's process: nothing but Bokeh is imported.
 """
+
+import math
+from collections.abc import Sequence
 
 from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
@@ -66,6 +69,21 @@ def with_legend(plot: figure, place: str = "right") -> figure:
         legend.orientation = "horizontal" if place == "above" else "vertical"
         plot.add_layout(legend, place)
     return plot
+
+
+def quads(plot: figure, source: ColumnDataSource, rows: Sequence[tuple[str, str]]) -> figure:
+    """Draw cells of a grid: columns `left`, `right`, `bottom`, `top` and `alpha`; `rows` tell of one."""
+    drawn = plot.quad(
+        "left", "right", "bottom", "top", source=source, fill_color=BLUE, fill_alpha="alpha", line_color=None
+    )
+    plot.add_tools(HoverTool(renderers=[drawn], tooltips=rows))
+    return plot
+
+
+def shades(counts: Sequence[float], least: float) -> list[float]:
+    """Return a shade for each count, on a logarithm that shows single trials beside cells of thousands."""
+    most = math.log1p(max(counts, default=1))
+    return [least + (1 - least) * math.log1p(count) / most for count in counts]
 
 
 def pace_figure(source: ColumnDataSource, name: str, height: int) -> figure:

@@ -1,16 +1,31 @@
 """Write a run's report: one HTML file that needs neither network nor server."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from bokeh.embed import components
+from bokeh.resources import Resources
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 
 from dnnflow.paths import write_file
+from dnnflow.results.view.depth import timing
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.show import run_numbers, study_tables
+from dnnflow.show.study_figures import draw_study
+from dnnflow.show.training_figures import draw_training
 
 if TYPE_CHECKING:
+    from bokeh.plotting import figure
+
     from dnnflow.parallel.driver.history import History
-    from dnnflow.results.view.study_view import StudyView
+
+SHOWN_PLACES = 15
+"""Of the leaderboard; the rest unfolds."""
 
 
-def write_report(numbers: "StudyView | History", path: str | Path) -> Path:
+def write_report(run: "StudyView | History", path: str | Path) -> Path:
     """Write the report of a study or a parallel training as one self-contained file; return its path.
 
     Parameters
@@ -18,10 +33,69 @@ def write_report(numbers: "StudyView | History", path: str | Path) -> Path:
     path
         Replaced if it is there.
     """
-    from dnnflow.results.view.study_view import StudyView
-    from dnnflow.show.study_report import render_report
-    from dnnflow.show.training_report import render_training_report
-
-    text = render_report(numbers) if isinstance(numbers, StudyView) else render_training_report(numbers)
-    write_file(Path(path), text)
+    write_file(Path(path), render_report(run))
     return Path(path)
+
+
+def render_report(run: "StudyView | History") -> str:
+    """Return the report of a study or a parallel training as HTML text."""
+    if isinstance(run, StudyView):
+        return _render("study.html", draw_study(run), _of_study(run))
+    numbers = run_numbers.training_numbers(run)
+    return _render("training.html", draw_training(numbers), _of_training(run, numbers))
+
+
+def _render(template: str, drawn: "Mapping[str, figure]", values: Mapping[str, Any]) -> str:
+    script, divs = components(drawn) if drawn else ("", {})
+    # Only the part of Bokeh that draws: no widgets, no TeX
+    library = Resources(mode="inline", components=["bokeh"]).render_js() if drawn else ""
+    # Every value that is no Markup is escaped
+    environment = Environment(
+        loader=PackageLoader("dnnflow.show"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(
+        versions=study_tables.versions(),
+        library=Markup(library),
+        script=Markup(script),
+        figure={name: Markup(div) for name, div in divs.items()},
+        **values,
+    )
+
+
+def _of_study(view: StudyView) -> dict[str, Any]:
+    return {
+        "title": view.record.name,
+        "kind": "report",
+        "view": view,
+        "headline": study_tables.headline(view),
+        "summary": study_tables.summary(view),
+        "dashboard": _link(view.record.dashboard),
+        "shown_places": SHOWN_PLACES,
+        "names": study_tables.NAMES,
+        "marks": study_tables.time_marks(view),
+        "timings": study_tables.timings(view),
+        "timing": timing,
+        "n_timed": sum(band.n for band in view.time_by_depth),
+        "n_deep": sum(band.n for band in view.accuracy_by_depth),
+        "confusion": study_tables.confusion(view),
+        "pipeline": study_tables.pipeline_text(view),
+        "many": len(view.trials) > study_tables.MOST_POINTS,
+    }
+
+
+def _of_training(history: "History", numbers: run_numbers.TrainingNumbers) -> dict[str, Any]:
+    return {
+        "kind": "training",
+        "title": history.about.get("Model", "model"),
+        "algorithm": history.about.get("Algorithm", ""),
+        "numbers": numbers,
+        "headline": run_numbers.training_headline(numbers),
+        "summary": run_numbers.training_summary(numbers, history.startup_s),
+        "replicas": run_numbers.replica_rows(numbers.replicas),
+        "servers": history.servers,
+    }
+
+
+def _link(dashboard: str | None) -> str | None:
+    """Return an address that is safe to be followed, or None."""
+    return dashboard if dashboard and dashboard.startswith(("http://", "https://")) else None

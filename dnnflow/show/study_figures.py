@@ -1,4 +1,4 @@
-"""Draws the report's figures with Bokeh, from numbers that are ready.
+"""Draw what came of a study, from numbers that are ready: the figures of the report and of the web pages.
 
 Backgrounds are transparent and colours can be read on light and dark pages; the page recolours the axes.
 """
@@ -16,17 +16,57 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 
-from dnnflow.results.view.depth import Band, LinearFit, Spectrum
+from dnnflow.results.view.depth import Band, LinearFit, Spectrum, timed_alike, timing
 from dnnflow.results.view.marginals import Group, Marginal
-from dnnflow.show.canvas import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, plain, with_legend
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.show import study_tables as tables
+from dnnflow.show.canvas import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, plain, quads, shades, with_legend
 from dnnflow.show.study_tables import Cells, Cloud, ConfusionTable, Curves, Points, spans_much
 
 MOST_TICKS = 25
 """A longer depth axis is not labelled at every depth."""
+MARGINAL_FIGURES = 8
+"""Parameters that get a figure, those that explain most."""
 LONGEST = 24
 """Characters of a name on an axis."""
 INK = "ink"
 """Tag of text that has the page's text colour."""
+
+
+def draw_study(view: StudyView) -> dict[str, figure]:
+    """Return the figures that a study has numbers for, by name."""
+    drawn: dict[str, figure] = {}
+    if view.accuracy_by_depth:
+        drawn["accuracy"] = by_depth(
+            view.accuracy_by_depth,
+            tables.depth_points(view.trials, "test_accuracy"),
+            measure="test accuracy",
+            guess=view.majority_rate,
+        )
+        drawn["time"] = _time_figure(view)
+    for column, words in (("parameters", "weights"), ("flops", "FLOPs of one row's forward pass")):
+        cloud = tables.cloud(view.trials, column)
+        if cloud:
+            drawn[column] = cloud_figure(cloud, x=words)
+    for place, marginal in enumerate(view.marginals[:MARGINAL_FIGURES]):
+        drawn[f"marginal-{place}"] = marginal_figure(marginal)
+    for measure in ("accuracy", "loss"):
+        curves = tables.curves(view, measure)
+        if curves:
+            drawn[f"curves-{measure}"] = curves_figure(curves)
+    confusion = tables.confusion(view)
+    if confusion:
+        drawn["confusion"] = confusion_figure(confusion)
+    if view.spectrum:
+        drawn["spectrum"] = spectrum_figure(view.spectrum)
+    return drawn
+
+
+def _time_figure(view: StudyView) -> figure:
+    alike = timed_alike(view.trials)
+    measure = f"training time, s ({timing(bool(alike['amortised'].iloc[0]))})"
+    points = tables.depth_points(alike, "training_s")
+    return by_depth(view.time_by_depth, points, measure=measure, line=view.time_fit)
 
 
 def _labels(texts: Iterable[str]) -> list[str]:
@@ -161,28 +201,18 @@ def cloud_figure(cloud: Cloud, *, x: str) -> figure:
         plot.scatter("x", "y", source=_points_source(trials), size=5, color=BLUE, alpha=0.45, line_color=None)
         rows = [("design", "@name"), (x, "@x{0,0}"), ("test accuracy", "@y{0.0000}")]
     else:
-        plot.quad(
-            "left",
-            "right",
-            "bottom",
-            "top",
-            source=_cells_source(trials),
-            fill_color=BLUE,
-            fill_alpha="alpha",
-            line_color=None,
-        )
         rows = [
             ("trials", "@count{0,0}"),
             ("test accuracy", "@bottom{0.000} – @top{0.000}"),
             (x, "@left{0,0} – @right{0,0}"),
         ]
+        return quads(plot, _cells_source(trials), rows)
     plot.add_tools(HoverTool(tooltips=rows))
     return plot
 
 
 def _cells_source(cells: Cells) -> ColumnDataSource:
-    # The logarithm shows single trials beside cells of thousands
-    alpha = 0.12 + 0.88 * np.log1p(cells.counts) / np.log1p(cells.counts.max())
+    alpha = shades(cells.counts.tolist(), 0.12)
     edges = {"left": cells.left, "right": cells.right, "bottom": cells.bottom, "top": cells.top}
     return ColumnDataSource({**edges, "count": cells.counts, "alpha": alpha})
 

@@ -1,4 +1,4 @@
-"""What the report shows, as numbers and text: figures and pages only draw it."""
+"""Prepare what is shown of a study as numbers and text: figures and pages only draw it."""
 
 import platform
 import re
@@ -27,6 +27,19 @@ LOG_SPAN = 50
 MOST_STEPS = 300
 """A longer learning curve is thinned out."""
 
+NAMES = {
+    "depth": "hidden layers",
+    "units": "units a layer",
+    "units_min": "units of the narrowest layer",
+    "units_max": "units of the widest layer",
+    "batch_norm": "batch normalisation",
+    "l2": "L2 penalty",
+    "residual": "layers a residual group",
+    "learning_rate": "learning rate",
+    "batch_size": "batch size",
+    "early_stopping": "early stopping, patience",
+}
+"""Parameters in words, where their own name is not a word."""
 PACKAGES = ("dnnflow", "numpy", "keras", "tensorflow", "scikit-learn", "distributed")
 PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 

@@ -1,4 +1,4 @@
-"""What the command line shows: progress while a job runs, tables when it is done. Needs rich."""
+"""Print progress while a run goes on, and tables when it is done. Needs rich."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrainingProgress, TrialsStored
-from dnnflow.show.leaderboard_text import leaderboard_table
+from dnnflow.show.study_tables import time_marks, timings
 from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
 
 if TYPE_CHECKING:
@@ -134,6 +134,47 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
         console.print(f"report  {report}", soft_wrap=True)
+
+
+def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
+    """Return the best designs as a table; the caption says how far its order can be trusted."""
+    title = f"{escape(view.record.name)}: the best designs"
+    table = Table(
+        title=title,
+        caption=_caption(view),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("rank", "accuracy", "95 % interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("design", overflow="fold")
+    for name in ("weights", "epochs", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    marks = time_marks(view)
+    for place, mark in zip(view.leaderboard[:top], marks, strict=False):
+        table.add_row(
+            f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
+            f"{place.test_accuracy:.4f}",
+            f"{place.low:.3f} – {place.high:.3f}",
+            escape(place.design),
+            "" if place.parameters is None else f"{place.parameters:,}",
+            str(place.epochs_run),
+            f"{place.training_s:.2f}{mark}",
+        )
+    return table
+
+
+def _caption(view: "StudyView") -> str:
+    if view.noise is None:
+        return "No design has been trained to its end yet."
+    lines = [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
+    lines += [f"Seconds of training: {timings(view)}."]
+    if view.flatness:
+        lines += [str(view.flatness)]
+        lines += [f"Training time: {view.time_fit}."] if view.time_fit else []
+    return "\n".join(lines)
 
 
 def show_training(history: "History", written: "Sequence[Path]") -> None:

@@ -1,4 +1,4 @@
-"""Draws a parallel training: the same figures in a report, once, and on the live page, again and again."""
+"""Draw a parallel training: the same figures in a report, once, and on the live page, again and again."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +14,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 
 from dnnflow.show.canvas import BLUE, GREEN, ORANGE, PALETTE, canvas, pace_figure, plain, with_legend
-from dnnflow.show.run_numbers import TrainingNumbers
-from dnnflow.show.training_tables import Measure, measures, time_shares
+from dnnflow.show.run_numbers import Measure, TrainingNumbers, measures, time_shares
 
 MOST_NAMED = len(PALETTE)
 """More replicas have no legend."""
@@ -70,7 +69,7 @@ class TrainingFigures:
         self._columns["shares"].data = {"replica": names, **parts}
 
 
-def drawn(numbers: TrainingNumbers) -> dict[str, figure]:
+def draw_training(numbers: TrainingNumbers) -> dict[str, figure]:
     """Return the figures that a training has numbers for, by name."""
     figures = TrainingFigures()
     figures.fill(numbers)

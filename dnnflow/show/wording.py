@@ -1,4 +1,4 @@
-"""Events as lines for people: the same words in a terminal, a log and an artifact."""
+"""Say events as lines for people: the same words in a terminal, a log and an artifact."""
 
 from collections.abc import Mapping
 

@@ -31,9 +31,8 @@ from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.show.live import plugin
 from dnnflow.show.live.board import RUNS, SILENT_S, Board, Run
 from dnnflow.show.live.listening import LOG, listening, open_page
-from dnnflow.show.live.live_study_figures import study_headline
 from dnnflow.show.live.study_tally import MOST_CELLS, MOST_MOMENTS, StudyTally
-from dnnflow.show.run_numbers import StudyNumbers, TrainingNumbers, pace_of, thinned
+from dnnflow.show.run_numbers import StudyNumbers, TrainingNumbers, pace_of, study_headline, thinned
 from tests.conftest import PIPELINES
 
 ROWS = 400

@@ -23,10 +23,10 @@ from dnnflow.results.view.depth import bands, flatness, time_fit, timed_alike
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show import study_figures as figures
 from dnnflow.show import study_tables as tables
-from dnnflow.show.leaderboard_text import leaderboard_table
-from dnnflow.show.report import write_report
-from dnnflow.show.study_report import draw, render_report
+from dnnflow.show.report import render_report, write_report
+from dnnflow.show.study_figures import draw_study
 from dnnflow.show.study_tables import MOST_POINTS, Cells, Points
+from dnnflow.show.terminal import leaderboard_table
 from dnnflow.table.store.dataset import Dataset
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
@@ -181,7 +181,7 @@ def test_every_part_is_there(page: str, view: StudyView) -> None:
 
 
 def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
-    drawn = draw(view)
+    drawn = draw_study(view)
     names = "accuracy time parameters flops curves-accuracy curves-loss confusion spectrum"
     assert set(drawn) == {*names.split(), "marginal-0", "marginal-1", "marginal-2"}
     assert page.count('data-root-id="') == len(drawn)
@@ -209,24 +209,24 @@ def in_terminal(view: StudyView) -> str:
 
 
 def test_depths_that_span_much_are_drawn_on_a_logarithmic_axis(view: StudyView) -> None:
-    for figure in (draw(deep(view, True))["accuracy"], draw(deep(view, True))["time"]):
+    for figure in (draw_study(deep(view, True))["accuracy"], draw_study(deep(view, True))["time"]):
         assert isinstance(figure.x_scale, LogScale)
-    assert isinstance(draw(view)["accuracy"].x_scale, LinearScale)
+    assert isinstance(draw_study(view)["accuracy"].x_scale, LinearScale)
     assert not tables.spans_much(np.array([0.0, 100.0]))
     moved = tables.depth_points(deep(view, True).trials, "test_accuracy")
     assert moved is not None
     ratio = moved.x / deep(view, True).trials["depth"].to_numpy(dtype=float)
     assert 1 < ratio.max() <= 1.03
     many_deep = deep(view, True)
-    assert draw(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["accuracy"].renderers
+    assert draw_study(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["accuracy"].renderers
 
 
 def test_the_accuracy_of_guessing_stands_in_the_figure_of_depth(view: StudyView) -> None:
     def legends(figure: Plot) -> set[str]:
         return {item.label.value for item in figure.legend[0].items}
 
-    assert "always the largest class: 0.3333" in legends(draw(view)["accuracy"])
-    assert not any("largest" in text for text in legends(draw(view)["time"]))
+    assert "always the largest class: 0.3333" in legends(draw_study(view)["accuracy"])
+    assert not any("largest" in text for text in legends(draw_study(view)["time"]))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_every_training_time_says_how_it_was_found(view: StudyView, amortised: b
     text = Elements(render_report(shown)).text
     assert f"Training time: {told}." in text
     assert f"The line fitted through 38 trials ({told}):" in text
-    assert draw(shown)["time"].yaxis.axis_label == f"training time, s ({told})"
+    assert draw_study(shown)["time"].yaxis.axis_label == f"training time, s ({told})"
     said = in_terminal(shown)
     assert f"Seconds of training: {told}." in said
     assert f"38 trials, {told}." in said

@@ -13,17 +13,18 @@ from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.server.messages import ServerStatistics
 from dnnflow.parallel.spec.algorithm import Algorithm
-from dnnflow.show import training_tables
-from dnnflow.show.run_numbers import ReplicaNumbers
-from dnnflow.show.training_report import render_training_report, replica_rows
-from dnnflow.show.training_tables import (
+from dnnflow.show.report import render_report
+from dnnflow.show.run_numbers import (
     LEAST_LOSSES,
     MOST_LATE,
+    ReplicaNumbers,
     mean_staleness,
     measures,
     pace_now,
+    replica_rows,
     staleness_shown,
     time_shares,
+    training_headline,
     training_numbers,
 )
 
@@ -110,8 +111,8 @@ def test_losses_are_divided_among_replicas() -> None:
 def test_a_training_that_has_not_begun_has_numbers() -> None:
     numbers = training_numbers(History(replicas={0: ReplicaTotals()}))
     assert (numbers.samples, numbers.staleness, numbers.mean_staleness) == (0, (), None)
-    assert training_tables.headline(numbers) == [("samples", "0", "")]
-    assert "No replica has reported" in render_training_report(History(replicas={0: ReplicaTotals()}))
+    assert training_headline(numbers) == [("samples", "0", "")]
+    assert "No replica has reported" in render_report(History(replicas={0: ReplicaTotals()}))
 
 
 def test_a_long_tail_of_staleness_is_counted_together() -> None:
@@ -145,7 +146,7 @@ def test_how_fast_it_is_now_is_of_the_last_seconds() -> None:
 
 def test_a_training_that_goes_on_says_how_far_it_is_in_all(history: History) -> None:
     history.restored = 1_000
-    assert training_tables.headline(training_numbers(history))[0] == ("samples", "8,000", "90 % of 10,000")
+    assert training_headline(training_numbers(history))[0] == ("samples", "8,000", "90 % of 10,000")
 
 
 def test_an_algorithm_in_words() -> None:

@@ -1,4 +1,4 @@
-"""What the scheduler keeps of runs for the live page: the latest numbers of the last runs, and no more."""
+"""Hold what the scheduler keeps of runs: the latest numbers of the last runs, and no more."""
 
 import time
 from collections.abc import Mapping

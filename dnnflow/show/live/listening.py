@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dnnflow.events import Event, Listener, Notice, RunEnded, StudyBegun, TrainingBegun, TrialsEnded, ignore
 from dnnflow.show.live.study_tally import StudyTally
-from dnnflow.show.run_numbers import Numbers
-from dnnflow.show.training_tables import training_numbers
+from dnnflow.show.run_numbers import Numbers, training_numbers
 
 if TYPE_CHECKING:
     from distributed import Client

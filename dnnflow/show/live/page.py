@@ -1,15 +1,25 @@
-"""The live page in the Dask dashboard: a list of runs, and the numbers of the one that is chosen."""
+"""Draw the live page of the Dask dashboard: a list of runs, and the numbers of the one that is chosen."""
 
+from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bokeh.layouts import column, row
-from bokeh.models import Div, Select
+from bokeh.layouts import column, grid, row
+from bokeh.models import ColumnDataSource, Div, HoverTool, NumeralTickFormatter, Select
+from bokeh.plotting import figure
 
+from dnnflow.show.canvas import GREEN, canvas, pace_figure, quads
 from dnnflow.show.live.board import Board, Run
-from dnnflow.show.live.panels import StudyPanel, TrainingPanel
-from dnnflow.show.live.style import CARDS, PAGE, cards
-from dnnflow.show.run_numbers import StudyNumbers, TrainingNumbers
+from dnnflow.show.live.style import CARDS, PAGE, cards, facts, table
+from dnnflow.show.run_numbers import (
+    ReplicaNumbers,
+    StudyNumbers,
+    TrainingNumbers,
+    study_headline,
+    training_headline,
+)
+from dnnflow.show.training_figures import TrainingFigures
+from dnnflow.show.wording import memory_in_words
 
 if TYPE_CHECKING:
     from bokeh.document import Document
@@ -18,6 +28,17 @@ if TYPE_CHECKING:
 EVERY_MS = 1000
 NEWEST = "newest"
 """Choice that follows whichever run began last."""
+HEIGHT = 290
+"""Of a figure."""
+CELL = [
+    ("hidden layers", "@layers"),
+    ("test accuracy", "@bottom{0.000} – @top{0.000}"),
+    ("trials", "@count{0,0}"),
+]
+"""What is told of a cell under the pointer."""
+HALF = 0.42
+"""Half the width of a cell that is one hidden layer wide."""
+REPLICA_COLUMNS = ("replica", "worker", "samples", "pushes", "CPU", "memory", "workers lost")
 
 
 def show_page(board: Board, scheduler: "Scheduler", extra: Any, document: "Document") -> None:
@@ -78,3 +99,132 @@ class Page:
 
 def _title(run: Run) -> str:
     return f"{run.kind}: {run.name} ({run.state})"
+
+
+class TrainingPanel:
+    """Figures and replicas of a parallel training."""
+
+    def __init__(self) -> None:
+        self._figures = TrainingFigures(HEIGHT)
+        self._workers = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
+        for plot in self._figures.figures.values():
+            _still(plot)
+        order = (("loss", "measures"), ("samples_pace", "updates_pace"), ("staleness", "shares"))
+        plots = [[self._figures.figures[name] for name in names] for names in order]
+        self.root = column(
+            grid(plots, sizing_mode="stretch_width"),
+            self._workers,
+            sizing_mode="stretch_width",
+            visible=False,
+        )
+
+    def show(self, numbers: TrainingNumbers, workers: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Draw a training and return its headline.
+
+        Parameters
+        ----------
+        workers
+            {address: what the scheduler knows of the worker}.
+        """
+        self._figures.fill(numbers)
+        rows = [replica_row(one, workers.get(one.worker)) for one in numbers.replicas]
+        lost = [f"after {at_s:.0f} s: replica {number} with {name}" for at_s, number, name in numbers.lost]
+        told = table(REPLICA_COLUMNS, rows, texts=("worker",))
+        if lost:
+            told += f"<h2>Lost workers</h2><p>{'<br>'.join(escape(one) for one in lost)}</p>"
+        self._workers.text = told + facts(numbers.about)
+        return training_headline(numbers)
+
+
+class StudyPanel:
+    """Figures of a study."""
+
+    def __init__(self) -> None:
+        self._figures = StudyFigures(HEIGHT)
+        self._failures = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
+        drawn = self._figures.figures
+        for plot in drawn.values():
+            _still(plot)
+        self.root = column(
+            drawn["cells"],
+            grid([[drawn["best"], drawn["pace"]]], sizing_mode="stretch_width"),
+            self._failures,
+            sizing_mode="stretch_width",
+            visible=False,
+        )
+
+    def show(self, numbers: StudyNumbers) -> list[tuple[str, str, str]]:
+        """Draw a study and return its headline."""
+        self._figures.fill(numbers)
+        rows = [(kind, f"{count:,}") for kind, count in numbers.failures]
+        told = table(("failures", "designs"), rows, texts=("failures",)) if rows else ""
+        best = f"<h2>Best so far</h2>{escape(numbers.best_design)}" if numbers.best_design else ""
+        self._failures.text = best + told + facts(numbers.about)
+        return study_headline(numbers)
+
+
+def _still(plot: figure) -> None:
+    """Leave a plot without tools but the pointer's: moved by hand, it would no longer follow its numbers."""
+    plot.toolbar.active_drag = None
+    plot.toolbar.visible = False
+
+
+def replica_row(replica: ReplicaNumbers, worker: Any) -> tuple[str, ...]:
+    """Return a replica's row; of its worker what the last heartbeat told the scheduler."""
+    metrics = getattr(worker, "metrics", None) or {}
+    cpu, memory = metrics.get("cpu"), metrics.get("memory")
+    return (
+        str(replica.replica),
+        replica.worker,
+        f"{replica.samples:,}",
+        f"{replica.pushes:,}",
+        f"{cpu:.0f} %" if cpu is not None else "–",
+        memory_in_words(memory if memory is not None else replica.resident_bytes, replica.gpu_bytes),
+        str(replica.lives - 1),
+    )
+
+
+class StudyFigures:
+    """Figures by name, whose sources `fill` gives numbers."""
+
+    def __init__(self, height: int) -> None:
+        names = ("left", "right", "bottom", "top", "alpha", "layers", "count")
+        self._cells = ColumnDataSource({name: [] for name in names})
+        self._best = ColumnDataSource({"x": [], "y": []})
+        self._pace = ColumnDataSource({"x": [], "y": []})
+        self.figures: dict[str, figure] = {
+            "cells": quads(
+                canvas(x="hidden layers", y="test accuracy", height=height + 40), self._cells, CELL
+            ),
+            "best": _best_figure(self._best, height),
+            "pace": pace_figure(self._pace, "trials a second", height),
+        }
+
+    def fill(self, numbers: StudyNumbers) -> None:
+        """Draw other numbers."""
+        width, height = numbers.cell_size
+        most: dict[int, int] = {}  # of each depth, so that depths with few trials show as well
+        for depth, _, count in numbers.cells:
+            most[depth] = max(count, most.get(depth, 0))
+        self._cells.data = {
+            "left": [depth - HALF for depth, *_ in numbers.cells],
+            "right": [depth + width - 1 + HALF for depth, *_ in numbers.cells],
+            "bottom": [accuracy for _, accuracy, _ in numbers.cells],
+            "top": [accuracy + height for _, accuracy, _ in numbers.cells],
+            "alpha": [0.2 + 0.8 * count / most[depth] for depth, _, count in numbers.cells],
+            "layers": [f"{x}" if width == 1 else f"{x} to {x + width - 1}" for x, *_ in numbers.cells],
+            "count": [count for *_, count in numbers.cells],
+        }
+        end = numbers.completed + numbers.failed
+        best = [*numbers.best, *([(end, numbers.best[-1][1])] if numbers.best else [])]
+        self._best.data = {"x": [x for x, _ in best], "y": [y for _, y in best]}
+        self._pace.data = {"x": [x for x, _ in numbers.pace], "y": [y for _, y in numbers.pace]}
+
+
+def _best_figure(source: ColumnDataSource, height: int) -> figure:
+    plot = canvas(x="trials", y="best test accuracy so far", height=height)
+    line = plot.step("x", "y", source=source, mode="after", color=GREEN, line_width=2.4)
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    rows = [("trial", "@x{0,0}"), ("accuracy", "@y{0.0000}")]
+    plot.add_tools(HoverTool(renderers=[line], tooltips=rows))
+    return plot

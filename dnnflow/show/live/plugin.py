@@ -1,4 +1,4 @@
-"""Scheduler plugin that keeps what runs tell of themselves, and adds a page to the Dask dashboard.
+"""Keep on the scheduler what runs tell of themselves, and add a page of them to the Dask dashboard.
 
 Adding a page is nothing that Dask promises to allow: what goes wrong with it is logged once, and told to who
 asks.

@@ -1,4 +1,4 @@
-"""Counts a study's trials as they come, in memory that does not grow with the study."""
+"""Count a study's trials as they come, in memory that does not grow with the study."""
 
 import threading
 import time

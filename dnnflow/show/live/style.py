@@ -1,4 +1,4 @@
-"""How the live page looks."""
+"""Style the live page: its sheets, and its text as HTML."""
 
 from collections.abc import Iterable, Sequence
 from html import escape

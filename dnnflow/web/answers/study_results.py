@@ -1,7 +1,6 @@
 """Compute results of studies once for all that look at them, and compare two studies."""
 
 import json
-import math
 import threading
 import time
 from collections import OrderedDict
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bokeh.embed import json_item
-from bokeh.models import ColumnDataSource, HoverTool
+from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from dnnflow.errors import NotFoundError
@@ -18,8 +17,9 @@ from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.intervals import equal_within_noise
 from dnnflow.results.view.study_view import StudyView, load_view
-from dnnflow.show.canvas import BLUE, canvas
-from dnnflow.show.study_report import draw, render_report
+from dnnflow.show.canvas import canvas, quads, shades
+from dnnflow.show.report import render_report
+from dnnflow.show.study_figures import draw_study
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.replies import CellGrid, Compared, Comparison, Difference
 
@@ -107,7 +107,7 @@ class Results:
         kept = self._get(study_id)
         with kept.lock:
             if kept.plots is None:
-                drawn = draw(kept.view)
+                drawn = draw_study(kept.view)
                 kept.plots = {name: json.dumps(json_item(plot)) for name, plot in drawn.items()}
             return kept.plots
 
@@ -160,26 +160,21 @@ class Results:
 
 def grid_figure(cells: CellGrid, *, measure: str) -> figure:
     """Draw trials counted by hidden layers and a measure; the shade is the logarithm of the count."""
-    plot = canvas(x="hidden layers", y=measure)
-    most = max((count for _, _, count in cells.cells), default=1)
     left = [cells.first_depth + x * cells.depth_width for x, _, _ in cells.cells]
     low = [cells.low + y * cells.height for _, y, _ in cells.cells]
+    counts = [count for *_, count in cells.cells]
     source = ColumnDataSource(
         {
             "left": [x - 0.5 for x in left],
             "right": [x + cells.depth_width - 0.5 for x in left],
-            "low": low,
-            "high": [y + cells.height for y in low],
-            "count": [count for _, _, count in cells.cells],
-            "alpha": [0.15 + 0.85 * math.log1p(count) / math.log1p(most) for _, _, count in cells.cells],
+            "bottom": low,
+            "top": [y + cells.height for y in low],
+            "count": counts,
+            "alpha": shades(counts, 0.15),
         }
     )
-    plot.quad(
-        "left", "right", "high", "low", source=source, fill_color=BLUE, fill_alpha="alpha", line_color=None
-    )
-    rows = [("trials", "@count{0,0}"), (measure, "@low{0.000} – @high{0.000}")]
-    plot.add_tools(HoverTool(tooltips=rows))
-    return plot
+    rows = [("trials", "@count{0,0}"), (measure, "@bottom{0.000} – @top{0.000}")]
+    return quads(canvas(x="hidden layers", y=measure), source, rows)
 
 
 # ---- two studies side by side

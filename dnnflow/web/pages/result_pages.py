@@ -11,8 +11,8 @@ from starlette.responses import Response
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.depth import timing
 from dnnflow.results.view.overview import SORTS, TrialQuery
-from dnnflow.show.study_report import MARGINAL_FIGURES, NAMES
-from dnnflow.show.study_tables import confusion
+from dnnflow.show.study_figures import MARGINAL_FIGURES
+from dnnflow.show.study_tables import NAMES, confusion
 from dnnflow.web.answers.model_files import saved_models
 from dnnflow.web.answers.request_parts import (
     DesignId,
