@@ -1,4 +1,4 @@
-"""A space: the set of designs that a study draws from, iterated lazily as a grid or at random."""
+"""Hold a space: the set of designs that a study draws from, iterated lazily as a grid or at random."""
 
 import random
 from bisect import bisect_right

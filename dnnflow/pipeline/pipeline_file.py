@@ -1,4 +1,4 @@
-"""Reading a pipeline from YAML, with every problem named by its line."""
+"""Read a pipeline from YAML, with every problem named by its line."""
 
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The declarative description of one job, from data to report: what every door accepts.
+"""Describe a run that is a study, from data to report: what every door accepts.
 
 The command line, Python, Prefect parameters, the web form and REST all read this one model; its JSON schema
 (`dnnflow schema`) is made from it. Unknown keys are refused. Relative paths in a pipeline file are relative
@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from dnnflow.design.space import Space
 from dnnflow.design.space_options import SpaceOptions
 from dnnflow.engines.records import TrainingOptions, TrainingSettings
-from dnnflow.parameters import Seed, fields_of
-from dnnflow.pipeline.sections import RefitSection, Section
+from dnnflow.parallel.spec.algorithm import Algorithm, Exchange, Kind, KindName, RefitExchange
+from dnnflow.parallel.spec.train_options import RefitOptions
+from dnnflow.parameters import Parameters, Seed, fields_of
 from dnnflow.table.columns.recipe import (
     ColumnOptions,
     FileUrl,
@@ -24,6 +25,12 @@ from dnnflow.table.columns.recipe import (
     Source,
     TextOptions,
 )
+
+
+class Section(Parameters):
+    """Base of all parts."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
 class TableSection(Section):
@@ -93,6 +100,36 @@ class ExecutorSection(Section):
     """Memory of each worker started here, e.g. 2GB."""
     dashboard_port: int | None = Field(default=None, ge=0, lt=65536)
     """Port of the Dask dashboard of a cluster started here; default: 8787 or a free one."""
+
+
+class AlgorithmSection(Section):
+    """How a model is trained, in every section that says so."""
+
+    algorithm: KindName = Kind.DOWNPOUR
+
+    @model_validator(mode="after")
+    def _makes_an_algorithm(self) -> Self:
+        self.to_algorithm()
+        return self
+
+    def to_algorithm(self) -> Algorithm:
+        """Return the algorithm, without the model's optimizer.
+
+        Raises
+        ------
+        ValueError
+            If its parts do not fit together.
+        """
+        return Algorithm(kind=self.algorithm, **fields_of(Exchange, self))
+
+
+class RefitSection(RefitExchange, AlgorithmSection, RefitOptions):
+    """How the best design is trained once more, data-parallel, on training and test rows together."""
+
+    epochs: int | None = Field(default=None, ge=1)
+    """Passes over the whole table; default: the epochs that the design was trained for."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows of one replica's step; default: the design's."""
 
 
 class OutputsSection(Section):

@@ -15,12 +15,13 @@ from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import RunOptions
 from dnnflow.parameters import Display
 from dnnflow.paths import Workspace
-from dnnflow.pipeline.sections import AlgorithmSection, Section
 from dnnflow.pipeline.study_pipeline import (
+    AlgorithmSection,
     DatasetSection,
     ExecutorSection,
     Pipeline,
     PreprocessSection,
+    Section,
     absolute,
 )
 

@@ -42,7 +42,7 @@ from dnnflow.pipeline.pipeline_file import check_text
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run.train import read_options
-from dnnflow.web.pages.form_fields import fields_by_path
+from dnnflow.web.pages.forms import fields_by_path
 
 field, text, wrong = sys.argv[2], "7", "0"
 names = {"model": {"source": "os:getcwd"}, "data": {"source": "x.npz"}, "parallel": {field: int(text)}}

@@ -7,8 +7,7 @@ from typing import get_args
 import pytest
 import yaml
 
-from dnnflow.pipeline.sections import Section
-from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.study_pipeline import Pipeline, Section
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.web.jobs.intake import PLACES
 from dnnflow.web.jobs.services import Services

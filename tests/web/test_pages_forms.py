@@ -8,9 +8,23 @@ import pytest
 from dnnflow.pipeline.pipeline_file import check_text
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.web.pages import forms
-from dnnflow.web.pages.form_fields import FORMS, LEFT_OUT, FieldKind, field_groups, fields_by_path
-from dnnflow.web.pages.form_values import HINTS, LENGTHS, read_value, show_value
-from dnnflow.web.pages.forms import FORM_OF, USE, Trouble, form_of, read_form, to_yaml
+from dnnflow.web.pages.forms import (
+    FORM_OF,
+    FORMS,
+    HINTS,
+    LEFT_OUT,
+    LENGTHS,
+    USE,
+    FieldKind,
+    Trouble,
+    field_groups,
+    fields_by_path,
+    form_of,
+    read_form,
+    read_value,
+    show_value,
+    to_yaml,
+)
 
 BASE = {"source": "upload:x", "label": "digit"}
 

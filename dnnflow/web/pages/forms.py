@@ -1,16 +1,323 @@
-"""The rules form: a pipeline as text fields with their problems, and back."""
+"""Make the rules form from the pipeline's JSON schema: its fields, what is typed there, and back."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import yaml
 
 from dnnflow.design.draws import KINDS
+from dnnflow.design.layers import ACTIVATIONS, INITIALIZERS, OPTIMIZERS
+from dnnflow.design.space import LAYER_FIELDS
+from dnnflow.engines.registry import engine_names
 from dnnflow.errors import InputError
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.web.pages.form_fields import FieldGroup, FieldKind, FormField, field_groups, fields_by_path
-from dnnflow.web.pages.form_values import read_value, show_value
+
+# Fields
+
+GENERAL = ""
+"""Name of the group of fields that stand in no section."""
+LEFT_OUT = (
+    "kind", "dataset.source", "dataset.label", "dataset.storage_options", "space.reference", "space.explicit",
+    "space.code_folder", "executor.address", "executor.scheduler_file", "executor.dashboard_port",
+    "outputs.report",
+)  # fmt: skip
+"""Fields that name a place or code, those that two pages before have set, and designs one by one."""
+FORMS = ("constant", *KINDS)
+"""What a parameter of the space may be."""
+FIRST = ("depth", "units", "activation", "learning_rate", "batch_size", "epochs", "dropout")
+"""Parameters of the space that most studies set; the others unfold."""
+TITLES = {
+    GENERAL: "How many designs",
+    "space": "Designs to draw from",
+    "dataset": "Reading the table",
+    "preprocess": "Preprocessing",
+    "training": "Training",
+    "executor": "Workers",
+    "outputs": "What is kept",
+    "refit": "Train the best design on all rows",
+}
+"""Groups in the order they are shown; further sections of the schema follow under their own name."""
+LABELS = {
+    "depth": "hidden layers", "units": "units a layer", "batch_norm": "batch normalisation",
+    "l2": "L2 penalty",
+    "residual": "layers a residual group", "per_layer": "drawn for each layer", "designs": "designs",
+    "time_limit_s": "time limit, s", "stack_mb": "memory of a stack, MiB", "drop": "columns to leave out",
+}  # fmt: skip
+
+
+class FieldKind(StrEnum):
+    """How a field is shown and read."""
+
+    TEXT = "text"
+    NUMBER = "number"
+    INTEGER = "integer"
+    CHECK = "check"
+    SELECT = "select"
+    LINES = "lines"
+    """A list of texts, one a line."""
+    PARAMETER = "parameter"
+    """Of the space: what it is (`FORMS`), and the text of its values."""
+    YAML = "yaml"
+    """Anything else, as YAML in one line."""
+
+
+@dataclass(frozen=True)
+class FormField:
+    """One field of the form."""
+
+    path: str
+    """Dotted, as in the pipeline: also the name in the HTML form."""
+    kind: FieldKind
+    help: str
+    """The schema's description."""
+    default: Any
+    """What the pipeline takes where the field is left out."""
+    options: tuple[str, ...] = ()
+    """Of a select, all; of a text or a parameter, suggestions."""
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        words = LABELS.get(self.name, self.name.replace("_", " "))
+        return words[:1].upper() + words[1:]
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is shown without unfolding its group."""
+        return self.path.startswith("space.") and self.name in FIRST
+
+
+@dataclass(frozen=True)
+class FieldGroup:
+    """Fields that stand together: a section of the pipeline, or those in none."""
+
+    section: str
+    title: str
+    help: str
+    fields: tuple[FormField, ...]
+    is_optional: bool = False
+    """Whether the section as a whole may be absent, and is by default."""
+
+
+@lru_cache(maxsize=1)
+def field_groups() -> tuple[FieldGroup, ...]:
+    """Return all groups of the form, in the order they are shown."""
+    schema = Pipeline.model_json_schema()
+    parts = schema["$defs"]
+    general: list[FormField] = []
+    found = {}
+    for name, part in schema["properties"].items():
+        reference, is_optional = _section(part)
+        if reference is None:
+            general += _fields("", {name: part})
+            continue
+        fields = tuple(_fields(name, parts[reference]["properties"]))
+        found[name] = FieldGroup(name, TITLES.get(name, name), _line(parts[reference]), fields, is_optional)
+    found[GENERAL] = FieldGroup(GENERAL, TITLES[GENERAL], "", tuple(general))
+    order = [name for name in TITLES if name in found]
+    return tuple(found[name] for name in [*order, *(name for name in found if name not in TITLES)])
+
+
+@lru_cache(maxsize=1)
+def fields_by_path() -> Mapping[str, FormField]:
+    """Return all fields by their dotted path."""
+    return {field.path: field for group in field_groups() for field in group.fields}
+
+
+def _line(part: Mapping[str, Any]) -> str:
+    return " ".join(part.get("description", "").split())
+
+
+def _section(part: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """Return the name of the section that a property refers to, and whether it may be absent."""
+    variants = part.get("anyOf", [part])
+    references = [one["$ref"].rpartition("/")[2] for one in variants if "$ref" in one]
+    return (references[0] if references else None), "anyOf" in part
+
+
+def _fields(section: str, properties: Mapping[str, Any]) -> Iterator[FormField]:
+    for name, part in properties.items():
+        path = f"{section}.{name}".removeprefix(".")
+        if path not in LEFT_OUT:
+            yield _field(path, part)
+
+
+def _field(path: str, part: Mapping[str, Any]) -> FormField:
+    plain = next((one for one in part.get("anyOf", ()) if one.get("type") != "null"), part)
+    least = plain.get("minimum", plain.get("exclusiveMinimum"))
+    most = plain.get("maximum", plain.get("exclusiveMaximum"))
+    kind, options = _kind(path, plain)
+    return FormField(
+        path=path,
+        kind=kind,
+        help=_line(part),
+        default=part.get("default"),
+        options=options,
+        least=least,
+        most=most if most is None or most < 2**53 else None,
+    )
+
+
+def _kind(path: str, plain: Mapping[str, Any]) -> tuple[FieldKind, tuple[str, ...]]:
+    suggestions = _suggestions(path)
+    variants = [one.get("$ref", "") for one in plain.get("oneOf", ())]
+    if "#/$defs/IntRange" in variants:
+        return FieldKind.PARAMETER, suggestions
+    if "enum" in plain:
+        return FieldKind.SELECT, tuple(plain["enum"])
+    match plain.get("type"):
+        case "boolean":
+            return FieldKind.CHECK, ()
+        case "integer":
+            return FieldKind.INTEGER, ()
+        case "number":
+            return FieldKind.NUMBER, ()
+        case "string":
+            return FieldKind.TEXT, suggestions
+        case "array" if plain.get("items", {}).get("type") == "string":
+            return FieldKind.LINES, suggestions
+    return FieldKind.YAML, suggestions
+
+
+def _suggestions(path: str) -> tuple[str, ...]:
+    match path:
+        case "space.activation":
+            return tuple(ACTIVATIONS)
+        case "space.initializer":
+            return tuple(INITIALIZERS)
+        case "space.optimizer":
+            return tuple(OPTIMIZERS)
+        case "space.per_layer":
+            return LAYER_FIELDS
+        case "space.batch_norm":
+            return ("true", "false")
+        case "training.engine":
+            return engine_names()
+    return ()
+
+
+# Values
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_RANGE = re.compile(r"\s*(?:,|;|–|…|\.\.+|\bto\b|\s)\s*")
+"""What may stand between the ends of a range."""
+LENGTHS = {kind: draw.lengths() for kind, draw in KINDS.items() if kind != "choice"}
+"""How many numbers a range is written with."""
+HINTS = {"constant": "one value"} | {kind: draw.hint for kind, draw in KINDS.items()}
+"""What is typed for each form of a parameter."""
+FORM_LABELS = {"constant": "value"} | {kind: draw.label for kind, draw in KINDS.items()}
+
+
+def read_value(field: FormField, text: str, form: str = "constant") -> Any:
+    """Return the value that a text stands for; None for an empty one.
+
+    Parameters
+    ----------
+    form
+        Of a parameter of the space: one of `FORMS`.
+
+    Raises
+    ------
+    InputError
+        If it stands for none.
+    """
+    text = text.strip()
+    match field.kind:
+        case FieldKind.CHECK:
+            return text in ("on", "true")
+        case FieldKind.LINES:
+            return [line.strip() for line in text.splitlines() if line.strip()] or None
+    if not text:
+        return None
+    match field.kind:
+        case FieldKind.PARAMETER:
+            return _parameter(text, form)
+        case FieldKind.INTEGER | FieldKind.NUMBER:
+            return _number(text)
+        case FieldKind.YAML:
+            return _yaml(text)
+    return text
+
+
+def show_value(field: FormField, value: Any) -> tuple[str, str]:
+    """Return the text for a value and, of a parameter, its form."""
+    if field.kind is FieldKind.PARAMETER:
+        return _show_parameter(value)
+    if value is None:
+        return "", "constant"
+    match field.kind:
+        case FieldKind.CHECK:
+            return ("on" if value is True else ""), "constant"
+        case FieldKind.LINES if isinstance(value, list | tuple):
+            return "\n".join(map(str, value)), "constant"
+        case FieldKind.TEXT | FieldKind.SELECT if isinstance(value, str):
+            return value, "constant"
+    return _flow(value), "constant"
+
+
+def _parameter(text: str, form: str) -> Any:
+    if form not in FORMS:
+        raise InputError(f"a parameter must be one of {', '.join(FORMS)}, got {form!r}")
+    if form == "constant":
+        return scalar(text)
+    if form == "choice":
+        return {"choice": [scalar(part) for part in text.strip("[]").split(",") if part.strip()]}
+    numbers = [_number(part) for part in _RANGE.split(text.strip("[]() ")) if part]
+    if len(numbers) not in LENGTHS[form]:
+        raise InputError(f"a range must be written {HINTS[form]}, got {text!r}")
+    return {form: numbers}
+
+
+def _show_parameter(value: Any) -> tuple[str, str]:
+    if isinstance(value, Mapping) and len(value) == 1:
+        form, inside = next(iter(value.items()))
+        if form in FORMS and isinstance(inside, Sequence) and not isinstance(inside, str):
+            return ", ".join(map(_flow, inside)), form
+    return _flow(value), "constant"
+
+
+def scalar(text: str) -> Any:
+    """Return a text as a number, true, false or a text, as YAML reads it; `1e-3` is a number."""
+    text = text.strip()
+    if _FLOAT.fullmatch(text):
+        return _number(text)
+    value = _yaml(text)
+    return value if isinstance(value, bool | str | int | float) else text
+
+
+def _number(text: str) -> Any:
+    text = text.strip()
+    if not _FLOAT.fullmatch(text):
+        raise InputError(f"a number must be written like 3, 0.5 or 1e-3, got {text!r}")
+    return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+
+
+def _yaml(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise InputError(f"the value must be YAML, e.g. {{patience: 5}}, got {text!r}: {reason}") from error
+
+
+def _flow(value: Any) -> str:
+    """Return a value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+# The form
 
 FORM_OF = ":form"
 """After a parameter's path: the name of the input that says what it is."""
@@ -53,7 +360,7 @@ class RulesForm:
     """Of the space's parameters: constant, choice, …"""
     used: frozenset[str]
     """Optional sections that are there."""
-    troubles: tuple[Trouble, ...] = field(default=())
+    troubles: tuple[Trouble, ...] = ()
 
     @property
     def yaml(self) -> str:

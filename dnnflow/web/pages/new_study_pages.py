@@ -20,9 +20,7 @@ from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
-from dnnflow.web.pages.form_fields import FORMS, field_groups
-from dnnflow.web.pages.form_values import FORM_LABELS, HINTS
-from dnnflow.web.pages.forms import Trouble
+from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
 from dnnflow.web.pages.rendering import fragment, page
 from dnnflow.web.uploads.profile import MOST_CLASSES, Profile
 from dnnflow.web.uploads.uploads import Upload
