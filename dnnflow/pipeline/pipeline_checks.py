@@ -1,4 +1,4 @@
-"""Check what can be wrong with a pipeline although every field has its type: each field by itself, then together.
+"""Check what can be wrong with a pipeline although every field has its type: each by itself, then together.
 
 What pydantic refuses is left out first, so that one mistake hides no other.
 """
