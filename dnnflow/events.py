@@ -128,6 +128,26 @@ class TrainingProgress:
     """At work now."""
 
 
+@dataclass(kw_only=True)
+class ReplicaCounts:
+    """What one replica of a parallel training did so far."""
+
+    samples: int = 0
+    pushes: int = 0
+    compute_s: float = 0.0
+    exchange_s: float = 0.0
+    """Waiting for servers, and in synchronous training for the others."""
+    data_s: float = 0.0
+    """Waiting for rows."""
+    resident_bytes: int = 0
+    """The most at any report."""
+    gpu_bytes: int = 0
+    """The most held on its worker's GPUs; 0 without any."""
+    processor_s: float = 0.0
+    lives: int = 1
+    """Processes that were this replica, one after the other."""
+
+
 @dataclass(frozen=True)
 class ReplicaLost:
     """A replica's worker went away; its rows go to others, and it starts again on another worker."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from dnnflow.events import ReplicaCounts
 from dnnflow.show.wording import memory_in_words
 
 if TYPE_CHECKING:
@@ -46,31 +47,16 @@ class Numbers:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from what `to_dict` gave; what this version does not know is left out."""
-        known = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        return cls(**_known(cls, data))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaNumbers:
-    """One replica of a parallel training."""
+@dataclass(kw_only=True)
+class ReplicaNumbers(ReplicaCounts):
+    """One replica of a parallel training, as it is shown."""
 
     replica: int
     worker: str = ""
     """Address of the Dask worker it is on; empty where that is not known."""
-    samples: int = 0
-    pushes: int = 0
-    lives: int = 1
-    """Processes that were this replica, one after the other."""
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
-    """Waiting for servers, and in synchronous training for the others."""
-    data_s: float = 0.0
-    """Waiting for rows."""
-    resident_bytes: int = 0
-    """The most at any report."""
-    gpu_bytes: int = 0
-    """The most held on its worker's GPUs."""
-    processor_s: float = 0.0
     seen: Sequence[int] = ()
     """Samples of all replicas when each loss came."""
     losses: Sequence[float] = ()
@@ -112,11 +98,7 @@ class TrainingNumbers(Numbers):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Build from what `to_dict` gave; what this version does not know is left out."""
-        known = {item.name for item in fields(ReplicaNumbers)}
-        replicas = tuple(
-            ReplicaNumbers(**{name: value for name, value in one.items() if name in known})
-            for one in data.get("replicas", ())
-        )
+        replicas = tuple(ReplicaNumbers(**_known(ReplicaNumbers, one)) for one in data.get("replicas", ()))
         return super().from_dict({**data, "replicas": replicas})
 
 
@@ -140,6 +122,11 @@ class StudyNumbers(Numbers):
     """Hidden layers and accuracy that a cell spans."""
     failures: Sequence[tuple[str, int]] = ()
     """(name of the exception's class, trials), the most frequent first."""
+
+
+def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a version of a record knows of it."""
+    return {item.name: data[item.name] for item in fields(cls) if item.name in data}
 
 
 @dataclass(frozen=True)
@@ -201,20 +188,13 @@ def _moments(history: "History", most: int) -> list[tuple[float, float]]:
 def _replica(number: int, totals: "ReplicaTotals", worker: str, most: int) -> ReplicaNumbers:
     seen, losses = totals.seen, totals.losses  # another thread may append, nobody takes away
     kept = thinned(min(len(seen), len(losses)), most)
+    counts = {item.name: getattr(totals, item.name) for item in fields(ReplicaCounts)}
     return ReplicaNumbers(
         replica=number,
         worker=worker,
-        samples=totals.samples,
-        pushes=totals.pushes,
-        lives=totals.lives,
-        compute_s=totals.compute_s,
-        exchange_s=totals.exchange_s,
-        data_s=totals.data_s,
-        resident_bytes=totals.resident_bytes,
-        gpu_bytes=totals.gpu_bytes,
-        processor_s=totals.processor_s,
         seen=tuple(seen[i] for i in kept),
         losses=tuple(losses[i] for i in kept),
+        **counts,
     )
 
 

@@ -1,4 +1,4 @@
-"""How a parallel training is seen from outside: what it is in words, how far it is, what pages show of it."""
+"""Describe a parallel training for people: what it is in words, and how far it is."""
 
 import json
 from collections.abc import Callable, Mapping

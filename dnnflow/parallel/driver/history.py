@@ -1,10 +1,11 @@
-"""What a parallel training measured: one row a validation, and totals of each replica and server."""
+"""Keep what a parallel training measured: one row a validation, and totals of each replica and server."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dnnflow.events import ReplicaCounts
 from dnnflow.parallel.rows.coordinator import Report, Span
 from dnnflow.parallel.server.messages import ServerStatistics
 
@@ -12,24 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass
-class ReplicaTotals:
-    """What one replica did in all."""
+@dataclass(kw_only=True)
+class ReplicaTotals(ReplicaCounts):
+    """What one replica did in all, and when."""
 
-    samples: int = 0
-    pushes: int = 0
-    compute_s: float = 0.0
-    exchange_s: float = 0.0
-    """Waiting for servers, and in synchronous training for the others."""
-    data_s: float = 0.0
-    """Waiting for rows."""
-    resident_bytes: int = 0
-    """The most at any report."""
-    gpu_bytes: int = 0
-    """The most held on its worker's GPUs; 0 without any."""
-    processor_s: float = 0.0
-    lives: int = 1
-    """Processes that were this replica, one after the other."""
     losses: list[float] = field(default_factory=list)
     """Mean training loss between two reports, about twice a second."""
     seen: list[int] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""When a training is measured, and what came of it: one row of the history an epoch."""
+"""Ask for measures of a training, and keep what came of them: one row of the history an epoch."""
 
 import time
 from collections.abc import Iterator
