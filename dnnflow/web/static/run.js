@@ -1,9 +1,9 @@
 // Follows a parallel training by server-sent events.
+import { follow } from "./follow.js";
 import { count, number } from "./format.js";
 
 const run = document.getElementById("run");
 const at = (id) => document.getElementById(id);
-let source = null;
 
 function update(status) {
   const progress = status.progress;
@@ -28,22 +28,9 @@ function update(status) {
   }));
 }
 
-function follow() {
-  source = new EventSource(`/api/v1/runs/${encodeURIComponent(run.dataset.run)}/events`);
-  const over = ["finished", "failed", "cancelled", "stopped"];
-  source.addEventListener("status", (event) => {
-    at("away").hidden = true;
-    const status = JSON.parse(event.data);
-    update(status);
-    if (over.includes(status.state)) { source.close(); location.reload(); }  // its results are on the page then
-  });
-  source.addEventListener("end", () => { source.close(); setTimeout(follow, 2000); });
-  source.onopen = () => { at("away").hidden = true; };
-  source.onerror = () => {
-    at("away").hidden = document.visibilityState === "hidden";
-    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 3000);
-  };
+function follows(status) {
+  update(status);
+  if (["finished", "failed", "cancelled"].includes(status.state)) location.reload();  // its results are on the page then
 }
 
-window.addEventListener("pagehide", () => source?.close());
-if (!run.dataset.ended) follow();
+if (!run.dataset.ended) follow(`/api/v1/runs/${encodeURIComponent(run.dataset.run)}/events`, follows, () => false);

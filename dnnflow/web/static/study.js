@@ -1,6 +1,7 @@
 // Follows a study by server-sent events: numbers, live plots, failures, controls.
 import { call, show } from "./api.js";
 import { draw } from "./bins.js";
+import { follow } from "./follow.js";
 import { count, duration, number, rate } from "./format.js";
 
 const watch = document.getElementById("watch");
@@ -8,7 +9,7 @@ const base = `/api/v1/studies/${encodeURIComponent(watch.dataset.study)}`;
 const at = (id) => document.getElementById(id);
 const OVER = ["finished", "failed", "stopped"];
 let last = JSON.parse(at("status").textContent);
-let drawn = "", failed = null, saidAt = 0, source = null, retry = 0;
+let drawn = "", failed = null, saidAt = 0;
 
 const text = (id, value) => { const place = at(id); if (place.textContent !== value) place.textContent = value; };
 
@@ -95,26 +96,12 @@ async function listFailures() {
   } catch { /* the next change asks again */ }
 }
 
-function follow() {
-  clearTimeout(retry);
-  source?.close();
-  source = new EventSource(`${base}/events`);
-  source.addEventListener("status", (event) => { at("away").hidden = true; update(JSON.parse(event.data)); });
-  source.addEventListener("end", () => { source.close(); if (!OVER.includes(last.state)) retry = setTimeout(follow, 2000); });
-  source.onopen = () => { at("away").hidden = true; };
-  source.onerror = () => {
-    at("away").hidden = document.visibilityState === "hidden";
-    // The browser tries again by itself, but not after an answer that is no stream
-    if (source.readyState === EventSource.CLOSED) retry = setTimeout(follow, 3000);
-  };
-}
-
 async function ask(action, button) {
   button.disabled = true;
   try {
     await call(`${base}/${action}`, { method: "POST" });
     update(await call(base));
-    if (source.readyState === EventSource.CLOSED) follow();
+    goOn();
   } catch (error) {
     show(at("failure"), error);
   } finally {
@@ -131,8 +118,6 @@ watch.addEventListener("submit", (event) => {
 });
 at("sure-no").addEventListener("click", () => at("sure").close());
 at("sure-yes").addEventListener("click", () => { at("sure").close(); ask("cancel", watch.querySelector("[data-action=cancel] button")); });
-window.addEventListener("pagehide", () => source?.close());
-window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
 
 update(last);
-if (last.state !== "finished") follow();
+const goOn = last.state === "finished" ? () => {} : follow(`${base}/events`, update, () => OVER.includes(last.state));
