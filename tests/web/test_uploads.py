@@ -253,7 +253,7 @@ def test_a_label_that_cannot_be_is_explained(values: list[str], problem: str | N
 )
 @rounds(max_examples=200, deadline=None)
 def test_no_number_is_lost_in_a_histogram(values: list[float], part: int):
-    from dnnflow.web.uploads.profile import Histogram
+    from dnnflow.web.uploads.column_counts import Histogram
 
     histogram = Histogram()
     for i in range(0, len(values), part):

@@ -45,7 +45,8 @@ from dnnflow.table.text.source_text import (
     unpacked,
 )
 from dnnflow.web.contract.web_config import UploadLimits
-from dnnflow.web.uploads.profile import ColumnProfile, NumberCounts, Profile, TextCounts
+from dnnflow.web.uploads.column_counts import NumberCounts, TextCounts
+from dnnflow.web.uploads.profile import ColumnProfile, Profile
 
 BLOCK_BYTES = 4 << 20
 """Text that is parsed at a time: what may be left to do when the last byte is there."""

@@ -1,0 +1,200 @@
+"""Count the values of a column block by block, in memory that does not grow."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.arrow import codes
+from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind
+from dnnflow.table.text.inference import ColumnFacts, check_label
+from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile
+
+BINS = 20
+"""Of the histogram a person sees."""
+_CELLS = 2048
+_FREQUENT = 20
+"""Values that are listed of a column that cannot be the label."""
+
+
+class Histogram:
+    """Counts numbers of an unknown range in cells of equal width, a power of two.
+
+    When a number falls outside, the cells are merged two by two until it fits, so that no count is lost. A
+    bin made of cells is wrong by what lies in the cells at its two ends.
+    """
+
+    def __init__(self) -> None:
+        self.least, self.most = math.inf, -math.inf
+        self._width = 0.0
+        self._first = 0
+        self._counts = np.zeros(_CELLS, dtype=np.int64)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count finite numbers, at least one."""
+        least, most = float(values.min()), float(values.max())
+        if least < self.least or most > self.most:
+            self._widen(min(least, self.least), max(most, self.most))
+        places = np.floor(values / self._width).astype(np.int64) - self._first
+        self._counts += np.bincount(places, minlength=_CELLS)
+
+    def bins(self) -> tuple[int, ...]:
+        """Return the counts in equal bins from `least` to `most`."""
+        full = np.flatnonzero(self._counts)
+        middles = (full + self._first + 0.5) * self._width
+        return equal_bins(np.clip(middles, self.least, self.most), self._counts[full])
+
+    def _widen(self, least: float, most: float) -> None:
+        self.least, self.most = least, most
+        span = most / (_CELLS - 2) - least / (_CELLS - 2)
+        needed = max(span, max(abs(least), abs(most)) * 2.0**-50, 2.0**-1000)
+        # The next power of two; both ends lie somewhere within their cells, which takes one cell more.
+        width = max(2.0 ** min(math.frexp(needed)[1], 1023), self._width)
+        first = math.floor(least / width)
+        if self._width:
+            old = np.flatnonzero(self._counts)
+            middles = (old + self._first + 0.5) * (self._width / width)
+            places = np.clip(np.floor(middles).astype(np.int64) - first, 0, _CELLS - 1)
+            self._counts = np.bincount(places, self._counts[old], _CELLS).astype(np.int64)
+        self._width, self._first = width, first
+
+
+def equal_bins(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[int, ...]:
+    """Return how many rows lie in equal bins from the least to the most of some values."""
+    if not len(values):
+        return ()
+    least, most = float(values.min()), float(values.max())
+    half = most / 2 - least / 2  # halves, for the difference itself may be no float64
+    if half == 0.0:
+        return (*(0,) * (BINS // 2), int(counts.sum()), *(0,) * (BINS - BINS // 2 - 1))
+    places = np.minimum(((values / 2 - least / 2) / half * BINS).astype(np.int64), BINS - 1)
+    return tuple(np.bincount(places, counts, BINS).astype(np.int64).tolist())
+
+
+class NumberCounts:
+    """Counts the values of a column of numbers."""
+
+    def __init__(self) -> None:
+        self._histogram = Histogram()
+        self._values: dict[float, int] = {}
+        self._many = False
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Count a block's values; NaN is missing, and infinite ones are refused elsewhere."""
+        finite = np.isfinite(values)
+        if not finite.all():
+            values = values[finite]
+        if not len(values):
+            return
+        self._histogram.add(values)
+        if not self._many:
+            self._count(values[: 4 * MOST_CLASSES])
+        if not self._many:
+            self._count(values[4 * MOST_CLASSES :])
+
+    def _count(self, values: NDArray[np.float64]) -> None:
+        found, counts = np.unique(values + 0.0, return_counts=True)
+        if len(found) > MOST_CLASSES:
+            self._have_many(found)
+            return
+        for value, count in zip(found.tolist(), counts.tolist(), strict=True):
+            self._values[value] = self._values.get(value, 0) + count
+        if len(self._values) > MOST_CLASSES:
+            self._have_many(np.array([*self._values]))
+
+    def _have_many(self, values: NDArray[np.float64]) -> None:
+        """Stop to count values; keep as many as show that they are too many or continuous."""
+        self._many = True
+        fractions = values[values != np.floor(values)]
+        kept = [*fractions[: CONTINUOUS_CLASSES + 1], *values[: CONTINUOUS_CLASSES + 1]]
+        self._values = dict.fromkeys(map(float, kept if len(fractions) else values[: MOST_CLASSES + 1]), 0)
+
+    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+        """Return the column's profile."""
+        histogram = self._histogram
+        named = {_plain(value): count for value, count in self._values.items()}
+        problem = label_problem(name, named, facts)
+        if not named:
+            return ColumnProfile(name, kind, rows - facts.values, 0, label_problem=problem)
+        if self._many:
+            bins = histogram.bins()
+        else:
+            counts = np.array([*self._values.values()], dtype=np.int64)
+            bins = equal_bins(np.array([*self._values]), counts)
+        return ColumnProfile(
+            name,
+            kind,
+            rows - facts.values,
+            MOST_CLASSES + 1 if self._many else len(named),
+            bins,
+            histogram.least,
+            histogram.most,
+            () if self._many else _frequent(named, whole=problem is None),
+            problem,
+        )
+
+
+class TextCounts:
+    """Counts the values of a column of text."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, int] = {}
+        self._many = False
+
+    def add(self, column: Any) -> None:
+        """Count a block's values, given as codes and distinct values."""
+        if self._many:
+            return
+        texts: list[str] = column.dictionary.to_pylist()
+        counts = np.bincount(codes(column), minlength=len(texts) + 1)[:-1].tolist()
+        for text, count in zip(texts, counts, strict=True):
+            if count:
+                self._values[text] = self._values.get(text, 0) + count
+                if len(self._values) > MOST_CLASSES:
+                    self._many = True
+                    return
+
+    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+        """Return the column's profile."""
+        problem = label_problem(name, self._values, facts)
+        values = () if self._many else _frequent(self._values, whole=problem is None)
+        return ColumnProfile(
+            name, kind, rows - facts.values, len(self._values), values=values, label_problem=problem
+        )
+
+
+def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> str | None:
+    """Return why a column with these values cannot be the label, in the words of the intake; None if it can.
+
+    Parameters
+    ----------
+    name
+        Of the column.
+    counts
+        Rows of each value; of `MOST_CLASSES` + 1 values at most, where there are more.
+    facts
+        Of the column.
+    """
+    try:
+        check_label(name, facts)
+        classes = Classes.of(counts)
+        classes.check(name)
+        rows = [0] * len(classes.names)
+        for code, count in zip(classes.codes(counts), counts.values(), strict=True):
+            rows[code] += count
+        classes.check_counts(rows, name)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _plain(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def _frequent(counts: Mapping[str, int], *, whole: bool) -> tuple[tuple[str, int], ...]:
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(ordered if whole else ordered[:_FREQUENT])
