@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serve.processes import Services, free_port, stop_on_terminate
+from dnnflow.serve.processes import ServerProcesses, free_port, stop_on_terminate
 from dnnflow.serve.service_commands import prefect_environment, prefect_server
 from dnnflow.settings import Settings
 
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     port = free_port()
     stop_on_terminate()
     try:
-        with Services(home / "logs") as services:
+        with ServerProcesses(home / "logs") as services:
             console.print(
                 f"starting a Prefect server on port {port} (log in {home / 'logs'})", soft_wrap=True
             )

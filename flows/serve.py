@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serve.processes import Services, require_free_port, stop_on_terminate
+from dnnflow.serve.processes import ServerProcesses, require_free_port, stop_on_terminate
 from dnnflow.serve.service_commands import (
     LOOPBACK,
     WORK_POOL,
@@ -38,7 +38,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start_servers(services: Services, options: argparse.Namespace, home: Path) -> str:
+def start_servers(services: ServerProcesses, options: argparse.Namespace, home: Path) -> str:
     """Start the Prefect server, the Dask scheduler and its workers; return the scheduler's address."""
     ports = {
         "the Prefect server": options.prefect_port,
@@ -56,7 +56,7 @@ def start_servers(services: Services, options: argparse.Namespace, home: Path) -
     return address
 
 
-def start_flows(services: Services, environment: dict[str, str]) -> None:
+def start_flows(services: ServerProcesses, environment: dict[str, str]) -> None:
     """Register all deployments and start the worker that runs them."""
     pool = ("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
     services.run(prefect_command("prefect-pool", pool, environment, ROOT))
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
     home = Settings.from_environment().workspace.home.absolute()
     stop_on_terminate()
     try:
-        with Services(home / "logs") as services:
+        with ServerProcesses(home / "logs") as services:
             console.print(f"starting; logs in {home / 'logs'}")
             address = start_servers(services, options, home)
             environment = prefect_environment(home / "prefect", options.prefect_port)

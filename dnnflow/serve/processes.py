@@ -140,7 +140,7 @@ class RunningService:
         self.process.wait()
 
 
-class Services:
+class ServerProcesses:
     """The server processes of one command; leaving the `with` block stops them, last started first."""
 
     def __init__(self, log_directory: Path) -> None:

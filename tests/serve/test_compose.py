@@ -20,7 +20,7 @@ import yaml
 from flow_server import ROOT, PrefectServer, wait_for
 
 from dnnflow.results.store.store import Store
-from dnnflow.serve.processes import RunningService, Service, Services, free_port
+from dnnflow.serve.processes import RunningService, ServerProcesses, Service, free_port
 from dnnflow.settings import Settings
 
 pytestmark = pytest.mark.prefect
@@ -163,9 +163,9 @@ def loopback(tmp_path: Path) -> Loopback:
 
 
 @pytest.fixture
-def composed(loopback: Loopback) -> Iterator[Services]:
+def composed(loopback: Loopback) -> Iterator[ServerProcesses]:
     """Every service of the compose file but the workers, started when those it depends on are healthy."""
-    with Services(loopback.folder / "logs") as services:
+    with ServerProcesses(loopback.folder / "logs") as services:
         started: list[str] = []
         waiting = [name for name in SERVICES if name != "dask-worker"]
         while waiting:
@@ -179,7 +179,7 @@ def composed(loopback: Loopback) -> Iterator[Services]:
         yield services
 
 
-def worker(loopback: Loopback, services: Services, number: int) -> RunningService:
+def worker(loopback: Loopback, services: ServerProcesses, number: int) -> RunningService:
     """Start one more worker, as `--scale dask-worker=n` does."""
     service = loopback.service("dask-worker")
     return services.start(Service(f"dask-worker-{number}", service.command, directory=service.directory))
@@ -205,7 +205,7 @@ def trials(home: Path) -> pd.DataFrame:
 
 @pytest.mark.slow
 def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
-    loopback: Loopback, composed: Services
+    loopback: Loopback, composed: ServerProcesses
 ) -> None:
     first, _ = worker(loopback, composed, 1), worker(loopback, composed, 2)
     wait_for(lambda: loopback.is_healthy("flows"), 180, "flows is healthy")

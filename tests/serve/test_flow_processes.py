@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from dnnflow.serve.processes import (
+    ServerProcesses,
     Service,
     ServiceError,
-    Services,
     answers,
     free_port,
     require_free_port,
@@ -36,7 +36,7 @@ def web_server(directory: Path) -> Service:
 
 def test_a_service_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) -> None:
     service = web_server(tmp_path)
-    with Services(tmp_path / "logs") as services:
+    with ServerProcesses(tmp_path / "logs") as services:
         services.start(service).wait_ready()
         assert answers(service.health_url)
         services.check()
@@ -44,7 +44,7 @@ def test_a_service_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) 
 
 
 def test_stopping_a_service_stops_what_it_has_started(tmp_path: Path) -> None:
-    with Services(tmp_path) as services:
+    with ServerProcesses(tmp_path) as services:
         started = services.start(python("parent", CHILD + "time.sleep(60)"))
         parent = psutil.Process(started.process.pid)
         while not (children := parent.children()):
@@ -53,7 +53,7 @@ def test_stopping_a_service_stops_what_it_has_started(tmp_path: Path) -> None:
 
 
 def test_children_of_a_service_that_died_are_stopped_as_well(tmp_path: Path) -> None:
-    with Services(tmp_path) as services:
+    with ServerProcesses(tmp_path) as services:
         started = services.start(python("parent", CHILD + "time.sleep(60)"))
         parent = psutil.Process(started.process.pid)
         while not (children := parent.children()):
@@ -66,7 +66,7 @@ def test_children_of_a_service_that_died_are_stopped_as_well(tmp_path: Path) -> 
 def test_a_service_that_ignores_the_request_to_end_is_ended(tmp_path: Path) -> None:
     ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     stubborn = ignore + "print('ready', flush=True); time.sleep(60)"
-    services = Services(tmp_path)
+    services = ServerProcesses(tmp_path)
     started = services.start(python("stubborn", stubborn))
     while not started.log.read_text():
         time.sleep(0.02)
@@ -75,7 +75,7 @@ def test_a_service_that_ignores_the_request_to_end_is_ended(tmp_path: Path) -> N
 
 
 def test_a_service_that_ends_by_itself_is_reported_with_its_last_words(tmp_path: Path) -> None:
-    with Services(tmp_path) as services:
+    with ServerProcesses(tmp_path) as services:
         started = services.start(python("broken", "raise SystemExit('no such database')"))
         started.process.wait()
         with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_service_that_never_answers_is_an_error_that_names_its_log(tmp_path: P
     silent = Service(
         "silent", (sys.executable, "-c", "import time; time.sleep(60)"), health_url="http://127.0.0.1:1/"
     )
-    with Services(tmp_path) as services:
+    with ServerProcesses(tmp_path) as services:
         started = services.start(silent)
         with pytest.raises(ServiceError, match=r"silent must answer at .* within 0.3 s; see .*silent\.log"):
             started.wait_ready(timeout_s=0.3)
@@ -96,7 +96,7 @@ def test_a_service_that_never_answers_is_an_error_that_names_its_log(tmp_path: P
 
 def test_a_command_that_fails_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with (
-        Services(tmp_path) as services,
+        ServerProcesses(tmp_path) as services,
         pytest.raises(ServiceError, match=r"deploy must succeed, but ended with 3; .*refused"),
     ):
         services.run(python("deploy", "import sys; print('refused'); sys.exit(3)"))
@@ -106,7 +106,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -> None
     service = web_server(tmp_path)
     port = int(service.command[3])
     require_free_port(port, "the Dask dashboard")
-    with Services(tmp_path / "logs") as services:
+    with ServerProcesses(tmp_path / "logs") as services:
         services.start(service).wait_ready()
         with pytest.raises(ServiceError, match=rf"the Dask dashboard needs port {port}, got one in use"):
             require_free_port(port, "the Dask dashboard")

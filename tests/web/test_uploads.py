@@ -27,7 +27,7 @@ from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads import uploads as uploads_module
 from dnnflow.web.uploads.profile import Profile
 from dnnflow.web.uploads.profiler import GrowingFile, profile_file
-from dnnflow.web.uploads.uploads import Upload, Uploads
+from dnnflow.web.uploads.uploads import Uploads, WebUpload
 
 T = TypeVar("T")
 IRIS = Path(__file__).parent.parent.parent / "pipelines" / "data" / "iris.csv"
@@ -65,7 +65,7 @@ def receive(
     limits: UploadLimits | None = None,
     key: str | None = None,
     size: int = 1000,
-) -> Upload:
+) -> WebUpload:
     """Receive a table."""
     uploads = Uploads(directory, limits or UploadLimits())
     return run(uploads.receive(sent(cut(data, size)), name="table.csv", key=key))
@@ -376,7 +376,7 @@ def test_a_key_stands_for_one_table(directory: Path):
 
 
 def test_two_with_one_key_at_once_are_one_upload(directory: Path):
-    async def both() -> list[Upload]:
+    async def both() -> list[WebUpload]:
         uploads = Uploads(directory, UploadLimits())
         return await asyncio.gather(
             *(uploads.receive(sent(cut(TABLE, 50)), name="x", key="k") for _ in range(2))
@@ -402,7 +402,7 @@ def test_uploads_expire_unless_they_are_needed(directory: Path):
 
 
 def test_what_is_being_received_does_not_expire(directory: Path):
-    async def meanwhile() -> Upload:
+    async def meanwhile() -> WebUpload:
         uploads = Uploads(directory, UploadLimits())
         task = asyncio.ensure_future(uploads.receive(sent(cut(TABLE, 100), wait_s=0.02), name="x"))
         await asyncio.sleep(0.05)

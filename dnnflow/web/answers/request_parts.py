@@ -11,7 +11,7 @@ from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, ProblemDetails, Refusal
 from dnnflow.web.jobs.services import Services
-from dnnflow.web.uploads.uploads import Upload
+from dnnflow.web.uploads.uploads import WebUpload
 
 Item = TypeVar("Item")
 
@@ -34,12 +34,12 @@ def get_results(request: Request) -> Results:
 UploadId = Annotated[str, Path(description="An upload's id.", max_length=64)]
 
 
-def get_upload(upload_id: UploadId, services: Annotated[Services, Depends(get_services)]) -> Upload:
+def get_upload(upload_id: UploadId, services: Annotated[Services, Depends(get_services)]) -> WebUpload:
     """Return the upload that the path names."""
     return services.uploads.get(upload_id)
 
 
-TheUpload = Annotated[Upload, Depends(get_upload)]
+TheUpload = Annotated[WebUpload, Depends(get_upload)]
 TheServices = Annotated[Services, Depends(get_services)]
 TheViews = Annotated[Views, Depends(get_views)]
 TheResults = Annotated[Results, Depends(get_results)]

@@ -51,7 +51,7 @@ class Kept:
 
 
 class Results:
-    """Computes and keeps what `dnnflow.results.view.study_view` and `dnnflow.report` make of studies.
+    """Computes and keeps what `results/view` and `show` make of studies.
 
     Safe for threads; one study is computed at a time. Methods block.
     """

@@ -23,7 +23,7 @@ from dnnflow.web.contract.replies import (
 )
 from dnnflow.web.uploads.multipart import FileField
 from dnnflow.web.uploads.profile import ColumnProfile
-from dnnflow.web.uploads.uploads import Upload
+from dnnflow.web.uploads.uploads import WebUpload
 
 router = APIRouter(tags=["datasets"], responses=problems_of())
 
@@ -144,7 +144,7 @@ def check_label(
     )
 
 
-def summary_of(upload: Upload) -> DatasetSummary:
+def summary_of(upload: WebUpload) -> DatasetSummary:
     """Return an upload as a list shows it."""
     return DatasetSummary(
         **vars(upload),
@@ -155,7 +155,7 @@ def summary_of(upload: Upload) -> DatasetSummary:
     )
 
 
-def dataset_of(upload: Upload) -> DatasetReply:
+def dataset_of(upload: WebUpload) -> DatasetReply:
     """Return an upload with everything that is known of it."""
     columns = [
         ColumnReply(**{**vars(one), "index": index, "values": _classes(one)})

@@ -23,7 +23,7 @@ from dnnflow.web.pages import forms
 from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
 from dnnflow.web.pages.rendering import fragment, page
 from dnnflow.web.uploads.profile import MOST_CLASSES, Profile
-from dnnflow.web.uploads.uploads import Upload
+from dnnflow.web.uploads.uploads import WebUpload
 
 MOST_COLUMNS = 200
 """Columns of the label page; others are found by name."""
@@ -70,7 +70,13 @@ def ask_for_label(
 
 
 def _label_page(
-    request: Request, upload: Upload, *, find: str = "", label: str = "", message: str = "", code: int = 200
+    request: Request,
+    upload: WebUpload,
+    *,
+    find: str = "",
+    label: str = "",
+    message: str = "",
+    code: int = 200,
 ) -> Response:
     profile = upload.profile
     names = [column.name for column in profile.columns]
@@ -131,13 +137,13 @@ def paste_rules(request: Request, services: TheServices, form: Form, upload: The
     return _rules_page(request, upload, label, forms.form_of(plain, partial(check_pipeline, services)))
 
 
-def _first_rules(services: Services, upload: Upload, label: str) -> forms.RulesForm:
+def _first_rules(services: Services, upload: WebUpload, label: str) -> forms.RulesForm:
     return forms.form_of(starting_rules(upload, label), partial(check_pipeline, services))
 
 
 def _rules_page(
     request: Request,
-    upload: Upload,
+    upload: WebUpload,
     label: str,
     form: forms.RulesForm,
     *,
@@ -164,7 +170,7 @@ def check_rules(services: TheServices, form: Form, upload: TheUpload) -> Respons
     return JSONResponse({"yaml": read.yaml, "fields": fields, "others": others, "estimate": estimate})
 
 
-def _read(services: Services, upload: Upload, form: Mapping[str, str]) -> forms.RulesForm:
+def _read(services: Services, upload: WebUpload, form: Mapping[str, str]) -> forms.RulesForm:
     base = base_of(upload, form.get("label", ""))
     return forms.read_form(form, partial(check_pipeline, services), base=base)
 
@@ -216,12 +222,12 @@ def label_problem(profile: Profile, label: str) -> str:
     return column.label_problem or ""
 
 
-def base_of(upload: Upload, label: str) -> dict[str, Any]:
+def base_of(upload: WebUpload, label: str) -> dict[str, Any]:
     """Return what a study's dataset section says in any case."""
     return {"source": f"{UPLOAD}{upload.upload_id}", "label": label}
 
 
-def starting_rules(upload: Upload, label: str) -> dict[str, Any]:
+def starting_rules(upload: WebUpload, label: str) -> dict[str, Any]:
     """Return the pipeline that a new study starts from: good for most tables."""
     # No feature can be made of some columns, such as names
     dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name != label]
@@ -241,7 +247,7 @@ def starting_rules(upload: Upload, label: str) -> dict[str, Any]:
     }
 
 
-def name_of(upload: Upload) -> str:
+def name_of(upload: WebUpload) -> str:
     """Return a study's name: the table's without its endings."""
     name = upload.name.rpartition("/")[2]
     for ending in (".zst", ".gz", ".csv", ".tsv", ".txt"):
@@ -276,7 +282,7 @@ def check_pipeline(services: Services, plain: Mapping[str, Any]) -> tuple[Pipeli
         return None, [Trouble("" if one.where == "pipeline" else one.where, one.message) for one in found]
 
 
-def cost_in_words(upload: Upload, pipeline: Pipeline | None) -> dict[str, str] | None:
+def cost_in_words(upload: WebUpload, pipeline: Pipeline | None) -> dict[str, str] | None:
     """Return designs, weights and time in words, None where a pipeline is not right."""
     if pipeline is None:
         return None

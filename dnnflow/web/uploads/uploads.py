@@ -47,7 +47,7 @@ _LINE_BYTES = 512 << 20
 
 
 @dataclass(frozen=True)
-class Upload:
+class WebUpload:
     """A table that was received whole and can be read."""
 
     upload_id: str
@@ -248,9 +248,9 @@ class Uploads:
         self._directory, self._limits = directory, limits
         self._receiving = 0
         self._keeping = threading.Lock()  # a key is looked for and taken by one at a time
-        self._known: dict[str, Upload] = {}
+        self._known: dict[str, WebUpload] = {}
 
-    async def receive(self, parts: AsyncIterator[bytes], *, name: str, key: str | None = None) -> Upload:
+    async def receive(self, parts: AsyncIterator[bytes], *, name: str, key: str | None = None) -> WebUpload:
         """Take a table as it streams in, checking it meanwhile in a process of its own.
 
         Parameters
@@ -285,7 +285,7 @@ class Uploads:
         finally:
             self._receiving -= 1
 
-    def get(self, upload_id: str) -> Upload:
+    def get(self, upload_id: str) -> WebUpload:
         """Return an upload.
 
         Raises
@@ -303,7 +303,7 @@ class Uploads:
             self._known[upload_id] = _upload(path)
         return self._known[upload_id]
 
-    def all(self) -> list[Upload]:
+    def all(self) -> list[WebUpload]:
         """Return all uploads, the newest first."""
         found = []
         for path in self._directory.glob(f"*/{RECORD}"):
@@ -364,7 +364,7 @@ class Uploads:
             # In a thread: to remove a file of some GB takes long enough for others to notice.
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, aside, ignore_errors=True))
 
-    async def _kept(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> Upload:
+    async def _kept(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> WebUpload:
         """Keep an upload in a thread: behind a table of some GB, to flush a file takes a while.
 
         Of a request that is cancelled meanwhile nothing is kept.
@@ -376,7 +376,7 @@ class Uploads:
                 self.delete(aside.name.removeprefix(_ASIDE))
             raise
 
-    def _keep(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> Upload:
+    def _keep(self, aside: Path, receiver: Receiver, profile: Profile, key: str | None) -> WebUpload:
         """Give a checked upload its place, or return the one that has the key."""
         hashed = hashlib.sha256(key.encode()).hexdigest() if key is not None else ""
         key_path = self._directory / _KEYS / f"{hashed}.json" if hashed else None
@@ -384,7 +384,9 @@ class Uploads:
             earlier = self._earlier(key_path, receiver.digest) if key_path is not None else None
             return earlier or self._keep_new(aside, receiver, profile, key_path)
 
-    def _keep_new(self, aside: Path, receiver: Receiver, profile: Profile, key_path: Path | None) -> Upload:
+    def _keep_new(
+        self, aside: Path, receiver: Receiver, profile: Profile, key_path: Path | None
+    ) -> WebUpload:
         upload_id, digest = aside.name.removeprefix(_ASIDE), receiver.digest
         path = self._directory / upload_id
         ready = aside / "ready"
@@ -393,7 +395,7 @@ class Uploads:
         os.rename(receiver.path, ready / ending)
         now = datetime.now(UTC)
         expires = _text(now + timedelta(seconds=self._limits.kept_s))
-        upload = Upload(
+        upload = WebUpload(
             upload_id, receiver.name, path / ending, receiver.size, digest, _text(now), expires, profile
         )
         write_file(ready / RECORD, json.dumps({**asdict(upload), "path": ending}))
@@ -403,7 +405,7 @@ class Uploads:
         self._known[upload_id] = upload
         return upload
 
-    def _earlier(self, key_path: Path, digest: str) -> Upload | None:
+    def _earlier(self, key_path: Path, digest: str) -> WebUpload | None:
         """Return the upload that was made with a key, unless it is gone."""
         try:
             made = json.loads(key_path.read_bytes())
@@ -425,10 +427,10 @@ def display_name(name: str) -> str:
     return plain[:_NAME_LENGTH] or "table.csv"
 
 
-def _upload(path: Path) -> Upload:
+def _upload(path: Path) -> WebUpload:
     values = json.loads(path.read_bytes())
     profile = Profile.from_dict(values.pop("profile"))
-    return Upload(**{**values, "path": path.parent / values["path"], "profile": profile})
+    return WebUpload(**{**values, "path": path.parent / values["path"], "profile": profile})
 
 
 def _is_owned(aside: Path) -> bool:
