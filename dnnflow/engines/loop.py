@@ -185,6 +185,45 @@ class EpochHistory:
         }  # fmt: skip
 
 
+class EpochTracker:
+    """Follows a design through its epochs: its learning rate, its end, and which epoch's weights it keeps."""
+
+    def __init__(self, design: Design) -> None:
+        self.design = design
+        self.history = EpochHistory()
+        self.is_running = True
+        self._rate = LearningRate(design)
+        self._patience = Patience(design.early_stopping) if design.early_stopping else None
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch, counted from 0."""
+        return self._rate.at(epoch)
+
+    def observe(self, fitted: Measure, watched: Measure | None) -> bool:
+        """Take note of an epoch; return whether the weights it ended with are to be kept.
+
+        Raises
+        ------
+        DivergedError
+            When a loss is NaN or infinite.
+        """
+        number = len(self.history.fitted) + 1
+        check_finite(fitted.loss, f"epoch {number}")
+        self.history.fitted.append(fitted)
+        keeps = ended = number == self.design.epochs
+        if watched is not None:
+            check_finite(watched.loss, f"the validation part after epoch {number}")
+            self.history.watched.append(watched)
+            self._rate.observe(watched.loss)
+            if self._patience is not None:
+                keeps = self._patience.improves(watched.loss)
+                ended = ended or self._patience.is_exhausted
+                if keeps:
+                    self.history.kept = number - 1
+        self.is_running = not ended
+        return keeps
+
+
 def fit(network: Network, design: Design, time_limit_s: float | None) -> EpochHistory:
     """Train a network as its design says; with early stopping it ends with the weights of the best epoch.
 
@@ -195,37 +234,19 @@ def fit(network: Network, design: Design, time_limit_s: float | None) -> EpochHi
     TimeLimitError
         When training takes longer than `time_limit_s`.
     """
-    deadline, history = Deadline(time_limit_s), EpochHistory()
-    rate = LearningRate(design)
-    patience = Patience(design.early_stopping) if design.early_stopping else None
+    deadline, tracker = Deadline(time_limit_s), EpochTracker(design)
     best: Weights | None = None
     for epoch in range(design.epochs):
-        fit_epoch(network, epoch, rate.at(epoch), deadline, history)
-        if history.watched:
-            loss = history.watched[-1].loss
-            rate.observe(loss)
-            if patience is not None and patience.improves(loss):
-                best, history.kept = network.weights(), epoch
-            if patience is not None and patience.is_exhausted:
-                break
+        fitted = network.train_epoch(epoch, tracker.rate(epoch), deadline)
+        deadline.check(f"after epoch {epoch + 1}")
+        if tracker.observe(fitted, network.validate()) and design.early_stopping:
+            best = network.weights()
+        if not tracker.is_running:
+            break
     if best is not None:
         network.set_weights(best)
-    history.training_s = time.monotonic() - deadline.started_s
-    return history
-
-
-def fit_epoch(
-    network: Network, epoch: int, learning_rate: float, deadline: Deadline, history: EpochHistory
-) -> None:
-    """Train one epoch, measure the validation part, and add both to the history."""
-    measure = network.train_epoch(epoch, learning_rate, deadline)
-    check_finite(measure.loss, f"epoch {epoch + 1}")
-    history.fitted.append(measure)
-    deadline.check(f"after epoch {epoch + 1}")
-    watched = network.validate()
-    if watched is not None:
-        check_finite(watched.loss, f"the validation part after epoch {epoch + 1}")
-        history.watched.append(watched)
+    tracker.history.training_s = time.monotonic() - deadline.started_s
+    return tracker.history
 
 
 def check_finite(loss: float, where: str) -> None:

@@ -1,7 +1,6 @@
 """Train one stack from its initial weights to its test: epochs, stopping, and designs that leave early."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,7 @@ from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
-from dnnflow.engines.loop import (
-    Deadline,
-    EpochHistory,
-    LearningRate,
-    Measure,
-    Patience,
-    Weights,
-    check_finite,
-)
+from dnnflow.engines.loop import Deadline, EpochTracker, Measure, Weights
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -36,50 +27,24 @@ _MEASURE_VALUES = 2**21
 """Outputs of a layer, over designs and rows, when nothing is learned; bounds the memory they take."""
 
 
-@dataclass
-class Member:
+class Member(EpochTracker):
     """One design of a stack that trains."""
 
-    design: Design
-    place: int
-    """In the stack as it began."""
-    history: EpochHistory = field(default_factory=EpochHistory)
-    weights: Weights = ()
-    """The best so far with early stopping, else those at the end."""
-    error: DivergedError | None = None
-    is_running: bool = True
+    def __init__(self, design: Design, place: int) -> None:
+        super().__init__(design)
+        self.place = place
+        """In the stack as it began."""
+        self.weights: Weights = ()
+        """The best so far with early stopping, else those at the end."""
+        self.error: DivergedError | None = None
 
-    def __post_init__(self) -> None:
-        self._rate = LearningRate(self.design)
-        stopping = self.design.early_stopping
-        self._patience = Patience(stopping) if stopping else None
-
-    def rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
-        return self._rate.at(epoch)
-
-    def observe(self, epoch: int, fitted: Measure, watched: Measure | None) -> bool:
-        """Take note of an epoch; return whether the weights it ended with are to be kept."""
+    def observe(self, fitted: Measure, watched: Measure | None) -> bool:
+        """Take note of an epoch; a design that diverges ends alone."""
         try:
-            check_finite(fitted.loss, f"epoch {epoch + 1}")
-            self.history.fitted.append(fitted)
-            if watched is not None:
-                check_finite(watched.loss, f"the validation part after epoch {epoch + 1}")
-                self.history.watched.append(watched)
+            return super().observe(fitted, watched)
         except DivergedError as error:
             self.error, self.is_running = error, False
             return False
-        ended = len(self.history.fitted) == self.design.epochs
-        keeps = ended
-        if watched is not None:
-            self._rate.observe(watched.loss)
-            if self._patience is not None:
-                keeps = self._patience.improves(watched.loss)
-                ended = ended or self._patience.is_exhausted
-        if keeps and self._patience is not None:
-            self.history.kept = epoch
-        self.is_running = not ended
-        return keeps
 
 
 def measures(losses: np.ndarray, accuracies: np.ndarray) -> list[Measure]:
@@ -192,7 +157,7 @@ class StackRun:
         kept = []
         for position, member in enumerate(inside):
             seen = watched[position] if watched else None
-            if member.is_running and member.observe(epoch, fitted[position], seen):
+            if member.is_running and member.observe(fitted[position], seen):
                 kept.append(position)
         if kept:
             arrays = self._program.weights(kept)

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Protocol
 
 from dnnflow.errors import DataError, TimeLimitError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.table.rows.file_arrays import Header, Names, open_hdf5, open_npz, open_zarr
+from dnnflow.table.rows.file_arrays import ArrayFile, Header, Names, open_hdf5, open_npz, open_zarr
 from dnnflow.table.rows.file_names import Files, common_format, listed, local_copy
 from dnnflow.table.rows.file_tables import TableFile
 from dnnflow.table.rows.source import Chunk, Field, Reader, Rows, RowSource, check_fields
@@ -31,19 +30,7 @@ _FAILURES = (
 _OPENERS = 8  # files whose headers are read at the same time: most of it is waiting where they are remote
 
 
-class OpenFile(Protocol):
-    """A file that gives ranges of rows."""
-
-    def header(self) -> Header:
-        """Return what it says about its rows."""
-
-    def read(self, start: int, stop: int) -> Rows:
-        """Read rows."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
+OpenFile = ArrayFile | TableFile
 _FORMATS: dict[str, Callable[[str, Names, Names], OpenFile]] = {
     "hdf5": open_hdf5,
     "zarr": open_zarr,

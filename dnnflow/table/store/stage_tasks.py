@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import distributed
@@ -25,43 +27,30 @@ _WINDOW = 4
 _GIVE_UP_S = 30.0
 
 
-class Future(Protocol):
-    """What is known of a submitted task."""
-
-    def result(self) -> Any:
-        """Wait for the task's value, or raise its exception."""
-
-    def cancel(self) -> Any:
-        """Give the task up if it has not begun."""
-
-
+@dataclass(frozen=True)
 class Tasks:
     """Submits module-level functions, and yields their values in order."""
 
-    def __init__(
-        self,
-        submit: Callable[..., Future],
-        give_up: Callable[[Iterable[Future]], None],
-        threads: int,
-        *,
-        in_process: bool,
-    ) -> None:
-        self._submit, self._give_up, self._window = submit, give_up, _WINDOW * threads
-        self.in_process = in_process
-        """Whether tasks share this process's memory."""
+    submit: Callable[..., Any]
+    """Return the future of `function(*arguments)`, given a name, function and arguments."""
+    give_up: Callable[[list[Any]], None]
+    """Leave none of these futures behind."""
+    threads: int
+    in_process: bool
+    """Whether tasks share this process's memory."""
 
     def run(self, name: str, function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> Iterator[T]:
         """Call `function` with each of `calls` and yield the values in their order."""
-        flying: deque[Future] = deque()
+        flying: deque[Any] = deque()
         try:
             for arguments in calls:
-                flying.append(self._submit(name, function, *arguments))
-                if len(flying) >= self._window:
+                flying.append(self.submit(name, function, *arguments))
+                if len(flying) >= _WINDOW * self.threads:
                     yield flying.popleft().result()
             while flying:
                 yield flying.popleft().result()
         finally:
-            self._give_up(flying)
+            self.give_up(list(flying))
 
 
 @contextmanager
@@ -72,7 +61,7 @@ def open_tasks(client: "distributed.Client | None", workers: int | None) -> Iter
     """
     if client is not None:
         threads = max(1, sum(client.nthreads().values()))
-        yield Tasks(_on_cluster(client), _wait, threads, in_process=False)
+        yield Tasks(partial(_submit, client), _wait, threads, in_process=False)
         return
     threads = workers or _cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="dnnflow-ingest")
@@ -80,6 +69,25 @@ def open_tasks(client: "distributed.Client | None", workers: int | None) -> Iter
         yield Tasks(lambda name, *call: pool.submit(*call), _cancel, threads, in_process=True)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(client: "distributed.Client", name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    # Dask's task stream groups by what stands before the last dash.
+    return client.submit(function, *arguments, key=f"ingest-{name}-{uuid.uuid4().hex}", pure=False)
+
+
+def _cancel(futures: list[Any]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _wait(futures: list[Any]) -> None:
+    """Wait for tasks on a cluster: a running one cannot be stopped, and writes where all will be removed."""
+    if futures:
+        import distributed
+
+        with suppress(TimeoutError):
+            distributed.wait(futures, timeout=_GIVE_UP_S)
 
 
 def _cores() -> int:
@@ -113,28 +121,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _cancel(futures: Iterable[Future]) -> None:
-    for future in futures:
-        future.cancel()
-
-
-def _wait(futures: Iterable[Future]) -> None:
-    """Wait for tasks on a cluster: a running one cannot be stopped, and writes where all will be removed."""
-    if flying := list(futures):
-        import distributed
-
-        with suppress(TimeoutError):
-            distributed.wait(flying, timeout=_GIVE_UP_S)
-
-
-def _on_cluster(client: "distributed.Client") -> Callable[..., Future]:
-    def submit(name: str, function: Callable[..., Any], *arguments: Any) -> Future:
-        # Dask's task stream groups by what stands before the last dash.
-        future: Future = client.submit(
-            function, *arguments, key=f"ingest-{name}-{uuid.uuid4().hex}", pure=False
-        )
-        return future
-
-    return submit
