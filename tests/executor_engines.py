@@ -72,6 +72,21 @@ class Endless(Instant):
             yield self.fit(design, context)
 
 
+class Gated(Instant):
+    """Takes 0.3 s for designs 0 to 5; from 6 on it waits until there is a file `go` beside the dataset."""
+
+    name = "gated"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        gate = log_of(context).with_name("go")
+        for design in designs:
+            if design.seed < 6 and not gate.exists():
+                time.sleep(0.3)
+            while design.seed >= 6 and not gate.exists():
+                time.sleep(0.02)
+            yield self.fit(design, context)
+
+
 class LastEndless(Instant):
     """Design 19 takes for ever, the others no time."""
 

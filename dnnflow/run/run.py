@@ -72,7 +72,9 @@ class StudyRun:
         """
         if self.study_id is not None:
             held = store.find(self.study_id)
-            if held is not None and (self.new or held.key != key):
+            if held is None or not held.has_designs:
+                return None
+            if self.new or held.key != key:
                 raise taken_id(self.study_id)
             return held
         if self.new:
@@ -88,8 +90,10 @@ class StudyRun:
     def new_id(self, store: Store) -> str:
         """Return the id of a new study of this run."""
         own = self.study_id or self.scheduled_id
+        held = store.find(own) if own is not None else None
         # The table may have changed between a scheduled run and its retry: then its id is taken
-        return own if own is not None and store.find(own) is None else new_study_id()
+        is_free = held is None or not held.has_designs
+        return own if own is not None and is_free else new_study_id()
 
 
 @dataclass(frozen=True)

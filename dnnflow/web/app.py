@@ -128,9 +128,12 @@ def lifespan(
 
 def uploads_in_use(services: Services) -> set[str]:
     """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
-    waiting = [one.pipeline for one in services.launcher.all() if not one.state.has_ended]
-    unfinished = [one.pipeline for one in services.store.studies() if not one.state.is_finished]
-    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in (*waiting, *unfinished)]
+    needed = [
+        one.pipeline
+        for one in services.store.runs()
+        if not (one.state.is_finished if one.has_designs else one.state.has_ended)
+    ]
+    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in needed]
     return {Path(source).parent.name for source in sources if source}
 
 

@@ -19,12 +19,11 @@ from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.pipeline.pipeline_file import load_any, load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import RunState, new_study_id
+from dnnflow.results.store.run_record import RunRecord, RunState, new_study_id
 from dnnflow.results.store.store import Store
 from dnnflow.serve.processes import free_port
 from dnnflow.serve.service_commands import prefect_environment
 from dnnflow.settings import Settings
-from dnnflow.web.jobs.launching import Launch, LaunchState
 from dnnflow.web.jobs.prefect_launcher import PrefectLauncher
 
 pytestmark = pytest.mark.slow
@@ -216,10 +215,16 @@ def launcher(server: PrefectServer) -> Iterator[PrefectLauncher]:
         yield opened
 
 
-def end_of(launcher: PrefectLauncher, launch_id: str) -> Launch:
-    """Return a job when it has ended."""
-    wait_for(lambda: launcher.get(launch_id).state.has_ended, 180, f"the end of {launch_id}")
-    return launcher.get(launch_id)
+def end_of(server: PrefectServer, launcher: PrefectLauncher, run_id: str) -> RunRecord:
+    """Return a run when it has ended."""
+
+    def look() -> RunRecord:
+        launcher.refresh(run_id)
+        with store(server) as results:
+            return results.run(run_id)
+
+    wait_for(lambda: look().ended_at is not None, 180, f"the end of {run_id}")
+    return look()
 
 
 def small(*overrides: str) -> Pipeline:
@@ -231,29 +236,31 @@ def small(*overrides: str) -> Pipeline:
 def test_a_job_is_a_run_with_its_own_study(server: PrefectServer, launcher: PrefectLauncher) -> None:
     study_id = new_study_id()
     made = launcher.launch(small(), study_id, key="one")
-    assert (made.launch_id, made.kind, made.name, made.error) == (study_id, "study", "iris", None)
-    assert launcher.launch(small(), new_study_id(), key="one").launch_id == study_id
+    assert (made.run_id, made.kind, made.name, made.error) == (study_id, "study", "iris", None)
+    assert launcher.launch(small(), new_study_id(), key="one").run_id == study_id
     with pytest.raises(ConflictError, match=f"the key of job {study_id} with another; take a new key"):
         launcher.launch(small("designs=3"), new_study_id(), key="one")
-    done = end_of(launcher, study_id)
-    assert done.state is LaunchState.FINISHED, done.error
+    done = end_of(server, launcher, study_id)
+    assert done.state is RunState.FINISHED, done.error
     assert done.started_at < done.ended_at
     flow_run = server.call(f"/flow_runs/{done.run_url.rsplit('/', 1)[1]}")
     assert flow_run["parameters"]["study_id"] == study_id
     with store(server) as results:
         assert results.study(study_id).state is RunState.FINISHED
-    assert [one.launch_id for one in launcher.all()] == [study_id]
+        assert [one.run_id for one in results.runs() if one.queue is not None] == [study_id]
 
 
-def test_a_job_that_fails_says_why_and_can_be_resumed(launcher: PrefectLauncher, tmp_path: Path) -> None:
+def test_a_job_that_fails_says_why_and_can_be_resumed(
+    server: PrefectServer, launcher: PrefectLauncher, tmp_path: Path
+) -> None:
     table, study_id = tmp_path / "table.csv", new_study_id()
     launcher.launch(small(f"dataset.source={table}"), study_id)
-    done = end_of(launcher, study_id)
-    assert done.state is LaunchState.FAILED
+    done = end_of(server, launcher, study_id)
+    assert done.state is RunState.FAILED
     assert done.error.startswith(f"dataset.source must be a file that can be read, got {table}")
     table.write_text((ROOT / "pipelines" / "data" / "iris.csv").read_text())
     assert not launcher.resume(study_id).state.has_ended
-    assert end_of(launcher, study_id).state is LaunchState.FINISHED
+    assert end_of(server, launcher, study_id).state is RunState.FINISHED
 
 
 def test_cancelled_jobs_end_and_go_on(server: PrefectServer, launcher: PrefectLauncher) -> None:
@@ -267,31 +274,31 @@ def test_cancelled_jobs_end_and_go_on(server: PrefectServer, launcher: PrefectLa
 
     wait_for(trials, 120, "first trials")
     launcher.cancel(study_id)
-    done = end_of(launcher, study_id)
-    assert done.state is LaunchState.CANCELLED
+    done = end_of(server, launcher, study_id)
+    assert done.state is RunState.STOPPED
     with store(server) as results:
         assert results.study(study_id).state is RunState.STOPPED
     assert trials() < 200
     launcher.resume(study_id)
-    done = end_of(launcher, study_id)
-    assert done.state is LaunchState.FINISHED, done.error
+    done = end_of(server, launcher, study_id)
+    assert done.state is RunState.FINISHED, done.error
     assert trials() == 200
 
 
-def test_a_training_is_a_job_too(launcher: PrefectLauncher) -> None:
-    launch_id = new_study_id()
+def test_a_training_is_a_job_too(server: PrefectServer, launcher: PrefectLauncher) -> None:
+    run_id = new_study_id()
     given = load_any(ROOT / "pipelines" / "train.yaml", ["parallel.replicas=1", "parallel.epochs=2"])
-    assert launcher.launch(given, launch_id).kind == "train"
-    done = end_of(launcher, launch_id)
-    assert done.state is LaunchState.FINISHED, done.error
+    assert launcher.launch(given, run_id).kind == "training"
+    done = end_of(server, launcher, run_id)
+    assert done.state is RunState.FINISHED, done.error
     assert done.outcome["last"]["epoch"] == 2
     assert Path(done.outcome["model"]).is_file()
-    assert launch_id in done.outcome["model"]
+    assert run_id in done.outcome["model"]
 
 
 def test_what_prefect_does_not_know_or_cannot_do_is_said(server: PrefectServer, launcher: PrefectLauncher,
                                                          tmp_path: Path) -> None:  # fmt: skip
-    for ask in (launcher.get, launcher.cancel, launcher.resume, launcher.log):
+    for ask in (launcher.cancel, launcher.resume, launcher.log):
         with pytest.raises(NotFoundError, match="a job is found by its id"):
             ask("nothing")
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})

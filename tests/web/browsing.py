@@ -82,9 +82,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     services = make_services(WebConfig(), settings, launcher)
     with serving(create_app(services)) as served:
         yield Site(served.url, services)
-    for launch in launcher.all():
-        if not launch.state.has_ended:
-            launcher.cancel(launch.launch_id)
+    for record in services.store.runs():
+        if record.queue is not None and not record.state.has_ended:
+            launcher.cancel(record.run_id)
+    launcher.close()
     services.store.close()
 
 

@@ -33,7 +33,7 @@ def make_services(web_settings: Settings) -> Iterator[Callable[..., Services]]:
         store = Store(web_settings.store_url)
         made.append(store)
         uploads = Uploads(web_settings.workspace.home / "uploads", config.limits.upload)
-        return Services(config, web_settings, store, uploads, RecordingLauncher())
+        return Services(config, web_settings, store, uploads, RecordingLauncher(store))
 
     yield make
     for store in made:

@@ -1,77 +1,60 @@
 """A launcher that runs nothing, and studies made by inserting trials."""
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dnnflow.design.layers import Design, Layer, Optimizer
 from dnnflow.engines.records import Trial, TrialError, TrialState
-from dnnflow.errors import ConflictError, NotFoundError
+from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunRecord, RunState, utc_now
 from dnnflow.results.store.store import Store
-from dnnflow.web.jobs.launching import Launch, LaunchState
+from dnnflow.web.jobs.launching import kind_of
 
 
 @dataclass
 class RecordingLauncher:
-    """Takes every job and runs none; `asked` says what was asked of it, in order."""
+    """Takes every run and does none; `asked` says what was asked of it, in order."""
 
-    launches: dict[str, Launch] = field(default_factory=dict)
+    store: Store
     asked: list[tuple[str, str]] = field(default_factory=list)
     pipelines: dict[str, Pipeline | TrainPipeline] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:
         return "a recorder"
 
-    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
-        with self.lock:
-            if key is not None and key in self.keys:
-                made = self.launches[self.keys[key]]
-                if dict(made.pipeline) != pipeline.plain():
-                    raise ConflictError(
-                        f"a key is used for one pipeline, got {key} with another; make a new key"
-                    )
-                return made
-            kind = "train" if isinstance(pipeline, TrainPipeline) else "study"
-            made = Launch(launch_id=launch_id, kind=kind, name=pipeline.name, state=LaunchState.QUEUED,
-                          created_at=utc_now(), pipeline=pipeline.plain(), queue_place=0)  # fmt: skip
-            self.launches[launch_id], self.pipelines[launch_id] = made, pipeline
-            self.asked.append(("launch", launch_id))
-            if key is not None:
-                self.keys[key] = launch_id
-            return made
+    def launch(self, pipeline: Pipeline | TrainPipeline, run_id: str, *, key: str | None = None) -> RunRecord:
+        kind = kind_of(pipeline)
+        made = self.store.ask(run_id, kind, pipeline.name, pipeline.plain(), key=key, queue=QUEUE)
+        if made.run_id == run_id:
+            self.pipelines[run_id] = pipeline
+            self.asked.append(("launch", run_id))
+        return made
 
-    def get(self, launch_id: str) -> Launch:
-        try:
-            return self.launches[launch_id]
-        except KeyError:
-            raise NotFoundError(f"a job is found by its id, got {launch_id[:64]!r}; start one") from None
+    def refresh(self, run_id: str | None = None) -> None:
+        """Do nothing: the store is all there is."""
 
-    def all(self) -> Sequence[Launch]:
-        return sorted(self.launches.values(), key=lambda one: one.created_at, reverse=True)
+    def resume(self, run_id: str) -> RunRecord:
+        self.asked.append(("resume", run_id))
+        self.store.enqueue(run_id, QUEUE)
+        return self.store.run(run_id)
 
-    def resume(self, launch_id: str) -> Launch:
-        self.asked.append(("resume", launch_id))
-        return self.set(launch_id, state=LaunchState.QUEUED, ended_at=None, error=None)
+    def cancel(self, run_id: str) -> RunRecord:
+        self.asked.append(("cancel", run_id))
+        self.store.send_command(run_id, Command.CANCEL)
+        return self.set(run_id, state=RunState.STOPPED, ended_at=utc_now())
 
-    def cancel(self, launch_id: str) -> Launch:
-        self.asked.append(("cancel", launch_id))
-        return self.set(launch_id, state=LaunchState.CANCELLED, ended_at=utc_now())
+    def log(self, run_id: str) -> str:
+        return f"log of {self.store.run(run_id).name}"
 
-    def log(self, launch_id: str) -> str:
-        return f"log of {self.get(launch_id).name}"
-
-    def set(self, launch_id: str, **changes: object) -> Launch:
-        """Change what is known of a job, as its end would."""
-        self.launches[launch_id] = replace(self.get(launch_id), **changes)
-        return self.launches[launch_id]
+    def set(self, run_id: str, **changes: object) -> RunRecord:
+        """Change what is known of a run, as its end would."""
+        self.store._update(run_id, **changes)
+        return self.store.run(run_id)
 
 
+QUEUE = "recorded"
 DESCRIBED = {
     "dataset_id": "d" * 64,
     "label": "species",

@@ -212,7 +212,7 @@ def test_a_key_starts_one_study(client: TestClient, services: Services, source: 
     again = client.post("/api/v1/studies", json={"pipeline": pipeline_of(source)}, headers=headers).json()
     assert first["study_id"] == again["study_id"]
     other = client.post("/api/v1/studies", json={"pipeline": pipeline_of(source, designs=5)}, headers=headers)
-    assert (other.status_code, len(services.launcher.launches)) == (409, 1)
+    assert (other.status_code, len(services.store.runs())) == (409, 1)
 
 
 def test_a_million_designs_are_accepted_without_drawing_them(

@@ -16,11 +16,11 @@ import psutil
 import pytest
 
 from dnnflow.pipeline.pipeline_file import load_any
-from dnnflow.results.store.run_record import new_study_id
+from dnnflow.results.store.run_record import RunState, new_study_id
+from dnnflow.results.store.store import Store
 from dnnflow.serve.processes import free_port
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher
-from dnnflow.web.jobs.launching import LaunchState
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[..., subprocess.Popen[str]]
@@ -113,9 +113,12 @@ def test_a_study_goes_on_after_ctrl_c(start: Start, tmp_path: Path) -> None:
     launcher.launch(load_any(ROOT / "pipelines" / "iris.yaml", given), study_id)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
-    while not (found := launcher.get(study_id)).state.has_ended:
-        time.sleep(0.2)
-    assert found.state is LaunchState.FINISHED, found.error
+    with Store(settings.store_url) as store:
+        while (found := store.run(study_id)).ended_at is None:
+            launcher.refresh(study_id)
+            time.sleep(0.2)
+    launcher.close()
+    assert found.state is RunState.FINISHED, found.error
 
 
 def test_a_prefect_server_that_is_away_costs_jobs_only(start: Start) -> None:

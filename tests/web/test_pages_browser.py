@@ -103,7 +103,7 @@ def test_three_clicks_from_a_file_to_a_study(tab: Tab, site: Site) -> None:
     tab.page.get_by_role("button", name="Start with good rules").click()  # 2, and a third was not needed
     tab.page.wait_for_url("**/studies/*")
     study_id = tab.page.url.rpartition("/")[2]
-    assert site.services.launcher.get(study_id).pipeline["designs"] == 100
+    assert site.services.store.run(study_id).pipeline["designs"] == 100
     site.services.launcher.cancel(study_id)
     assert tab.said == []
 
@@ -186,8 +186,6 @@ def test_fifty_thousand_trials_are_painted_from_counts(tab: Tab, site: Site) -> 
 @pytest.fixture(scope="module")
 def known(site: Site) -> dict[str, str]:
     """Pages of every kind, by a name."""
-    from dnnflow.web.jobs.launching import LaunchState  # noqa: F401
-
     done = insert_study(site.services.store, 120, failed=3)
     other = insert_study(site.services.store, 60, name="iris again")
     best = site.services.store.frame(done).sort_values("test_accuracy", ascending=False)["design_id"].iloc[0]

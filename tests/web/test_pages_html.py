@@ -6,9 +6,8 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from dnnflow.results.store.run_record import RunState
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
 from dnnflow.web.contract.web_config import WebConfig
-from dnnflow.web.jobs.launching import Launch, LaunchState
 from dnnflow.web.jobs.services import Services
 from tests.web.conftest import client_of
 
@@ -62,9 +61,9 @@ def test_a_study_starts_without_scripts(client: TestClient, upload_id: str, serv
     answer = client.post(f"/new/{upload_id}/start", data=fields, headers=PAGE)
     assert answer.status_code == 303, answer.text
     study_id = answer.headers["location"].rpartition("/")[2]
-    launch = services.launcher.get(study_id)
-    assert launch.pipeline["designs"] == 7
-    assert launch.pipeline["dataset"]["label"] == "<b>label</b>"
+    record = services.store.run(study_id)
+    assert record.pipeline["designs"] == 7
+    assert record.pipeline["dataset"]["label"] == "<b>label</b>"
     again = client.post(f"/new/{upload_id}/start", data=fields, headers=PAGE)
     assert again.headers["location"] == answer.headers["location"], "the button was pressed twice: one study"
 
@@ -183,13 +182,12 @@ def test_the_next_page_of_trials_goes_on_where_the_first_ends(
 
 
 def test_a_parallel_training_has_a_page_of_its_own(client: TestClient, services: Services) -> None:
-    launch = Launch(
-        launch_id="run1", kind="train", name="two replicas", state=LaunchState.RUNNING, pipeline={},
+    services.store.add(RunRecord(
+        run_id="run1", kind=RunKind.TRAINING, name="two replicas", queue="recorded", queued_s=1.0,
         created_at="2026-01-01T00:00:00+00:00", stage="epoch 3", dashboard="javascript:alert(1)",
         progress={"samples": 500, "total": 1000, "rate": 12.5, "loss": 0.25, "measures": {"val_loss": 0.5},
                   "replicas": 2, "elapsed_s": 4.0},
-    )  # fmt: skip
-    services.launcher.launches["run1"] = launch  # type: ignore[attr-defined]
+    ))  # fmt: skip
     page = client.get("/runs/run1").text
     assert "epoch 3" in page
     assert "500" in page

@@ -11,9 +11,8 @@ import pytest
 from dnnflow.errors import LaunchError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import Driver, RunState
+from dnnflow.results.store.run_record import Driver, RunState, utc_now
 from dnnflow.web.answers import watch as watch_module
-from dnnflow.web.jobs.launching import LaunchState
 from dnnflow.web.jobs.services import Services
 from tests.web.recording import design, trial
 from tests.web.served import Served, TestClient
@@ -33,10 +32,10 @@ def test_a_launched_study_has_a_page_before_the_store_knows_it(
     services.launcher.launch(PIPELINE, "study-0")
     shown = status(client, "study-0")
     assert (shown["state"], shown["total"], shown["completed"], shown["dataset"]) == ("queued", 24, 0, None)
-    services.launcher.set("study-0", state=LaunchState.RUNNING, stage="preprocess: label species")
+    services.launcher.set("study-0", state=RunState.RUNNING, stage="preprocess: label species")
     shown = status(client, "study-0")
     assert (shown["state"], shown["stage"]) == ("preparing", "preprocess: label species")
-    services.launcher.set("study-0", state=LaunchState.FAILED, error="row 3 is bad; mend it")
+    services.launcher.set("study-0", state=RunState.FAILED, ended_at=utc_now(), error="row 3 is bad; mend it")
     shown = status(client, "study-0")
     assert (shown["state"], shown["error"], shown["stage"]) == ("failed", "row 3 is bad; mend it", None)
 
@@ -61,8 +60,7 @@ def test_of_a_failed_job_the_error_is_shown_even_if_trials_are_there(
     client: TestClient, services: Services, make_study: Callable[..., str]
 ) -> None:
     study_id = make_study(4, designs=8, state=RunState.RUNNING)
-    services.launcher.launch(PIPELINE, study_id)
-    services.launcher.set(study_id, state=LaunchState.FAILED, error="no worker; start one")
+    services.launcher.set(study_id, state=RunState.FAILED, ended_at=utc_now(), error="no worker; start one")
     assert (status(client, study_id)["state"], status(client, study_id)["error"]) == (
         "failed",
         "no worker; start one",
@@ -155,8 +153,6 @@ def test_a_study_that_stopped_is_resumed_by_the_launcher(
     client: TestClient, services: Services, make_study
 ) -> None:
     study_id = make_study(4, designs=8, state=RunState.STOPPED)
-    services.launcher.launch(PIPELINE, study_id)
-    services.launcher.set(study_id, state=LaunchState.CANCELLED)
     assert act(client, study_id, "resume")[0] == 200
     assert services.launcher.asked[-1] == ("resume", study_id)
 
@@ -281,8 +277,7 @@ def test_what_is_stored_is_shown_while_the_launcher_is_away(
     def away(*_: object) -> object:
         raise LaunchError("a Prefect server must answer, got nothing; start it")
 
-    monkeypatch.setattr(type(services.launcher), "get", away)
-    monkeypatch.setattr(type(services.launcher), "all", away)
+    monkeypatch.setattr(type(services.launcher), "refresh", away)
     assert status(client, study_id)["state"] == "finished"
     assert study_id in client.get("/api/v1/studies").text
     assert study_id in client.get("/").text

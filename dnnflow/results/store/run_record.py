@@ -87,7 +87,8 @@ class RunRecord:
     queue: str | None = None
     """Who was asked to run it; None for the process that asked for it."""
     queued_s: float | None = None
-    """When it was queued, in seconds since 1970: a queue is worked off in this order."""
+    """When it was queued, in seconds since 1970: a queue is worked off in this order. None where a process
+    went on with it by itself."""
     deaths: int = 0
     """How often its process died without an answer since it was queued."""
     key: str = ""

@@ -18,13 +18,14 @@ from dnnflow.results.store.run_record import (
     RunKind,
     RunRecord,
     RunState,
+    check_study_id,
     finite,
     mask_credentials,
     several_fit,
     study_not_found,
     utc_now,
 )
-from dnnflow.results.store.schema import queues, runs
+from dnnflow.results.store.schema import STUDY, queues, runs
 from dnnflow.results.store.trial_rows import clean_text
 
 HEARTBEAT_S = 5.0
@@ -70,25 +71,43 @@ class Runs(Database):
         ConflictError
             If the id is taken, or the key was used with another pipeline.
         """
-        shown, digest = mask_credentials(pipeline), content_id(pipeline)
+        check_study_id(run_id)
+        digest, hashed = content_id(pipeline), None if key is None else content_id(key)
+        queued_s = None if queue is None else time.time()
         record = RunRecord(run_id=run_id, kind=kind, name=clean_text(name), state=RunState.QUEUED,
-                           pipeline=shown, queue=queue,
-                           queued_s=None if queue is None else time.time())  # fmt: skip
-        hashed = None if key is None else content_id(key)
-        secret = dict(pipeline) if shown != pipeline else None
-        row = row_of(record) | {"idempotency_key": hashed, "digest": digest, "request": secret}
-        new = self._insert(runs).values(row).on_conflict_do_nothing().returning(runs.c.run_id)
-        first = self._select(runs.c.queue == queue, runs.c.idempotency_key == hashed)
-        with self._write() as connection:
-            if connection.execute(new).first() is not None:
-                return record
-            found = connection.execute(first.add_columns(runs.c.digest)).first() if hashed else None
+                           queue=queue, queued_s=queued_s, pipeline=mask_credentials(pipeline))  # fmt: skip
+        secret = dict(pipeline) if record.pipeline != pipeline else None
+        if self.add(record, idempotency_key=hashed, digest=digest, request=secret):
+            return record
+        same = self._select(runs.c.queue == queue, runs.c.idempotency_key == hashed)
+        with self.reading() as connection:
+            found = connection.execute(same.add_columns(runs.c.digest)).first() if hashed else None
         if found is None:
             raise ConflictError(f"a job has an id of its own, got {run_id} again; take a new one")
         if found.digest != digest:
             raise ConflictError(f"an idempotency key stands for one pipeline, got the key of job "
                                 f"{found.run_id} with another; take a new key")  # fmt: skip
         return _record(found)
+
+    def add(self, record: RunRecord, **hidden: Any) -> bool:
+        """Add a run with the columns of `HIDDEN`; return False if its id or its idempotency key is taken."""
+        row = row_of(record) | hidden
+        new = self._insert(runs).values(row).on_conflict_do_nothing().returning(runs.c.run_id)
+        with self._write() as connection:
+            return connection.execute(new).first() is not None
+
+    def adopt(self, record: RunRecord, **hidden: Any) -> None:
+        """Add a run that an older dnnflow has begun; a study of its id gets what only the record knows."""
+        row = row_of(record) | hidden
+        known = ("started_at", "ended_at", "queue", "queued_s", "run_url", "error", "progress", "outcome")
+        is_over = runs.c.state == RunState.FINISHED
+        state = sa.case((is_over, runs.c.state), else_=sa.literal(record.state, runs.c.state.type))
+        part = {name: row[name] for name in (*known, *hidden)} | {"state": state}
+        query = self._insert(runs).values(row).on_conflict_do_update(
+            index_elements=[runs.c.run_id], set_=part, where=runs.c.queue.is_(None)
+        )  # fmt: skip
+        with self._write() as connection:
+            connection.execute(query)
 
     def run(self, run_id: str) -> RunRecord:
         """Return the run with this id, or with the only id that begins so.
@@ -176,14 +195,14 @@ class Runs(Database):
         self._update(run_id, **finite(news))
 
     def start(self, run_id: str) -> None:
-        """Say that a run is about to go on, whatever was commanded before.
+        """Say that a run is about to go on in this process, whatever was commanded before.
 
         Does nothing while another process drives it, or a supervisor has taken it: what is commanded stands.
         """
         begun = {"command": Command.RUN, "acknowledged": Command.RUN, "state": RunState.RUNNING,
                  "started_at": sa.func.coalesce(runs.c.started_at, utc_now()), "ended_at": None,
-                 "error": None}  # fmt: skip
-        is_taken = runs.c.queue.is_not(None) & (runs.c.state == RunState.RUNNING)
+                 "error": None, "queued_s": None}  # fmt: skip
+        is_taken = runs.c.queued_s.is_not(None) & (runs.c.state == RunState.RUNNING)
         is_open = (runs.c.run_id == run_id) & (runs.c.state != RunState.FINISHED) & ~is_taken
         with self._write() as connection:
             if self._living_driver(connection, runs, run_id) is None:
@@ -242,15 +261,23 @@ class Runs(Database):
                   "command": Command.RUN, "acknowledged": Command.RUN, "ended_at": None, "error": None,
                   "stage": None, "progress": None}  # fmt: skip
         open_states = (RunState.STOPPED, RunState.FAILED)
-        left_alone = runs.c.queue.is_(None) & runs.c.state.in_((RunState.QUEUED, RunState.RUNNING))
+        left_alone = runs.c.queued_s.is_(None) & runs.c.state.in_((RunState.QUEUED, RunState.RUNNING))
         may = (runs.c.run_id == run_id) & (runs.c.state.in_(open_states) | left_alone)
         with self._write() as connection:
             if self._living_driver(connection, runs, run_id) is None:
                 connection.execute(runs.update().where(may).values(values))
 
+    def reopen(self, run_id: str, state: RunState) -> None:
+        """Say that a run waits or goes on, whatever was stored; a finished study stays so."""
+        is_over = (runs.c.kind == RunKind.STUDY) & (runs.c.state == RunState.FINISHED)
+        differs = (runs.c.state != state) | runs.c.ended_at.is_not(None)
+        query = runs.update().where(runs.c.run_id == run_id, differs, ~is_over)
+        with self._write() as connection:
+            connection.execute(query.values(state=state, ended_at=None, updated_at=utc_now()))
+
     def waiting(self, queue: str) -> list[str]:
         """Return the ids of the runs that wait in a queue, the next one first."""
-        query = sa.select(runs.c.run_id).where(runs.c.queue == queue, runs.c.state == RunState.QUEUED)
+        query = sa.select(runs.c.run_id).where(*_is_open(queue), runs.c.state == RunState.QUEUED)
         with self.reading() as connection:
             return list(connection.execute(query.order_by(runs.c.queued_s, runs.c.run_id)).scalars())
 
@@ -259,7 +286,7 @@ class Runs(Database):
 
         Two who take at the same moment get different runs. The record is that before it was taken.
         """
-        waiting = self._select(runs.c.queue == queue, runs.c.state == RunState.QUEUED)
+        waiting = self._select(*_is_open(queue), runs.c.state == RunState.QUEUED)
         waiting = waiting.order_by(runs.c.queued_s, runs.c.run_id).with_for_update(skip_locked=True)
         taken = {"state": RunState.RUNNING, "started_at": sa.func.coalesce(runs.c.started_at, utc_now()),
                  "ended_at": None, "error": None, "stage": None, "progress": None,
@@ -271,10 +298,19 @@ class Runs(Database):
                 connection.execute(runs.update().where(runs.c.run_id == first.run_id).values(taken))
         return first
 
+    def has_work(self, queue: str) -> bool:
+        """Whether a run of a queue waits, runs, or was left by who ran it."""
+        return bool(self._records(*_is_open(queue), limit=1))
+
+    def left_behind(self, queue: str) -> list[RunRecord]:
+        """Return the runs of a queue that were begun, have not ended, and that nobody drives."""
+        begun = self._records(*_is_open(queue), runs.c.state != RunState.QUEUED)
+        return [record for record in begun if not record.is_driven]
+
     def give_back(self, run_id: str, *, has_died: bool) -> None:
         """Let a run that was taken and did not end wait again, at its old place."""
-        self._update(run_id, state=RunState.QUEUED, deaths=runs.c.deaths + int(has_died), driver=None,
-                     heartbeat_s=None)  # fmt: skip
+        self._update(run_id, state=RunState.QUEUED, deaths=runs.c.deaths + int(has_died), ended_at=None,
+                     driver=None, heartbeat_s=None)  # fmt: skip
 
     @contextmanager
     def supervising(self, queue: str) -> Iterator[bool]:
@@ -291,8 +327,10 @@ class Runs(Database):
 
     def is_supervised(self, queue: str) -> bool:
         """Whether a living process works off a queue."""
+        query = sa.select(queues.c.driver, self._silent_s(queues)).where(queues.c.name == queue)
         with self.reading() as connection:
-            return self._living_driver(connection, queues, queue) is not None
+            row = connection.execute(query).first()
+        return row is not None and _is_alive(row.driver, row.silent_s)
 
     # ---- who drives a run
 
@@ -419,7 +457,7 @@ def row_of(record: RunRecord) -> dict[str, Any]:
     row = {column.name: getattr(record, column.name) for column in runs.columns if column.name not in HIDDEN}
     row |= {"name": clean_text(record.name), "pipeline": mask_credentials(record.pipeline)}
     if not record.has_designs:
-        row |= dict.fromkeys(("key", "dataset_id", "dataset_path", "n_designs", "dataset"))
+        row |= dict.fromkeys(STUDY)
     return row
 
 
@@ -428,6 +466,10 @@ def _record(row: "sa.Row[Any]") -> RunRecord:
     is_driven = _is_alive(values.pop("driver", None), values.pop("silent_s"))
     values.pop("digest", None)
     return RunRecord(**values, is_driven=is_driven)
+
+
+def _is_open(queue: str) -> "tuple[sa.ColumnElement[bool], ...]":
+    return runs.c.queue == queue, runs.c.queued_s.is_not(None), runs.c.ended_at.is_(None)
 
 
 def _is_alive(driver: str | None, silent_s: float) -> bool:

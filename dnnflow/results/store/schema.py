@@ -77,6 +77,9 @@ runs = sa.Table(
 )
 """`request` is the pipeline with its credentials, for the driver; it goes when the run is finished."""
 
+STUDY = ("key", "dataset_id", "dataset_path", "n_designs", "dataset")
+"""Columns that a run has not got before its table is preprocessed; `studies` had them always."""
+
 queues = sa.Table(
     "queues",
     metadata,
@@ -193,10 +196,6 @@ def _version(connection: sa.Connection) -> int | None:
     return connection.execute(sa.select(sa.func.max(schema_versions.c.version))).scalar()
 
 
-OPTIONAL = ("key", "dataset_id", "dataset_path", "n_designs", "dataset")
-"""What a run has not got before its table is preprocessed; `studies` had them always."""
-
-
 def _migrate(connection: sa.Connection, version: int) -> None:
     """Make `runs` of `studies`: rows stay where they are, and so do the trials, which may be gigabytes."""
     _refuse_while_driven(connection)
@@ -212,7 +211,7 @@ def _migrate(connection: sa.Connection, version: int) -> None:
     for column in runs.columns:
         if column.name not in known:
             _add(connection, column)
-        elif column.name in OPTIONAL:
+        elif column.name in STUDY:
             _make_optional(connection, column)
     for index in runs.indexes:
         index.create(connection)

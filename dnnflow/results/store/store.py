@@ -20,7 +20,7 @@ from dnnflow.results.store.run_record import (
     utc_now,
 )
 from dnnflow.results.store.runs import Runs, row_of
-from dnnflow.results.store.schema import runs, study_designs, trials
+from dnnflow.results.store.schema import STUDY, runs, study_designs, trials
 from dnnflow.results.store.trial_rows import history_values, trial_of, trial_row
 
 IDS_A_STATEMENT = 500
@@ -36,40 +36,28 @@ class Store(Runs):
     # ---- studies
 
     def add_study(self, record: RunRecord, designs: Sequence[Design]) -> None:
-        """Add a study and the designs it is to train.
+        """Add a study and the designs it is to train; a run of its id that was asked for becomes it.
 
         Raises
         ------
         InputError
             If `record.n_designs` is not the number of designs.
         ConflictError
-            If another run has its id.
+            If another study has its id.
         """
         if record.n_designs != len(designs):
             raise InputError(f"a study's n_designs is its number of designs, got {record.n_designs} "
                              f"for {len(designs)} designs")  # fmt: skip
-        new = self._insert(runs).values(row_of(record)).on_conflict_do_nothing().returning(runs.c.run_id)
+        row = row_of(record)
+        became = {name: row[name] for name in (*STUDY, "state", "updated_at", "pipeline")}
+        new = self._insert(runs).values(row).on_conflict_do_update(
+            index_elements=[runs.c.run_id], set_=became, where=runs.c.key.is_(None)
+        )  # fmt: skip
         with self._write() as connection:
-            if connection.execute(new).first() is None:
+            if connection.execute(new.returning(runs.c.run_id)).first() is None:
                 raise taken_id(record.run_id)
-            _add_designs(connection, record.run_id, designs)
-
-    def become_study(self, run_id: str, *, key: str, dataset_id: str, dataset_path: str,
-                     dataset: Mapping[str, Any], designs: Sequence[Design]) -> None:  # fmt: skip
-        """Make a study of a run whose table is preprocessed by now and whose designs are drawn.
-
-        Raises
-        ------
-        ConflictError
-            If it has that already.
-        """
-        study = {"key": key, "dataset_id": dataset_id, "dataset_path": dataset_path,
-                 "dataset": dataset, "n_designs": len(designs), "updated_at": utc_now()}  # fmt: skip
-        query = runs.update().where(runs.c.run_id == run_id, runs.c.key.is_(None)).values(study)
-        with self._write() as connection:
-            if not connection.execute(query).rowcount:
-                raise taken_id(run_id)
-            _add_designs(connection, run_id, designs)
+            blob = designs_blob(designs)
+            connection.execute(study_designs.insert().values(study_id=record.run_id, designs=blob))
 
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
         """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
@@ -186,10 +174,6 @@ class Store(Runs):
                 some = trials.c.design_id.in_(design_ids[first : first + IDS_A_STATEMENT])
                 found |= {row[0]: row[1] for row in connection.execute(query.where(some))}
         return {design_id: found[design_id] for design_id in design_ids if design_id in found}
-
-
-def _add_designs(connection: sa.Connection, study_id: str, designs: Sequence[Design]) -> None:
-    connection.execute(study_designs.insert().values(study_id=study_id, designs=designs_blob(designs)))
 
 
 def _dtype(column: "sa.Column[Any]") -> Any:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client import Counter as Counted
@@ -12,8 +11,9 @@ from prometheus_client.metrics import Histogram
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dnnflow.errors import DnnflowError, LaunchError
+from dnnflow.errors import DnnflowError
 from dnnflow.results.store.run_record import RunState
+from dnnflow.web.answers.training_runs import STATES
 from dnnflow.web.answers.watch import EventStreams
 from dnnflow.web.jobs.services import Services
 
@@ -69,15 +69,15 @@ class _Gauges(Collector):
         jobs = GaugeMetricFamily("dnnflow_jobs", "Jobs started here, by state.", labels=("state",))
         reachable = GaugeMetricFamily("dnnflow_store_up", "Whether the store can be reached.")
         try:
-            found = Counter(record.state for record in self._services.store.studies())
+            records = self._services.store.runs()
+            begun = Counter(record.state for record in records if record.has_designs)
             for state in RunState:
-                studies.add_metric((state.value,), found[state])
+                studies.add_metric((state.value,), begun[state])
+            for state, count in Counter(one.state for one in records if one.queue is not None).items():
+                jobs.add_metric((STATES[state],), count)
             reachable.add_metric((), 1)
         except DnnflowError:
             reachable.add_metric((), 0)
-        with suppress(LaunchError):  # who runs them is away
-            for name, count in Counter(one.state.value for one in self._services.launcher.all()).items():
-                jobs.add_metric((name,), count)
         uploads = GaugeMetricFamily("dnnflow_web_uploads", "Uploads that are kept.")
         uploads.add_metric((), len(self._services.uploads.all()))
         yield from (studies, jobs, reachable, uploads)

@@ -1,19 +1,26 @@
-"""Parallel trainings that were started here, as replies."""
+"""Reply with parallel trainings that were started here."""
 
-import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from dnnflow.errors import NotFoundError
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
 from dnnflow.web.answers.views import Views, link
 from dnnflow.web.contract.replies import RunStatus
-from dnnflow.web.jobs.launching import Launch
 
+STATES: Mapping[RunState, Literal["queued", "running", "finished", "failed", "cancelled"]] = {
+    RunState.QUEUED: "queued",
+    RunState.RUNNING: "running",
+    RunState.FINISHED: "finished",
+    RunState.FAILED: "failed",
+    RunState.STOPPED: "cancelled",
+}
+"""A training's state as the API names it."""
 HIDDEN = ("model", "report", "history", "timeline", "path")
 """Of an outcome, what names files of the server."""
 
 
-def run_of(views: Views, run_id: str) -> Launch:
+def run_of(views: Views, run_id: str) -> RunRecord:
     """Return a parallel training.
 
     Raises
@@ -21,13 +28,13 @@ def run_of(views: Views, run_id: str) -> Launch:
     NotFoundError
         If there is none.
     """
-    launch = views.launch(run_id)
-    if launch is None or launch.kind != "train":
+    record = views.record(run_id)
+    if record is None or record.kind is not RunKind.TRAINING:
         raise NotFoundError(
             f"a training is found by its whole id, got {run_id[:64]!r}, which nobody has; "
             "/api/v1/runs lists them"
         )
-    return launch
+    return record
 
 
 def run_status(views: Views, run_id: str) -> RunStatus:
@@ -38,35 +45,27 @@ def run_status(views: Views, run_id: str) -> RunStatus:
     NotFoundError
         If there is none.
     """
-    return status_of_run(run_of(views, run_id))
+    return status_of_run(views, run_of(views, run_id))
 
 
-def status_of_run(launch: Launch) -> RunStatus:
+def status_of_run(views: Views, record: RunRecord) -> RunStatus:
     """Return where a parallel training stands."""
-    outcome = dict(launch.outcome or {})
+    outcome = dict(record.outcome or {})
+    is_running = record.state is RunState.RUNNING
     return RunStatus(
-        run_id=launch.launch_id,
-        name=launch.name,
-        state=launch.state.value,
-        stage=launch.stage,
-        queue_place=launch.queue_place,
-        progress=finite(launch.progress) if launch.progress is not None else None,
-        outcome={key: finite(value) for key, value in outcome.items() if key not in HIDDEN} or None,
+        run_id=record.run_id,
+        name=record.name,
+        state=STATES[record.state],
+        stage=record.stage if record.ended_at is None else None,
+        queue_place=views.queue_place(record),
+        progress=dict(record.progress) if record.progress is not None else None,
+        outcome={key: value for key, value in outcome.items() if key not in HIDDEN} or None,
         has_report=bool(outcome.get("report")),
         has_model=bool(outcome.get("model")),
-        error=launch.error,
-        dashboard=link(launch.dashboard),
-        run_url=link(launch.run_url),
-        created_at=launch.created_at,
-        started_at=launch.started_at,
-        ended_at=launch.ended_at,
+        error=record.error,
+        dashboard=link(record.dashboard) if is_running else None,
+        run_url=link(record.run_url),
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
     )
-
-
-def finite(value: Any) -> Any:
-    """Return JSON types without NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

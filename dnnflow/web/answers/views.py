@@ -1,9 +1,9 @@
-"""Numbers of studies for pages and the API alike: counted by the database, kept while nothing has changed."""
+"""Say where runs stand, for pages and API alike; the database counts, and the numbers are kept a while."""
 
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from dnnflow.engines.records import TrialState
 from dnnflow.errors import LaunchError, NotFoundError
 from dnnflow.events import Command
-from dnnflow.results.store.run_record import RunRecord, RunState
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
 from dnnflow.web.contract.replies import (
     Best,
@@ -22,7 +22,6 @@ from dnnflow.web.contract.replies import (
     StudyStatus,
     StudySummary,
 )
-from dnnflow.web.jobs.launching import Launch, LaunchState
 from dnnflow.web.jobs.services import Services
 
 MOST_KEPT = 64
@@ -63,33 +62,39 @@ class Views:
 
     # ---- who is there
 
-    def record(self, study_id: str) -> RunRecord | None:
-        """Return the store's record of exactly this study, or None."""
-        try:
-            record = self._services.store.study(study_id)
-        except NotFoundError:
-            return None
-        return record if record.study_id == study_id else None
+    def record(self, run_id: str) -> RunRecord | None:
+        """Return the row of exactly this run as it stands now, or None.
 
-    def launch(self, study_id: str) -> Launch | None:
-        """Return what the launcher knows of a job, or None."""
-        try:
-            return self._services.launcher.get(study_id)
-        except NotFoundError:
-            return None
+        Raises
+        ------
+        LaunchError
+            If the store does not know it, and who launches runs is away.
+        """
+        away = self._refresh(run_id)
+        record = self._services.store.find(run_id)
+        if record is None and away is not None:
+            raise away
+        return record
 
     def stored(self, study_id: str) -> RunRecord:
-        """Return the record of a study that has begun.
+        """Return the row of a study that has begun.
 
         Raises
         ------
         NotFoundError
             If there is none.
         """
-        record = self.record(study_id)
-        if record is None:
+        record = self._services.store.find(study_id)
+        if record is None or not record.has_designs:
             raise _not_found(study_id)
         return record
+
+    def _refresh(self, run_id: str | None = None) -> LaunchError | None:
+        try:
+            self._services.launcher.refresh(run_id)
+        except LaunchError as error:  # who launched it is away: what is stored is still there
+            return error
+        return None
 
     # ---- where it stands
 
@@ -99,61 +104,57 @@ class Views:
         Raises
         ------
         NotFoundError
-            If neither the store nor the launcher knows it.
+            If there is none.
         """
         record = self.record(study_id)
-        try:
-            launch = self.launch(study_id)
-        except LaunchError:  # who launched it is away: what is stored is still there
-            if record is None:
-                raise
-            launch = None
-        if launch is not None and launch.kind != "study":
-            launch = None
-        if record is not None:
-            return self._status_of_record(record, launch, live=live)
-        if launch is not None:
-            return status_of_launch(launch)
-        raise _not_found(study_id)
+        if record is None or record.kind is not RunKind.STUDY:
+            raise _not_found(study_id)
+        return self._status(record, live=live)
 
-    def _status_of_record(self, record: RunRecord, launch: Launch | None, *, live: bool) -> StudyStatus:
-        counted = self.counted(record)
-        is_driven = record.state is RunState.RUNNING and self._is_driven(record.study_id)
-        state = state_of(record, launch, is_driven=is_driven, stored=counted.stored)
-        counts = counted.totals.counts
-        missing = max(0, record.n_designs - counted.stored)
-        rate = self._rate(counted) if state in ("running", "pausing") else None
+    def _status(self, record: RunRecord, *, live: bool) -> StudyStatus:
+        counted = self.counted(record) if record.has_designs else None
+        stored = counted.stored if counted else 0
+        state = state_of(record, stored)
+        counts = counted.totals.counts if counted else dict.fromkeys(TrialState, 0)
+        total = record.n_designs if counted else _designs_asked_for(record)
+        missing = None if total is None else max(0, total - stored)
+        rate = self._rate(counted) if counted and state in ("running", "pausing") else None
         return StudyStatus(
-            study_id=record.study_id,
+            study_id=record.run_id,
             name=record.name,
             state=state,
-            stage=launch.stage if launch is not None and not launch.state.has_ended else None,
-            queue_place=launch.queue_place if launch is not None else None,
-            total=record.n_designs,
+            stage=record.stage if record.ended_at is None else None,
+            queue_place=self.queue_place(record),
+            total=total,
             completed=counts[TrialState.COMPLETED],
             failed=counts[TrialState.FAILED] + counts[TrialState.LOST],
             missing=missing,
             rate=rate,
-            eta_s=missing / rate if rate else None,
-            best=counted.best,
-            elapsed_s=_elapsed_s(record, is_over=not is_driven),
-            training_s=counted.totals.training_s,
+            eta_s=missing / rate if rate and missing is not None else None,
+            best=counted.best if counted else None,
+            elapsed_s=_elapsed_s(record),
+            training_s=counted.totals.training_s if counted else 0.0,
             wanted=record.command.value,
-            dashboard=link(record.dashboard or (launch.dashboard if launch else None)),
-            run_url=link(launch.run_url if launch else None),
-            error=launch.error if launch is not None and state == "failed" else None,
+            dashboard=link(record.dashboard),
+            run_url=link(record.run_url),
+            error=record.error if state == "failed" else None,
             created_at=record.created_at,
-            updated_at=record.updated_at,
+            updated_at=_updated_at(record),
             dataset=dataset_facts(record.dataset),
-            live=counted.live if live else None,
+            live=counted.live if counted and live else None,
         )
 
-    def _launches(self) -> Sequence[Launch]:
-        """Return all launches; none while who launched them is away: what is stored is still listed."""
-        try:
-            return self._services.launcher.all()
-        except LaunchError:
-            return ()
+    def queue_place(self, record: RunRecord) -> int | None:
+        """Return how many runs are before one that waits for a supervisor."""
+        if record.queue is None or record.state is not RunState.QUEUED:
+            return None
+        waiting = self._services.store.waiting(record.queue)
+        return waiting.index(record.run_id) if record.run_id in waiting else None
+
+    def trainings(self) -> list[RunRecord]:
+        """Return all parallel trainings, the newest first."""
+        self._refresh()
+        return sorted(self._services.store.runs(RunKind.TRAINING), key=place_of, reverse=True)
 
     def summaries(self, *, after: tuple[str, str] | None = None, limit: int = 50) -> list[StudySummary]:
         """Return studies and parallel trainings, the newest first.
@@ -163,25 +164,19 @@ class Views:
         after
             `created_at` and id of the last one before.
         """
-        launches = {one.launch_id: one for one in self._launches()}
-        records = {one.study_id: one for one in self._services.store.studies()}
-        moments = {key: one.created_at for key, one in launches.items()}
-        moments |= {key: one.created_at for key, one in records.items()}
-        places = sorted(((moment, key) for key, moment in moments.items()), reverse=True)
-        shown = [place for place in places if after is None or place < after][:limit]
-        return [
-            self._summary(records[key], launches.get(key))
-            if key in records
-            else summary_of_launch(launches[key])
-            for _, key in shown
-        ]
+        self._refresh()
+        records = sorted(self._services.store.runs(), key=place_of, reverse=True)
+        left = [one for one in records if after is None or place_of(one) < after]
+        return [self._summary(record) for record in left[:limit]]
 
-    def _summary(self, record: RunRecord, launch: Launch | None) -> StudySummary:
-        status = self._status_of_record(record, launch, live=False)
+    def _summary(self, record: RunRecord) -> StudySummary:
+        status = self._status(record, live=False)
+        is_training = record.kind is RunKind.TRAINING
         return StudySummary(
-            study_id=record.study_id,
+            study_id=record.run_id,
+            kind="train" if is_training else "study",
             name=record.name,
-            state=status.state,
+            state="running" if is_training and status.state == "preparing" else status.state,
             total=status.total,
             completed=status.completed,
             failed=status.failed,
@@ -189,9 +184,6 @@ class Views:
             created_at=status.created_at,
             updated_at=status.updated_at,
         )
-
-    def _is_driven(self, study_id: str) -> bool:
-        return self._services.store.driver(study_id) is not None
 
     # ---- counting
 
@@ -258,78 +250,24 @@ class Views:
         return counted.totals.stored / since_s
 
 
-def state_of(record: RunRecord, launch: Launch | None, *, is_driven: bool, stored: int) -> StateName:
-    """Say where a study stands by what store and launcher know of it."""
-    if record.state is RunState.FINISHED:
-        return "finished"
-    if not is_driven and launch is not None and launch.state is LaunchState.QUEUED:
-        return "queued"
-    if is_driven:
-        if record.command is Command.PAUSE:
-            return "paused" if record.acknowledged is Command.PAUSE else "pausing"
-        return "running" if stored else "preparing"
-    if launch is not None and launch.state is LaunchState.RUNNING:
-        return "running" if stored else "preparing"
-    if launch is not None and launch.state is LaunchState.FAILED:
-        return "failed"
+def state_of(record: RunRecord, stored: int = 0) -> StateName:
+    """Say where a run stands by its row, and of a study by the number of its trials."""
+    begun: StateName = "running" if stored else "preparing"
+    is_launched = record.queued_s is not None  # then a supervisor or a Prefect server answers for it
+    match record.state:
+        case RunState.FINISHED:
+            return "finished"
+        case RunState.FAILED:
+            return "failed"
+        case RunState.QUEUED if is_launched:
+            return "queued"
+        case RunState.RUNNING | RunState.QUEUED if record.is_driven:
+            if record.command is Command.PAUSE and record.has_designs:
+                return "paused" if record.acknowledged is Command.PAUSE else "pausing"
+            return begun
+        case RunState.RUNNING if is_launched:
+            return begun
     return "stopped"
-
-
-LAUNCH_STATES: Mapping[LaunchState, StateName] = {
-    LaunchState.QUEUED: "queued",
-    LaunchState.RUNNING: "preparing",
-    LaunchState.FINISHED: "finished",
-    LaunchState.FAILED: "failed",
-    LaunchState.CANCELLED: "stopped",
-}
-
-
-def status_of_launch(launch: Launch) -> StudyStatus:
-    """Return where a study stands that the store does not yet know."""
-    designs = launch.pipeline.get("designs")
-    return StudyStatus(
-        study_id=launch.launch_id,
-        name=launch.name,
-        state=LAUNCH_STATES[launch.state],
-        stage=launch.stage if not launch.state.has_ended else None,
-        queue_place=launch.queue_place,
-        total=designs if isinstance(designs, int) else None,
-        completed=0,
-        failed=0,
-        missing=designs if isinstance(designs, int) else None,
-        rate=None,
-        eta_s=None,
-        best=None,
-        elapsed_s=_seconds_between(launch.created_at, launch.ended_at),
-        training_s=0.0,
-        wanted="cancel" if launch.state is LaunchState.CANCELLED else "run",
-        dashboard=link(launch.dashboard),
-        run_url=link(launch.run_url),
-        error=launch.error,
-        created_at=launch.created_at,
-        updated_at=launch.ended_at or launch.started_at or launch.created_at,
-        dataset=None,
-        live=None,
-    )
-
-
-def summary_of_launch(launch: Launch) -> StudySummary:
-    """Return a job as the list shows it that the store does not know."""
-    designs = launch.pipeline.get("designs")
-    state = LAUNCH_STATES[launch.state]
-    is_training = launch.kind == "train"
-    return StudySummary(
-        study_id=launch.launch_id,
-        kind="train" if is_training else "study",
-        name=launch.name,
-        state="running" if is_training and state == "preparing" else state,
-        total=designs if isinstance(designs, int) else None,
-        completed=0,
-        failed=0,
-        best_accuracy=None,
-        created_at=launch.created_at,
-        updated_at=launch.ended_at or launch.started_at or launch.created_at,
-    )
 
 
 def dataset_facts(described: Mapping[str, Any]) -> DatasetFacts | None:
@@ -363,8 +301,27 @@ def _cells(found: Grid | None) -> CellGrid | None:
     )
 
 
-def _elapsed_s(record: RunRecord, *, is_over: bool) -> float | None:
-    return _seconds_between(record.created_at, record.updated_at if is_over else None)
+def place_of(record: RunRecord) -> tuple[str, str]:
+    """Return what lists are ordered by, the last first."""
+    return record.created_at, record.run_id
+
+
+def _designs_asked_for(record: RunRecord) -> int | None:
+    designs = record.pipeline.get("designs")
+    return designs if isinstance(designs, int) else None
+
+
+def _updated_at(record: RunRecord) -> str:
+    """Return when a study changed last, or what is no study yet."""
+    return (
+        record.updated_at if record.has_designs else record.ended_at or record.started_at or record.created_at
+    )
+
+
+def _elapsed_s(record: RunRecord) -> float | None:
+    """Return the seconds since a run was begun, to now or to its last change."""
+    is_over = record.ended_at is not None or (record.has_designs and not record.is_driven)
+    return _seconds_between(record.started_at or record.created_at, _updated_at(record) if is_over else None)
 
 
 def _seconds_since(moment: str) -> float:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 
 from dnnflow.errors import ConflictError, NotFoundError
+from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import new_study_id
 from dnnflow.web.answers.estimation import estimate
@@ -27,15 +28,14 @@ from dnnflow.web.answers.request_parts import (
     problems_of,
     sent_as,
 )
-from dnnflow.web.answers.study_control import want
-from dnnflow.web.answers.training_runs import run_of, run_status, status_of_run
-from dnnflow.web.answers.views import LAUNCH_STATES
+from dnnflow.web.answers.study_control import send_command
+from dnnflow.web.answers.training_runs import STATES, run_of, run_status, status_of_run
+from dnnflow.web.answers.views import place_of, state_of
 from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Created, Estimate, RunPage, RunStatus, StudyPage, StudyStatus
 from dnnflow.web.guard.security import REPORT_POLICY
 from dnnflow.web.jobs.intake import accept, accept_study, read_yaml
-from dnnflow.web.jobs.launching import Launch
 from dnnflow.web.jobs.services import Services
 
 router = APIRouter(responses=problems_of())
@@ -167,10 +167,10 @@ def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
     """Hand a study to the launcher; pages and API call this."""
     made = services.launcher.launch(pipeline, new_study_id(), key=key)
     return Created(
-        study_id=made.launch_id,
+        study_id=made.run_id,
         name=made.name,
-        state=LAUNCH_STATES[made.state],
-        url=f"/studies/{made.launch_id}",
+        state=state_of(made),
+        url=f"/studies/{made.run_id}",
     )
 
 
@@ -192,9 +192,9 @@ def get_study(study_id: StudyId, views: TheViews) -> StudyStatus:
     return views.status(study_id)
 
 
-def _add_control(action: str, wish: Literal["run", "pause", "cancel"], description: str) -> None:
+def _add_control(action: str, command: Command, description: str) -> None:
     def control(study_id: StudyId, services: TheServices, views: TheViews) -> StudyStatus:
-        want(services, views, study_id, wish)
+        send_command(services, views, study_id, command)
         return views.status(study_id)
 
     router.add_api_route(
@@ -204,9 +204,9 @@ def _add_control(action: str, wish: Literal["run", "pause", "cancel"], descripti
     )  # fmt: skip
 
 
-_add_control("pause", "pause", "Have a study finish what is being trained, and then wait.")
-_add_control("resume", "run", "Have a paused, stopped or failed study go on with what is missing.")
-_add_control("cancel", "cancel", "Have a study stop; its trials are kept, and it can be resumed.")
+_add_control("pause", Command.PAUSE, "Have a study finish what is being trained, and then wait.")
+_add_control("resume", Command.RUN, "Have a paused, stopped or failed study go on with what is missing.")
+_add_control("cancel", Command.CANCEL, "Have a study stop; its trials are kept, and it can be resumed.")
 
 
 @router.get("/studies/{study_id}/events", operation_id="watchStudy", summary="Watch a study", **STREAM)
@@ -240,31 +240,28 @@ def mark_of(status: StudyStatus) -> str:
 
 
 @router.get("/runs", operation_id="listRuns", summary="List parallel trainings, newest first", tags=["runs"])
-def list_runs(services: TheServices, limit: Limit = 50, cursor: Cursor = None) -> RunPage:
+def list_runs(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> RunPage:
     """Return a page of the parallel trainings that were started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
-
-    def place(one: Launch) -> tuple[str, str]:
-        return one.created_at, one.launch_id
-
-    runs = sorted((one for one in services.launcher.all() if one.kind == "train"), key=place, reverse=True)
-    left = [one for one in runs if after is None or place(one) < after]
-    on_page, more = cut_page(left, limit, place)
-    return RunPage(runs=[status_of_run(one) for one in on_page], next_cursor=more)
+    left = [one for one in views.trainings() if after is None or place_of(one) < after]
+    on_page, more = cut_page(left, limit, place_of)
+    return RunPage(runs=[status_of_run(views, one) for one in on_page], next_cursor=more)
 
 
 @router.post(
     "/runs", operation_id="createRun", summary="Start a parallel training", tags=["runs"],
     status_code=HTTPStatus.CREATED, responses=TO_START, openapi_extra=RUN_BODY,
 )  # fmt: skip
-def create_run(response: Response, services: TheServices, sent: SentPipeline, key: Key = None) -> RunStatus:
+def create_run(
+    response: Response, services: TheServices, views: TheViews, sent: SentPipeline, key: Key = None
+) -> RunStatus:
     """Start a training of a pipeline with a `model`, sent as JSON (`{"pipeline": {...}}`) or as YAML."""
     pipeline = accept(services, sent[0], text=sent[1])
     if isinstance(pipeline, Pipeline):
         raise Refusal(
             422, "a training's pipeline must have a model, got none; POST a study to /api/v1/studies"
         )
-    status = status_of_run(services.launcher.launch(pipeline, new_study_id(), key=key))
+    status = status_of_run(views, services.launcher.launch(pipeline, new_study_id(), key=key))
     response.headers["Location"] = f"/api/v1/runs/{status.run_id}"
     return status
 
@@ -287,9 +284,10 @@ def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStat
     found = run_of(views, run_id)
     if found.state.has_ended:
         raise ConflictError(
-            f"a training can be cancelled while it runs, got one that is {found.state}; start a new one"
+            f"a training can be cancelled while it runs, got one that is {STATES[found.state]}; "
+            "start a new one"
         )
-    return status_of_run(services.launcher.cancel(run_id))
+    return status_of_run(views, services.launcher.cancel(run_id))
 
 
 @router.get("/runs/{run_id}/events", operation_id="watchRun", summary="Watch a training", **RUN_STREAM)
@@ -316,7 +314,8 @@ def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Res
     path = outcome_file(services, dict(found.outcome or {}).get("report"), ".html")
     if path is None:
         raise NotFoundError(
-            f"a report is there once a training has finished, got {run_id}, {found.state}; wait for it"
+            f"a report is there once a training has finished, got {run_id}, {STATES[found.state]}; "
+            "wait for it"
         )
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
 

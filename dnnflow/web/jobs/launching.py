@@ -1,77 +1,35 @@
-"""How the web server has work done: never by itself."""
+"""Say what a launcher is: it has runs done by somebody else, and keeps in the store where they stand."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
+from dnnflow.errors import NotFoundError
+from dnnflow.paths import directory_aside
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import RunKind, RunRecord, new_study_id
 
-
-class LaunchState(StrEnum):
-    """Where a launched job stands."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will happen."""
-        return self in (LaunchState.FINISHED, LaunchState.FAILED, LaunchState.CANCELLED)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launch:
-    """A job that was handed to a launcher."""
-
-    launch_id: str
-    """Of a study also the study's id, from the beginning; made by `new_study_id`."""
-    kind: str
-    """`study` or `train`."""
-    name: str
-    state: LaunchState
-    created_at: str
-    started_at: str | None = None
-    ended_at: str | None = None
-    pipeline: Mapping[str, Any]
-    """As JSON types, without secrets."""
-    stage: str | None = None
-    """What it does now, in words, where that is known."""
-    queue_place: int | None = None
-    """Jobs before it, while it is queued."""
-    error: str | None = None
-    """Rule, value, remedy; of a failed job."""
-    run_url: str | None = None
-    """Page of the Prefect run."""
-    dashboard: str | None = None
-    """Page of the Dask cluster, where it is known."""
-    progress: Mapping[str, Any] | None = None
-    """Of a parallel training: the last `TrainingProgress` as JSON types."""
-    outcome: Mapping[str, Any] | None = None
-    """Of a finished parallel training: its history's last row, the model's and the report's file names."""
+LOG_BYTES = 256 * 1024
+"""Of the end of a log that is shown; a file holds up to twice as much."""
 
 
 class Launcher(Protocol):
-    """Runs pipelines somewhere else; safe for threads."""
+    """Has runs done somewhere else; safe for threads."""
 
     @property
     def name(self) -> str:
         """In words, e.g. `this machine`."""
         ...
 
-    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
-        """Hand a job over.
+    def launch(self, pipeline: Pipeline | TrainPipeline, run_id: str, *, key: str | None = None) -> RunRecord:
+        """Hand a run over.
 
         Parameters
         ----------
         pipeline
-            What to run; a study is a new one, with `launch_id` for its id.
+            What to run; a study is a new one, with `run_id` for its id.
         key
-            Idempotency key: the same key and pipeline give the launch that was made first.
+            Idempotency key: the same key and pipeline give the run that was made first.
 
         Raises
         ------
@@ -82,8 +40,18 @@ class Launcher(Protocol):
         """
         ...
 
-    def get(self, launch_id: str) -> Launch:
-        """Return a launch as it stands now.
+    def refresh(self, run_id: str | None = None) -> None:
+        """Bring the row of a run, or of all, up to date, and see to it that somebody works on it.
+
+        Raises
+        ------
+        LaunchError
+            If who runs them cannot be asked.
+        """
+        ...
+
+    def resume(self, run_id: str) -> RunRecord:
+        """Run a stopped, failed or interrupted run on from where it was.
 
         Raises
         ------
@@ -92,24 +60,31 @@ class Launcher(Protocol):
         """
         ...
 
-    def all(self) -> Sequence[Launch]:
-        """Return all launches, the newest first."""
+    def cancel(self, run_id: str) -> RunRecord:
+        """End a run that is queued, or that does not yet (or no longer) listen to the store."""
         ...
 
-    def resume(self, launch_id: str) -> Launch:
-        """Run a stopped, failed or interrupted job on from where it was.
-
-        Raises
-        ------
-        NotFoundError
-            If there is none.
-        """
-        ...
-
-    def cancel(self, launch_id: str) -> Launch:
-        """End a job that is queued, or that does not yet (or no longer) listen to the store."""
-        ...
-
-    def log(self, launch_id: str) -> str:
+    def log(self, run_id: str) -> str:
         """Return the end of what it printed; empty where that is kept elsewhere."""
         ...
+
+
+def kind_of(pipeline: Pipeline | TrainPipeline) -> RunKind:
+    """Return what a pipeline describes."""
+    return RunKind.STUDY if isinstance(pipeline, Pipeline) else RunKind.TRAINING
+
+
+def run_not_found(run_id: str) -> NotFoundError:
+    """Return what is raised for an id that no run has."""
+    return NotFoundError(
+        f"a job is found by its id, got {run_id!r}; GET /api/v1/studies and /api/v1/runs list them"
+    )
+
+
+def queue_of(directory: Path) -> str:
+    """Return the name of a directory's queue, made at random: paths of two machines may be alike."""
+    file = directory / "queue" / "name"
+    if not file.is_file():
+        with directory_aside(file.parent) as aside:
+            (aside / file.name).write_text(new_study_id())
+    return file.read_text()

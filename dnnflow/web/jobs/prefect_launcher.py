@@ -1,50 +1,51 @@
-"""Jobs that are runs of a Prefect server's deployments, asked for and watched over its REST API.
+"""Have runs done as flow runs of a Prefect server's deployments, asked for and watched over its REST API.
 
-Nothing is kept here: a run's tags say which job it is. Prefect itself is not imported.
+A flow run's tags say which run it is; the run's row follows the flow run's state while no process drives it.
+Prefect itself is not imported.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 
-from dnnflow.errors import ConflictError, LaunchError, NotFoundError, StudyStopped
+from dnnflow.errors import LaunchError, NotFoundError, StudyStopped
 from dnnflow.events import Command
-from dnnflow.paths import content_id
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import mask_credentials
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
-from dnnflow.web.jobs.launching import Launch, LaunchState
+from dnnflow.web.jobs.launching import kind_of, run_not_found
 from dnnflow.web.jobs.places import outcome_of, with_places
 
 TAG = "dnnflow-web"
 ID_TAG = "dnnflow-job:"
 DEPLOYMENT = "web"
 """Of each flow; it has no pipeline of its own, which a job's would be laid over."""
-FLOWS = {"study": "study", "train": "train"}
-"""Kind of a job and name of its flow."""
+FLOWS = {RunKind.STUDY: "study", RunKind.TRAINING: "train"}
+"""Kind of a run and name of its flow."""
 TIMEOUT_S = 10.0
 BUSY_S = (0.5, 1.0, 2.0)
 """Waits before further tries where the server's database is busy; nothing is done twice by them."""
 SHOWN = 200
 """Runs a list shows, as many as the server answers at once."""
 STATES = {
-    "SCHEDULED": LaunchState.QUEUED,
-    "PENDING": LaunchState.QUEUED,
-    "PAUSED": LaunchState.QUEUED,
-    "RUNNING": LaunchState.RUNNING,
-    "CANCELLING": LaunchState.RUNNING,
-    "COMPLETED": LaunchState.FINISHED,
-    "FAILED": LaunchState.FAILED,
-    "CRASHED": LaunchState.FAILED,
-    "CANCELLED": LaunchState.CANCELLED,
+    "SCHEDULED": RunState.QUEUED,
+    "PENDING": RunState.QUEUED,
+    "PAUSED": RunState.QUEUED,
+    "RUNNING": RunState.RUNNING,
+    "CANCELLING": RunState.RUNNING,
+    "COMPLETED": RunState.FINISHED,
+    "FAILED": RunState.FAILED,
+    "CRASHED": RunState.FAILED,
+    "CANCELLED": RunState.STOPPED,
 }
+QUEUE = "prefect"
+"""Of the rows of its runs; no supervisor takes them."""
 
 STOPPED = f"exception: {StudyStopped.__name__}: "
 """In the message of a run whose study was asked to stop, which ends as failed."""
@@ -73,7 +74,7 @@ class PrefectLauncher:
                  auth: str | None = None, pages: str | None = None) -> None:  # fmt: skip
         base = url.rstrip("/").removesuffix("/api")
         self._pages, self._api = (pages or base).rstrip("/").removesuffix("/api"), f"{base}/api"
-        self._directory, self._settings = directory.absolute(), settings
+        self._directory, self._store = directory.absolute(), Store(settings.store_url)
         user, _, password = (auth or "").partition(":")
         self._client = httpx.Client(
             base_url=self._api,
@@ -81,64 +82,65 @@ class PrefectLauncher:
             timeout=TIMEOUT_S,
         )
 
-    def launch(self, pipeline: Pipeline | TrainPipeline, launch_id: str, *, key: str | None = None) -> Launch:
-        """Ask for a run; see `Launcher`."""
-        kind = "study" if isinstance(pipeline, Pipeline) else "train"
-        plain = pipeline.plain()
-        parameters: dict[str, Any] = {"pipeline": plain}
-        if kind == "study":
-            parameters["study_id"] = launch_id
-        else:
-            placed = with_places(plain, self._directory / launch_id, restore=False)
-            parameters["pipeline"] = placed.plain()
-        digest = content_id(plain)
+    def launch(self, pipeline: Pipeline | TrainPipeline, run_id: str, *, key: str | None = None) -> RunRecord:
+        """Ask for a flow run; see `Launcher`."""
+        kind, plain = kind_of(pipeline), pipeline.plain()
+        record = self._store.ask(run_id, kind, pipeline.name, plain, key=key, queue=QUEUE)
+        if record.run_url is not None:  # made before, with the same key
+            return record
+        parameters: dict[str, Any] = {"pipeline": plain, "study_id": record.run_id}
+        if kind is RunKind.TRAINING:
+            placed = with_places(plain, self._directory / record.run_id, restore=False)
+            parameters = {"pipeline": placed.plain()}
         body = {
             "name": pipeline.name,
             "parameters": parameters,
-            "tags": [TAG, f"{ID_TAG}{launch_id}", f"dnnflow-pipeline:{digest}"],
-            "idempotency_key": f"{TAG}:{content_id(key) if key is not None else launch_id}",
+            "tags": [TAG, f"{ID_TAG}{record.run_id}"],
+            "idempotency_key": f"{TAG}:{record.run_id}",
         }
-        deployment = self._deployment(FLOWS[kind])
-        run = self._call("POST", f"/deployments/{deployment}/create_flow_run", body)
-        if f"dnnflow-pipeline:{digest}" not in run["tags"]:
-            raise ConflictError(
-                f"an idempotency key stands for one pipeline, got the key of job {_id_of(run)} with another; "
-                "take a new key"
-            )
-        return self._shown(run)
+        try:
+            deployment = self._deployment(FLOWS[kind])
+            run = self._call("POST", f"/deployments/{deployment}/create_flow_run", body)
+        except LaunchError:
+            self._store.drop(record.run_id)
+            raise
+        return self._follow(run)
 
-    def get(self, launch_id: str) -> Launch:
-        """Return a job as it stands now; see `Launcher`."""
-        return self._shown(self._run(launch_id), outcome=True)
+    def refresh(self, run_id: str | None = None) -> None:
+        """Have the rows follow the newest flow runs, or that of one run."""
+        record = self._store.find(run_id) if run_id is not None else None
+        if record is None or record.queue == QUEUE:
+            for run in self._runs([TAG] if run_id is None else [TAG, f"{ID_TAG}{run_id}"]):
+                self._follow(run)
 
-    def all(self) -> Sequence[Launch]:
-        """Return the newest jobs."""
-        return [self._shown(run) for run in self._runs([TAG])]
-
-    def resume(self, launch_id: str) -> Launch:
-        """Have a run that has ended started again; its study goes on with what is missing."""
-        run = self._run(launch_id)
+    def resume(self, run_id: str) -> RunRecord:
+        """Have a flow run that has ended started again; its study goes on with what is missing."""
+        run = self._run(run_id)
         if STATES[run["state_type"]].has_ended:
-            self._want(run, Command.RUN)
             state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "resumed from dnnflow web"}
             self._set_state(run, state)
-        return self.get(launch_id)
+            self._store.enqueue(run_id, QUEUE)
+        return self._follow(self._run(run_id))
 
-    def cancel(self, launch_id: str) -> Launch:
+    def cancel(self, run_id: str) -> RunRecord:
         """End a run: a study that is driven is asked first; otherwise, or if asked again, Prefect ends it."""
-        run = self._run(launch_id)
-        if not STATES[run["state_type"]].has_ended and not self._obeys(run):
-            self._set_state(run, {"type": "CANCELLING", "message": "cancelled from dnnflow web"})
-        return self.get(launch_id)
+        run = self._run(run_id)
+        record = self._follow(run)
+        if not STATES[run["state_type"]].has_ended:
+            self._store.send_command(run_id, Command.CANCEL)
+            if not (record.has_designs and record.is_driven and record.command is not Command.CANCEL):
+                self._set_state(run, {"type": "CANCELLING", "message": "cancelled from dnnflow web"})
+        return self._follow(self._run(run_id))
 
-    def log(self, launch_id: str) -> str:
-        """Return nothing: the run's page has its log."""
-        self._run(launch_id)
+    def log(self, run_id: str) -> str:
+        """Return nothing: the flow run's page has its log."""
+        self._run(run_id)
         return ""
 
     def close(self) -> None:
-        """Close the connections to the server."""
+        """Close the connections to the server and to the store."""
         self._client.close()
+        self._store.close()
 
     def _deployment(self, flow: str) -> str:
         try:
@@ -150,12 +152,10 @@ class PrefectLauncher:
             ) from error
         return str(found["id"])
 
-    def _run(self, launch_id: str) -> dict[str, Any]:
-        runs = self._runs([TAG, f"{ID_TAG}{launch_id}"])
+    def _run(self, run_id: str) -> dict[str, Any]:
+        runs = self._runs([TAG, f"{ID_TAG}{run_id}"])
         if not runs:
-            raise NotFoundError(
-                f"a job is found by its id, got {launch_id!r}; GET /api/v1/studies and /api/v1/runs list them"
-            )
+            raise run_not_found(run_id)
         return runs[0]
 
     def _runs(self, tags: Sequence[str]) -> list[dict[str, Any]]:
@@ -173,42 +173,38 @@ class PrefectLauncher:
                 f"{_id_of(run)}: {reason}; see {self._page(run)}"
             )
 
-    def _want(self, run: Mapping[str, Any], wanted: Command) -> None:
-        if _kind_of(run) == "study":
-            with suppress(NotFoundError), Store(self._settings.store_url) as store:
-                store.send_command(_id_of(run), wanted)
+    def _follow(self, run: Mapping[str, Any]) -> RunRecord:
+        """Bring a run's row up to date with its flow run, and return it; a driver tells its state itself."""
+        run_id, state, page = _id_of(run), _state_of(run), self._page(run)
+        stage = None if state.has_ended else str(run.get("state_name") or "")
+        record = self._store.find(run_id)
+        if record is None or record.queue is None:
+            self._store.adopt(self._record(run))
+            record = self._store.run(run_id)
+        if record.run_url != page:
+            self._store.tell(run_id, run_url=page)
+        if not record.is_driven:
+            if record.stage != stage:
+                self._store.tell(run_id, stage=stage)
+            if state.has_ended and record.ended_at is None:
+                message = (run.get("state") or {}).get(
+                    "message"
+                ) or f"the run ended as {run.get('state_name')}"
+                error = _reason(message) if state is RunState.FAILED else None
+                is_trained = record.kind is RunKind.TRAINING and state is RunState.FINISHED
+                outcome = outcome_of(run["parameters"]["pipeline"]) if is_trained else None
+                self._store.end(run_id, state, error=error, outcome=outcome)
+            elif not state.has_ended and record.command is not Command.CANCEL:
+                self._store.reopen(run_id, state)
+        return self._store.run(run_id)
 
-    def _obeys(self, run: Mapping[str, Any]) -> bool:
-        """Ask the study of a run to stop; return whether somebody not asked before reads that."""
-        study_id = _id_of(run)
-        if _kind_of(run) != "study":
-            return False
-        with Store(self._settings.store_url) as store:
-            record = store.find(study_id)
-            if record is None:
-                return False
-            store.send_command(study_id, Command.CANCEL)
-            return record.command is not Command.CANCEL and store.driver(study_id) is not None
-
-    def _shown(self, run: Mapping[str, Any], *, outcome: bool = False) -> Launch:
-        kind, state = _kind_of(run), _state_of(run)
-        pipeline = run["parameters"]["pipeline"]
-        is_trained = outcome and kind == "train" and state is LaunchState.FINISHED
-        message = (run.get("state") or {}).get("message") or f"the run ended as {run.get('state_name')}"
-        return Launch(
-            launch_id=_id_of(run),
-            kind=kind,
-            name=str(pipeline.get("name", kind)),
-            state=state,
-            created_at=str(run["created"]),
-            started_at=run.get("start_time"),
-            ended_at=run.get("end_time") if state.has_ended else None,
-            pipeline=mask_credentials(pipeline),
-            stage=None if state.has_ended else str(run.get("state_name") or ""),
-            error=_reason(message) if state is LaunchState.FAILED else None,
-            run_url=self._page(run),
-            outcome=outcome_of(pipeline) if is_trained else None,
-        )
+    def _record(self, run: Mapping[str, Any]) -> RunRecord:
+        """Return the row of a flow run that an older dnnflow asked for."""
+        pipeline, created_at = run["parameters"]["pipeline"], str(run["created"])
+        kind = RunKind.STUDY if "study_id" in run["parameters"] else RunKind.TRAINING
+        return RunRecord(run_id=_id_of(run), kind=kind, name=str(pipeline.get("name", kind)),
+                         state=RunState.QUEUED, queue=QUEUE, queued_s=0.0, created_at=created_at,
+                         updated_at=created_at, pipeline=mask_credentials(pipeline))  # fmt: skip
 
     def _page(self, run: Mapping[str, Any]) -> str:
         return f"{self._pages}/runs/flow-run/{run['id']}"
@@ -245,14 +241,10 @@ def _id_of(run: Mapping[str, Any]) -> str:
     return next((tag.removeprefix(ID_TAG) for tag in run["tags"] if tag.startswith(ID_TAG)), "")
 
 
-def _state_of(run: Mapping[str, Any]) -> LaunchState:
-    state = STATES.get(run["state_type"], LaunchState.QUEUED)
+def _state_of(run: Mapping[str, Any]) -> RunState:
+    state = STATES.get(run["state_type"], RunState.QUEUED)
     message = (run.get("state") or {}).get("message") or ""
-    return LaunchState.CANCELLED if state is LaunchState.FAILED and STOPPED in message else state
-
-
-def _kind_of(run: Mapping[str, Any]) -> str:
-    return "study" if "study_id" in run["parameters"] else "train"
+    return RunState.STOPPED if state is RunState.FAILED and STOPPED in message else state
 
 
 def _reason(message: str) -> str:

@@ -1,7 +1,7 @@
-"""Runs the jobs of a directory one after the other: `python -m dnnflow.web.jobs.supervisor DIRECTORY`.
+"""Run what is queued one after the other: `python -m dnnflow.web.jobs.supervisor DIRECTORY`.
 
-It belongs to no web server: it lives while jobs wait or run, whatever becomes of the server that started it.
-One job is one child; when the supervisor dies, the kernel ends the child.
+It belongs to no web server: it lives while runs wait, whatever becomes of the server that started it. One run
+is one child; when the supervisor dies, the kernel ends the child.
 """
 
 import os
@@ -9,27 +9,35 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from types import FrameType
 from typing import IO
 
-from dnnflow.results.store.run_record import utc_now
-from dnnflow.web.jobs.job_files import LOG_BYTES, Job, Jobs, locked
-from dnnflow.web.jobs.launching import LaunchState
+from dnnflow.errors import StoreError
+from dnnflow.events import Command
+from dnnflow.results.store.run_record import RunRecord, RunState
+from dnnflow.results.store.store import Store
+from dnnflow.settings import Settings
+from dnnflow.web.jobs.launching import LOG_BYTES, queue_of
 
 POLL_S = 0.25
 IDLE_S = 5.0
 """With nothing to do for so long, it ends."""
 START_S = 3.0
 """How long it waits for another supervisor to end."""
+ACT_S = 5.0
+"""Time in which a cancelled study ends by itself, before its process is interrupted."""
 INTERRUPTED_S = 20.0
 """Time in which an interrupted child ends, before it is killed."""
 STOP_S = 8.0
 """The same while the supervisor itself has to end."""
 MOST_DEATHS = 2
 """A child that dies without an answer is started once more."""
+INTERRUPTED = (130, -signal.SIGINT)
+"""Exit codes of a child that was interrupted."""
 
 DIED = (
     "a job's process must live until it has an answer, got its death twice, as by a lack of memory; "
@@ -38,110 +46,107 @@ DIED = (
 
 
 class Supervisor:
-    """Takes jobs in the order in which they were queued."""
+    """Takes the runs of a directory's queue in the order in which they were queued."""
 
-    def __init__(self, directory: Path) -> None:
-        self._jobs = Jobs(directory)
+    def __init__(self, directory: Path, store: Store) -> None:
+        self._directory, self._store, self._queue = directory, store, queue_of(directory)
         self._stopping = False
 
     def stop(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle a signal: interrupt the child and end; the next supervisor goes on with it."""
+        """Handle a signal: interrupt the child and end; the next supervisor goes on with its run."""
         self._stopping = True
 
     def run(self) -> None:
-        """Run jobs until there have been none for a while; nothing if another supervisor does."""
-        with ExitStack() as held:
-            if not self._is_alone(held):
-                return
-            self._take_over()
-            idle_since = time.monotonic()
-            while not self._stopping:
-                queue = self._jobs.queue()
-                if queue:
-                    self._run(queue[0])
-                    idle_since = time.monotonic()
-                elif time.monotonic() - idle_since < IDLE_S:
-                    time.sleep(POLL_S)
-                else:
-                    with self._jobs.changing():  # no job comes between the look and the end
-                        if not self._jobs.queue():
-                            held.close()
-                            return
-
-    def _is_alone(self, held: ExitStack) -> bool:
+        """Do runs until there have been none for a while; nothing while another supervisor lives."""
         end = time.monotonic() + START_S
-        while time.monotonic() < end:
-            with ExitStack() as trial:
-                if trial.enter_context(locked(self._jobs.supervisor_lock, wait=False)):
-                    held.push(trial.pop_all())
-                    return True
-            time.sleep(POLL_S)
-        return False
-
-    def _take_over(self) -> None:
-        """Queue what an earlier supervisor ran when it died, before all others."""
-        with self._jobs.changing():
-            for job in self._jobs.all():
-                if job.standing.state is LaunchState.RUNNING:
-                    self._settle(job, interrupted=True)
-
-    def _run(self, job: Job) -> None:
-        with self._jobs.changing():
-            standing = job.standing
-            if standing.state is not LaunchState.QUEUED:  # cancelled meanwhile
+        while not self._stopping:
+            with self._store.supervising(self._queue) as is_alone:
+                if is_alone:
+                    self._work()
+            # A run that came between the last look and the end saw a living supervisor
+            if time.monotonic() > end and not (is_alone and self._store.has_work(self._queue)):
                 return
-            job.forget_answer()
-            self._jobs.change(
-                job, state=LaunchState.RUNNING, started_at=standing.started_at or utc_now(), continued=True
-            )
-        command = [sys.executable, "-m", "dnnflow.web.jobs.runner", str(job.path), str(os.getpid())]
-        if standing.continued:
+            time.sleep(POLL_S)
+
+    def _work(self) -> None:
+        idle_since = time.monotonic()
+        while not self._stopping and time.monotonic() - idle_since < IDLE_S:
+            with suppress(StoreError):  # a store that is briefly away is waited for
+                for record in self._store.left_behind(self._queue):
+                    self._settle(record.run_id, 0, interrupted=True)
+                if self._store.waiting(self._queue) and (taken := self._store.take_next(self._queue)):
+                    self._run(taken)
+                if self._store.has_work(self._queue):
+                    idle_since = time.monotonic()
+            time.sleep(POLL_S)
+
+    def _run(self, record: RunRecord) -> None:
+        """Have a child do a run; `record` is the row before it was taken."""
+        directory = self._directory / record.run_id
+        directory.mkdir(mode=0o700, exist_ok=True)
+        command = [sys.executable, "-m", "dnnflow.web.jobs.runner", str(directory), str(os.getpid())]
+        if record.started_at is not None:
             command.append("--continued")
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, start_new_session=True) as child:  # fmt: skip
-            Thread(target=keep_log, args=(child.stdout, job.log_file), daemon=True).start()
-            self._wait(job, child)
+            Thread(target=keep_log, args=(child.stdout, directory / "log.txt"), daemon=True).start()
+            self._wait(record.run_id, child)
             _kill_group(child.pid)  # workers that outlived it
-        with self._jobs.changing():
-            self._settle(job, interrupted=self._stopping)
+        self._insist(lambda: self._settle(record.run_id, child.returncode, interrupted=self._stopping))
 
-    def _wait(self, job: Job, child: "subprocess.Popen[bytes]") -> None:
-        """Wait for a child, and end it when it is cancelled or the supervisor stops."""
-        interrupted: float | None = None
+    def _wait(self, run_id: str, child: "subprocess.Popen[bytes]") -> None:
+        """Wait for a child, and end it when its run is cancelled or the supervisor stops."""
+        due_s: float | None = None
+        interrupted_s: float | None = None
         while child.poll() is None:
-            interrupt_s, now_s = job.standing.interrupt_s, time.monotonic()
-            is_due = interrupt_s is not None and time.time() >= interrupt_s
-            if interrupted is None and (self._stopping or is_due):
+            now_s = time.monotonic()
+            if due_s is None and self._stopping:
+                due_s = now_s
+            elif due_s is None:
+                with suppress(StoreError):
+                    if self._store.command(run_id) is Command.CANCEL:
+                        is_study = self._store.run(run_id).has_designs  # which then reads the command itself
+                        due_s = now_s + (ACT_S if is_study else 0.0)
+            if interrupted_s is None and due_s is not None and now_s >= due_s:
                 child.send_signal(signal.SIGINT)
-                interrupted = now_s
-            elif interrupted is not None:
-                deadline = STOP_S if self._stopping else INTERRUPTED_S
-                if now_s - interrupted >= deadline:
+                interrupted_s = now_s
+            elif interrupted_s is not None:
+                deadline_s = STOP_S if self._stopping else INTERRUPTED_S
+                if now_s - interrupted_s >= deadline_s:
                     _kill_group(child.pid)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(POLL_S)
 
-    def _settle(self, job: Job, *, interrupted: bool) -> None:
-        """Write how a child ended; the lock is held."""
-        standing, answer = job.standing, job.answer
-        if answer is not None and answer["state"] in ("finished", "failed"):
-            self._end(job, LaunchState(answer["state"]), answer.get("error"))
-        elif standing.interrupt_s is not None or (answer is not None and not interrupted):
-            self._end(job, LaunchState.CANCELLED)
+    def _settle(self, run_id: str, code: int, *, interrupted: bool) -> None:
+        """Write what becomes of a run whose child has ended, unless the child has written it."""
+        record = self._store.run(run_id)
+        if record.ended_at is not None:
+            return
+        if record.command is Command.CANCEL:
+            self._store.end(run_id, RunState.STOPPED)
         elif interrupted:
-            self._jobs.change(job, state=LaunchState.QUEUED)
-        elif standing.deaths + 1 < MOST_DEATHS:
-            self._jobs.change(job, state=LaunchState.QUEUED, deaths=standing.deaths + 1)
+            self._store.give_back(run_id, has_died=False)
+        elif code in INTERRUPTED:  # by a person
+            self._store.end(run_id, RunState.STOPPED)
+        elif record.deaths + 1 < MOST_DEATHS:
+            self._store.give_back(run_id, has_died=True)
         else:
-            self._end(job, LaunchState.FAILED, DIED)
+            self._store.end(run_id, RunState.FAILED, error=DIED)
 
-    def _end(self, job: Job, state: LaunchState, error: str | None = None) -> None:
-        self._jobs.change(job, state=state, error=error, ended_at=utc_now())
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write to a store that may be away for a while; what is lost, the next supervisor settles."""
+        end = time.monotonic() + STOP_S
+        while not self._stopping or time.monotonic() < end:
+            try:
+                return write()
+            except StoreError:
+                time.sleep(POLL_S)
+        return None
 
 
 def keep_log(pipe: IO[bytes], path: Path) -> None:
     """Write what comes through a pipe to a file, of which only the end is kept."""
-    with path.open("ab+", buffering=0) as file:
+    with pipe, path.open("ab+", buffering=0) as file:
         while part := pipe.read1(65536):  # type: ignore[attr-defined]
             file.write(part)
             if file.tell() > 2 * LOG_BYTES:
@@ -158,10 +163,11 @@ def _kill_group(group: int) -> None:
 
 def main() -> None:
     """Supervise the directory given."""
-    supervisor = Supervisor(Path(sys.argv[1]))
-    signal.signal(signal.SIGTERM, supervisor.stop)
-    signal.signal(signal.SIGINT, supervisor.stop)  # not ignored: children would inherit that
-    supervisor.run()
+    with Store(Settings.from_environment().store_url) as store:
+        supervisor = Supervisor(Path(sys.argv[1]), store)
+        signal.signal(signal.SIGTERM, supervisor.stop)
+        signal.signal(signal.SIGINT, supervisor.stop)  # not ignored: children would inherit that
+        supervisor.run()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
+from dnnflow.events import Command
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cut_page, decode_cursor
-from dnnflow.web.answers.study_control import Wish, want
+from dnnflow.web.answers.study_control import send_command
 from dnnflow.web.answers.training_runs import run_status
 from dnnflow.web.answers.trials import failures_of
 from dnnflow.web.api.run_routes import OVER, RUN_OVER
@@ -21,12 +22,12 @@ __all__ = ["problem_page", "router"]
 
 PLACES = 50
 """Studies of one page of the list."""
-CONTROLS: Mapping[str, tuple[Wish, str, tuple[str, ...]]] = {
-    "pause": ("pause", "Pause", ("running", "preparing")),
-    "resume": ("run", "Resume", ("paused", "pausing", "stopped", "failed")),
-    "cancel": ("cancel", "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
+CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
+    "pause": (Command.PAUSE, "Pause", ("running", "preparing")),
+    "resume": (Command.RUN, "Resume", ("paused", "pausing", "stopped", "failed")),
+    "cancel": (Command.CANCEL, "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
 }
-"""What a person may ask of a study, by the last part of the address: wish, words, and in which states."""
+"""What a person may ask of a study, by the last part of the address: command, words, and in which states."""
 
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 
@@ -97,7 +98,7 @@ def control_study(
     """Pause, resume or cancel a study; browsers without scripts come here."""
     if action not in CONTROLS:
         raise Refusal(404, f"a study takes {', '.join(CONTROLS)}, got {action[:64]!r}; go back to its page")
-    want(services, views, study_id, CONTROLS[action][0])
+    send_command(services, views, study_id, CONTROLS[action][0])
     return RedirectResponse(f"/studies/{study_id}", status_code=303)
 
 

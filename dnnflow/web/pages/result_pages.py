@@ -116,8 +116,8 @@ def _number(text: str) -> float | None:
 
 def _is_saving(views: Views, study_id: str) -> bool:
     """Whether a study's job still runs, which saves its models after the last trial."""
-    launch = views.launch(study_id)
-    return launch is not None and not launch.state.has_ended
+    record = views.record(study_id)
+    return record is not None and record.queued_s is not None and record.ended_at is None
 
 
 @router.get("/studies/{study_id}/analysis")
