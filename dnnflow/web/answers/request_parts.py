@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from dnnflow.results.store.run_record import RunRecord
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import FieldProblem, ProblemDetails, Refusal
@@ -50,14 +51,18 @@ StudyId = Annotated[
 RunId = Annotated[
     str, Path(description="A parallel training's whole id.", max_length=64, examples=["Q2m4tY8sVx0aBc1d"])
 ]
+
+
+def get_study(study_id: StudyId, views: TheViews) -> RunRecord:
+    """Return the record of the study that the path names, which has begun."""
+    return views.stored(study_id)
+
+
+TheStudy = Annotated[RunRecord, Depends(get_study)]
 DesignId = Annotated[str, Path(description="A design's whole id: 64 hexadecimal digits.", max_length=64)]
 Cursor = Annotated[
     str | None,
-    Query(
-        max_length=400,
-        pattern=r"^[A-Za-z0-9_-]+$",
-        description="`next_cursor` of the page before.",
-    ),
+    Query(max_length=400, pattern=r"^[A-Za-z0-9_-]+$", description="`next_cursor` of the page before."),
 ]
 Key = Annotated[
     str | None,

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse
 
 from dnnflow.web.answers.model_files import MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.answers.predictions import Predictions
-from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, problems_of, sent_as
+from dnnflow.web.answers.request_parts import TheServices, TheStudy, problems_of, sent_as
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Models, Predicted
 
@@ -59,9 +59,9 @@ async def read_body(request: Request) -> bytes:
 
 
 @router.get("/studies/{study_id}/models", operation_id="listModels", summary="List saved models")
-def list_models(study_id: StudyId, views: TheViews, services: TheServices) -> Models:
+def list_models(study: TheStudy, services: TheServices) -> Models:
     """Return the models that a study has saved, the best first; they are saved when it ends."""
-    return Models(models=saved_models(services.settings.workspace, views.stored(study_id).study_id))
+    return Models(models=saved_models(services.settings.workspace, study.study_id))
 
 
 @router.get(
@@ -71,10 +71,10 @@ def list_models(study_id: StudyId, views: TheViews, services: TheServices) -> Mo
     response_class=FileResponse,
     responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def download_model(study_id: StudyId, rank: Rank, views: TheViews, services: TheServices) -> FileResponse:
+def download_model(study: TheStudy, rank: Rank, services: TheServices) -> FileResponse:
     """Return a model as a .keras file, which carries its preprocessing."""
-    path = model_file(services.settings.workspace, views.stored(study_id).study_id, rank)
-    return FileResponse(path, media_type=MEDIA_TYPE, filename=f"{study_id}-{rank}.keras")
+    path = model_file(services.settings.workspace, study.study_id, rank)
+    return FileResponse(path, media_type=MEDIA_TYPE, filename=f"{study.study_id}-{rank}.keras")
 
 
 @router.post(
@@ -86,9 +86,8 @@ def download_model(study_id: StudyId, rank: Rank, views: TheViews, services: The
 )
 def predict(
     request: Request,
-    study_id: StudyId,
+    study: TheStudy,
     rank: Rank,
-    views: TheViews,
     services: TheServices,
     body: Annotated[bytes, Depends(read_body)],
     delimiter: Annotated[
@@ -102,7 +101,7 @@ def predict(
         body, delimiter, header = csv_of_json(body), ",", True
     elif kind not in ("text/csv", "text/plain", "application/octet-stream"):
         raise Refusal(415, f"rows are sent as application/json or text/csv, got {kind[:80]!r}")
-    path = model_file(services.settings.workspace, views.stored(study_id).study_id, rank)
+    path = model_file(services.settings.workspace, study.study_id, rank)
     predictions: Predictions = request.app.state.predictions
     rows = services.config.limits.predict_rows
     return Predicted(**predictions.predict(path, body, rows=rows, delimiter=delimiter, header=header))

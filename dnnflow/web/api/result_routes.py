@@ -19,6 +19,7 @@ from dnnflow.web.answers.request_parts import (
     StudyId,
     TheResults,
     TheServices,
+    TheStudy,
     TheViews,
     decode_cursor,
     problems_of,
@@ -49,8 +50,7 @@ Sort = Literal[
 
 @router.get("/studies/{study_id}/trials", operation_id="listTrials", summary="List trials")
 def list_trials(
-    study_id: StudyId,
-    views: TheViews,
+    study: TheStudy,
     services: TheServices,
     state: TrialState | None = None,
     min_accuracy: Annotated[float | None, Query(ge=0, le=1, description="On the test rows.")] = None,
@@ -72,7 +72,7 @@ def list_trials(
         after=_after(cursor, column) if cursor else None,
         limit=limit,
     )
-    return trial_page(services.store, views.stored(study_id).study_id, query)
+    return trial_page(services.store, study.study_id, query)
 
 
 def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
@@ -93,9 +93,9 @@ def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
 @router.get(
     "/studies/{study_id}/trials/{design_id}", operation_id="getTrial", summary="One trial, with everything"
 )
-def get_trial(study_id: StudyId, design_id: DesignId, views: TheViews, services: TheServices) -> TrialDetail:
+def get_trial(study: TheStudy, design_id: DesignId, services: TheServices) -> TrialDetail:
     """Return one design's training: its history, confusion counts, or its error with the traceback."""
-    return trial_detail(services.store, views.stored(study_id), design_id)
+    return trial_detail(services.store, study, design_id)
 
 
 @router.get("/studies/{study_id}/leaderboard", operation_id="getLeaderboard", summary="The best designs")
@@ -113,9 +113,9 @@ def get_leaderboard(
 
 
 @router.get("/studies/{study_id}/failures", operation_id="listFailures", summary="Failures by kind")
-def list_failures(study_id: StudyId, views: TheViews, services: TheServices) -> Failures:
+def list_failures(study: TheStudy, services: TheServices) -> Failures:
     """Return how often which error ended a training."""
-    return Failures(failures=failures_of(services.store, views.stored(study_id).study_id))
+    return Failures(failures=failures_of(services.store, study.study_id))
 
 
 @router.get("/studies/{study_id}/plots", operation_id="listPlots", summary="Names of the plots")
@@ -152,23 +152,20 @@ def get_plot(
         }
     },
 )
-def export(
-    study_id: StudyId, views: TheViews, services: TheServices, format: Literal["csv", "parquet"] = "csv"
-) -> FileResponse:
+def export(study: TheStudy, services: TheServices, format: Literal["csv", "parquet"] = "csv") -> FileResponse:
     """Return all trials of a study as CSV or Parquet."""
-    record = views.stored(study_id)
     handle, name = tempfile.mkstemp(prefix="dnnflow-export-", suffix=f".{format}")
     os.close(handle)
     path = Path(name)
     try:
-        export_trials(services.store.frame(record.study_id), path)
+        export_trials(services.store.frame(study.study_id), path)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return FileResponse(
         path,
         media_type=MEDIA_TYPES[format],
-        filename=f"{record.study_id}.{format}",
+        filename=f"{study.study_id}.{format}",
         background=BackgroundTask(path.unlink, missing_ok=True),
     )
 

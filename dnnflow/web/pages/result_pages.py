@@ -19,6 +19,7 @@ from dnnflow.web.answers.request_parts import (
     StudyId,
     TheResults,
     TheServices,
+    TheStudy,
     TheViews,
     decode_cursor,
 )
@@ -137,12 +138,9 @@ def show_analysis(study_id: StudyId, results: TheResults) -> Response:
 
 
 @router.get("/studies/{study_id}/trials/{design_id}")
-def show_trial(
-    request: Request, study_id: StudyId, design_id: DesignId, services: TheServices, views: TheViews
-) -> Response:
+def show_trial(request: Request, study: TheStudy, design_id: DesignId, services: TheServices) -> Response:
     """Show everything that is known of one design's training."""
-    record = views.stored(study_id)
-    trial = trial_detail(services.store, record, design_id)
+    trial = trial_detail(services.store, study, design_id)
     measures = {
         name: sketch({key: trial.history.get(key, []) for key in (name, f"val_{name}")})
         for name in ("accuracy", "loss")
@@ -151,7 +149,7 @@ def show_trial(
         (words, getattr(trial, name)) for name, words in COLUMNS.items() if getattr(trial, name) is not None
     ]
     return page(
-        request, "trial.html", title=trial.design, place="studies", record=record, trial=trial, facts=facts,
+        request, "trial.html", title=trial.design, place="studies", record=study, trial=trial, facts=facts,
         measures={name: lines for name, lines in measures.items() if lines}, most_classes=MOST_CLASSES,
     )  # fmt: skip
 
