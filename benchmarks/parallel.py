@@ -17,8 +17,7 @@ What an exchange with a server costs is in `benchmarks/parallel_exchange.py`, wh
 Framework for Distributed Training with Keras".
 """
 
-import argparse
-import importlib
+import parts
 
 PARTS = {
     "lstm": ("peers.parallel_lstm", ("rounds",)),
@@ -29,26 +28,19 @@ PARTS = {
     "validation": ("peers.parallel_validation", ("rounds",)),
     "memory": ("peers.parallel_memory", ("gigabytes",)),
 }
-"""Module of each part, and the options that it takes."""
 TASKS = ("digits", "sequence")
 
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser = parts.parser_of(__doc__, PARTS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--task", choices=TASKS, nargs="+", default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--server", nargs="+", metavar="NAME:RATE[:MOMENTUM]", help="default: the task's")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 5.0])
-    options = parser.parse_args()
-    for part in options.part:
-        module, names = PARTS[part]
-        importlib.import_module(module).measure(**{name: getattr(options, name) for name in names})
+    parts.run(PARTS, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -8,30 +8,22 @@
 `--gigabytes 0.2 2` and `--rounds 5` are for upload, `--seconds 60` for latency and large.
 """
 
-import argparse
-import importlib
+import parts
 
 PARTS = {
     "upload": ("peers.web_upload", ("gigabytes", "rounds")),
     "latency": ("peers.web_latency", ("seconds",)),
     "large": ("peers.web_large", ("seconds",)),
 }
-"""Module of each part, and the options that it takes."""
 
 
 def main() -> None:
     """Run the parts that are asked for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser = parts.parser_of(__doc__, PARTS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0])
     parser.add_argument("--seconds", type=float, default=60.0)
-    options = parser.parse_args()
-    for part in options.part:
-        module, names = PARTS[part]
-        importlib.import_module(module).measure(**{name: getattr(options, name) for name in names})
+    parts.run(PARTS, parser.parse_args())
 
 
 if __name__ == "__main__":
