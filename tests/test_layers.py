@@ -123,6 +123,35 @@ def test_no_circle_anywhere() -> None:
     assert not circles(inner())
 
 
+def folder_of(name: str) -> str:
+    """Return the top-level folder of a module as the picture of docs/architecture.md names it."""
+    parts = name.split(".")
+    if parts[0] == "flows" or len(parts) > 2 or parts[1] == "api":
+        return parts[0] if parts[0] == "flows" else parts[1]
+    return "cli" if parts[1] == "__main__" else "ground"
+
+
+def test_the_picture_shows_the_imports() -> None:
+    """Each import follows from arrows of the picture, and each arrow is an import."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    arrows = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
+    drawn: dict[str, set[str]] = {}
+    for above, below in arrows:
+        drawn.setdefault(above, set()).add(below)
+
+    def below(folder: str) -> set[str]:
+        return {folder}.union(*(below(one) for one in drawn.get(folder, ())))
+
+    real = {
+        (folder_of(name), folder_of(target))
+        for name, targets in inner().items()
+        for target in targets
+        if not is_package(target)
+    }
+    assert not sorted(pair for pair in real if pair[1] not in below(pair[0]))
+    assert not sorted(arrows - real)
+
+
 def test_nothing_outside_a_folder_imports_its_private_modules() -> None:
     wrong = [
         f"{name} imports {target}"
