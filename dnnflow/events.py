@@ -1,4 +1,4 @@
-"""What happens during a run, as records that logs, progress bars, artifacts and pages read alike.
+"""Record what happens during a run, for logs, progress bars, artifacts and pages alike.
 
 Fields ending in `_s` are seconds; fields ending in `_at` are UTC in ISO 8601.
 """

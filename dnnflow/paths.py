@@ -1,4 +1,4 @@
-"""Where things of a run lie, and the one way a file is written.
+"""Say where things of a run lie, and write files in the one way.
 
 Names given by users never become paths: every name here is a hash or an id that dnnflow made.
 """

@@ -101,7 +101,7 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metrics:
     """Loss and accuracy over some rows."""
 
     loss: float
@@ -119,7 +119,7 @@ class Network(ABC):
         self.call_rows = call_rows
         """What `train_rows` gets at most, a multiple of the batch size: limits are checked between calls."""
 
-    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
+    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Metrics:
         """Train on every row once and return running means over the epoch."""
         loss_sum, right, count = 0.0, 0, 0
         for block in self.rows.epoch(epoch, self.batch_size):
@@ -130,7 +130,7 @@ class Network(ABC):
                 loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
                 check_finite(loss, f"epoch {epoch + 1}")
                 deadline.check(f"in epoch {epoch + 1}")
-        return Measure(loss_sum / count, right / count)
+        return Metrics(loss_sum / count, right / count)
 
     def prepare(self, block: Block) -> Any:
         """Return a block's features, labels and order as `train_rows` takes them."""
@@ -140,18 +140,18 @@ class Network(ABC):
     def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, int]:
         """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
 
-    def validate(self) -> Measure | None:
+    def validate(self) -> Metrics | None:
         """Measure the validation part, or None where there is none."""
         return self.measure(self.rows.validation())[0] if self.rows.validation_fraction else None
 
-    def measure(self, blocks: Iterator[Block]) -> tuple[Measure, np.ndarray]:
+    def measure(self, blocks: Iterator[Block]) -> tuple[Metrics, np.ndarray]:
         """Return the measures over some rows, and the counts [true class][predicted class]."""
         n_classes = self.rows.dataset.n_classes
         loss_sum, counts = 0.0, np.zeros((n_classes, n_classes), np.int64)
         for block in blocks:
             loss_sum += self.evaluate(block, counts)
         total = int(counts.sum())
-        return Measure(loss_sum / total, float(np.trace(counts) / total)), counts
+        return Metrics(loss_sum / total, float(np.trace(counts) / total)), counts
 
     @abstractmethod
     def evaluate(self, block: Block, counts: np.ndarray) -> float:
@@ -170,8 +170,8 @@ class Network(ABC):
 class EpochHistory:
     """What was measured, epoch by epoch."""
 
-    fitted: list[Measure] = field(default_factory=list)
-    watched: list[Measure] = field(default_factory=list)
+    fitted: list[Metrics] = field(default_factory=list)
+    watched: list[Metrics] = field(default_factory=list)
     training_s: float = 0.0
     kept: int = -1
     """Index of the epoch whose weights the network ends with: the last, or the best with early stopping."""
@@ -199,7 +199,7 @@ class EpochTracker:
         """Return the learning rate of an epoch, counted from 0."""
         return self._rate.at(epoch)
 
-    def observe(self, fitted: Measure, watched: Measure | None) -> bool:
+    def observe(self, fitted: Metrics, watched: Metrics | None) -> bool:
         """Take note of an epoch; return whether the weights it ended with are to be kept.
 
         Raises

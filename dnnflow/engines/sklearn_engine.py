@@ -12,7 +12,7 @@ from dnnflow.design.layers import Design, count_flops
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
 from dnnflow.engines.loop import (
     Deadline,
-    Measure,
+    Metrics,
     Network,
     Result,
     Weights,
@@ -107,14 +107,14 @@ class SklearnNetwork(Network):
         self._classes = np.arange(n_classes)
         self._model = _classifier(design, _from_keras(initial_weights(design, n_features, n_classes)))
 
-    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Measure:
+    def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Metrics:
         """Train on every row once.
 
         The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at the
         end of the epoch, as scikit-learn keeps no predictions of its steps.
         """
         fitted = super().train_epoch(epoch, learning_rate, deadline)
-        return Measure(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size))[0].accuracy)
+        return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size))[0].accuracy)
 
     def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
         """Learn from the rows `order[first:last]` of a block; return their summed loss, and no right ones."""

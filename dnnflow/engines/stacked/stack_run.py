@@ -9,7 +9,7 @@ from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
-from dnnflow.engines.loop import Deadline, EpochTracker, Measure, Weights
+from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -38,7 +38,7 @@ class Member(EpochTracker):
         """The best so far with early stopping, else those at the end."""
         self.error: DivergedError | None = None
 
-    def observe(self, fitted: Measure, watched: Measure | None) -> bool:
+    def observe(self, fitted: Metrics, watched: Metrics | None) -> bool:
         """Take note of an epoch; a design that diverges ends alone."""
         try:
             return super().observe(fitted, watched)
@@ -47,9 +47,9 @@ class Member(EpochTracker):
             return False
 
 
-def measures(losses: np.ndarray, accuracies: np.ndarray) -> list[Measure]:
+def measures(losses: np.ndarray, accuracies: np.ndarray) -> list[Metrics]:
     """Return each design's measure from mean losses and accuracies, both (designs,)."""
-    return [Measure(*both) for both in zip(losses.tolist(), accuracies.tolist(), strict=True)]
+    return [Metrics(*both) for both in zip(losses.tolist(), accuracies.tolist(), strict=True)]
 
 
 def staying(running: Sequence[bool], edge: int, lanes: int = 8) -> list[int]:
@@ -178,7 +178,7 @@ class StackRun:
                 yield tensors, first, min(first + size, length)
         self._edge = -(-_LANES // (length % self._batch_size or self._batch_size))
 
-    def _watch(self, n_designs: int) -> list[Measure] | None:
+    def _watch(self, n_designs: int) -> list[Metrics] | None:
         if self._rows.validation_fraction == 0:
             return None
         losses, counts = self._measure(self._rows.validation(), n_designs)
