@@ -144,7 +144,7 @@ class ReplicaCounts:
     gpu_bytes: int = 0
     """The most held on its worker's GPUs; 0 without any."""
     processor_s: float = 0.0
-    lives: int = 1
+    starts: int = 1
     """Processes that were this replica, one after the other."""
 
 

@@ -28,7 +28,7 @@ POLL_S = 0.1
 
 def make_evaluator(pull: Callable[[], Any]) -> Any:
     """Return the evaluator of a training, with the LSTM and its rows."""
-    from dnnflow.parallel.driver.evaluator import Evaluator
+    from dnnflow.parallel.driver.validations import Evaluator
     from dnnflow.parallel.model.model_spec import ModelSpec
     from dnnflow.table.rows.sources import Reading, open_source
 

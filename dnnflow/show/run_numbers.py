@@ -289,7 +289,7 @@ def replica_rows(replicas: Sequence[ReplicaNumbers]) -> list[tuple[str, ...]]:
             f"{one.data_s:,.1f} s",
             f"{one.processor_s:,.1f} s",
             memory_in_words(one.resident_bytes, one.gpu_bytes),
-            str(one.lives - 1),
+            str(one.starts - 1),
         )
         for one in replicas
     ]

@@ -199,13 +199,13 @@ def replica_table(history: "History") -> Table:
     """Return where each replica's seconds went."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     on_gpu = any(totals.gpu_bytes for totals in history.replicas.values())
-    names = ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "MB", "lives")
+    names = ("replica", "samples", "pushes", "compute s", "exchange s", "data s", "MB", "starts")
     for name in (*names, *(["GPU MB"] * on_gpu)):
         table.add_column(name, justify="right", no_wrap=True)
     for number, totals in sorted(history.replicas.items()):
         table.add_row(str(number), f"{totals.samples:,}", f"{totals.pushes:,}", f"{totals.compute_s:.2f}",
                       f"{totals.exchange_s:.2f}", f"{totals.data_s:.2f}",
-                      f"{totals.resident_bytes / 1e6:,.0f}", str(totals.lives),
+                      f"{totals.resident_bytes / 1e6:,.0f}", str(totals.starts),
                       *[f"{totals.gpu_bytes / 1e6:,.0f}"] * on_gpu)  # fmt: skip
     return table
 

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from test_parallel_channel import assert_refusals
 
-from dnnflow.errors import InputError, NotFoundError, TimeLimitError
+from dnnflow.errors import InputError, TimeLimitError
 from dnnflow.execute.certificates import make_certificates
 from dnnflow.execute.cluster import security_of
-from dnnflow.parallel.channel import actor_channel
+from dnnflow.parallel.channel import actor_channel, server_actor
 from dnnflow.parallel.channel.actor_channel import ActorChannel, open_channel, worker_tls
 from dnnflow.parallel.channel.channel_client import ChannelClient
 from dnnflow.parallel.channel.handshake import Addresses
 from dnnflow.parallel.channel.link import ChannelError
-from dnnflow.parallel.channel.server_actor import ServerActor
-from dnnflow.parallel.model.weights import FlatLayout
-from dnnflow.parallel.server.messages import Push
+from dnnflow.parallel.channel.server_actor import ServerActor, Uplink
+from dnnflow.parallel.model.weights import FlatLayout, Vector
+from dnnflow.parallel.server.messages import Push, PushReply
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec
 
@@ -133,13 +134,8 @@ def test_replicas_that_wait_for_each_other_block_neither_the_actor_nor_its_worke
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_what_the_server_refuses_is_the_same_error_both_ways(start: Any, way: Any) -> None:
     channel = way(start(SYNCHRONOUS, wait_s=0.2))
-    push = Push(0, 0, 0, 1, np.ones(SIZE, np.float32))
-    with pytest.raises(NotFoundError, match="join"):
-        channel.exchange(push)
-    channel.join(1)
-    push.step = channel.join(0)
-    with pytest.raises(TimeLimitError, match="got no push of replica 1"):
-        channel.exchange(push)
+    push = Push(1, 0, 0, 1, np.ones(SIZE, np.float32))
+    assert_refusals(channel, push, lambda: channel.join(0))
     push.vector = np.ones(3, np.float32)
     with pytest.raises(InputError, match=f"must have {SIZE} entries"):
         channel.exchange(push)
@@ -284,3 +280,45 @@ def test_a_server_whose_worker_died_is_an_error_at_once(client: Client, way: Any
     wait_until(lambda: len(workers(client)) == len(before))
     del future
     assert not files_on(client)  # Dask has removed them with the worker's directory
+
+
+class Above:
+    """A way to the server above whose answer to a push comes when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers, self.closed = threading.Event(), threading.Event(), False
+
+    def join(self, replica: int) -> int:
+        return 0
+
+    def pull(self, replica: int) -> tuple[int, Vector]:
+        return 0, np.zeros(3, np.float32)
+
+    def exchange(self, push: Push, out: Vector) -> PushReply:
+        self.asked.set()
+        assert self.answers.wait(60)
+        out[...] = 0
+        return PushReply(1, push.count, out, 0)
+
+    def leave(self, replica: int) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_server_above_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the training hangs at its end, for nobody knows what."""
+    monkeypatch.setattr(server_actor, "END_S", 0.1)
+    above: Any = Above()
+    server = ParameterServer(np.zeros(3, np.float32), Algorithm(server_optimizer=OptimizerSpec("sgd", 1.0)))
+    uplink = Uplink(server, above, group=0, every=1)
+    step = server.join(0)
+    server.exchange(Push(0, step, 0, 32, np.ones(3, np.float32)))
+    assert above.asked.wait(60)
+    with pytest.raises(TimeLimitError, match=r"must answer a group's push within 0.1 s"):
+        uplink.end()
+    above.answers.set()
+    monkeypatch.setattr(server_actor, "END_S", 60.0)
+    uplink.end()
+    assert above.closed

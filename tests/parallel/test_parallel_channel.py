@@ -13,7 +13,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,16 +202,21 @@ def test_a_vector_written_in_place_is_not_copied(near: Way) -> None:
     assert (client.exchange(Push(0, step, 0, 1, client.vector)).vector == -2.0).all()
 
 
+def assert_refusals(channel: Any, push: Push, join_replica_0: Callable[[], Any]) -> None:
+    """What a synchronous server raises is raised at replica 1."""
+    with pytest.raises(NotFoundError, match="join"):
+        channel.exchange(push)
+    join_replica_0()
+    push.step = channel.join(1)
+    with pytest.raises(TimeLimitError, match="got no push of replica 0"):
+        channel.exchange(push)
+
+
 def test_what_the_server_raises_is_raised_at_the_replica(way: Way) -> None:
     server = ParameterServer(np.zeros(3, np.float32), SYNCHRONOUS, wait_s=0.2)
     client = way.client(way.channel(server))
     push = Push(1, 0, 0, 1, np.ones(3, np.float32))
-    with pytest.raises(NotFoundError, match="join"):
-        client.exchange(push)
-    server.join(0)
-    push.step = client.join(1)
-    with pytest.raises(TimeLimitError, match="got no push of replica 0"):
-        client.exchange(push)
+    assert_refusals(client, push, lambda: server.join(0))
     server.leave(0)
     assert client.exchange(push).version == 1  # over the same connection
 

@@ -361,9 +361,9 @@ def test_a_killed_replica_costs_what_it_had_not_reported(
     )  # fmt: skip
     thread.join()
     history, found = result["history"], times(result["model"])
-    assert history.replicas[0].lives == 2
+    assert history.replicas[0].starts == 2
     assert [(one.replica, one.worker) for one in history.lost] == [(0, victim)]
-    assert history.replicas[1].lives == 1
+    assert history.replicas[1].starts == 1
     assert (found > 0).all()
     again = history.servers[0].samples - PARTS * PART
     assert 0 <= again <= 4 * PART  # what half a second between two reports can hold, and a little

@@ -50,7 +50,7 @@ def statistics(version: int) -> ServerStatistics:
 def history() -> History:
     """Two replicas that each report 40 times, once a quarter of a second."""
     found = History(
-        replicas={0: ReplicaTotals(), 1: ReplicaTotals(lives=2)},
+        replicas={0: ReplicaTotals(), 1: ReplicaTotals(starts=2)},
         about={"Model": EVIL, "Algorithm": "downpour, asynchronous"},
         total=10_000,
     )
@@ -86,7 +86,7 @@ def test_numbers_of_a_training(history: History) -> None:
     numbers = training_numbers(history, {0: "tcp://a:1"})
     assert (numbers.samples, numbers.total, numbers.elapsed_s, numbers.updates) == (8000, 10_000, 10.0, 160)
     first, second = numbers.replicas
-    assert (first.worker, second.worker, second.lives) == ("tcp://a:1", "", 2)
+    assert (first.worker, second.worker, second.starts) == ("tcp://a:1", "", 2)
     assert (first.samples, first.pushes, second.resident_bytes) == (4000, 80, 200_000_000)
     assert (first.gpu_bytes, second.gpu_bytes) == (0, 10**9)
     assert first.losses == pytest.approx([2.0 / (step + 1) for step in range(40)])

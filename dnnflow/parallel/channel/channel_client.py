@@ -43,15 +43,9 @@ class ChannelClient:
     """
 
     def __init__(
-        self,
-        addresses: Addresses,
-        token: bytes,
-        *,
-        wire: str = "float32",
-        reply_wire: str = "float32",
-        tls: ssl.SSLContext | None = None,
-        answer_s: float = ANSWER_S,
-    ) -> None:
+        self, addresses: Addresses, token: bytes, *, wire: str = "float32", reply_wire: str = "float32",
+        tls: ssl.SSLContext | None = None, answer_s: float = ANSWER_S,
+    ) -> None:  # fmt: skip
         for name, known in ((wire, WIRES), (reply_wire, WIRES[:3])):
             if name not in known:
                 raise InputError(f"a wire must be one of {', '.join(known)}, got {name!r}")

@@ -62,16 +62,10 @@ class ChannelServer:
     """
 
     def __init__(
-        self,
-        server: WeightServer,
-        token: bytes,
-        host: str | None = None,
-        *,
-        vectors: VectorFormat | None = None,
-        tls: ssl.SSLContext | None = None,
-        directory: Path | None = None,
-        idle_s: float = IDLE_S,
-    ) -> None:
+        self, server: WeightServer, token: bytes, host: str | None = None, *,
+        vectors: VectorFormat | None = None, tls: ssl.SSLContext | None = None,
+        directory: Path | None = None, idle_s: float = IDLE_S,
+    ) -> None:  # fmt: skip
         if len(token) < TOKEN_BYTES:
             raise InputError(
                 f"a token must have at least {TOKEN_BYTES} bytes, got {len(token)}; use secrets.token_bytes"

@@ -61,14 +61,9 @@ class Link:
     """
 
     def __init__(
-        self,
-        sock: socket.socket,
-        out_bytes: int,
-        in_bytes: int,
-        memory: tuple[Data, Data] | None = None,
-        *,
+        self, sock: socket.socket, out_bytes: int, in_bytes: int, memory: tuple[Data, Data] | None = None, *,
         spins: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._sock = sock
         self.shared = memory is not None
         self._wait_all = 0 if isinstance(sock, ssl.SSLSocket) else socket.MSG_WAITALL

@@ -1,14 +1,15 @@
 """Hold a parameter server on a Dask worker, and pass what a group's server learns on to the one above."""
 
 import asyncio
+import functools
 import secrets
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from dnnflow.parallel.channel.actor_channel import Channel, open_channel
 from dnnflow.parallel.channel.channel_server import ChannelServer
 from dnnflow.parallel.channel.handshake import Addresses, VectorFormat
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.server.messages import Push, PushReply, ServerStatistics
+from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.server.updates import difference
 from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
@@ -29,8 +30,18 @@ POLL_S = 0.002
 END_S = 900.0
 """How long a push may be on its way at the end; longer than a channel waits for its answer."""
 
-P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def _in_thread(method: Callable[..., R]) -> Callable[..., Coroutine[Any, Any, R]]:
+    """Return a server's method as the actor's: neither the actors' thread nor the event loop waits for it."""
+
+    @functools.wraps(method)
+    async def call(actor: "ServerActor", *args: Any) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(actor._threads, functools.partial(method, actor._server, *args))
+
+    return call
 
 
 class ServerActor:
@@ -72,61 +83,30 @@ class ServerActor:
         """Return what `ChannelClient` needs beside the addresses; whoever has it can push."""
         return self._token
 
-    async def join(self, replica: int) -> int:
-        """Let a replica take part, and return its first step."""
-        return await self._in_thread(self._server.join, replica)
-
-    async def leave(self, replica: int) -> None:
-        """Let a replica go; nobody waits for it then."""
-        await self._in_thread(self._server.leave, replica)
-
-    async def pull(self, replica: int = -1) -> tuple[int, Vector]:
-        """Return the version and a copy of the weights."""
-        return await self._in_thread(self._server.pull, replica)
-
-    async def exchange(self, push: Push) -> PushReply:
-        """Apply a push, and return what the replica goes on from: what the channel does, only slower."""
-        return await self._in_thread(self._server.exchange, push)
-
-    async def snapshot(self) -> dict[str, Any]:
-        """Return the server's whole state."""
-        return await self._in_thread(self._server.snapshot)
-
-    async def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Set the state that `snapshot` returned; replicas join again then."""
-        await self._in_thread(self._server.restore, snapshot)
-
-    async def statistics(self) -> ServerStatistics:
-        """Return what the server has done so far."""
-        return await self._in_thread(self._server.statistics)
-
-    async def move(self, start: Vector, target: Vector) -> None:
-        """Take over what a server above has replied; see `ParameterServer.move`."""
-        await self._in_thread(self._server.move, start, target)
+    join = _in_thread(ParameterServer.join)
+    leave = _in_thread(ParameterServer.leave)
+    pull = _in_thread(ParameterServer.pull)
+    exchange = _in_thread(ParameterServer.exchange)
+    snapshot = _in_thread(ParameterServer.snapshot)
+    restore = _in_thread(ParameterServer.restore)
+    statistics = _in_thread(ParameterServer.statistics)
+    set_learning_rate = _in_thread(ParameterServer.set_learning_rate)
 
     async def begin_uplink(self, above: Any, group: int, every: int) -> None:
         """Push to the actor above, every so many updates, what this server has learned."""
         channel = await asyncio.to_thread(open_channel, above)
-        self._uplink = await self._in_thread(Uplink, self._server, channel, group, every)
+        loop = asyncio.get_running_loop()
+        self._uplink = await loop.run_in_executor(self._threads, Uplink, self._server, channel, group, every)
 
     async def end_uplink(self) -> None:
         """Push what is left, and raise what has gone wrong with it."""
         if self._uplink is not None:
             uplink, self._uplink = self._uplink, None
-            await self._in_thread(uplink.end)
-
-    async def set_learning_rate(self, rate: float) -> None:
-        """Set the rate that schedule and damping go on from."""
-        await self._in_thread(self._server.set_learning_rate, rate)
+            await asyncio.get_running_loop().run_in_executor(self._threads, uplink.end)
 
     async def stop(self) -> None:
         """Close the channel and let all replicas go that wait; a second call does nothing."""
         await asyncio.to_thread(_stop, self._server, self._channel, self._threads)
-
-    async def _in_thread(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call in a thread, so that neither the actors' thread nor the event loop waits."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
 
 class Uplink:

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 ANSWER_S = 120.0
 """How long an actor may take to answer, or to be made."""
-LOOK_S = 1.0
+CHECK_S = 1.0
 """How often it is looked whether the worker is still there that is to make one."""
 
 
-class WorkerGone(ClusterError):
+class WorkerLost(ClusterError):
     """A worker that was chosen for an actor had gone before there was one."""
 
 
-class Actors:
-    """Servers and books of one training.
+class TrainingActors:
+    """Servers and coordinator of one training.
 
     Parameters
     ----------
     client
         Must be the current one when a method is called: an actor's proxy takes it at its first use.
     addresses
-        Worker of each server; the books are with the first.
+        Worker of each server; the coordinator is with the first.
     replicas
         How many there are.
     """
@@ -47,7 +47,7 @@ class Actors:
         replicas: int,
     ) -> None:  # fmt: skip
         self._client, self._spec, self._options, self._addresses = client, spec, options, addresses
-        self._n = replicas
+        self._n_replicas = replicas
         self.parts = spec.layout.cut(options.servers)
         """What of the vector each server holds."""
         self._futures: list[Future[Any]] = []
@@ -67,21 +67,22 @@ class Actors:
         """
         options, whole = self._options, self._spec.vector
         for (rule, part, replicas), address in zip(self._roles(), self._addresses, strict=True):
-            weights = self.bring(whole[part or slice(None)], address)
+            weights = self.scatter(whole[part or slice(None)], address)
             self._submit(
                 address, ServerActor, weights, rule, replicas=replicas, layout=self._spec.layout, shard=part,
                 wait_s=options.wait_s,
             )  # fmt: skip
         self._submit(
             self._addresses[0], Coordinator, chunks, seed=options.seed, epochs=options.epochs,
-            lanes=self._n if options.algorithm.synchronous else 0, readers=self._n, chunk_rows=chunk_rows,
+            lanes=self._n_replicas if options.algorithm.synchronous else 0, readers=self._n_replicas,
+            chunk_rows=chunk_rows,
         )  # fmt: skip
         addresses = (*self._addresses, self._addresses[0])
-        *self.servers, self.coordinator = map(self._made, self._futures, addresses)
+        *self.servers, self.coordinator = map(self._await_actor, self._futures, addresses)
         for actor in (self.coordinator, *self.servers):  # here, as other threads have no current client
-            self.ask(actor, "snapshot" if actor is self.coordinator else "statistics")
+            self.call(actor, "snapshot" if actor is self.coordinator else "statistics")
 
-    def bring(self, thing: Any, address: str) -> "Future[Any]":
+    def scatter(self, thing: Any, address: str) -> "Future[Any]":
         """Put something into a worker's memory: in a task, Dask warns of it if it is large.
 
         Raises
@@ -92,7 +93,7 @@ class Actors:
         try:
             (found,) = self._client.scatter([thing], workers=[address], hash=False)
         except (OSError, KeyError, TimeoutError) as error:
-            raise WorkerGone(f"a worker must take data, got none at {address}: {error!r}") from error
+            raise WorkerLost(f"a worker must take data, got none at {address}: {error!r}") from error
         return found
 
     def _submit(self, address: str, kind: type, *arguments: Any, **more: Any) -> None:
@@ -102,37 +103,39 @@ class Actors:
             )
         )
 
-    def _made(self, future: "Future[Any]", address: str) -> Any:
+    def _await_actor(self, future: "Future[Any]", address: str) -> Any:
         """Return an actor once it is there; a worker that is gone would be waited for without end."""
         deadline_s = time.monotonic() + ANSWER_S
         while time.monotonic() < deadline_s:
             try:
-                return future.result(timeout=LOOK_S)
+                return future.result(timeout=CHECK_S)
             except TimeoutError:
                 if address not in workers_of(self._client):
-                    raise WorkerGone(f"an actor needs its worker, got {address} lost") from None
+                    raise WorkerLost(f"an actor needs its worker, got {address} lost") from None
             except KilledWorker as error:
-                raise WorkerGone(f"an actor needs its worker, got {address} killed") from error
-        raise self.lost(f"none from {address} within {ANSWER_S:.0f} s; look what keeps that worker busy")
+                raise WorkerLost(f"an actor needs its worker, got {address} killed") from error
+        raise self.lost_error(
+            f"none from {address} within {ANSWER_S:.0f} s; look what keeps that worker busy"
+        )
 
     def _roles(self) -> list[tuple[Algorithm, slice | None, int]]:
         """Return each server's algorithm, its part of the vector, and how many push to it; the top first."""
         options, algorithm = self._options, self._options.algorithm
         if options.groups == 1:
             whole = len(self.parts) == 1
-            return [(algorithm, None if whole else part, self._n) for part in self.parts]
+            return [(algorithm, None if whole else part, self._n_replicas) for part in self.parts]
         # A group counts as a replica that has taken m local steps
         top = Algorithm(sync_every=max(2, options.group_every))
         return [
             (top, None, options.groups),
-            *((algorithm, None, self.peers(group)) for group in range(options.groups)),
+            *((algorithm, None, self.group_size(group)) for group in range(options.groups)),
         ]
 
-    def peers(self, replica: int) -> int:
+    def group_size(self, replica: int) -> int:
         """Return how many replicas a replica's group has."""
-        return len(range(replica % self._options.groups, self._n, self._options.groups))
+        return len(range(replica % self._options.groups, self._n_replicas, self._options.groups))
 
-    def of(self, replica: int) -> list[Any]:
+    def servers_of(self, replica: int) -> list[Any]:
         """Return the servers that a replica pushes to."""
         groups = self._options.groups
         return self.servers if groups == 1 else [self.servers[1 + replica % groups]]
@@ -140,30 +143,30 @@ class Actors:
     def begin_groups(self) -> None:
         """Let the servers of a hierarchy pass on to the top one what they learn."""
         for group, server in enumerate(self.servers[1:] if self._options.groups > 1 else ()):
-            self.ask(server, "begin_uplink", self.servers[0], group, self._options.group_every)
+            self.call(server, "begin_uplink", self.servers[0], group, self._options.group_every)
 
     def join(self) -> None:
         """Let all replicas take part before the first of them comes, which else would make rounds alone."""
-        for replica in range(self._n):
-            for server in self.of(replica):
-                self.ask(server, "join", replica)
+        for replica in range(self._n_replicas):
+            for server in self.servers_of(replica):
+                self.call(server, "join", replica)
 
     def release(self, replica: int) -> None:
-        """Give a lost replica's rows back; nobody waits for it then."""
-        self.ask(self.coordinator, "give_back", replica)
-        for server in self.of(replica):
-            self.ask(server, "leave", replica)
+        """Give a lost replica's rows to others; nobody waits for it then."""
+        self.call(self.coordinator, "give_back", replica)
+        for server in self.servers_of(replica):
+            self.call(server, "leave", replica)
 
     def set_learning_rate(self, rate: float) -> None:
         """Set the rate of the servers that replicas push to."""
         for server in self.servers if self._options.groups == 1 else self.servers[1:]:
-            self.ask(server, "set_learning_rate", rate)
+            self.call(server, "set_learning_rate", rate)
 
     def snapshot(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the state of servers and books."""
-        # The books first: rows trained on since are trained on again, and none is left out
-        coordinator = self.ask(self.coordinator, "snapshot")
-        return [self.ask(server, "snapshot") for server in self.servers], coordinator
+        """Return the state of servers and coordinator."""
+        # The coordinator first: rows trained on since are trained on again, and none is left out
+        coordinator = self.call(self.coordinator, "snapshot")
+        return [self.call(server, "snapshot") for server in self.servers], coordinator
 
     def restore(self, servers: list[dict[str, Any]], coordinator: dict[str, Any]) -> None:
         """Set the state that `snapshot` returned.
@@ -181,42 +184,42 @@ class Actors:
                 f"{len(servers)}; set servers={len(servers)}"
             )
         for server, snapshot in zip(self.servers, servers, strict=True):
-            self.ask(server, "restore", snapshot)
-        self.ask(self.coordinator, "restore", coordinator)
+            self.call(server, "restore", snapshot)
+        self.call(self.coordinator, "restore", coordinator)
 
     def pull(self) -> Vector:
         """Return the whole vector; of a hierarchy that of the top."""
         weights = np.empty(self._spec.layout.size, self._spec.layout.dtype)
         for server, part in zip(self.servers, self.parts, strict=False):
-            weights[part] = self.ask(server, "pull")[1]
+            weights[part] = self.call(server, "pull")[1]
         return weights
 
     def end_groups(self) -> None:
         """Let the groups of a hierarchy pass on what is left."""
         for server in self.servers[1:] if self._options.groups > 1 else ():
-            self.ask(server, "end_uplink")
+            self.call(server, "end_uplink")
 
     def statistics(self) -> tuple[ServerStatistics, ...]:
         """Return what each server has done."""
-        return tuple(self.ask(server, "statistics") for server in self.servers)
+        return tuple(self.call(server, "statistics") for server in self.servers)
 
-    def ask(self, actor: Any, method: str, *arguments: Any) -> Any:
+    def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Call an actor and wait for its answer; of one that is known to be gone even its methods are."""
         try:
             return getattr(actor, method)(*arguments).result(timeout=ANSWER_S)
         except DnnflowError:
             raise
         except TimeoutError as error:
-            raise self.lost(f"no answer to {method} within {ANSWER_S:.0f} s") from error
+            raise self.lost_error(f"no answer to {method} within {ANSWER_S:.0f} s") from error
         except (OSError, RuntimeError) as error:
-            raise self.lost(f"no answer to {method} ({error})") from error
+            raise self.lost_error(f"no answer to {method} ({error})") from error
 
-    def lost(self, what: str) -> ClusterError:
+    def lost_error(self, what: str) -> ClusterError:
         """Return the error that says so."""
         remedy = " with restore" if self._options.checkpoint else ", and set a checkpoint to go on from"
         return ClusterError(f"a training needs its servers, got {what}; run it again{remedy}")
 
-    def clear(self, listener: Listener) -> None:
+    def stop(self, listener: Listener) -> None:
         """Leave none on the cluster."""
         for server in self.servers:
             try:

@@ -3,7 +3,7 @@
 import json
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,15 +105,9 @@ class ModelSpec:
                 "module:function that builds it"
             ) from error
         serialized.pop("compile_config", None)
-        compiled, found = _training_of(model, training)
-        found |= references_of(serialized, [value for layer in layers_of(model) for value in _parts(layer)])
-        names = tuple(dict.fromkeys([*custom_objects, *sorted(found)]))
-        return cls(
-            architecture=json.dumps(serialized),
-            **_state_of(model),
-            compiled=compiled,
-            custom_objects=names,
-            devices=dict(devices or {}),
+        found = references_of(serialized, [value for layer in layers_of(model) for value in _parts(layer)])
+        return cls._of(
+            model, training, custom_objects, devices, found=found, architecture=json.dumps(serialized)
         )
 
     @classmethod
@@ -141,8 +135,9 @@ class ModelSpec:
         text = str(source)
         if not text.endswith((".json", ".keras")) and ":" in text:
             model = _call(text, parameters or {})
-            return cls._made_by(text, parameters or {}, model, custom_objects=custom_objects,
-                                devices=devices, **training)  # fmt: skip
+            return cls._of(
+                model, training, custom_objects, devices, builder=text, parameters=parameters or {}
+            )
         if parameters:
             raise InputError(f"parameters are for module:function, got {sorted(parameters)} with {text}")
         path = Path(source)
@@ -161,22 +156,20 @@ class ModelSpec:
         if design.reference is None:
             return cls.of(model, devices=devices, **training)
         parameters = {"n_features": n_features, "n_classes": n_classes, **design.reference.parameters}
-        return cls._made_by(design.reference.function, parameters, model, devices=devices, **training)
+        function = design.reference.function
+        return cls._of(model, training, (), devices, builder=function, parameters=parameters)
 
     @classmethod
-    def _made_by(cls, function: str, parameters: Mapping[str, Any], model: keras.Model, *,
-                 custom_objects: tuple[str, ...] = (), devices: Mapping[str, str] | None = None,
-                 **training: Any) -> "ModelSpec":  # fmt: skip
-        """Describe a model that a function has made."""
-        compiled, found = _training_of(model, training)
+    def _of(cls, model: keras.Model, training: Mapping[str, Any], custom_objects: tuple[str, ...],
+            devices: Mapping[str, str] | None, *, found: Collection[str] = (), **made_from: Any
+            ) -> "ModelSpec":  # fmt: skip
+        compiled, others = _training_of(model, training)
+        names = tuple(dict.fromkeys([*custom_objects, *sorted({*found, *others})]))
+        fixed = tuple(np.asarray(variable.numpy()) for variable in [*frozen(model), *seeds(model)])
         return cls(
-            builder=function,
-            parameters=dict(parameters),
-            **_state_of(model),
-            compiled=compiled,
-            custom_objects=tuple(dict.fromkeys([*custom_objects, *sorted(found)])),
-            devices=dict(devices or {}),
-        )
+            **made_from, layout=layout_of(model), vector=read_vector(model), fixed=fixed, compiled=compiled,
+            custom_objects=names, devices=dict(devices or {}),
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         if bool(self.architecture) == bool(self.builder):
@@ -243,15 +236,6 @@ class ModelSpec:
                 f"a model must be built alike everywhere: described with {len(self.fixed)} frozen weights "
                 f"and random generators, got {len(others)} here"
             )
-
-
-def _state_of(model: keras.Model) -> dict[str, Any]:
-    """Return the fields that hold numbers."""
-    return {
-        "layout": layout_of(model),
-        "vector": read_vector(model),
-        "fixed": tuple(np.asarray(variable.numpy()) for variable in [*frozen(model), *seeds(model)]),
-    }
 
 
 def _training_of(model: keras.Model, given: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:

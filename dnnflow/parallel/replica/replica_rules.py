@@ -16,7 +16,6 @@ from dnnflow.parallel.server.updates import (
     scheduled_rate,
 )
 from dnnflow.parallel.spec.algorithm import Algorithm, Kind, PushKind
-from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
 
 class ReplicaRule:
@@ -87,7 +86,8 @@ class ElasticReplicaRule(ReplicaRule):
 
     def compute(self, batches: Sequence[Batch]) -> BatchTotals:
         """Take local steps."""
-        rate = rate_at(self._algorithm.used_replica_optimizer, self._algorithm, self._samples)
+        optimizer, schedule = self._algorithm.used_replica_optimizer, self._algorithm.schedule
+        rate = scheduled_rate(optimizer.learning_rate, schedule, self._samples) if optimizer else None
         vector, totals = self.step.local_steps(self.weights, batches, rate)
         np.copyto(self.weights, vector)
         return totals
@@ -204,13 +204,6 @@ def local_difference(
     difference(weights[:learned], after[:learned], out[:learned])
     np.copyto(out[learned:], after[learned:])
     return totals
-
-
-def rate_at(optimizer: OptimizerSpec | None, algorithm: Algorithm, samples: int) -> float | None:
-    """Return a replica's learning rate after so many samples of all; None where it has no optimizer."""
-    if optimizer is None:
-        return None
-    return scheduled_rate(optimizer.learning_rate, algorithm.schedule, samples)
 
 
 def make_replica_rule(step: GradientStep, algorithm: Algorithm, replicas: int) -> ReplicaRule:

@@ -78,12 +78,9 @@ class Batch:
 
 
 def leases_until_done(
-    take: Callable[[], Lease | None],
-    is_done: Callable[[], bool],
-    *,
-    poll_s: float = 0.05,
+    take: Callable[[], Lease | None], is_done: Callable[[], bool], *, poll_s: float = 0.05,
     wait_s: float = 3600.0,
-) -> Iterator[Lease | None]:
+) -> Iterator[Lease | None]:  # fmt: skip
     """Yield leases as they are given, and None while all are with other replicas, until all is done.
 
     Parameters
@@ -294,11 +291,7 @@ class Batches:
     """
 
     def __init__(
-        self,
-        source: RowSource,
-        leases: Iterable[Lease | None],
-        batching: Batching,
-        listen: Listener = ignore,
+        self, source: RowSource, leases: Iterable[Lease | None], batching: Batching, listen: Listener = ignore
     ) -> None:
         room = batching.queue_bytes // max(batching.batch_size * source.row_bytes, _RUN_BYTES)
         self._pipe = _Pipe(queue.Queue(max(1, min(_MAX_RUNS, room))))

@@ -288,15 +288,9 @@ def lane_leases(lane: Sequence[Chunk], epoch: int, done: int = 0) -> tuple[Lease
 
 
 def lane_of(
-    replica: int,
-    chunks: Sequence[Chunk],
-    n: int,
-    *,
-    seed: int,
-    epochs: int,
-    first_epoch: int = 0,
+    replica: int, chunks: Sequence[Chunk], n: int, *, seed: int, epochs: int, first_epoch: int = 0,
     done: int = 0,
-) -> Iterator[Lease]:
+) -> Iterator[Lease]:  # fmt: skip
     """Yield one of `n` replicas' rows of epoch after epoch, from behind `done` rows of the first epoch on."""
     for epoch in range(first_epoch, epochs):
         lane = lanes(chunks, n, seed, epoch)[replica]

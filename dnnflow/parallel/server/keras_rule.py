@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -83,7 +84,5 @@ class KerasRule(ServerRule):
 def _variable(shape: tuple[int, ...], path: str, dtype: Any) -> keras.Variable:
     """Make a variable of zeros with the path that it has in the model."""
     scope, _, name = path.rpartition("/")
-    if not scope:
-        return keras.Variable(np.zeros(shape, dtype), dtype=str(dtype), name=name)
-    with keras.name_scope(scope.replace("/", "_")):
+    with keras.name_scope(scope.replace("/", "_")) if scope else nullcontext():
         return keras.Variable(np.zeros(shape, dtype), dtype=str(dtype), name=name)

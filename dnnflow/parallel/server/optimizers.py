@@ -216,18 +216,14 @@ _RULES: Mapping[str, _Rule] = {
     "adam": _Rule(adam, _adam_numbers, _adam_slots, _ADAM | {"weight_decay": None}),
     "adamw": _Rule(adam, _adam_numbers, _adam_slots, _ADAM | {"weight_decay": 0.004}),
     "rmsprop": _Rule(
-        rmsprop,
-        _rmsprop_numbers,
-        _rmsprop_slots,
+        rmsprop, _rmsprop_numbers, _rmsprop_slots,
         {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7, "centered": False, "weight_decay": None},
     ),
     "adagrad": _Rule(
-        adagrad,
-        _adagrad_numbers,
-        _adagrad_slots,
+        adagrad, _adagrad_numbers, _adagrad_slots,
         {"initial_accumulator_value": 0.1, "epsilon": 1e-7, "weight_decay": None},
     ),
-}
+}  # fmt: skip
 
 
 def is_flat(spec: OptimizerSpec) -> bool:

@@ -42,15 +42,9 @@ class ParameterServer:
     """
 
     def __init__(
-        self,
-        weights: Vector,
-        algorithm: Algorithm,
-        *,
-        replicas: int = 1,
-        layout: FlatLayout | None = None,
-        shard: slice | None = None,
-        wait_s: float = 300.0,
-    ) -> None:
+        self, weights: Vector, algorithm: Algorithm, *, replicas: int = 1, layout: FlatLayout | None = None,
+        shard: slice | None = None, wait_s: float = 300.0,
+    ) -> None:  # fmt: skip
         """Begin with weights, of which the server keeps a copy.
 
         Parameters
@@ -356,14 +350,9 @@ class ServerState:
     """
 
     def __init__(
-        self,
-        weights: Vector,
-        algorithm: Algorithm,
-        *,
-        replicas: int,
-        layout: FlatLayout | None,
+        self, weights: Vector, algorithm: Algorithm, *, replicas: int, layout: FlatLayout | None,
         shard: slice | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Begin with a copy of the weights; parameters are those of `ParameterServer`."""
         layout = FlatLayout((weights.shape,), str(weights.dtype)) if layout is None else layout
         start, stop, _ = (shard or slice(None)).indices(layout.size)

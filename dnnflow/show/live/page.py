@@ -180,7 +180,7 @@ def replica_row(replica: ReplicaNumbers, worker: Any) -> tuple[str, ...]:
         f"{replica.pushes:,}",
         f"{cpu:.0f} %" if cpu is not None else "–",
         memory_in_words(memory if memory is not None else replica.resident_bytes, replica.gpu_bytes),
-        str(replica.lives - 1),
+        str(replica.starts - 1),
     )
 
 
