@@ -79,6 +79,7 @@ def start(client: Client) -> Iterator[Callable[..., Any]]:
     yield make
     for future in made:
         future.result().stop().result()
+        future.cancel(force=True)
 
 
 def workers(client: Client) -> list[str]:

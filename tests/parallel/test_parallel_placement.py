@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dnnflow.errors import ClusterError
-from dnnflow.parallel.driver.placement import GPU, SERVER, Placement, place, spare
+from dnnflow.parallel.driver.placement import GPU, SERVER, Placement, free_worker, place
 
 Workers = Mapping[str, Mapping[str, Any]]
 
@@ -84,6 +84,6 @@ def test_what_the_cluster_cannot_hold_is_refused() -> None:
 
 def test_a_lost_replica_goes_to_a_worker_without_a_server_if_there_is_one() -> None:
     placement = place(PLAIN, servers=1, replicas=2, device="auto")
-    assert spare(["d", "b", "c"], placement, busy=["b"]) == "c"
-    assert spare(["d", "b"], placement, busy=["b"]) == "d"
-    assert spare(["b"], placement, busy=["b"]) is None
+    assert free_worker(["d", "b", "c"], placement, busy=["b"]) == "c"
+    assert free_worker(["d", "b"], placement, busy=["b"]) == "d"
+    assert free_worker(["b"], placement, busy=["b"]) is None

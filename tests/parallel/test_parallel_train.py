@@ -390,7 +390,7 @@ def test_a_killed_server_ends_the_training_at_once_and_leaves_nothing(
 
 def assert_clear(client: Client) -> None:
     """Wait for the end of a training's tasks, actors and threads on the cluster."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (left := _left(client)) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left

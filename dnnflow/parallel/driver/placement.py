@@ -61,7 +61,7 @@ def place(
     return Placement(tuple(held), tuple(chosen[:wanted]))
 
 
-def spare(workers: Sequence[str], placement: Placement, busy: Sequence[str]) -> str | None:
+def free_worker(workers: Sequence[str], placement: Placement, busy: Sequence[str]) -> str | None:
     """Return a worker for a replica whose own is gone, or None while there is none."""
     free = [address for address in workers if address not in busy]
     return next(iter([address for address in free if address not in placement.servers] or free), None)

@@ -15,7 +15,7 @@ from dnnflow.parallel.driver.actors import TrainingActors, WorkerLost
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
 from dnnflow.parallel.driver.history import History, WorkerLoss
-from dnnflow.parallel.driver.placement import place, spare
+from dnnflow.parallel.driver.placement import free_worker, place
 from dnnflow.parallel.driver.validations import Evaluator, Validations
 from dnnflow.parallel.replica.replica import Pickled, ReplicaConfig, run_replica
 from dnnflow.parallel.rows.batches import Batching
@@ -285,7 +285,7 @@ class Training:
             self._finished |= self._waiting_since_s.keys()
             self._waiting_since_s.clear()
         for replica, since_s in list(self._waiting_since_s.items()):
-            address = spare(
+            address = free_worker(
                 list(workers), self._placement, [self._worker_of[other] for other in self._futures]
             )
             if address is not None:

@@ -18,7 +18,7 @@ from dnnflow.parallel.model.devices import place_layers
 from dnnflow.parallel.model.keras_optimizers import spec_of
 from dnnflow.parallel.model.objects import (
     custom_scope,
-    find,
+    import_object,
     plain_objects,
     references_of,
     resolve_objects,
@@ -304,7 +304,7 @@ def _unreadable(what: str, error: Exception) -> InputError:
 def _call(function: str, parameters: Mapping[str, Any]) -> keras.Model:
     """Call a builder and check what it returns."""
     try:
-        model = find(function)(**parameters)
+        model = import_object(function)(**parameters)
     except (TypeError, ValueError) as error:
         raise InputError(f"{function} must take its parameters, got {dict(parameters)}: {error}") from error
     if not isinstance(model, keras.Model):

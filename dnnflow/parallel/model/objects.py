@@ -18,7 +18,7 @@ _OWN_PACKAGES = ("keras", "builtins")
 """Whose objects Keras finds by itself."""
 
 
-def find(reference: str) -> Any:
+def import_object(reference: str) -> Any:
     """Import what `module:object` names.
 
     Raises
@@ -63,7 +63,7 @@ def custom_scope(references: Iterable[str]) -> Iterator[None]:
     from keras.src.saving.serialization_lib import SafeModeScope
 
     known: dict[str, Any] = {}
-    for found in map(find, references):
+    for found in map(import_object, references):
         known |= {found.__name__: found, keras.saving.get_registered_name(found): found}
     with keras.saving.CustomObjectScope(known), SafeModeScope(safe_mode=True):
         yield
@@ -99,7 +99,7 @@ def references_of(serialized: Any, live: Iterable[Any]) -> set[str]:
             if node["config"] in functions:
                 found.add(reference_to(functions[node["config"]]))
         elif module.partition(".")[0] not in _OWN_PACKAGES and not kind.startswith("__"):
-            found.add(reference_to(find(f"{module}:{kind}")))
+            found.add(reference_to(import_object(f"{module}:{kind}")))
     return found
 
 
@@ -112,14 +112,14 @@ def plain_objects(value: Any) -> Any:
     if isinstance(value, FunctionType | type):
         return reference_to(value)
     if isinstance(value, str) and ":" in value:
-        find(value)
+        import_object(value)
     return _serialized(value) if hasattr(value, "get_config") else value
 
 
 def resolve_objects(value: Any) -> Any:
     """Return what `plain_objects` was given: the opposite way, in the scope of the custom objects."""
     if isinstance(value, str) and ":" in value:
-        found = find(value)
+        found = import_object(value)
         return found() if isinstance(found, type) else found
     if isinstance(value, Mapping):
         if {"class_name", "config"} <= value.keys():

@@ -157,7 +157,7 @@ def _of_lease(read: Reader, lease: Lease, builder: "_BatchBuilder") -> Iterator[
             continue
         rows, order = read(block), builder.order(block, lease.epoch)
         while at < block.rows:
-            some = order[at : at + builder.wanted(block.rows - at)]
+            some = order[at : at + builder.rows_wanted(block.rows - at)]
             at += len(some)
             yield from builder.add(_gathered(rows, some, builder.batching.dtype), lease, before + at)
         del rows  # before the next block is read
@@ -193,7 +193,7 @@ class _BatchBuilder:
             return row_order(block, self.batching.seed, epoch)
         return np.arange(block.rows)
 
-    def wanted(self, left: int) -> int:
+    def rows_wanted(self, left: int) -> int:
         """Return how many of the rows left to add next: what fills a batch, or a run of whole ones."""
         size = self.batching.batch_size
         if self._count or left < size:
