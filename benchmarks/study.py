@@ -27,6 +27,7 @@ from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
+from dnnflow.show.live.listening import listening
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
@@ -88,7 +89,8 @@ def measure_trials(count: int, home: Path) -> None:
 
     with open_cluster(ClusterSpec()) as client:
         memory.append((0, driver_mb()))
-        ours = timed(lambda: study.train(DaskExecutor(client), listener=watch))
+        with listening(watch) as listener:  # as each door does
+            ours = timed(lambda: study.train(DaskExecutor(client), listener=listener))
         memory.append((count, driver_mb()))
         plain = timed(lambda: plain_map(client, count))
     stored = sum(study.store.counts(study.id).values())

@@ -10,18 +10,7 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter
 from bokeh.plotting import figure
 
 BLUE, ORANGE, GREEN, GREY = "#3f7fd5", "#e07b39", "#2a9d76", "#7d8590"
-PALETTE = (
-    BLUE,
-    ORANGE,
-    GREEN,
-    "#b65fc4",
-    "#d4a017",
-    "#d64f62",
-    "#2aa5b8",
-    "#8a6d4b",
-    "#7a86e0",
-    "#6ea83a",
-)
+PALETTE = (BLUE, ORANGE, GREEN, "#b65fc4", "#d4a017", "#d64f62", "#2aa5b8", "#8a6d4b", "#7a86e0", "#6ea83a")
 
 
 def plain(text: str) -> str:

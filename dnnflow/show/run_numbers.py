@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 from dnnflow.events import ReplicaCounts
 from dnnflow.show.wording import memory_in_words
 
@@ -125,7 +127,6 @@ class StudyNumbers(Numbers):
 
 
 def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a version of a record knows of it."""
     return {item.name: data[item.name] for item in fields(cls) if item.name in data}
 
 
@@ -281,18 +282,12 @@ def replica_rows(replicas: Sequence[ReplicaNumbers]) -> list[tuple[str, ...]]:
     """Return a row of text for each replica, as the report's table has them."""
     return [
         (
-            str(one.replica),
-            f"{one.samples:,}",
-            f"{one.pushes:,}",
-            f"{one.compute_s:,.1f} s",
-            f"{one.exchange_s:,.1f} s",
-            f"{one.data_s:,.1f} s",
-            f"{one.processor_s:,.1f} s",
-            memory_in_words(one.resident_bytes, one.gpu_bytes),
-            str(one.starts - 1),
+            f"{one.replica}", f"{one.samples:,}", f"{one.pushes:,}", f"{one.compute_s:,.1f} s",
+            f"{one.exchange_s:,.1f} s", f"{one.data_s:,.1f} s", f"{one.processor_s:,.1f} s",
+            memory_in_words(one.resident_bytes, one.gpu_bytes), f"{one.starts - 1}",
         )
         for one in replicas
-    ]
+    ]  # fmt: skip
 
 
 def study_headline(numbers: StudyNumbers) -> list[tuple[str, str, str]]:
@@ -306,11 +301,9 @@ def study_headline(numbers: StudyNumbers) -> list[tuple[str, str, str]]:
     if numbers.best:
         at, accuracy = numbers.best[-1]
         shown.append(("best accuracy", f"{accuracy:.4f}", f"since trial {at:,}"))
-    shown.append(
-        ("failed", f"{numbers.failed:,}", f"{len(numbers.failures)} kinds" if numbers.failures else "")
-    )
-    shown.append(("waiting", f"{max(0, numbers.total - done):,}", "designs"))
-    return shown
+    kinds = f"{len(numbers.failures)} kinds" if numbers.failures else ""
+    waiting = f"{max(0, numbers.total - done):,}"
+    return [*shown, ("failed", f"{numbers.failed:,}", kinds), ("waiting", waiting, "designs")]
 
 
 def pace_of(
@@ -336,24 +329,10 @@ def pace_of(
     if end_s <= start_s:
         return []
     n = max(1, min(bins, int((end_s - start_s) / least_s)))
-    edges = [start_s + (end_s - start_s) * i / n for i in range(n + 1)]
-    counts = _at(moments, edges)
-    return [
-        ((a + b) / 2, (y - x) / (b - a))
-        for a, b, x, y in zip(edges, edges[1:], counts, counts[1:], strict=False)
-    ]
-
-
-def _at(moments: Sequence[tuple[float, float]], times_s: Sequence[float]) -> list[float]:
-    """Return a count at times that ascend, on straight lines between moments."""
-    found, place = [], 1
-    for time_s in times_s:
-        while place < len(moments) - 1 and moments[place][0] <= time_s:
-            place += 1
-        (start_s, low), (end_s, high) = moments[place - 1], moments[place]
-        share = (time_s - start_s) / (end_s - start_s) if end_s > start_s else 1.0
-        found.append(low + (high - low) * min(share, 1.0))
-    return found
+    edges = np.linspace(start_s, end_s, n + 1)
+    counts = np.interp(edges, *np.array(moments, dtype=float).T)
+    middles = (edges[:-1] + edges[1:]) / 2
+    return list(zip(middles.tolist(), (np.diff(counts) / np.diff(edges)).tolist(), strict=True))
 
 
 def thinned(length: int, most: int) -> list[int]:

@@ -14,6 +14,7 @@ import yaml
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.depth import timing
 from dnnflow.results.view.study_view import StudyView
+from dnnflow.show.run_numbers import thinned
 
 MOST_POINTS = 3_000
 """With more trials than this, the report shows distributions instead of points."""
@@ -253,7 +254,7 @@ def curves(view: StudyView, measure: str) -> Curves | None:
     watched = all(f"val_{measure}" in curve.history for curve in view.curves)
     key, word = (f"val_{measure}", "validation") if watched else (measure, "training")
     shown = [curve for curve in view.curves if curve.history.get(key)]
-    steps = [_thinned(len(curve.history[key])) for curve in shown]
+    steps = [np.array(thinned(len(curve.history[key]), MOST_STEPS)) for curve in shown]
     return Curves(
         measure=f"{word} {measure}",
         epochs=tuple(step + 1 for step in steps),
@@ -261,10 +262,6 @@ def curves(view: StudyView, measure: str) -> Curves | None:
         names=tuple(curve.design for curve in shown),
         ranks=tuple(curve.rank for curve in shown),
     )
-
-
-def _thinned(length: int) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, min(length, MOST_STEPS)).round().astype(int))
 
 
 def pipeline_text(view: StudyView) -> str:

@@ -74,46 +74,32 @@ class Progress:
                 self._end_bar()
                 self._console.print(f"  done in {event.seconds_s:.1f} s: {escape(event.detail)}")
             case TrialsStored():
-                self._trials(event)
-            case RowsRead():
-                self._rows(event)
+                done = event.completed + event.failed
+                self._advance(event, "designs", done, event.total, pace_in_words(event))
             case TrainingProgress():
-                self._samples(event)
+                self._advance(event, "samples", event.samples, event.total, measures_in_words(event))
+            case RowsRead():
+                if self._live and event.total_bytes is not None:
+                    rows = f"{event.rows:,} rows"
+                    self._advance(event, "bytes", event.read_bytes, event.total_bytes, rows)
             case _:
                 self._console.print(f"  {escape(in_words(event))}")
 
-    def _trials(self, event: TrialsStored) -> None:
-        done = event.completed + event.failed
-        if self._live:
-            if self._task is None:
-                self._bar.start()
-                self._task = self._bar.add_task("designs", total=event.total, rate="")
-            self._bar.update(self._task, completed=done, rate=escape(pace_in_words(event)))
-        else:
-            self._line(event, is_last=done == event.total)
-
-    def _samples(self, event: TrainingProgress) -> None:
-        if self._live:
-            if self._task is None:
-                self._bar.start()
-                self._task = self._bar.add_task("samples", total=event.total, rate="")
-            self._bar.update(self._task, completed=event.samples, rate=escape(measures_in_words(event)))
-        else:
-            self._line(event, is_last=event.samples >= event.total)
+    def _advance(self, event: Event, unit: str, done: int, total: int, rate: str) -> None:
+        """Move the bar, or print a line."""
+        if not self._live:
+            self._line(event, is_last=done >= total)
+            return
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task(unit, total=total, rate="")
+        self._bar.update(self._task, completed=done, rate=escape(rate))
 
     def _line(self, event: Event, *, is_last: bool) -> None:
         """Print a line of progress unless the one before is only just gone."""
         if self._first or is_last or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
             self._console.print(f"  {escape(in_words(event))}")
-
-    def _rows(self, event: RowsRead) -> None:
-        if not self._live or event.total_bytes is None:
-            return
-        if self._task is None:
-            self._bar.start()
-            self._task = self._bar.add_task("bytes", total=event.total_bytes, rate="")
-        self._bar.update(self._task, completed=event.read_bytes, rate=f"{event.rows:,} rows")
 
     def _end_bar(self) -> None:
         if self._task is not None:

@@ -2,54 +2,39 @@
 
 from collections.abc import Mapping
 
-from dnnflow.events import (
-    ClusterReady,
-    Event,
-    Notice,
-    ReplicaLost,
-    RowsRead,
-    RunEnded,
-    StageFinished,
-    StageStarted,
-    StudyBegun,
-    TrainingBegun,
-    TrainingProgress,
-    TrialsEnded,
-    TrialsStored,
-    WorkerLost,
-    WorkerRecycled,
-)
+from dnnflow import events
+from dnnflow.events import Event, TrainingProgress, TrialsStored
 
 
 def in_words(event: Event) -> str:
     """Return an event as one line."""
     match event:
-        case StageStarted():
+        case events.StageStarted():
             return f"{event.stage}: {event.detail}"
-        case StageFinished():
+        case events.StageFinished():
             return f"{event.stage}: {event.detail} ({event.seconds_s:.1f} s)"
-        case RowsRead():
+        case events.RowsRead():
             return f"{event.rows:,} rows read"
-        case ClusterReady():
+        case events.ClusterReady():
             dashboard = f", dashboard {event.dashboard}" if event.dashboard else ""
             return f"cluster {event.address}: {event.workers} workers{dashboard}"
-        case WorkerLost():
+        case events.WorkerLost():
             return f"worker {event.worker} was lost; {event.designs} designs will be run again"
-        case WorkerRecycled():
+        case events.WorkerRecycled():
             return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
-        case TrialsStored():
+        case events.TrialsStored():
             return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
-        case TrainingProgress():
+        case events.TrainingProgress():
             return training_in_words(event)
-        case ReplicaLost():
+        case events.ReplicaLost():
             return f"replica {event.replica} was lost with worker {event.worker}; others take its rows"
-        case StudyBegun() | TrainingBegun():
+        case events.StudyBegun() | events.TrainingBegun():
             return f"{event.name} begins"
-        case TrialsEnded():
+        case events.TrialsEnded():
             return f"{len(event.results):,} designs trained"
-        case RunEnded():
+        case events.RunEnded():
             return "failed" if event.failed else "finished"
-        case Notice():
+        case events.Notice():
             return event.message
 
 
