@@ -8,11 +8,12 @@ a report are made from them.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from os import PathLike, fspath
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from dnnflow.errors import InputError
@@ -66,6 +67,18 @@ class CheckedParameters(Parameters):
 
 
 @dataclass(frozen=True)
+class Place:
+    """Marks a field that holds a path: where it is relative, it is so to the file that it is written in."""
+
+    may_be_code: bool = False
+    """Whether module:name stands there as well."""
+
+
+PathText = Annotated[str, BeforeValidator(lambda path: fspath(path) if isinstance(path, PathLike) else path)]
+"""A path, as text."""
+
+
+@dataclass(frozen=True)
 class Display:
     """How doors show a parameter, where its name and value do not say it; for the field's `Annotated`."""
 
@@ -95,6 +108,11 @@ def require(condition: bool, rule: str, got: object) -> None:
 def display_of(field: FieldInfo) -> Display:
     """Return how a field is shown."""
     return next((one for one in field.metadata if isinstance(one, Display)), Display())
+
+
+def place_of(field: FieldInfo) -> Place | None:
+    """Return what path a field holds, if any."""
+    return next((one for one in field.metadata if isinstance(one, Place)), None)
 
 
 def facts(parameters: BaseModel) -> dict[str, str]:

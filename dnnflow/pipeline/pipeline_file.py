@@ -11,7 +11,6 @@ import yaml
 from dnnflow.design.draws import KINDS
 from dnnflow.errors import PipelineError
 from dnnflow.paths import write_file
-from dnnflow.pipeline import training_pipeline as train_pipeline
 from dnnflow.pipeline.pipeline_checks import (
     Location,
     find_doubts,
@@ -19,7 +18,7 @@ from dnnflow.pipeline.pipeline_checks import (
     validate_leniently,
     validate_training,
 )
-from dnnflow.pipeline.study_pipeline import Pipeline, with_absolute_paths
+from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 
 VARIANTS = ("constant", *KINDS, "name", "none")
@@ -204,8 +203,7 @@ def _apply(data: dict[str, Any], override: str, kind: type[AnyPipeline]) -> str:
         ) from error
     for key in reversed(keys):
         patch = {key: patch}
-    absolute = train_pipeline.with_absolute_paths if kind is TrainPipeline else with_absolute_paths
-    data.update(merge(data, absolute(patch, Path.cwd())))
+    data.update(merge(data, kind.with_absolute_paths(patch, Path.cwd())))
     return ".".join(keys)
 
 

@@ -7,7 +7,7 @@ to that file, those laid over it (`--set`) to the current directory.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -16,7 +16,7 @@ from dnnflow.design.space_options import SpaceOptions
 from dnnflow.engines.records import TrainingOptions, TrainingSettings
 from dnnflow.parallel.spec.algorithm import Algorithm, Exchange, Kind, KindName, RefitExchange
 from dnnflow.parallel.spec.train_options import RefitOptions
-from dnnflow.parameters import Parameters, Seed, fields_of
+from dnnflow.parameters import Parameters, Place, Seed, fields_of, place_of, plain_type
 from dnnflow.table.columns.recipe import (
     ColumnOptions,
     FileUrl,
@@ -36,7 +36,7 @@ class Section(Parameters):
 class TableSection(Section):
     """Where a table is."""
 
-    source: FileUrl
+    source: Annotated[FileUrl, Place()]
     """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
 
 
@@ -56,7 +56,7 @@ class SpaceSection(SpaceOptions, Section):
 
     explicit: tuple[dict[str, Any], ...] = ()
     """Designs written out one by one; everything else in the space is then unused."""
-    code_folder: str | None = None
+    code_folder: Annotated[str | None, Place()] = None
     """Folder of the modules that designs by reference name; default: the pipeline file's."""
 
     @property
@@ -92,7 +92,7 @@ class ExecutorSection(Section):
     """dask: on a Dask cluster; in-process: one after the other, for debugging."""
     address: str | None = None
     """Address of a running Dask scheduler; where absent, workers are started on this machine."""
-    scheduler_file: str | None = None
+    scheduler_file: Annotated[str | None, Place()] = None
     """Scheduler file of a running cluster, instead of an address."""
     workers: int | None = Field(default=None, ge=1)
     """Worker processes to start on this machine; default: one a core."""
@@ -137,12 +137,62 @@ class OutputsSection(Section):
 
     models: int = Field(default=3, ge=0, le=100)
     """How many of the best designs' models are saved."""
-    report: str | None = None
+    report: Annotated[str | None, Place()] = None
     """Where the HTML report is written besides the study's own directory."""
 
 
-class Pipeline(Section):
+class RunDescription(Section):
+    """One run: what a study and a training have in common."""
+
+    code_section: ClassVar[str]
+    """The section that names modules of the user's, and their folder."""
+
+    @property
+    def has_code(self) -> bool:
+        """Whether it names modules of the user's."""
+        raise NotImplementedError
+
+    def plain(self) -> dict[str, Any]:
+        """Return what was set, as JSON types; `model_validate` reads it back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def resolved(self, folder: Path) -> Self:
+        """Return the description with its relative paths taken from `folder`."""
+        plain = self.plain()
+        if self.has_code:
+            plain[self.code_section] = {"code_folder": ".", **plain[self.code_section]}
+        return self.model_validate(self.with_absolute_paths(plain, folder))
+
+    @classmethod
+    def with_absolute_paths(cls, data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return plain data of a run, or a part of it, with its relative paths taken from `folder`."""
+        changed = dict(data)
+        for name, field in cls.model_fields.items():
+            given, section = changed.get(name), plain_type(field.annotation)
+            if isinstance(given, Mapping) and hasattr(section, "model_fields"):
+                places = {key: place_of(one) for key, one in section.model_fields.items()}
+                changed[name] = {
+                    key: _absolute(value, folder, place) if value and (place := places.get(key)) else value
+                    for key, value in given.items()
+                }
+        return changed
+
+
+def _absolute(given: Any, folder: Path, place: Place) -> Any:
+    """Return a path, or each of several, taken from `folder`; URLs and names of code are as they were."""
+    if isinstance(given, list | tuple):
+        return [_absolute(one, folder, place) for one in given]
+    if not isinstance(given, str) or (":" in given if place.may_be_code else "://" in given):
+        return given
+    if given.startswith("~/"):
+        return str(Path(given).expanduser())
+    return given if Path(given).is_absolute() else str((folder / given).resolve())
+
+
+class Pipeline(RunDescription):
     """One job: a dataset, a space of designs, how to train them, and what to keep."""
+
+    code_section = "space"
 
     kind: Literal["study"] = "study"
     """Says that this is a study; may be left out, as a training has a model."""
@@ -193,39 +243,7 @@ class Pipeline(Section):
         """What of the training section makes studies differ."""
         return TrainingSettings(**fields_of(TrainingOptions, self.training))
 
-    def plain(self) -> dict[str, Any]:
-        """Return what was set, as JSON types; `Pipeline.model_validate` reads it back."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-    def resolved(self, folder: Path) -> "Pipeline":
-        """Return the pipeline with its relative paths taken from `folder`."""
-        changed: dict[str, Section] = {}
-        for name, field in PATHS:
-            section: Section = getattr(self, name)
-            if path := getattr(section, field):
-                changed[name] = section.model_copy(update={field: absolute(path, folder)})
-        if self.space.has_code:
-            code_folder = absolute(self.space.code_folder or ".", folder)
-            changed["space"] = self.space.model_copy(update={"code_folder": code_folder})
-        return self.model_copy(update=changed)
-
-
-PATHS = (("dataset", "source"), ("executor", "scheduler_file"), ("outputs", "report"))
-"""Section and name of the fields that hold a path."""
-
-
-def with_absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return plain data of a pipeline, or a part of it, with its relative paths taken from `folder`."""
-    changed = dict(data)
-    for name, field in PATHS:
-        section = changed.get(name)
-        if isinstance(section, Mapping) and isinstance(path := section.get(field), str) and path:
-            changed[name] = {**section, field: absolute(path, folder)}
-    return changed
-
-
-def absolute(path: str, folder: Path) -> str:
-    """Return a path taken from `folder`; URLs and absolute ones are as they were."""
-    if path.startswith("~/"):
-        return str(Path(path).expanduser())
-    return path if "://" in path or Path(path).is_absolute() else str((folder / path).resolve())
+    @property
+    def has_code(self) -> bool:
+        """Whether it names modules of the user's."""
+        return self.space.has_code

@@ -3,7 +3,7 @@
 A pipeline file with a `model` is of this kind; all others are studies (`dnnflow.pipeline.study_pipeline`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +13,7 @@ from dnnflow.errors import DnnflowError, InputError
 from dnnflow.parallel.spec.algorithm import Exchange
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import RunOptions
-from dnnflow.parameters import Display
+from dnnflow.parameters import Display, Place
 from dnnflow.paths import Workspace
 from dnnflow.pipeline.study_pipeline import (
     AlgorithmSection,
@@ -21,8 +21,8 @@ from dnnflow.pipeline.study_pipeline import (
     ExecutorSection,
     Pipeline,
     PreprocessSection,
+    RunDescription,
     Section,
-    absolute,
 )
 
 Names = str | tuple[str, ...]
@@ -36,7 +36,7 @@ def _is_optimizer(text: str) -> str:
 class ModelSection(Section):
     """The network, and what it is trained for."""
 
-    source: str
+    source: Annotated[str, Place(may_be_code=True)]
     """A .json file of Keras' to_json, a .keras file, or module:function that returns a model."""
     parameters: dict[str, Any] = Field(default={})
     """What the function is called with."""
@@ -48,22 +48,22 @@ class ModelSection(Section):
         Annotated[str, AfterValidator(_is_optimizer)] | None, Display(metavar="NAME[:RATE]")
     ] = None
     """NAME or NAME:RATE, e.g. adam:0.001; default: the model's."""
-    code_folder: str | None = None
+    code_folder: Annotated[str | None, Place()] = None
     """Folder of the modules that are named in this file; default: the pipeline file's."""
 
 
 class RowsSection(Section):
     """Files or own code that rows come from."""
 
-    source: Names
+    source: Annotated[Names, Place(may_be_code=True)]
     """Dataset directory, file (HDF5, zarr, npz, Parquet), glob, list, text file of paths, or module:name."""
     features: Names = "features"
     """Names in files; on the command line with commas between them."""
     labels: Names = "labels"
     """Names in files, written as the features'."""
-    validation: Names | None = None
+    validation: Annotated[Names | None, Place(may_be_code=True)] = None
     """Rows to measure on, written as those to train on; default: a dataset's own test rows."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, Place()] = None
     """Directory on each machine that files are copied to when first read."""
 
 
@@ -85,18 +85,20 @@ def _named(*suffixes: str) -> AfterValidator:
 class TrainedSection(Section):
     """What is written."""
 
-    model: Annotated[Annotated[str, _named(".keras")] | None, Display(option="out")] = None
+    model: Annotated[Annotated[str, _named(".keras")] | None, Place(), Display(option="out")] = None
     """The trained model, a .keras file; default: in the workspace, named after the pipeline."""
-    history: Annotated[str, _named(".json", ".csv")] | None = None
+    history: Annotated[Annotated[str, _named(".json", ".csv")] | None, Place()] = None
     """.json as mpi_learn writes it, or .csv: one row a validation."""
-    timeline: Annotated[str, _named(".json")] | None = None
+    timeline: Annotated[Annotated[str, _named(".json")] | None, Place()] = None
     """A .json file that chrome://tracing and Perfetto open."""
-    report: Annotated[str, _named(".html")] | None = None
+    report: Annotated[Annotated[str, _named(".html")] | None, Place()] = None
     """An .html file: curves, staleness, where time went."""
 
 
-class TrainPipeline(Section):
+class TrainPipeline(RunDescription):
     """One job: a model, rows, how it is trained data-parallel, and what is written."""
+
+    code_section = "model"
 
     kind: Literal["training"] = "training"
     """Says that this is a training; may be left out, as a study has no model."""
@@ -125,15 +127,10 @@ class TrainPipeline(Section):
             raise ValueError("executor: training needs workers, got kind in-process; set it to dask")
         return self
 
-    def plain(self) -> dict[str, Any]:
-        """Return what was set, as JSON types; `TrainPipeline.model_validate` reads it back."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-    def resolved(self, folder: Path) -> "TrainPipeline":
-        """Return the pipeline with its relative paths taken from `folder`."""
-        plain = self.plain()
-        plain["model"]["code_folder"] = absolute(self.model.code_folder or ".", folder)
-        return TrainPipeline.model_validate(with_absolute_paths(plain, folder))
+    @property
+    def has_code(self) -> bool:
+        """Whether it may name modules of the user's."""
+        return True
 
     @property
     def table(self) -> Pipeline | None:
@@ -161,34 +158,6 @@ class TrainPipeline(Section):
             outputs = outputs.model_copy(update={"model": str(workspace.trained(self.name))})
         rows = self.data or RowsSection(source=str(dataset))
         return self.model_copy(update={"data": rows, "dataset": None, "outputs": outputs})
-
-
-_PATHS = (
-    ("model", ("source", "code_folder")),
-    ("data", ("source", "validation", "cache_dir")),
-    ("dataset", ("source",)),
-    ("parallel", ("checkpoint",)),
-    ("executor", ("scheduler_file",)),
-    ("outputs", ("model", "history", "timeline", "report")),
-)
-"""Fields that hold paths; some of them, names of own code as well."""
-
-
-def with_absolute_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return plain data of a training, or a part of it, with its relative paths taken from `folder`."""
-    changed = dict(data)
-    for name, fields in _PATHS:
-        section = changed.get(name)
-        if isinstance(section, Mapping):
-            paths = {key: _absolute_all(section[key], folder) for key in fields if section.get(key)}
-            changed[name] = {**section, **paths}
-    return changed
-
-
-def _absolute_all(given: Any, folder: Path) -> Any:
-    if isinstance(given, str):
-        return given if ":" in given else absolute(given, folder)
-    return [_absolute_all(one, folder) for one in given] if isinstance(given, list | tuple) else given
 
 
 def find_doubts(pipeline: TrainPipeline, folder: Path) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -463,7 +463,7 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(cluster: Client, tmp_path: 
     script.write_text(DRIVER)
     driver = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), str(kept)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS / "parallel"), str(TESTS.parent)])},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 90

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.spec.algorithm import Algorithm, Nested
-from dnnflow.parameters import CheckedParameters, Display, Parameters, Seed
+from dnnflow.parameters import CheckedParameters, Display, Parameters, PathText, Place, Seed
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {">": operator.gt, "<": operator.lt}
 
@@ -95,7 +95,7 @@ class RunOptions(RefitOptions):
     second: short epochs share a snapshot, and each has its row."""
     target: Annotated[TargetText | None, Display("{target.metric} {target.sign} {target.value}")] = None
     """Where it ends early, e.g. val_accuracy,>,0.97."""
-    checkpoint: Annotated[str | None, Display(is_told=False)] = None
+    checkpoint: Annotated[PathText | None, Place(), Display(is_told=False)] = None
     """Directory of the checkpoint; default: none."""
     checkpoint_every_s: Annotated[float, Display(is_told=False)] = Field(default=300.0, gt=0.0)
     """Seconds between two checkpoints."""
@@ -124,7 +124,7 @@ class TrainOptions(RunOptions, CheckedParameters):
     """How long a replica waits for others, or for its server, before it gives up."""
     timeline: Annotated[bool, Display(is_told=False)] = False
     """Whether to keep what each replica did when."""
-    cache_dir: Annotated[str | None, Display(is_told=False)] = None
+    cache_dir: Annotated[PathText | None, Display(is_told=False)] = None
     """Directory on each machine that files are copied to when first read."""
 
     @property
