@@ -46,6 +46,14 @@ def counts(leases: Leases) -> list[tuple[int, int, int]]:
     return [(done, mine, leases._total - done - mine) for done, mine in zip(state["done"], held, strict=True)]
 
 
+def samples(leases: Leases) -> int:
+    return sum(done for done, *_ in counts(leases))
+
+
+def take(leases: Leases, replica: int) -> Lease | None:
+    return next(iter(leases.take(replica)), None)
+
+
 def finish(leases: Leases, replica: int, lease: Lease) -> bool:
     return leases.advance(replica, lease, lease.chunk.rows)
 
@@ -61,7 +69,7 @@ class Training:
         """Leases of each replica, with the rows that it has done of each chunk: also of dead ones."""
 
     def take(self, replica: int) -> None:
-        lease = self.leases.take(replica)
+        lease = take(self.leases, replica)
         if lease is not None:
             assert all(waiting == 0 for *_, waiting in counts(self.leases)[: lease.epoch])
             self.at.setdefault(replica, []).append((lease, lease.skip))
@@ -125,18 +133,18 @@ def test_every_row_is_trained_on_once_whatever_happens(
                 training.crash()
         found = counts(training.leases)
         assert all(held >= 0 and waiting >= 0 for _, held, waiting in found)
-        assert sum(done for done, *_ in found) == training.leases.samples == training.trained.total()
+        assert sum(done for done, *_ in found) == samples(training.leases) == training.trained.total()
         assert training.leases.is_done == (training.trained.total() == sum(rows) * epochs)
     training.end()
     assert training.trained == each_row_once(chunks, epochs)
     assert training.leases.is_done
-    assert training.leases.take(0) is None
+    assert take(training.leases, 0) is None
 
 
 def test_leases_are_first_come_first_served_in_the_seeds_order():
     chunks = some_chunks(10, 20, 30, 40)
     leases = Leases(chunks, 7, epochs=2)
-    got = [leases.take(replica) for replica in (0, 1, 1, 0, 2)]
+    got = [take(leases, replica) for replica in (0, 1, 1, 0, 2)]
     wanted = [chunks[index] for epoch in (0, 1) for index in chunk_order(4, 7, epoch)][:5]
     assert [lease.chunk for lease in got] == wanted
     assert [lease.epoch for lease in got] == [0, 0, 0, 0, 1]
@@ -156,51 +164,51 @@ def test_orders_differ_between_epochs_seeds_and_chunks():
 
 def test_a_dead_replica_costs_only_what_it_did_not_report():
     leases = Leases(some_chunks(10, 10), 0, epochs=1)
-    first, second = leases.take(0), leases.take(0)
+    first, second = take(leases, 0), take(leases, 0)
     assert leases.advance(0, first, 4)
     assert leases.give_back(0) == (first, second)
-    resumed = [leases.take(1), leases.take(1)]
+    resumed = [take(leases, 1), take(leases, 1)]
     assert {(lease.chunk, lease.skip, lease.rows) for lease in resumed} == {
         (first.chunk, 4, 6),
         (second.chunk, 0, 10),
     }
-    assert leases.take(1) is None
+    assert take(leases, 1) is None
     assert not leases.is_done
     assert all(finish(leases, 1, lease) for lease in resumed)
     assert leases.is_done
-    assert leases.samples == 20
+    assert samples(leases) == 20
 
 
 def test_a_replica_that_was_given_up_is_told_and_not_counted():
     leases = Leases(some_chunks(10), 0, epochs=1)
-    lost = leases.take(0)
+    lost = take(leases, 0)
     leases.give_back(0)
     assert not finish(leases, 0, lost)
-    again = leases.take(0)  # it comes back under its old number, to the same chunk
+    again = take(leases, 0)  # it comes back under its old number, to the same chunk
     assert not finish(leases, 0, lost)
     assert not finish(leases, 1, again)
     assert finish(leases, 0, again)
     assert not finish(leases, 0, again)
-    assert leases.samples == 10
+    assert samples(leases) == 10
 
 
 def test_a_lease_given_after_the_snapshot_is_not_taken_for_another_of_its_number():
     leases = Leases(some_chunks(10, 10), 0, epochs=1)
-    held = leases.take(0)
+    held = take(leases, 0)
     state = leases.snapshot()
-    late = leases.take(1)
+    late = take(leases, 1)
     leases.restore(state)  # the server dies, and nobody knows of the second lease any more
-    again = leases.take(1)
+    again = take(leases, 1)
     assert (again.number, again.chunk) == (late.number, held.chunk)
     assert not finish(leases, 1, late)
-    assert leases.samples == 0
+    assert samples(leases) == 0
 
 
 def test_reports_may_come_twice_and_late():
     leases = Leases(some_chunks(10), 0, epochs=1)
-    lease = leases.take(0)
+    lease = take(leases, 0)
     assert all(leases.advance(0, lease, done) for done in (6, 6, 3, 7))
-    assert leases.samples == 7
+    assert samples(leases) == 7
     with pytest.raises(InputError, match="between 0 and the chunk's 10, got 11"):
         leases.advance(0, lease, 11)
 
@@ -208,19 +216,19 @@ def test_reports_may_come_twice_and_late():
 def test_leases_of_nothing_are_done():
     for leases in (Leases((), 0, 3), Leases(some_chunks(0, 0), 0, 3)):
         assert leases.is_done
-        assert leases.take(0) is None
+        assert take(leases, 0) is None
     with pytest.raises(InputError, match="at least 1 epoch, got seed 0 and 0 epochs"):
         Leases((), 0, 0)
 
 
 def test_a_snapshot_goes_on_with_more_epochs_but_not_with_other_data():
     leases = Leases(some_chunks(10, 20), 3, epochs=1)
-    while (lease := leases.take(0)) is not None:
+    while (lease := take(leases, 0)) is not None:
         finish(leases, 0, lease)
     longer = Leases(some_chunks(10, 20), 3, epochs=2)
     longer.restore(leases.snapshot())
     assert counts(longer) == [(30, 0, 0), (0, 0, 30)]
-    assert longer.take(0).epoch == 1
+    assert take(longer, 0).epoch == 1
     for other in (Leases(some_chunks(10, 21), 3, 1), Leases(some_chunks(10, 20), 4, 1)):
         with pytest.raises(InputError, match="same chunks and seed"):
             other.restore(leases.snapshot())
@@ -233,7 +241,7 @@ def test_threads_share_leases_without_losing_or_doubling_rows():
     leases, seen, lock = Leases(chunks, 0, epochs=3), Counter(), threading.Lock()
 
     def replica(number: int) -> None:
-        while (lease := leases.take(number)) is not None:
+        while (lease := take(leases, number)) is not None:
             with lock:
                 seen[lease.epoch, lease.chunk] += 1
             leases.advance(number, lease, lease.chunk.rows // 2)
@@ -328,13 +336,13 @@ def test_a_replica_comes_back_to_its_lane_where_it_was():
 def test_several_leases_are_a_share_of_an_epoch_at_most_and_fewer_at_the_end() -> None:
     chunks = [Chunk(0, start, start + 10) for start in range(0, 160, 10)]
     leases = Leases(chunks, seed=0, epochs=2)
-    assert len(leases.take_several(0, 1, readers=2)) == 1
-    assert len(leases.take_several(0, 35, readers=2)) == 4
-    assert len(leases.take_several(1, 10_000, readers=2)) == 8  # half the epoch
-    rest = leases.take_several(0, 10_000, readers=2)
+    assert len(leases.take(0, 1, readers=2)) == 1
+    assert len(leases.take(0, 35, readers=2)) == 4
+    assert len(leases.take(1, 10_000, readers=2)) == 8  # half the epoch
+    rest = leases.take(0, 10_000, readers=2)
     assert [lease.epoch for lease in rest] == [0, 0, 0]  # and none of the next
     sizes = []
-    while found := leases.take_several(0, 10_000, readers=2):
+    while found := leases.take(0, 10_000, readers=2):
         assert {lease.epoch for lease in found} == {1}
         sizes.append(len(found))
     assert sum(sizes) == 16

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_parallel_leases import take
 
 from dnnflow.errors import DataError, InputError, TimeLimitError
 from dnnflow.events import Listener, ignore
@@ -90,13 +91,13 @@ def test_what_a_batch_reports_as_done_are_its_rows(sizes: list[int], batch_size:
     source = numbered(sum(sizes))
     ends = np.cumsum([0, *sizes]).tolist()
     leases = Leases([Chunk(0, a, b) for a, b in pairwise(ends)], 0, epochs=2)
-    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0, wait_s=1)
+    given_out = leases_until_done(lambda: take(leases, 0), lambda: leases.is_done, poll_s=0, wait_s=1)
     samples = 0
     for batch in batches(source, given_out, Batching(batch_size, block_bytes=block_rows * source.row_bytes)):
         for lease, done in batch.done:
             assert leases.advance(0, lease, done)
         samples += batch.count
-        assert leases.samples == samples
+        assert sum(leases.snapshot()["done"]) == samples
     assert leases.is_done
 
 
@@ -197,7 +198,7 @@ def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
 
     def replica(number: int, dies_after: int | None) -> None:
         given_out = leases_until_done(
-            lambda: leases.take(number), lambda: leases.is_done, poll_s=0.002, wait_s=20
+            lambda: take(leases, number), lambda: leases.is_done, poll_s=0.002, wait_s=20
         )
         with Batches(source, given_out, Batching(16)) as made:
             for step, batch in enumerate(made):
@@ -220,8 +221,8 @@ def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
 
 def test_rows_that_fill_no_batch_are_not_kept_while_others_wait_for_them():
     leases = Leases(numbered(20).chunks(10), 0, epochs=1)
-    other = leases.take(1)
-    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
+    other = take(leases, 1)
+    given_out = leases_until_done(lambda: take(leases, 0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
     with Batches(numbered(20), given_out, Batching(16)) as made:
         batch = next(made)
         assert batch.count == 10  # although 16 would fit, and the epoch has not ended
@@ -235,8 +236,8 @@ def test_rows_that_fill_no_batch_are_not_kept_while_others_wait_for_them():
 
 def test_others_that_hang_are_not_waited_for_for_ever():
     leases = Leases(numbered(10).chunks(10), 0, epochs=1)
-    leases.take(1)
-    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=0.02)
+    take(leases, 1)
+    given_out = leases_until_done(lambda: take(leases, 0), lambda: leases.is_done, poll_s=0.002, wait_s=0.02)
     with pytest.raises(TimeLimitError, match="must be finished or given back within"):
         list(batches(numbered(10), given_out, Batching(4)))
 
@@ -305,8 +306,8 @@ def test_closing_ends_the_thread_and_asks_for_no_more_leases(taken: int):
 
 def test_closing_ends_a_thread_that_waits_for_others():
     leases = Leases(numbered(10).chunks(10), 0, epochs=1)
-    leases.take(1)
-    given_out = leases_until_done(lambda: leases.take(0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
+    take(leases, 1)
+    given_out = leases_until_done(lambda: take(leases, 0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
     made = Batches(numbered(10), given_out, Batching(4))
     threads = of_this_kind()
     made.close()

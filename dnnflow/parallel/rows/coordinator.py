@@ -85,8 +85,8 @@ class Coordinator:
         self._stopped = False
 
     def take(self, replica: int, rows: int = 1) -> tuple[Lease, ...]:
-        """Lease rows to a replica; nothing where there are none now, see `Leases.take_several`."""
-        return () if self._stopped else self._leases.take_several(replica, rows, self._readers)
+        """Lease rows to a replica; nothing where there are none now, see `Leases.take`."""
+        return () if self._stopped else self._leases.take(replica, rows, self._readers)
 
     def is_done(self) -> bool:
         """Whether no row is left to train on, or all are to stop."""

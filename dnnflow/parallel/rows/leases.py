@@ -99,17 +99,11 @@ class Leases:
         self._epoch, self._next = epoch, 0
         self._order = chunk_order(len(self._chunks), self._seed, epoch)
 
-    def take(self, replica: int) -> Lease | None:
-        """Return the next rows for a replica; None where none wait now.
+    def take(self, replica: int, rows: int = 1, readers: int = 1) -> tuple[Lease, ...]:
+        """Return leases of the next rows, of one epoch; empty where none wait now.
 
-        After None a replica that keeps rows of an unfinished lease must train on them, and may ask again:
-        there may be rows again as long as `is_done` is false.
-        """
-        with self._lock:
-            return self._take(replica)
-
-    def take_several(self, replica: int, rows: int, readers: int = 1) -> tuple[Lease, ...]:
-        """Return leases of so many rows, of one epoch, or of fewer; empty where `take` gives None.
+        A replica that is given none must train on what it has of unfinished leases, and may ask again: there
+        may be rows again as long as `is_done` is false.
 
         Parameters
         ----------
@@ -201,12 +195,6 @@ class Leases:
         """Whether every row of every epoch is trained on."""
         with self._lock:
             return sum(self._done) == self._total * self._epochs
-
-    @property
-    def samples(self) -> int:
-        """Rows trained on, over all epochs."""
-        with self._lock:
-            return sum(self._done)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as plain JSON values."""
