@@ -21,7 +21,8 @@ from dnnflow.execute.executor import Executor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run import execute as stages
-from dnnflow.run.run import StudyRun, begin
+from dnnflow.run.run import StudyRun
+from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Shard, Study, shards
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
@@ -62,63 +63,69 @@ def say_how_to_go_on(flow: Flow[..., object], run: FlowRun, state: State[object]
 
 @task(task_run_name="upload {run.pipeline.dataset.source}", retries=2, retry_delay_seconds=[5, 30],
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
-def upload(run: StudyRun, watch: Watch) -> stages.Upload:
+def upload(run: StudyRun, row: RunRow) -> stages.Upload:
     """Look whether the table is there."""
-    return stages.upload(run.pipeline, watch)
+    return stages.upload(run.pipeline, row)
 
 
 @task(task_run_name="preprocess {run.pipeline.dataset.label}", cache_policy=NO_CACHE)
-def preprocess(run: StudyRun, client: Client | None, watch: Watch) -> Dataset:
+def preprocess(run: StudyRun, client: Client | None, row: RunRow) -> Dataset:
     """Make the dataset, or find it again."""
-    return stages.preprocess(run.pipeline, run.settings, client=client, listener=watch)
+    return stages.preprocess(run.pipeline, run.settings, client=client, listener=row)
 
 
 @task(task_run_name="train {shard.number} of {shard.of}", retries=1, retry_delay_seconds=10,
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
-def train(study: Study, executor: Executor, shard: Shard, watch: Watch) -> int:
+def train(study: Study, executor: Executor, shard: Shard, row: RunRow) -> int:
     """Train what is missing of one part of the designs."""
-    with listening(watch) as heard:
+    with listening(row) as heard:
         return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=heard)
 
 
 @task(task_run_name="aggregate", cache_policy=NO_CACHE)
-def aggregate(study: Study, watch: Watch) -> StudyView:
+def aggregate(study: Study, row: RunRow, watch: Watch) -> StudyView:
     """Rank the designs and save the best models."""
-    view = stages.aggregate(study, watch)
+    view = stages.aggregate(study, row)
     watch.show_leaderboard(view)
     return view
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def report(run: StudyRun, study: Study, view: StudyView, watch: Watch) -> Path:
+def report(run: StudyRun, study: Study, view: StudyView, row: RunRow, watch: Watch) -> Path:
     """Write the report."""
-    written = stages.report(run, study, view, write_report, watch)
+    written = stages.report(run, study, view, write_report, row)
     watch.show_report(view, written)
     return written
 
 
 @task(task_run_name="refit", cache_policy=NO_CACHE)
-def refit(run: StudyRun, study: Study, view: StudyView, watch: Watch) -> Path | None:
+def refit(run: StudyRun, study: Study, view: StudyView, row: RunRow) -> Path | None:
     """Train the best design on the whole table."""
-    with listening(watch) as heard:
+    with listening(row) as heard:
         return stages.refit(run, study, view, listener=heard)
+
+
+def all_stages(run: StudyRun, row: RunRow, watch: Watch) -> str:
+    """Do the stages of a study one after the other; return its id."""
+    upload(run, row)
+    with stages.Workers(run, None, row) as workers:
+        held = stages.begin(run, preprocess(run, workers.client, row), row, row)
+        for shard in shards(held):
+            train(held, workers.executor(), shard, row)
+    view = aggregate(held, row, watch)
+    report(run, held, view, row, watch)
+    if run.pipeline.refit is not None:
+        refit(run, held, view, row)
+    stages.require_success(view)
+    return held.id
 
 
 @flow(flow_run_name="{pipeline.name}", on_failure=[say_how_to_go_on], on_crashed=[say_how_to_go_on])
 def study(pipeline: PipelineForm, study_id: str | None = None) -> str | State[str]:
     """Train many network designs on one table and report which work best; returns the study's id."""
     run, watch = run_of(pipeline, study_id), Watch(pipeline.name)
-    upload(run, watch)
-    with stages.Workers(run, None, watch) as workers:
-        held = begin(run, preprocess(run, workers.client, watch), watch)
-        try:
-            for shard in shards(held):
-                train(held, workers.executor(), shard, watch)
-        except StudyStopped as error:
-            return Cancelled(message=str(error))
-    view = aggregate(held, watch)
-    report(run, held, view, watch)
-    if pipeline.refit is not None:
-        refit(run, held, view, watch)
-    stages.require_success(view)
-    return held.id
+    try:
+        with recorded(run, watch) as row:
+            return all_stages(run, row, watch)
+    except StudyStopped as error:
+        return Cancelled(message=str(error))

@@ -13,38 +13,40 @@ from run_watch import Watch
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run import execute as stages
 from dnnflow.run.run import TrainingRun
-from dnnflow.run.train import Trained, write_trained
+from dnnflow.run.run_row import RunRow, recorded
+from dnnflow.run.train import Trained
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
 
 
 @task(task_run_name="prepare", cache_policy=NO_CACHE)
-def prepare(run: TrainingRun, watch: Watch) -> TrainPipeline:
+def prepare(run: TrainingRun, row: RunRow) -> TrainPipeline:
     """Make the dataset, if rows come from a table."""
-    return stages.prepare_training(run, watch)
+    return stages.prepare_training(run, row)
 
 
 @task(task_run_name="train", cache_policy=NO_CACHE)
-def train_model(placed: TrainPipeline, settings: Settings, watch: Watch) -> Trained:
+def train_model(placed: TrainPipeline, run: TrainingRun, row: RunRow) -> Trained:
     """Train on the cluster that the pipeline names."""
-    with listening(watch) as heard:
-        return stages.train_model(placed, settings, listener=heard)
+    with listening(row) as heard:
+        return stages.train_model(placed, run.settings, listener=heard)
 
 
 @task(task_run_name="write", cache_policy=NO_CACHE)
-def write(trained: Trained, placed: TrainPipeline, watch: Watch) -> list[Path]:
+def write(trained: Trained, placed: TrainPipeline, row: RunRow, watch: Watch) -> tuple[Path, ...]:
     """Write the model and what else is asked for."""
-    written = write_trained(trained, placed, write_report)
+    written = stages.write_training(trained, placed, write_report, row)
     watch.show_training(trained.history, written)
     return written
 
 
 @flow(flow_run_name="{pipeline.name}")
-def train(pipeline: TrainForm) -> str:
+def train(pipeline: TrainForm, run_id: str | None = None) -> str:
     """Train one network data-parallel with a parameter server; returns the model's file."""
-    run, watch = TrainingRun(pipeline, Settings.from_environment()), Watch(pipeline.name)
-    placed = prepare(run, watch)
-    trained = train_model(placed, run.settings, watch)
-    model, *_ = write(trained, placed, watch)
+    run, watch = TrainingRun(pipeline, Settings.from_environment(), run_id), Watch(pipeline.name)
+    with recorded(run, watch) as row:
+        placed = prepare(run, row)
+        trained = train_model(placed, run, row)
+        model, *_ = write(trained, placed, row, watch)
     return str(model)

@@ -102,8 +102,8 @@ def breast_cancer(datasets: Path):
 
 def begin_study(pipeline, settings, **asked):
     """Return the study of a pipeline on its preprocessed table; nothing is trained."""
-    from dnnflow.run.execute import preprocess
-    from dnnflow.run.run import StudyRun, begin
+    from dnnflow.run.execute import begin, preprocess
+    from dnnflow.run.run import StudyRun
 
     return begin(StudyRun(pipeline, settings, **asked), preprocess(pipeline, settings))
 

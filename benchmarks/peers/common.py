@@ -158,7 +158,8 @@ def train_here(task: Task) -> Iterator["Outcome"]:
     """Yield the outcomes of the task's designs, trained in this process on one thread as a worker would."""
     limit_threads(1)
     from dnnflow.execute.local import LocalExecutor
-    from dnnflow.run.run import StudyRun, begin
+    from dnnflow.run.execute import begin
+    from dnnflow.run.run import StudyRun
 
     study = begin(StudyRun(task.pipeline(), task.settings(), new=True), task.dataset())
     for outcomes in LocalExecutor().train(study.plan.portions, study.job()):

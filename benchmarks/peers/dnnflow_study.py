@@ -69,7 +69,8 @@ class Listener:
 def run(task: Task) -> Run:
     """Train a study; its time begins before its designs are drawn and ends when the last one is stored."""
     from dnnflow.execute.opening import executor_on, open_client
-    from dnnflow.run.run import StudyRun, begin
+    from dnnflow.run.execute import begin
+    from dnnflow.run.run import StudyRun
 
     pipeline, settings, dataset = task.pipeline(), task.settings(), task.dataset()
     listener, log = Listener(), task.home / "clock.txt"

@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 import fsspec
 
+from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
-from dnnflow.paths import write_file
+from dnnflow.paths import content_id, write_file
+from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import RunRecord, mask_credentials
+from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.refit import best_design, is_refitted, refit_design
-from dnnflow.run.run import Run, StudyRun, TrainingRun, begin
+from dnnflow.run.run import Run, StudyRun, TrainingRun
+from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Study
-from dnnflow.run.train import Trained, open_workers, train_pipeline, write_trained
+from dnnflow.run.train import Trained, open_workers, outcome_of_training, train_pipeline, write_trained
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
@@ -81,25 +86,39 @@ def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
     DnnflowError
         Saying the rule, what was got and the remedy.
     """
-    if isinstance(run, TrainingRun):
-        placed = prepare_training(run, listener)
-        trained = train_model(placed, run.settings, client=client, listener=listener)
-        written = write_trained(trained, placed, draw)
-        return TrainingEnd(trained.model, trained.history, tuple(written))
-    with Workers(run, client, listener) as workers:
-        study = open_study(run, client=workers.client, listener=listener)
+    with recorded(run, listener) as row:
+        if isinstance(run, TrainingRun):
+            return _execute_training(run, draw, client, row)
+        return _execute_study(run, draw, client, row)
+
+
+def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunRow) -> StudyEnd:
+    with Workers(run, client, row) as workers:
+        study = run.study or _begin_on_table(run, workers.client, row)
         had_finished = study.is_trained and study.settings.workspace.report(study.id).is_file()
         if not study.is_trained:
-            train(study, workers.executor(), listener=listener)
+            train(study, workers.executor(), listener=row)
     if had_finished:
-        listener(Notice(f"study {study.id} has finished before; a new one is made with --new"))
+        row(Notice(f"study {study.id} has finished before; a new one is made with --new"))
         view = study.view()
         _copy_report(run, study)
     else:
-        view = aggregate(study, listener)
-        report(run, study, view, draw, listener)
-    refit(run, study, view, client=client, listener=listener)
+        view = aggregate(study, row)
+        report(run, study, view, draw, row)
+    refit(run, study, view, client=client, listener=row)
+    row.error = why_useless(view)
     return StudyEnd(study, view)
+
+
+def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Study:
+    upload(run.pipeline, row)
+    return begin(run, preprocess(run.pipeline, run.settings, client=client, listener=row), row, row)
+
+
+def _execute_training(run: TrainingRun, draw: Draw, client: "Client | None", row: RunRow) -> TrainingEnd:
+    placed = prepare_training(run, row)
+    trained = train_model(placed, run.settings, client=client, listener=row)
+    return TrainingEnd(trained.model, trained.history, write_training(trained, placed, draw, row))
 
 
 @dataclass(frozen=True)
@@ -156,13 +175,57 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
     return dataset
 
 
-def open_study(run: StudyRun, *, client: "Client | None" = None, listener: Listener = ignore) -> Study:
-    """Return the study of a run: the one that goes on, or that of its table, which is prepared."""
-    if run.study is not None:
-        run.study.store.start(run.study.id)
-        return run.study
-    upload(run.pipeline, listener)
-    return begin(run, preprocess(run.pipeline, run.settings, client=client, listener=listener), listener)
+def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: RunRow | None = None) -> Study:
+    """Return the study of a run on its preprocessed table: one that goes on, or a new one.
+
+    A study that goes on takes device, executor and outputs from this run's pipeline: they are no part of its
+    key.
+
+    Parameters
+    ----------
+    row
+        Of the run; it becomes the study's.
+
+    Raises
+    ------
+    ConflictError
+        If another study has the run's id.
+    StudyError
+        If another living process trains the study.
+    """
+    pipeline, store = run.pipeline, Store(run.settings.store_url)
+    designs = draw_designs(pipeline)
+    if pipeline.designs is not None and len(designs) < pipeline.designs:
+        listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
+    key = study_key(pipeline, dataset, designs)
+    path, plain = str(dataset.path.absolute()), mask_credentials(pipeline.plain())
+    known = run.find(store, key)
+    if known is not None:
+        store.renew(known.run_id, pipeline=plain, dataset_path=path)
+        store.start(known.run_id)
+    else:
+        known = RunRecord(
+            run_id=(row.run_id if row else None) or run.new_id(store),
+            key=key,
+            name=pipeline.name,
+            dataset_id=dataset.id,
+            dataset_path=path,
+            n_designs=len(designs),
+            pipeline=plain,
+            dataset=dataset.describe(),
+        )
+        store.add_study(known, designs)
+    if row is not None:
+        row.move_to(known.run_id)
+    return Study(store, run.settings, known.run_id)
+
+
+def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
+    """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
+    training = pipeline.training_settings.to_dict()
+    return content_id(
+        {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
+    )
 
 
 class Workers:
@@ -263,20 +326,27 @@ def refit(run: StudyRun, study: Study, view: StudyView, *, client: "Client | Non
     return path
 
 
+def why_useless(view: StudyView) -> str | None:
+    """Say why no design of a finished study completed: the most frequent failure; None where one did."""
+    if view.noise is not None or not view.failures:
+        return None
+    worst = view.failures[0]
+    return (
+        f"a study needs a design that completes, got {worst.count:,} failures of {worst.type}: "
+        f"{worst.message}; mend what it says, then dnnflow resume {view.record.study_id} --failed"
+    )
+
+
 def require_success(view: StudyView) -> None:
-    """Say why, if no design of a finished study completed.
+    """Look whether a design of a finished study completed.
 
     Raises
     ------
     StudyError
         With the most frequent failure.
     """
-    if view.noise is None and view.failures:
-        worst = view.failures[0]
-        raise StudyError(
-            f"a study needs a design that completes, got {worst.count:,} failures of {worst.type}: "
-            f"{worst.message}; mend what it says, then dnnflow resume {view.record.study_id} --failed"
-        )
+    if why := why_useless(view):
+        raise StudyError(why)
 
 
 def prepare_training(run: TrainingRun, listener: Listener = ignore) -> TrainPipeline:
@@ -302,6 +372,13 @@ def train_model(placed: TrainPipeline, settings: Settings, *, client: "Client | 
         trained = train_pipeline(placed, settings, client=client, listener=listener)
         came_of_it.append(f"{trained.history.samples:,} samples in {trained.history.seconds_s:.1f} s")
     return trained
+
+
+def write_training(trained: Trained, placed: TrainPipeline, draw: Draw, row: RunRow) -> tuple[Path, ...]:
+    """Write a training's files, the model first, and what its row keeps of it."""
+    written = write_trained(trained, placed, draw)
+    row.outcome = outcome_of_training(trained, placed)
+    return tuple(written)
 
 
 @contextmanager

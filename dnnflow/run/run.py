@@ -2,26 +2,19 @@
 
 from dataclasses import dataclass
 
-from dnnflow.design.layers import Design
-from dnnflow.engines.seam import now
-from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import content_id
-from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.pipeline_file import AnyPipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import (
     RunRecord,
-    RunState,
     check_study_id,
-    mask_credentials,
     new_study_id,
     taken_id,
 )
 from dnnflow.results.store.store import Store
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
-from dnnflow.table.store.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,11 @@ class StudyRun:
         """The id of a scheduled run's own study."""
         is_own = self.is_scheduled and self.flow_run_id is not None
         return content_id(self.flow_run_id)[:16] if is_own else None
+
+    @property
+    def own_id(self) -> str | None:
+        """The id of the run's row, where it is known beforehand."""
+        return self.study.id if self.study is not None else self.study_id or self.scheduled_id
 
     def find(self, store: Store, key: str) -> RunRecord | None:
         """Return the study that goes on; None where a new one is to be made.
@@ -102,6 +100,13 @@ class TrainingRun:
 
     pipeline: TrainPipeline
     settings: Settings
+    run_id: str | None = None
+    """Of its row; None for a random one."""
+
+    @property
+    def own_id(self) -> str | None:
+        """The id of the run's row, where it is known beforehand."""
+        return self.run_id
 
 
 Run = StudyRun | TrainingRun
@@ -112,52 +117,3 @@ def run_of(pipeline: AnyPipeline, settings: Settings, *, new: bool = False) -> R
     if isinstance(pipeline, TrainPipeline):
         return TrainingRun(pipeline, settings)
     return StudyRun(pipeline, settings, new=new)
-
-
-def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore) -> Study:
-    """Return the study of a run on its preprocessed table: one that goes on, or a new one.
-
-    A study that goes on takes device, executor and outputs from this run's pipeline: they are no part of its
-    key.
-
-    Raises
-    ------
-    ConflictError
-        If another study has the run's id.
-    """
-    pipeline, store = run.pipeline, Store(run.settings.store_url)
-    designs = draw_designs(pipeline)
-    if pipeline.designs is not None and len(designs) < pipeline.designs:
-        listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
-    key = study_key(pipeline, dataset, designs)
-    known = run.find(store, key)
-    path = str(dataset.path.absolute())
-    plain = mask_credentials(pipeline.plain())
-    if known is not None:
-        store.renew(known.study_id, pipeline=plain, dataset_path=path)
-        store.start(known.study_id)
-    else:
-        known = RunRecord(
-            run_id=run.new_id(store),
-            key=key,
-            name=pipeline.name,
-            state=RunState.RUNNING,
-            created_at=now(),
-            updated_at=now(),
-            dataset_id=dataset.id,
-            dataset_path=path,
-            n_designs=len(designs),
-            pipeline=plain,
-            dataset=dataset.describe(),
-            dashboard=None,
-        )
-        store.add_study(known, designs)
-    return Study(store, run.settings, known.study_id)
-
-
-def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
-    """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
-    training = pipeline.training_settings.to_dict()
-    return content_id(
-        {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
-    )

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 NEEDED_TO_GO_ON = ("training", "executor", "outputs")
 """Sections of a stored pipeline that a study goes on with."""
 FIRST_ETA = 5
-"""Trials after which the time left is told: before, it would be mostly start-up."""
+"""Trials after which the time left is estimated: before, it would be mostly start-up."""
 STORED = ("design_id", "state", "test_accuracy", "parameters", "error_type")
 """What a study that goes on needs to know of the trials that it has."""
 DESIGNS_PER_SHARD = 50
@@ -51,7 +51,7 @@ PORTIONS_PER_SHARD = 8
 """At the end of a shard workers wait for the last portion: they should have had several before."""
 MAX_SHARDS = 10
 PROGRESS_S = 0.2
-"""Progress is told at most this often."""
+"""Progress is reported at most this often."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,9 @@ class Study:
                     if self.plan.summary and (shard is None or shard[0] == 0):
                         listener(Notice(self.plan.summary))
                     with control_from(lambda: self.store.command(self.study_id)) as control:
-                        Drive(self, listener).run(executor, self.plan.containing(missing, shard), control)
+                        StudyTraining(self, listener).run(
+                            executor, self.plan.containing(missing, shard), control
+                        )
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
@@ -249,30 +251,25 @@ def read_stored(plain: Mapping[str, Any]) -> Pipeline:
     return pipeline or Pipeline(dataset=DatasetSection(source="-", label="-"), designs=1)
 
 
-class Drive:
-    """One run of a study's missing designs: counts, keeps the best weights, stores, tells progress."""
+class StudyTraining:
+    """One training of a study's missing designs: stores trials, keeps the best weights, reports progress."""
 
     def __init__(self, study: Study, listener: Listener) -> None:
-        self._study = study
-        self._listener = listener
+        self._study, self._listener = study, listener
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
-        self._stored = set(frame["design_id"])
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
         places = [
             Place.of(*row) for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
         ]
-        self._completed, self._failed = len(completed), len(frame) - len(completed)
-        self._best = min(places, default=None)
-        self._keeper = BestWeights(
-            study.settings.workspace.weights_directory(study.id),
-            keep=study.pipeline.outputs.models,
-            places=places,
-        )
+        self._stored = set(frame["design_id"])
         self._before = [self._result_of_row(row) for row in frame.to_dict("records")]
-        self._start = time.monotonic()
-        self._told, self._told_trials = 0.0, -1
-        self._trained = 0
+        self._completed, self._failed, self._trained = len(completed), len(frame) - len(completed), 0
+        self._best = min(places, default=None)
+        directory = study.settings.workspace.weights_directory(study.id)
+        self._keeper = BestWeights(directory, study.pipeline.outputs.models, places)
+        self._began_s = time.monotonic()
+        self._reported_s, self._reported = 0.0, -1
 
     def run(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
         """Train portions on an executor, as the control allows.
@@ -293,7 +290,7 @@ class Drive:
                 else:
                     with suppress(Stopped):
                         self._train(executor, left, control)
-                    self._tell(force=True)
+                    self._report(force=True)
 
     def _train(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
         """Store every batch of outcomes before the next is awaited."""
@@ -312,12 +309,12 @@ class Drive:
         return all(design.design_id in self._stored for design in portion.designs)
 
     def _pause(self, control: Control) -> None:
-        """Wait while a pause is wanted; the time is none of the training's."""
-        study, start = self._study, time.monotonic()
+        """Wait while the command is to pause; the time is none of the training's."""
+        study, paused_s = self._study, time.monotonic()
         study.store.acknowledge(study.id, Command.PAUSE)
-        self._listener(Notice(f"paused by request, {self._done()}; dnnflow resume {study.id} goes on"))
+        self._listener(Notice(f"paused by request, {self._progress()}; dnnflow resume {study.id} goes on"))
         control.wait()
-        self._start += time.monotonic() - start
+        self._began_s += time.monotonic() - paused_s
         if control.command is Command.RUN:
             study.store.acknowledge(study.id, Command.RUN)
             self._listener(Notice("goes on by request"))
@@ -325,24 +322,26 @@ class Drive:
     def _stopped(self) -> StudyStopped:
         study_id = self._study.id
         return StudyStopped(f"a study is trained while it is wanted, got a request to stop study {study_id}, "
-                            f"{self._done()}; dnnflow resume {study_id} goes on")  # fmt: skip
+                            f"{self._progress()}; dnnflow resume {study_id} goes on")  # fmt: skip
 
-    def _done(self) -> str:
+    def _progress(self) -> str:
         return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
-        for outcome in outcomes:
-            place = _place(outcome.trial)
-            if place is not None:
-                self._keeper.offer(place, outcome.weights)
+        trials = [outcome.trial for outcome in outcomes]
+        places = []
+        for outcome, trial in zip(outcomes, trials, strict=True):
+            if trial.test_accuracy is not None:
+                places.append(Place.of(trial.design_id, trial.test_accuracy, trial.parameters))
+                self._keeper.offer(places[-1], outcome.weights)
         # The weights of the best are on disk before their trial counts as done
-        trials = [(self._designs[outcome.trial.design_id], outcome.trial) for outcome in outcomes]
-        self._study.store.add_trials(self._study.id, trials)
-        self._stored |= {outcome.trial.design_id for outcome in outcomes}
-        for outcome in outcomes:
-            self._count(outcome.trial)
-        self._listener(TrialsEnded([self._result(outcome.trial) for outcome in outcomes]))
-        self._tell()
+        self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
+        self._stored |= {trial.design_id for trial in trials}
+        self._completed, self._trained = self._completed + len(places), self._trained + len(trials)
+        self._failed += len(trials) - len(places)
+        self._best = min([*places, *([self._best] if self._best else [])], default=None)
+        self._listener(TrialsEnded([self._result(trial) for trial in trials]))
+        self._report()
 
     def _result(self, trial: Trial) -> TrialResult:
         error = trial.error.type if trial.error else ""
@@ -353,21 +352,12 @@ class Drive:
         error = row["error_type"]
         return _result(self._designs[row["design_id"]], accuracy, error if isinstance(error, str) else "")
 
-    def _count(self, trial: Trial) -> None:
-        self._trained += 1
-        place = _place(trial)
-        if place is None:
-            self._failed += 1
-        else:
-            self._completed += 1
-            self._best = min(place, self._best or place)
-
-    def _tell(self, force: bool = False) -> None:
-        elapsed_s = time.monotonic() - self._start
-        is_soon = elapsed_s - self._told < PROGRESS_S
-        if self._told_trials == self._trained or (is_soon and not force):
+    def _report(self, force: bool = False) -> None:
+        elapsed_s = time.monotonic() - self._began_s
+        is_soon = elapsed_s - self._reported_s < PROGRESS_S
+        if self._reported == self._trained or (is_soon and not force):
             return
-        self._told, self._told_trials = elapsed_s, self._trained
+        self._reported_s, self._reported = elapsed_s, self._trained
         rate = self._trained / elapsed_s if elapsed_s > 0 else 0.0
         left = len(self._designs) - self._completed - self._failed
         best = self._best
@@ -388,10 +378,3 @@ class Drive:
 def _result(design: Design, accuracy: float | None, error: str) -> TrialResult:
     depth = None if design.reference else len(design.layers)
     return TrialResult(depth, accuracy, error, design.describe)
-
-
-def _place(trial: Trial) -> Place | None:
-    """Return a completed trial's place on the leaderboard, None for the others."""
-    if trial.test_accuracy is None:
-        return None
-    return Place.of(trial.design_id, trial.test_accuracy, trial.parameters)

@@ -252,6 +252,18 @@ def _history_text(measured: "History", path: Path, pipeline: TrainPipeline) -> s
     )
 
 
+def outcome_of_training(trained: Trained, pipeline: TrainPipeline) -> dict[str, Any]:
+    """Return what the row of a training keeps of it: its last numbers, and its files."""
+    history, files = trained.history, pipeline.outputs
+    return {
+        "samples": history.samples,
+        "seconds_s": history.seconds_s,
+        "last": {name: float(value) for name, value in history.rows[-1].items()} if history.rows else None,
+        "model": files.model,
+        "report": files.report,
+    }
+
+
 def summary(history: "History") -> dict[str, Any]:
     """Return what a training measured as JSON types, without timeline and single losses."""
     long = ("losses", "seen", "heard_s", "spans")

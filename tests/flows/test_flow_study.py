@@ -173,7 +173,7 @@ def begin(
 
     def begin(context: Any, pipeline: Pipeline = iris_pipeline) -> Any:
         monkeypatch.setattr(study.FlowRunContext, "get", lambda: context)
-        return study.begin(study.run_of(pipeline, None), iris)
+        return study.stages.begin(study.run_of(pipeline, None), iris)
 
     return begin
 

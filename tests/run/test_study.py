@@ -26,8 +26,8 @@ from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
 from dnnflow.results.store.run_record import RunState
-from dnnflow.run.execute import preprocess, train
-from dnnflow.run.run import StudyRun, begin
+from dnnflow.run.execute import begin, preprocess, train
+from dnnflow.run.run import StudyRun
 from dnnflow.run.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings

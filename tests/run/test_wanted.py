@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from conftest import PIPELINES, ROOT, begin_study
 
 from dnnflow.errors import StudyError, StudyStopped
 from dnnflow.events import Command, Event, Notice
@@ -23,6 +22,7 @@ from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
+from tests.conftest import PIPELINES, ROOT, begin_study
 
 IRIS = PIPELINES / "iris.yaml"
 SPACE = ("strategy=grid", "space.depth=1", "space.units=4", "space.activation=relu", "space.epochs=2")

@@ -91,7 +91,7 @@ class PrefectLauncher:
         parameters: dict[str, Any] = {"pipeline": plain, "study_id": record.run_id}
         if kind is RunKind.TRAINING:
             placed = with_places(plain, self._directory / record.run_id, restore=False)
-            parameters = {"pipeline": placed.plain()}
+            parameters = {"pipeline": placed.plain(), "run_id": record.run_id}
         body = {
             "name": pipeline.name,
             "parameters": parameters,

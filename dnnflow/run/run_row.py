@@ -1,0 +1,143 @@
+"""Keep the row of a run while it is done: who does it, its stage and progress, and how it ended."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from typing import Any, Unpack
+
+from dnnflow.errors import DnnflowError, StoreError, StudyStopped
+from dnnflow.events import ClusterReady, Event, Listener, StageStarted, TrainingProgress, TrialsStored, ignore
+from dnnflow.results.store.run_record import RunKind, RunState, new_study_id
+from dnnflow.results.store.runs import News
+from dnnflow.results.store.store import Store
+from dnnflow.run.run import Run, StudyRun
+
+TELL_EVERY_S = 1.0
+STORE_TRIES = 60
+"""A store that is away when a supervised run ends is waited for so many seconds."""
+
+
+class RunRow:
+    """The row of a run that this process does; a listener that keeps what it hears and passes it on."""
+
+    def __init__(self, store: Store, listener: Listener) -> None:
+        self.run_id = ""
+        """Empty before it is known which study the run belongs to."""
+        self.outcome: Mapping[str, Any] | None = None
+        """What came of a training, for its row."""
+        self.error: str | None = None
+        """Why a run that was done to its end is of no use."""
+        self.is_supervised = False
+        """Whether a supervisor took it, who then says what becomes of it when it is interrupted."""
+        self._store, self._listener, self._told_s = store, listener, 0.0
+        self._progress: Mapping[str, Any] | None = None
+        self._driven = ExitStack()
+
+    def __call__(self, event: Event) -> None:
+        """Keep one event and pass it on."""
+        match event:
+            case StageStarted():
+                self._tell(stage=f"{event.stage.value}: {event.detail}")
+            case ClusterReady():
+                self._tell(dashboard=event.dashboard)
+            case TrainingProgress() | TrialsStored():
+                self._progress = asdict(event)
+                if time.monotonic() - self._told_s >= TELL_EVERY_S:
+                    self._tell(progress=self._progress)
+        self._listener(event)
+
+    def _tell(self, **news: Unpack[News]) -> None:
+        self._told_s = time.monotonic()
+        with suppress(StoreError):  # a store that is briefly away: what is told next is newer
+            if self.run_id:
+                self._store.tell(self.run_id, **news)
+
+    def move_to(self, run_id: str) -> None:
+        """Do the run in this row from now on; one that was made for it and is no study yet is forgotten.
+
+        A row of a finished study stays as it is.
+
+        Raises
+        ------
+        StudyError
+            If another living process drives it.
+        """
+        if run_id == self.run_id:
+            return
+        left, self.run_id = self.run_id, ""
+        self._driven.close()
+        if left:
+            self._store.drop(left)
+        if not self._store.run(run_id).state.is_finished:
+            self._driven.enter_context(self._store.driving(run_id))
+            self.run_id = run_id
+
+    def end(self, state: RunState, error: str | None = None) -> None:
+        """Say how far the run came and how it ended."""
+        if self._progress is not None:
+            self._tell(progress=self._progress)
+        for left in range(STORE_TRIES - 1 if self.is_supervised else 0, -1, -1):
+            with suppress(StoreError):
+                if self.run_id:
+                    self._store.end(self.run_id, state, error=error, outcome=self.outcome)
+                return
+            time.sleep(min(left, 1.0))
+
+    def close(self) -> None:
+        """Stop driving the run."""
+        self._driven.close()
+
+
+@contextmanager
+def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
+    """Yield the row of a run, made if nobody asked for the run before, and write how the block ends.
+
+    Raises
+    ------
+    StudyError
+        If another living process does the run.
+    """
+    with Store(run.settings.store_url) as store:
+        row = RunRow(store, listener)
+        try:
+            _begin(row, run, store)
+            yield row
+        except StudyStopped:
+            row.end(RunState.STOPPED)
+            raise
+        except KeyboardInterrupt:
+            if not row.is_supervised:
+                row.end(RunState.STOPPED)
+            raise
+        except Exception as error:
+            row.end(RunState.FAILED, failure_of(error))
+            raise
+        else:
+            row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
+        finally:
+            row.close()
+
+
+def failure_of(error: Exception) -> str:
+    """Return what a row says of an error that ended its run."""
+    if isinstance(error, DnnflowError):
+        return str(error)
+    return f"a job ends without a fault of the program, got {type(error).__name__}: {error}; see its log"
+
+
+def _begin(row: RunRow, run: Run, store: Store) -> None:
+    run_id = run.own_id or new_study_id()
+    known = store.find(run_id)
+    if known is None:
+        kind = RunKind.STUDY if isinstance(run, StudyRun) else RunKind.TRAINING
+        known = store.ask(run_id, kind, run.pipeline.name, run.pipeline.plain())
+    row.is_supervised = known.queued_s is not None
+    is_resumed = isinstance(run, StudyRun) and run.study is not None
+    # A study that somebody else asked for may have the id: `begin` sees whether it is the same
+    if row.is_supervised or is_resumed or not known.has_designs:
+        if not row.is_supervised:
+            store.start(run_id)
+        elif known.state is RunState.QUEUED:
+            store.set_state(run_id, RunState.RUNNING)
+        row.move_to(run_id)

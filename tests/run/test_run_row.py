@@ -1,0 +1,165 @@
+"""A run has one row, from when it is asked for: what it is at, how it ended, and no more rows than runs."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dnnflow.api import execute, open_study, run_study
+from dnnflow.errors import ConflictError, DataError, StoreError, StudyError
+from dnnflow.events import Event, Stage, StageStarted
+from dnnflow.pipeline.pipeline_file import load_pipeline
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import Driver, RunKind, RunRecord, RunState
+from dnnflow.results.store.store import Store
+from dnnflow.run.run import StudyRun, TrainingRun
+from dnnflow.run.run_row import recorded
+from dnnflow.settings import Settings
+from tests.conftest import PIPELINES, begin_study
+
+IRIS = PIPELINES / "iris.yaml"
+TINY = ("executor.kind=in-process", "space.epochs=1", "space.seed=0", "designs=2", "strategy=random",
+        "training.engine=keras", "outputs.models=0")  # fmt: skip
+
+
+def iris(*overrides: str) -> Pipeline:
+    return load_pipeline(IRIS, [*TINY, *overrides])
+
+
+@pytest.fixture
+def rows(settings: Settings) -> Callable[[], list[RunRecord]]:
+    """Read all rows."""
+    return lambda: Store(settings.store_url).runs()
+
+
+def test_a_study_has_its_row_before_its_table_is_read(
+    settings: Settings, rows: Callable[[], list[RunRecord]]
+) -> None:
+    seen = list[RunRecord]()
+
+    def look(event: Event) -> None:
+        if isinstance(event, StageStarted):
+            [row] = rows()
+            seen.append(row)
+
+    study = run_study(iris(), settings=settings, listener=look)
+    assert {row.run_id for row in seen} == {study.id}
+    assert all(row.is_driven for row in seen)
+    stages = ["upload", "preprocess", "train", "aggregate", "report"]
+    assert [str(row.stage).partition(":")[0] for row in seen] == stages
+    assert [row.has_designs for row in seen] == [False, False, True, True, True]
+    assert [row.state.value for row in seen] == ["running"] * 3 + ["finished"] * 2
+    [row] = rows()
+    assert (row.state, row.error, row.is_driven) == (RunState.FINISHED, None, False)
+    assert row.created_at <= str(row.started_at) <= str(row.ended_at)
+    assert row.progress
+    assert row.progress["completed"] == 2
+
+
+def test_a_run_that_goes_on_with_a_study_leaves_no_row_of_its_own(
+    settings: Settings, rows: Callable[[], list[RunRecord]]
+) -> None:
+    begun = begin_study(iris(), settings)
+    assert run_study(iris(), settings=settings).id == begun.id
+    before = rows()
+    assert run_study(iris(), settings=settings).id == begun.id  # finished before
+    assert rows() == before
+    assert [row.run_id for row in before] == [begun.id]
+
+
+def test_a_run_that_fails_says_why_in_its_row(
+    settings: Settings, rows: Callable[[], list[RunRecord]]
+) -> None:
+    with pytest.raises(DataError):
+        run_study(iris("dataset.label=specis"), settings=settings)
+    [row] = rows()
+    assert (row.state, row.is_driven, row.has_designs) == (RunState.FAILED, False, False)
+    assert "specis" in str(row.error)
+    assert not Store(settings.store_url).studies(), "it is no study yet"
+    useless = run_study(iris("training.time_limit_s=0.000001"), settings=settings)
+    assert "got 2 failures of TimeLimitError" in str(useless.record.error)
+    assert useless.is_finished
+
+
+def test_a_run_that_is_interrupted_is_stopped_and_goes_on(settings: Settings) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage.value == "train":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(iris(), settings=settings, listener=interrupt)
+    [row] = Store(settings.store_url).studies()
+    assert (row.state, row.error) == (RunState.STOPPED, None)
+    assert row.ended_at is not None
+    study = open_study(row.run_id, settings=settings).resume()
+    assert study.record.state is RunState.FINISHED
+
+
+def test_a_run_that_is_refused_leaves_others_alone(settings: Settings) -> None:
+    """Neither the study that has its id, nor the one that another process trains."""
+    begun = begin_study(iris(), settings)
+    before = begun.record
+    with pytest.raises(ConflictError, match="which another study has"):
+        execute(StudyRun(iris("designs=3"), settings, study_id=begun.id))
+    assert begun.record == before
+    mine, parent = Driver.this_process(), psutil.Process(os.getppid())
+    begun.store.claim(begun.id, Driver(mine.host, parent.pid, parent.create_time()))
+    driven = begun.record
+    for run in (StudyRun(iris(), settings), StudyRun.resumed(begun)):
+        with pytest.raises(StudyError, match="driven by one process at a time"):
+            execute(run)
+    assert begun.record == driven
+    assert len(begun.store.runs()) == 1
+
+
+def test_a_store_that_is_away_for_a_moment_stops_no_run(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Event] = []
+    with recorded(StudyRun(iris(), settings), heard.append) as row:
+        with monkeypatch.context() as away:
+
+            def refuse(*_: Any, **__: Any) -> None:
+                raise StoreError("away")
+
+            away.setattr(Store, "tell", refuse)
+            row(begins := StageStarted(Stage.UPLOAD, "a table"))
+        assert heard == [begins]
+
+
+MODEL = """
+import keras
+
+def build():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+"""
+
+
+def test_a_training_has_a_row_with_what_came_of_it(
+    client: Any, settings: Settings, rows: Callable[[], list[RunRecord]], tmp_path: Path
+) -> None:
+    (tmp_path / "row_model.py").write_text(MODEL)
+    plain = {
+        "name": "small",
+        "model": {"source": "row_model:build", "code_folder": str(tmp_path)},
+        "dataset": {"source": str(PIPELINES / "data" / "iris.csv"), "label": "species"},
+        "parallel": {"replicas": 1, "epochs": 2},
+        "outputs": {"model": str(tmp_path / "trained.keras")},
+    }
+    execute(TrainingRun(TrainPipeline.model_validate(plain), settings), client=client)
+    [row] = rows()
+    assert (row.kind, row.name, row.state) == (RunKind.TRAINING, "small", RunState.FINISHED)
+    assert row.outcome
+    assert (row.outcome["last"]["epoch"], row.outcome["model"]) == (2.0, str(tmp_path / "trained.keras"))
+    assert row.progress
+    broken = {**plain, "model": {"source": str(tmp_path / "none.json")}}
+    with pytest.raises(Exception, match="no such file"):
+        execute(TrainingRun(TrainPipeline.model_validate(broken), settings), client=client)
+    failed = next(row for row in rows() if row.state is RunState.FAILED)
+    assert "no such file" in str(failed.error)
