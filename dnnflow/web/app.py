@@ -14,7 +14,7 @@ from bokeh.util.paths import static_path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from dnnflow.web.answers.metrics import Measured, Metrics
+from dnnflow.web.answers.metrics import Measured, WebMetrics
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
@@ -86,7 +86,7 @@ def create_app(services: Services) -> FastAPI:
     state.services, state.sessions, state.watch = services, sessions, watch
     state.views = Views(services)
     state.results = Results(services.store, state.views)
-    state.predictions, state.metrics = predictions, Metrics(services, watch)
+    state.predictions, state.metrics = predictions, WebMetrics(services, watch)
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
     for routes in (system_routes, dataset_routes, run_routes, result_routes, model_routes):

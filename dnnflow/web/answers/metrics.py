@@ -24,7 +24,7 @@ API = "/api/v1"
 UPLOAD_ROUTE = "/api/v1/datasets"
 
 
-class Metrics:
+class WebMetrics:
     """Counts requests, and looks at what is there when it is asked."""
 
     def __init__(self, services: Services, watch: EventStreams) -> None:
@@ -86,7 +86,7 @@ class _Gauges(Collector):
 class Measured:
     """ASGI middleware: counts requests and their time by the route that answered."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: WebMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

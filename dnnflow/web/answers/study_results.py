@@ -57,7 +57,7 @@ class Results:
     """
 
     def __init__(self, store: Store, views: Views) -> None:
-        self._store, self._views = store, views
+        self._store, self.views = store, views
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._computing = threading.Lock()
         self._lock = threading.Lock()
@@ -113,8 +113,8 @@ class Results:
 
     def _live_plot(self, study_id: str, name: str) -> str:
         field_name, measure = LIVE_PLOTS[name]
-        record = self._views.stored(study_id)
-        live = self._views.counted(record).live
+        record = self.views.stored(study_id)
+        live = self.views.counted(record).live
         cells = live.accuracy if field_name == "accuracy" else live.time
         if cells is None:
             raise NotFoundError(
@@ -123,8 +123,8 @@ class Results:
         return json.dumps(json_item(grid_figure(cells, measure=measure)))
 
     def _get(self, study_id: str) -> Kept:
-        record = self._views.stored(study_id)
-        stored = self._views.counted(record).stored
+        record = self.views.stored(study_id)
+        stored = self.views.counted(record).stored
         with self._lock:
             kept = self._fresh(record, stored)
         if kept is None:
@@ -180,7 +180,7 @@ def grid_figure(cells: CellGrid, *, measure: str) -> figure:
 # ---- two studies side by side
 
 
-def compare(views: Views, results: Results, first: str, second: str) -> Comparison:
+def compare(results: Results, first: str, second: str) -> Comparison:
     """Return how two studies stand beside one another.
 
     Raises
@@ -190,8 +190,8 @@ def compare(views: Views, results: Results, first: str, second: str) -> Comparis
     """
     a, b = results.view(first), results.view(second)
     return Comparison(
-        a=_compared(views, first, a),
-        b=_compared(views, second, b),
+        a=_compared(results, first, a),
+        b=_compared(results, second, b),
         same_table=a.record.dataset_id == b.record.dataset_id,
         best_difference=_difference(a, b),
         within_noise=_within_noise(a, b),
@@ -199,9 +199,9 @@ def compare(views: Views, results: Results, first: str, second: str) -> Comparis
     )
 
 
-def _compared(views: Views, study_id: str, view: StudyView) -> Compared:
+def _compared(results: Results, study_id: str, view: StudyView) -> Compared:
     return Compared(
-        status=views.status(study_id, live=False),
+        status=results.views.status(study_id, live=False),
         places=list(view.leaderboard[:PLACES]),
         median_accuracy=_median(view, "test_accuracy"),
         median_training_s=_median(view, "training_s"),

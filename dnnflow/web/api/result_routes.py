@@ -20,7 +20,6 @@ from dnnflow.web.answers.request_parts import (
     TheResults,
     TheServices,
     TheStudy,
-    TheViews,
     decode_cursor,
     problems_of,
     wrong_cursor,
@@ -187,8 +186,7 @@ def get_report(study_id: StudyId, results: TheResults, download: bool = False) -
 def compare_studies(
     a: Annotated[str, Query(max_length=64, description="A study's id.")],
     b: Annotated[str, Query(max_length=64, description="Another's.")],
-    views: TheViews,
     results: TheResults,
 ) -> Comparison:
     """Return how two studies stand beside one another."""
-    return compare(views, results, a, b)
+    return compare(results, a, b)

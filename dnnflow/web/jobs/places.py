@@ -1,4 +1,4 @@
-"""Where the files of a parallel training that was started from the web lie, and what of them pages show."""
+"""Place the files of a parallel training that was started from the web, and read what pages show of them."""
 
 import csv
 from collections.abc import Mapping

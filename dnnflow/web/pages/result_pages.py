@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -178,7 +178,7 @@ def compare_studies(
     """Show two studies side by side."""
     asked = [one for one in ([a, b] if a or b else study) if one]
     message = "" if len(asked) in (0, 2) else f"two studies are compared, got {len(asked)}; mark two"
-    compared = compare(views, results, asked[0], asked[1]) if len(asked) == 2 else None
+    compared = compare(results, asked[0], asked[1]) if len(asked) == 2 else None
     statuses = [views.status(one) for one in asked] if compared else []
     known = [one for one in views.summaries(limit=200) if one.kind == "study"]
     return page(
@@ -191,8 +191,7 @@ def compare_studies(
 # ---- small drawings that a page carries in itself: lines as points of an SVG
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One measure, epoch by epoch."""
 
     name: str
@@ -202,8 +201,7 @@ class Line:
     last_at: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Sketch:
+class Sketch(NamedTuple):
     """Lines over one axis of epochs."""
 
     lines: tuple[Line, ...]
