@@ -44,7 +44,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     own = Settings.from_environment({"DNNFLOW_HOME": str(home)})
     with Store(own.store_url) as store:
         uploads = Uploads(home / "uploads", config.limits.upload)
-        with serving(create_app(Services(config, own, store, uploads, RecordingLauncher()))) as served:
+        with serving(create_app(Services(config, own, store, uploads, RecordingLauncher(store)))) as served:
             yield Target(served.url, known_ids(served.url, store))
 
 
