@@ -343,7 +343,7 @@ def test_the_server_never_imports_what_trains(tmp_path) -> None:
         "from tests.web.served import client_of; from pathlib import Path;"
         f"s = Settings.from_environment({{'DNNFLOW_HOME': {str(tmp_path)!r}}}); store = Store(s.store_url);"
         "u = Uploads(s.workspace.home / 'uploads', WebConfig().limits.upload);"
-        "app = create_app(Services(WebConfig(), s, store, u, RecordingLauncher()));"
+        "app = create_app(Services(WebConfig(), s, store, u, RecordingLauncher(store)));"
         "i = insert_study(store, 24); c = client_of(app);"
         "up = c.post('/api/v1/datasets', content=Path('pipelines/data/iris.csv').read_bytes(),"
         " headers={'Content-Type': 'text/csv'}).json()['upload_id'];"
