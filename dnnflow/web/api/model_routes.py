@@ -86,10 +86,10 @@ def download_model(study: TheStudy, rank: Rank, services: TheServices) -> FileRe
 )
 def predict(
     request: Request,
+    body: Annotated[bytes, Depends(read_body)],  # first: one that is too large is refused as such
     study: TheStudy,
     rank: Rank,
     services: TheServices,
-    body: Annotated[bytes, Depends(read_body)],
     delimiter: Annotated[
         str | None, Query(min_length=1, max_length=1, description="Of a CSV; as in the training by default.")
     ] = None,
