@@ -142,7 +142,6 @@ class ConnectionHandler:
         return 0, 0, 0, 0
 
     def _write_weights(self) -> int:
-        """Write the weights into the frame to send, and return their bytes."""
         if not self._reply_wire.plain:
             self._reply_wire.encode(self._weights, self._link.out)
         return self._reply_wire.nbytes

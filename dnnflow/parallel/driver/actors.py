@@ -25,7 +25,7 @@ CHECK_S = 1.0
 """How often it is looked whether the worker is still there that is to make one."""
 
 
-class WorkerLost(ClusterError):
+class PlacementError(ClusterError):
     """A worker that was chosen for an actor had gone before there was one."""
 
 
@@ -93,7 +93,7 @@ class TrainingActors:
         try:
             (found,) = self._client.scatter([thing], workers=[address], hash=False)
         except (OSError, KeyError, TimeoutError) as error:
-            raise WorkerLost(f"a worker must take data, got none at {address}: {error!r}") from error
+            raise PlacementError(f"a worker must take data, got none at {address}: {error!r}") from error
         return found
 
     def _submit(self, address: str, kind: type, *arguments: Any, **more: Any) -> None:
@@ -111,9 +111,9 @@ class TrainingActors:
                 return future.result(timeout=CHECK_S)
             except TimeoutError:
                 if address not in workers_of(self._client):
-                    raise WorkerLost(f"an actor needs its worker, got {address} lost") from None
+                    raise PlacementError(f"an actor needs its worker, got {address} lost") from None
             except KilledWorker as error:
-                raise WorkerLost(f"an actor needs its worker, got {address} killed") from error
+                raise PlacementError(f"an actor needs its worker, got {address} killed") from error
         raise self.lost_error(
             f"none from {address} within {ANSWER_S:.0f} s; look what keeps that worker busy"
         )

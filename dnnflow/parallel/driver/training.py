@@ -11,7 +11,7 @@ from dnnflow.errors import ClusterError
 from dnnflow.events import Listener, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
-from dnnflow.parallel.driver.actors import TrainingActors, WorkerLost
+from dnnflow.parallel.driver.actors import PlacementError, TrainingActors
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
 from dnnflow.parallel.driver.history import History, WorkerLoss
@@ -143,7 +143,7 @@ class Training:
                     Pickled.of(self._make_replica_config()), self._placement.servers[0]
                 )
                 return
-            except WorkerLost:
+            except PlacementError:
                 self._actors.stop(self._listener)
                 if attempt == MAX_STARTS - 1:
                     raise
@@ -320,7 +320,6 @@ class Training:
         evaluator.end(self._actors.pull())
 
     def _clean_up(self) -> None:
-        """Leave nothing running on the cluster."""
         for future in self._futures.values():
             future.cancel(force=True)
         if self._replica_config is not None:

@@ -306,7 +306,6 @@ class GradientStep:
             variable.value.assign(tf.cast(part, variable.dtype), read_value=False)
 
     def _flat(self, first: Sequence[Any], variables: Sequence[Any]) -> Any:
-        """Return tensors, variables and the statistics in one vector."""
         values = [*first, *(variable.value for variable in [*variables, *self._statistics])]
         return tf.concat([tf.reshape(tf.cast(value, self.layout.dtype), [-1]) for value in values], axis=0)
 

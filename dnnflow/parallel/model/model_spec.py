@@ -223,7 +223,6 @@ class ModelSpec:
         return None if given is None else spec_of(resolve_objects(given))
 
     def _check(self, model: keras.Model) -> None:
-        """Refuse a model that is not the one described."""
         found = layout_of(model)
         if found.shapes != self.layout.shapes:
             raise InputError(
@@ -270,7 +269,6 @@ def _read(path: Path, custom_objects: tuple[str, ...]) -> keras.Model:
 
 
 def _deserialize(text: str, what: str) -> keras.Model:
-    """Build a model from Keras' JSON."""
     try:
         config = json.loads(text)
         if "module" in config:
@@ -302,7 +300,6 @@ def _unreadable(what: str, error: Exception) -> InputError:
 
 
 def _call(function: str, parameters: Mapping[str, Any]) -> keras.Model:
-    """Call a builder and check what it returns."""
     try:
         model = import_object(function)(**parameters)
     except (TypeError, ValueError) as error:

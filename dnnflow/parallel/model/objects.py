@@ -141,7 +141,6 @@ def _is_own(function: FunctionType) -> bool:
 
 
 def _nodes(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every object in what Keras has serialized."""
     if isinstance(value, Mapping):
         if {"class_name", "config"} <= value.keys():
             yield value

@@ -174,8 +174,6 @@ def _result(value: Any) -> Any:
 
 @dataclass
 class _Unreported:
-    """Work done since the last report."""
-
     tallies: dict[int, list[BatchTotals]] = field(default_factory=dict)
     """By epoch."""
     done: dict[Lease, int] = field(default_factory=dict)
@@ -264,7 +262,6 @@ class Replica:
         )  # fmt: skip
 
     def _next_batch(self, batches: Batches, shards: Shards) -> Batch | None:
-        """Return the next batch; None for the end."""
         if self._pushed is not None:
             if (batch := batches.next_within(0)) is not None:
                 return batch
@@ -296,7 +293,6 @@ class Replica:
         return found
 
     def _learn(self, group: list[Batch], shards: Shards) -> None:
-        """Learn from batches and push."""
         totals = self._timed("compute", lambda: self._rule.compute([batch.for_keras() for batch in group]))
         if not np.isfinite(totals.loss):
             raise DivergedError(

@@ -174,8 +174,6 @@ def _as(array: NDArray[Any], dtype: str | None) -> NDArray[Any]:
 
 @dataclass
 class _BatchBuilder:
-    """Rows that do not fill a batch yet."""
-
     batching: Batching
     row_bytes: int
     epoch: int = 0

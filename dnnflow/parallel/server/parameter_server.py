@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 from dnnflow.errors import InputError, NotFoundError, StudyError, TimeLimitError
 from dnnflow.parallel.model.weights import FlatLayout, Vector
 from dnnflow.parallel.server.messages import Push, PushReply, ServerStatistics
-from dnnflow.parallel.server.optimizers import BLOCK, blocks
-from dnnflow.parallel.server.server_rules import StatisticsRule, make_rule
+from dnnflow.parallel.server.optimizers import BLOCK, blocks, is_flat
+from dnnflow.parallel.server.server_rules import (
+    AddRule,
+    ElasticRule,
+    OptimizerRule,
+    ServerRule,
+    StatisticsRule,
+)
 from dnnflow.parallel.server.updates import Damping, reduce_momentum, scheduled_rate, shares_of, within_bound
 from dnnflow.parallel.spec.algorithm import Algorithm, Kind
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
 STEPS_PER_START = 1 << 20
 """Steps from the first of a replica's process to the first of the process that takes its place."""
@@ -240,13 +247,11 @@ class ParameterServer:
             raise InputError(f"replicas must push a {self._push_kind}, got a {push.kind}")
 
     def _count(self, push: Push, staleness: int) -> None:
-        """Note a push that is done with."""
         self._steps[push.replica] = push.step
         self._counts["pushes"] += 1
         self._staleness[staleness] += 1
 
     def _reply(self, staleness: int, out: Vector) -> PushReply:
-        """Return the weights as they are."""
         np.copyto(out, self._weights)
         return PushReply(self._state.version, staleness, out, self._state.samples)
 
@@ -367,7 +372,7 @@ class ServerState:
         used, self._factor = spec, 1.0
         if spec and algorithm.corrects_momentum:
             used, self._factor = reduce_momentum(spec, replicas)
-        self._rule = make_rule(algorithm.kind, used, self.weights[:learned], layout, shard)
+        self._rule = _make_rule(algorithm.kind, used, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas
         self._damping = Damping(algorithm.damping_rule) if algorithm.damping else None
@@ -475,6 +480,38 @@ class Round:
         return ", ".join(str(replica) for replica in sorted(set(live) - set(self.pushes))) or "none"
 
 
+def _make_rule(
+    kind: Kind, spec: OptimizerSpec | None, weights: Vector, layout: FlatLayout, shard: slice | None
+) -> ServerRule:
+    """Return the rule of an algorithm on the learned part of a server's weights.
+
+    Parameters
+    ----------
+    spec
+        The server's optimizer; None for an algorithm that has none.
+
+    Raises
+    ------
+    InputError
+        For an optimizer that needs whole tensors on a shard.
+    """
+    if kind is Kind.EASGD:
+        return ElasticRule(weights)
+    if spec is None:
+        return AddRule(weights)
+    if is_flat(spec):
+        return OptimizerRule(spec, weights)
+    if shard is not None:
+        spec.require_elementwise(shards=2)
+    if "exclude_from_weight_decay" in spec.parameters and not layout.names:
+        raise InputError(
+            "exclude_from_weight_decay needs the layout's names of variables, got none; give FlatLayout names"
+        )
+    # TensorFlow, for the optimizers that only Keras has
+    from dnnflow.parallel.server.keras_rule import KerasRule
+
+    return KerasRule(spec, weights, layout if spec.whole_reason else None)
+
+
 def _pairs(numbers: Mapping[int, int]) -> NDArray[np.int64]:
-    """Return keys and values as rows."""
     return np.array(sorted(numbers.items()), np.int64).reshape(-1, 2)

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dnnflow.errors import InputError
-from dnnflow.parallel.model.weights import FlatLayout, Vector
-from dnnflow.parallel.server.optimizers import FlatOptimizer, blocks, is_flat, scratch_of
+from dnnflow.parallel.model.weights import Vector
+from dnnflow.parallel.server.optimizers import FlatOptimizer, blocks, scratch_of
 from dnnflow.parallel.server.updates import elastic_server, merge_statistics, weighted_mean
-from dnnflow.parallel.spec.algorithm import Kind, OptimizerSpec
+from dnnflow.parallel.spec.algorithm import OptimizerSpec
 
 
 class ServerRule:
@@ -133,36 +132,3 @@ class StatisticsRule:
             merge_statistics(self._statistics, parts[0], share)
         if out is not None:
             out[self._start :] = self._statistics
-
-
-def make_rule(
-    kind: Kind, spec: OptimizerSpec | None, weights: Vector, layout: FlatLayout, shard: slice | None
-) -> ServerRule:
-    """Return the rule of an algorithm on the learned part of a server's weights.
-
-    Parameters
-    ----------
-    spec
-        The server's optimizer; None for an algorithm that has none.
-
-    Raises
-    ------
-    InputError
-        For an optimizer that needs whole tensors on a shard.
-    """
-    if kind is Kind.EASGD:
-        return ElasticRule(weights)
-    if spec is None:
-        return AddRule(weights)
-    if is_flat(spec):
-        return OptimizerRule(spec, weights)
-    if shard is not None:
-        spec.require_elementwise(shards=2)
-    if "exclude_from_weight_decay" in spec.parameters and not layout.names:
-        raise InputError(
-            "exclude_from_weight_decay needs the layout's names of variables, got none; give FlatLayout names"
-        )
-    # TensorFlow, for the optimizers that only Keras has
-    from dnnflow.parallel.server.keras_rule import KerasRule
-
-    return KerasRule(spec, weights, layout if spec.whole_reason else None)
