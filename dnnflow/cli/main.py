@@ -226,13 +226,13 @@ def cancel(study_id: StudyId) -> None:
     _request(study_id, "cancel")
 
 
-def _request(study_id: str, wanted: str) -> None:
+def _request(study_id: str, command: str) -> None:
     from dnnflow.events import Command
     from dnnflow.results.store.commands import request
     from dnnflow.results.store.store import Store
 
     with Store(Settings.from_environment().store_url) as store:
-        _print(request(store, store.study(study_id).study_id, Command(wanted)))
+        _print(request(store, store.run(study_id).run_id, Command(command)))
 
 
 @app.command()

@@ -18,7 +18,7 @@ from dnnflow.execute.executor import Executor
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.results.store.commands import request
-from dnnflow.results.store.run_record import RunState
+from dnnflow.results.store.run_record import RunKind, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
@@ -185,6 +185,21 @@ def test_a_finished_study_has_nothing_to_pause(begin: Callable[..., Study]) -> N
     study.train(LocalExecutor())
     with pytest.raises(StudyError, match=f"got study {study.id}, which has finished; dnnflow show"):
         request(study.store, study.id, Command.PAUSE)
+
+
+def test_a_run_that_waits_is_cancelled_before_it_has_begun(settings: Settings) -> None:
+    with Store(settings.store_url) as store:
+        store.ask("waiting", RunKind.STUDY, "iris", {"name": "iris"}, queue="q")
+        said = request(store, "waiting", Command.CANCEL)
+        assert said == "study waiting is stopped, nothing trained yet; dnnflow resume waiting goes on"
+        assert store.take_next("q") is None
+
+
+def test_a_training_is_stopped_and_never_paused(settings: Settings) -> None:
+    with Store(settings.store_url) as store:
+        store.ask("t", RunKind.TRAINING, "t", {"name": "t"}, queue="q")
+        with pytest.raises(StudyError, match="got training t; dnnflow cancel stops it"):
+            request(store, "t", Command.PAUSE)
 
 
 # ---- the command line

@@ -1,13 +1,17 @@
-"""A design and its trial as one row of the table `trials`, and back."""
+"""Make one row of the table `trials` of a design and its trial, and the trial of the row."""
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
+
+import sqlalchemy as sa
 
 from dnnflow.design.layers import Design, Layer
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.paths import canonical_json
+from dnnflow.results.store.schema import trials
 
 MAX_INTEGER = 2**63 - 1
 """Largest whole number of a database column."""
@@ -16,30 +20,16 @@ MIXED = "mixed"
 """Written in a text column when a design's layers differ."""
 
 
+PLAIN = tuple(field.name for field in fields(Trial) if field.name not in ("confusion", "error", "history"))
+"""What of a trial is a column as it is."""
+
+
 def trial_row(study_id: str, design: Design, trial: Trial) -> dict[str, Any]:
     """Return the row of one trial: its fields, its design's parameters, and both as JSON."""
     error = trial.error
     return {
         "study_id": study_id,
-        "design_id": trial.design_id,
-        "state": trial.state.value,
-        "engine": trial.engine,
-        "worker": trial.worker,
-        "device": trial.device,
-        "started_at": trial.started_at,
-        "queue_s": float(trial.queue_s),
-        "training_s": float(trial.training_s),
-        "total_s": float(trial.total_s),
-        "amortised": bool(trial.amortised),
-        "parameters": _integer(trial.parameters),
-        "flops": _integer(trial.flops),
-        "epochs_run": int(trial.epochs_run),
-        "test_accuracy": _number(trial.test_accuracy),
-        "test_loss": _number(trial.test_loss),
-        "train_accuracy": _number(trial.train_accuracy),
-        "train_loss": _number(trial.train_loss),
-        "validation_accuracy": _number(trial.validation_accuracy),
-        "validation_loss": _number(trial.validation_loss),
+        **{name: convert(getattr(trial, name)) for name, convert in CONVERTERS.items()},
         **design_columns(design),
         "error_type": clean_text(error.type) if error else None,
         "error_message": clean_text(error.message) if error else None,
@@ -119,25 +109,7 @@ def trial_of(row: Mapping[str, Any]) -> Trial:
     failed = row["error_type"] is not None
     error = TrialError(row["error_type"], row["error_message"], row["error_traceback"]) if failed else None
     return Trial(
-        design_id=row["design_id"],
-        state=TrialState(row["state"]),
-        engine=row["engine"],
-        worker=row["worker"],
-        device=row["device"],
-        started_at=row["started_at"],
-        queue_s=row["queue_s"],
-        training_s=row["training_s"],
-        total_s=row["total_s"],
-        amortised=row["amortised"],
-        parameters=row["parameters"],
-        flops=row["flops"],
-        epochs_run=row["epochs_run"],
-        test_accuracy=row["test_accuracy"],
-        test_loss=row["test_loss"],
-        train_accuracy=row["train_accuracy"],
-        train_loss=row["train_loss"],
-        validation_accuracy=row["validation_accuracy"],
-        validation_loss=row["validation_loss"],
+        **{name: row[name] for name in PLAIN} | {"state": TrialState(row["state"])},
         history={name: history_values(values) for name, values in history.items()},
         confusion=tuple(tuple(counts) for counts in json.loads(row["confusion"])),
         error=error,
@@ -169,3 +141,15 @@ def _number(value: float | None) -> float | None:
 
 def _integer(value: int | None) -> int | None:
     return None if value is None else min(int(value), MAX_INTEGER)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_OF_TYPE: Mapping[type, Callable[[Any], Any]] = {
+    sa.Double: _number, sa.BigInteger: _integer, sa.Integer: int, sa.Boolean: bool, sa.Text: _as_it_is,
+    sa.String: _as_it_is,
+}  # fmt: skip
+CONVERTERS = {name: _OF_TYPE[type(trials.c[name].type)] for name in PLAIN} | {"state": str}
+"""What makes a column of a trial's field, which may be a number of numpy."""
