@@ -73,17 +73,19 @@ class Endless(Instant):
 
 
 class Gated(Instant):
-    """Takes 0.3 s for designs 0 to 5; from 6 on it waits until there is a file `go` beside the dataset."""
+    """Trains the first designs in 0.1 s each, and waits with the others: a study lasts as long as a test wants.
+
+    How many those are, the file `go` beside the dataset says; without it, six.
+    """
 
     name = "gated"
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         gate = log_of(context).with_name("go")
         for design in designs:
-            if design.seed < 6 and not gate.exists():
-                time.sleep(0.3)
-            while design.seed >= 6 and not gate.exists():
+            while design.seed >= (int(gate.read_text()) if gate.exists() else 6):
                 time.sleep(0.02)
+            time.sleep(0.1)
             yield self.fit(design, context)
 
 

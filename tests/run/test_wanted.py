@@ -16,6 +16,7 @@ from dnnflow.events import Command, Event, Notice
 from dnnflow.execute.dask import DaskExecutor
 from dnnflow.execute.executor import Executor
 from dnnflow.execute.local import LocalExecutor
+from dnnflow.paths import write_file
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.results.store.commands import request
 from dnnflow.results.store.run_record import RunKind, RunState
@@ -90,6 +91,11 @@ def is_endless(study: Study, executor: Executor) -> bool:
     return ticks(study) > 8 and (executor.client is None or count(study) == 4)
 
 
+def allow(settings: Settings, designs: int) -> None:
+    """Let the engine `Gated` train the first designs, and wait with the others."""
+    write_file(settings.workspace.datasets / "go", str(designs))
+
+
 def ticks(study: Study) -> int:
     log = study.settings.workspace.datasets / "trained.log"
     return log.read_text().count("\n") if log.is_file() else 0
@@ -98,25 +104,27 @@ def ticks(study: Study) -> int:
 def test_a_paused_study_waits_and_goes_on_where_it_was(
     executor: Executor, begin: Callable[..., Study]
 ) -> None:
-    study, told = begin("Short", 400), list[Event]()
+    study, told = begin("Gated", 40), list[Event]()
+    allow(study.settings, 20)
     with in_background(study, executor, told) as training:
-        wait_for(lambda: count(study) > 20)
+        wait_for(lambda: count(study) > 6)
         said = request(study.store, study.id, Command.PAUSE)
         assert said.startswith(f"study {study.id} is paused, ")
         before = count(study)
-        assert before < 400
+        assert before <= 20
         time.sleep(1.5)
         assert count(study) == before
         assert training.is_alive()
         assert study.store.driver(study.id) is not None
         assert study.record.state is RunState.RUNNING
         assert request(study.store, study.id, Command.RUN).startswith(f"study {study.id} goes on")
+        allow(study.settings, 40)
         wait_for(lambda: not training.is_alive())
         assert training.error is None
     assert study.record.state is RunState.FINISHED
-    assert count(study) == 400
+    assert count(study) == 40
     notices = [event.message for event in told if isinstance(event, Notice)]
-    assert f"paused by request, with {before:,} of 400 designs trained; " \
+    assert f"paused by request, with {before:,} of 40 designs trained; " \
            f"dnnflow resume {study.id} goes on" in notices  # fmt: skip
     assert notices[-1] == "goes on by request"
 
@@ -158,13 +166,14 @@ def test_a_cancelled_study_stops_within_seconds_keeps_its_trials_and_can_go_on(
 
 
 def test_a_paused_study_can_be_cancelled(executor: Executor, begin: Callable[..., Study]) -> None:
-    study = begin("Short", 400)
+    study = begin("Gated", 40)
+    allow(study.settings, 20)
     with in_background(study, executor) as training:
-        wait_for(lambda: count(study) > 20)
+        wait_for(lambda: count(study) > 6)
         request(study.store, study.id, Command.PAUSE)
         before = count(study)
         said = request(study.store, study.id, Command.CANCEL)
-        assert said == (f"study {study.id} is stopped, {before} of 400 designs trained; "
+        assert said == (f"study {study.id} is stopped, {before} of 40 designs trained; "
                         f"dnnflow resume {study.id} goes on")  # fmt: skip
         wait_for(lambda: not training.is_alive())
         assert isinstance(training.error, StudyStopped)
@@ -219,21 +228,23 @@ def answer(settings: Settings, *arguments: str) -> str:
 
 
 def test_a_run_in_another_terminal_is_paused_resumed_and_cancelled(settings: Settings) -> None:
-    overrides = [*SPACE, "space.seed={int: [0, 1999]}", "designs=2000", "executor.workers=2",
-                 "training.engine=executor_engines:Short"]  # fmt: skip
+    overrides = [*SPACE, "space.seed={int: [0, 39]}", "designs=40", "executor.workers=2",
+                 "training.engine=executor_engines:Gated"]  # fmt: skip
     sets = [part for item in overrides for part in ("--set", item)]
+    allow(settings, 20)
     process = dnnflow(settings, "run", str(IRIS), *sets)
     try:
         store = Store(settings.store_url)
         wait_for(lambda: bool(store.studies()), 60)
         study_id = store.studies()[0].study_id
-        wait_for(lambda: len(store.finished(study_id)) > 20, 60)
+        wait_for(lambda: len(store.finished(study_id)) > 6, 60)
         paused = answer(settings, "pause", study_id[:8])
         assert paused.startswith(f"study {study_id} is paused, ")
         before = len(store.finished(study_id))
         time.sleep(1.0)
         assert len(store.finished(study_id)) == before
         assert answer(settings, "resume", study_id).startswith(f"study {study_id} goes on, ")
+        allow(settings, 30)
         wait_for(lambda: len(store.finished(study_id)) > before)
         assert answer(settings, "cancel", study_id).startswith(f"study {study_id} is stopped, ")
         out, err = process.communicate(timeout=30)

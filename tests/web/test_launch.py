@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dnnflow.errors import ConflictError, NotFoundError
-from dnnflow.paths import content_id
+from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.pipeline_file import load_any
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, new_study_id
@@ -103,7 +103,7 @@ def trained(store: Store, study_id: str) -> int:
 
 def open_gate(settings: Settings) -> None:
     """Let long studies go on to their end."""
-    (settings.workspace.datasets / "go").touch()
+    write_file(settings.workspace.datasets / "go", str(DESIGNS))
 
 
 def start_long(launcher: EmbeddedLauncher, store: Store) -> str:
