@@ -73,7 +73,7 @@ class Endless(Instant):
 
 
 class Gated(Instant):
-    """Trains the first designs in 0.1 s each, and waits with the others: a study lasts as long as a test wants.
+    """Trains the first designs in 0.1 s each, and waits with the others: a study lasts until it is let go.
 
     How many those are, the file `go` beside the dataset says; without it, six.
     """

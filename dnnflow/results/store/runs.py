@@ -46,6 +46,7 @@ class News(TypedDict, total=False):
     progress: Mapping[str, Any] | None
     dashboard: str | None
     run_url: str | None
+    started_at: str
 
 
 class Runs(Database):

@@ -183,6 +183,8 @@ class PrefectLauncher:
             record = self._store.run(run_id)
         if record.run_url != page:
             self._store.tell(run_id, run_url=page)
+        if record.started_at is None and run.get("start_time"):
+            self._store.tell(run_id, started_at=run["start_time"])
         if not record.is_driven:
             if record.stage != stage:
                 self._store.tell(run_id, stage=stage)
