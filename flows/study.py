@@ -63,9 +63,9 @@ def say_how_to_go_on(flow: Flow[..., object], run: FlowRun, state: State[object]
 
 @task(task_run_name="upload {run.pipeline.dataset.source}", retries=2, retry_delay_seconds=[5, 30],
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
-def upload(run: StudyRun, row: RunRow) -> stages.Upload:
+def upload(run: StudyRun, row: RunRow) -> None:
     """Look whether the table is there."""
-    return stages.upload(run.pipeline, row)
+    stages.upload(run.pipeline, row)
 
 
 @task(task_run_name="preprocess {run.pipeline.dataset.label}", cache_policy=NO_CACHE)

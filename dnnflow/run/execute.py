@@ -121,16 +121,7 @@ def _execute_training(run: TrainingRun, draw: Draw, client: "Client | None", row
     return TrainingEnd(trained.model, trained.history, write_training(trained, placed, draw, row))
 
 
-@dataclass(frozen=True)
-class Upload:
-    """A table that is there and can be read."""
-
-    url: str
-    size_bytes: int | None
-    """As stored (compressed); None where the file system does not say."""
-
-
-def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
+def upload(pipeline: Pipeline, listener: Listener = ignore) -> None:
     """Look whether the table is there.
 
     Raises
@@ -152,7 +143,6 @@ def upload(pipeline: Pipeline, listener: Listener = ignore) -> Upload:
             raise DataError(f"dataset.source must be a file, got the directory {url}; name a CSV in it")
         size = info.get("size")
         came_of_it.append(f"{size:,} bytes" if size is not None else "size unknown")
-    return Upload(url, size)
 
 
 def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None" = None,

@@ -225,15 +225,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def load_model(path: Path) -> SavedModel:
-    """Read a `.keras` file that a study saved.
-
-    Raises
-    ------
-    NotFoundError
-        If there is no such file.
-    DataError
-        If it is no model of ours.
-    """
+    """Read a `.keras` file that a study saved; raises as `read_about`."""
     about = read_about(path)
     import_tensorflow()
     import keras
