@@ -266,7 +266,7 @@ def outcome_of_training(trained: Trained, pipeline: TrainPipeline) -> dict[str, 
 
 def summary(history: "History") -> dict[str, Any]:
     """Return what a training measured as JSON types, without timeline and single losses."""
-    long = ("losses", "seen", "heard_s", "spans")
+    left_out = ("losses", "seen", "heard_s", "spans", "starts")
     return {
         "samples": history.samples,
         "seconds_s": history.seconds_s,
@@ -276,7 +276,8 @@ def summary(history: "History") -> dict[str, Any]:
         "rows": history.rows,
         "staleness": history.staleness,
         "replicas": {
-            number: {name: value for name, value in vars(totals).items() if name not in long}
+            number: {name: value for name, value in vars(totals).items() if name not in left_out}
+            | {"lives": totals.starts}
             for number, totals in sorted(history.replicas.items())
         },
         "servers": [asdict(server) for server in history.servers],

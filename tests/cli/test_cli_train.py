@@ -89,6 +89,13 @@ def test_files_become_a_model_a_history_and_a_timeline(call, cluster: list[str],
     }  # fmt: skip
 
 
+REPLICA_KEYS = frozenset(
+    ("samples", "pushes", "compute_s", "exchange_s", "data_s", "resident_bytes", "gpu_bytes", "processor_s",
+     "lives")
+)  # fmt: skip
+"""What scripts read of each replica."""
+
+
 def test_json_for_a_script_and_an_end_at_the_target(call, cluster: list[str], folder: Path) -> None:
     code, out, err = call("model.json", "list.txt", "--validation", "part2.h5", *LEARN, *cluster, "--json",
                           "--epochs", "2000", "--target", "val_accuracy,>,0.5", "--history",
@@ -99,6 +106,7 @@ def test_json_for_a_script_and_an_end_at_the_target(call, cluster: list[str], fo
     assert told["ended_by"] == "target"
     assert told["samples"] < 2000 * 400
     assert sum(totals["samples"] for totals in told["replicas"].values()) == told["samples"]
+    assert {frozenset(totals) for totals in told["replicas"].values()} == {REPLICA_KEYS}
     assert told["files"] == ["trained.keras", "h.csv"]
     assert "val_accuracy" in (folder / "h.csv").read_text().splitlines()[0]
 
