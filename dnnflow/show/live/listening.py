@@ -123,24 +123,24 @@ class _Publisher(threading.Thread):
 
     def run(self) -> None:
         """Tell how the run is, once a second."""
-        self._tell("running")
+        self._send("running")
         while not self._failed and not self._ended.wait(EVERY_S):
-            self._tell("running")
+            self._send("running")
 
     def end(self, state: str) -> None:
         """Tell how it ended."""
         self._ended.set()
         self.join(ANSWER_S)
         if not self._failed and not self.is_alive():
-            self._tell(state)
+            self._send(state)
 
-    def _tell(self, state: str) -> None:
+    def _send(self, state: str) -> None:
         try:
             numbers = self._numbers()
-            told: dict[str, Any] = {"kind": numbers.kind, "name": self._title, "state": state}
+            about: dict[str, Any] = {"kind": numbers.kind, "name": self._title, "state": state}
             call = self._client.scheduler.dnnflow_show
             self._client.sync(
-                call, run=self._id, numbers=numbers.to_dict(), **told, callback_timeout=ANSWER_S
+                call, run=self._id, numbers=numbers.to_dict(), **about, callback_timeout=ANSWER_S
             )
         except Exception as error:  # whatever it is, the run matters more than what is shown of it
             self._failed = True

@@ -60,7 +60,7 @@ class Page:
         self._choice.on_change("value", lambda attribute, old, new: self.update())
         self._head = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
         self._training, self._study = TrainingPanel(), StudyPanel()
-        self._told: tuple[str, float, bool] | None = None
+        self._drawn: tuple[str, float, bool] | None = None
         self.root = column(
             row(self._choice, sizing_mode="stretch_width"),
             self._head,
@@ -76,10 +76,10 @@ class Page:
         chosen = next((run for run in runs if run.id == self._choice.value), runs[0] if runs else None)
         self._training.root.visible = chosen is not None and chosen.kind == "training"
         self._study.root.visible = chosen is not None and chosen.kind == "study"
-        told = None if chosen is None else (chosen.id, chosen.heard_at, chosen.is_silent)
-        if told is not None and told == self._told:
+        latest = None if chosen is None else (chosen.id, chosen.heard_at, chosen.is_silent)
+        if latest is not None and latest == self._drawn:
             return
-        self._told = told
+        self._drawn = latest
         if chosen is None:
             self._head.text = (
                 '<p class="soft">No run yet. Trainings and studies show here when they begin.</p>'
@@ -129,10 +129,10 @@ class TrainingPanel:
         self._figures.fill(numbers)
         rows = [replica_row(one, workers.get(one.worker)) for one in numbers.replicas]
         lost = [f"after {at_s:.0f} s: replica {number} with {name}" for at_s, number, name in numbers.lost]
-        told = table(REPLICA_COLUMNS, rows, texts=("worker",))
+        text = table(REPLICA_COLUMNS, rows, texts=("worker",))
         if lost:
-            told += f"<h2>Lost workers</h2><p>{'<br>'.join(escape(one) for one in lost)}</p>"
-        self._workers.text = told + facts(numbers.about)
+            text += f"<h2>Lost workers</h2><p>{'<br>'.join(escape(one) for one in lost)}</p>"
+        self._workers.text = text + facts(numbers.about)
         return training_headline(numbers)
 
 
@@ -157,9 +157,9 @@ class StudyPanel:
         """Draw a study and return its headline."""
         self._figures.fill(numbers)
         rows = [(kind, f"{count:,}") for kind, count in numbers.failures]
-        told = table(("failures", "designs"), rows, texts=("failures",)) if rows else ""
+        failures = table(("failures", "designs"), rows, texts=("failures",)) if rows else ""
         best = f"<h2>Best so far</h2>{escape(numbers.best_design)}" if numbers.best_design else ""
-        self._failures.text = best + told + facts(numbers.about)
+        self._failures.text = best + failures + facts(numbers.about)
         return study_headline(numbers)
 
 
