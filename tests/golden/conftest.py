@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -58,11 +58,9 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def surroundings(golden: Path) -> Iterator[dict[str, str]]:
     """What every door has in its environment: the engine `gated`, and the servers, which are started."""
-    gate = golden / "gate"
-    gate.mkdir()
     path = os.pathsep.join(filter(None, (str(GATE), os.environ.get("PYTHONPATH"))))
     dask, prefect = free_port(), free_port()
-    engine = {"PYTHONPATH": path, "GOLDEN_GATE": str(gate), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    engine = {"PYTHONPATH": path, "GOLDEN_GATE": str(golden / "gates"), "TF_CPP_MIN_LOG_LEVEL": "3"}
     flows = {
         "PREFECT_HOME": str(golden / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
@@ -114,6 +112,8 @@ def doors(golden: Path, surroundings: dict[str, str], prefect: None) -> Iterator
     with process(log, *web, **{**surroundings, "DNNFLOW_HOME": str(rest.home), "PYTHONUNBUFFERED": "1"}):
         rest.connect(wait_for(lambda: re.search(r"dnnflow is at (\S+)", log.read_text()), "it tells")[1])
         yield made
+        for door in made.values():
+            door.close()
 
 
 @pytest.fixture(params=["cli", "python", "flow", "rest"])
@@ -122,10 +122,15 @@ def door(request: pytest.FixtureRequest, doors: dict[str, Door]) -> Door:
     return doors[request.param]
 
 
-@pytest.fixture
-def gate(golden: Path) -> Iterator[Gate]:
-    """The limit of what the engine `gated` trains; open before and after."""
-    made = Gate(golden / "gate")
-    made.reset()
-    yield made
-    made.open()
+@pytest.fixture(scope="session")
+def new_gate(surroundings: dict[str, str]) -> Iterator[Callable[[], Gate]]:
+    """A function that returns another gate: all are open at the end, so that nobody waits for ever."""
+    made: list[Gate] = []
+
+    def make() -> Gate:
+        made.append(Gate(Path(surroundings["GOLDEN_GATE"]), 1000 + len(made)))
+        return made[-1]
+
+    yield make
+    for gate in made:
+        gate.open()

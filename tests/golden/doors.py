@@ -17,7 +17,7 @@ import httpx
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 """How long anything is waited for before a test fails."""
 
 STUDY_SCRIPT = "import sys, dnnflow; dnnflow.run_study(dnnflow.load_pipeline(sys.argv[1]))"
@@ -57,14 +57,22 @@ class Door:
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.home = home
         self.environment = {**os.environ, **environment, "DNNFLOW_HOME": str(home)}
+        self.started: list[subprocess.Popen[bytes]] = []
         home.mkdir()
 
-    def cli(self, *arguments: str, code: int | None = 0) -> str:
-        """Return what a command prints, in this door's home."""
+    def cli(self, *arguments: str) -> str:
+        """Return what a command prints, in this door's home.
+
+        Raises
+        ------
+        RuntimeError
+            If it ends with another exit code.
+        """
         command = (sys.executable, "-m", "dnnflow", *arguments)
         done = subprocess.run(command, env=self.environment, cwd=self.home, capture_output=True, text=True,
                               timeout=PATIENCE_S, check=False)  # fmt: skip
-        assert code is None or done.returncode == code, done.stderr
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
         return done.stdout
 
     def at(self, home: Path) -> Self:
@@ -72,6 +80,12 @@ class Door:
         other = copy.copy(self)
         other.home, other.environment = home, {**self.environment, "DNNFLOW_HOME": str(home)}
         return other
+
+    def close(self) -> None:
+        """End what a test that failed has left."""
+        for process in self.started:
+            process.kill()
+            process.wait()
 
     def begin(self, pipeline: dict[str, Any]) -> None:
         """Start a study."""
@@ -95,6 +109,7 @@ class Door:
         """Run a study to its end and return its id."""
         find_id = self.begin_new(pipeline)
         self.wait()
+        assert find_id(), "an earlier study went on"
         return find_id()
 
     def cancel(self, study_id: str) -> None:
@@ -154,6 +169,7 @@ class ProcessDoor(Door):
             self.process = subprocess.Popen(
                 command, env=self.environment, cwd=self.home, stdout=printed, stderr=subprocess.STDOUT
             )
+        self.started.append(self.process)
 
 
 class CommandLine(ProcessDoor):
@@ -204,6 +220,10 @@ class Rest(Door):
 
     name = "rest"
 
+    def close(self) -> None:
+        """End the connection."""
+        self.client.close()
+
     def connect(self, url: str) -> None:
         """Say where the server is."""
         self.client = httpx.Client(base_url=f"{url}api/v1", timeout=60)
@@ -248,13 +268,15 @@ class Rest(Door):
 
     def wait(self) -> None:
         """Wait until the study begun last is finished."""
-        self._wait("finished", self._study_id)
+        self.wait_for("finished", self._study_id)
 
     def wait_stopped(self, study_id: str) -> None:
         """Wait until a cancelled study can be resumed."""
-        self._wait("stopped", study_id)
+        self.wait_for("stopped", study_id)
 
-    def _wait(self, state: str, study_id: str) -> None:
+    def wait_for(self, state: str, study_id: str) -> None:
+        """Wait until a study is in a state."""
+
         def look() -> bool:
             status = self.get(f"/studies/{study_id}")
             assert status["state"] != "failed", status["error"]

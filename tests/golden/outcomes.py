@@ -5,6 +5,7 @@ import os
 import signal
 import zipfile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from unittest import mock
 
@@ -19,6 +20,7 @@ NUMBERS = ("parameters", "flops", "epochs_run", "test_accuracy", "train_accuracy
 LOSSES = ("test_loss", "train_loss")
 IRIS = {"source": str(ROOT / "pipelines" / "data" / "iris.csv"), "label": "species"}
 DESIGNS = 8
+_ENVIRONMENT = Lock()
 
 
 def small(name: str, report: Path | None = None, **changed: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ TRAINING: dict[str, Any] = {
 
 def study_of(home: Path, study_id: str) -> Any:
     """Open a study of a door's home."""
-    with mock.patch.dict(os.environ, {"DNNFLOW_HOME": str(home)}):
+    with _ENVIRONMENT, mock.patch.dict(os.environ, {"DNNFLOW_HOME": str(home)}):
         return dnnflow.open_study(study_id)
 
 
@@ -109,15 +111,15 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 class Gate:
-    """How many designs the engine `gated` may train before it waits."""
+    """How many designs the engine `gated` may train of one study before it waits."""
 
-    def __init__(self, folder: Path) -> None:
-        self._limit, self._trained = folder / "limit", folder / "trained"
-
-    def reset(self) -> None:
-        """Forget what was trained, and let everything be trained."""
-        self.open()
-        self._trained.write_text("")
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder = folder / str(number)
+        self._folder.mkdir(parents=True)
+        self._limit, self._trained = self._folder / "limit", self._folder / "trained"
+        self._trained.touch()
+        self.training = {"engine": "gated", "time_limit_s": float(number)}
+        """The section of the study's pipeline."""
 
     def open(self) -> None:
         """Let everything be trained."""
@@ -125,7 +127,7 @@ class Gate:
 
     def close_after(self, count: int) -> None:
         """Let so many designs be trained in all."""
-        aside = self._limit.with_name("aside")
+        aside = self._folder / "aside"
         aside.write_text(str(count))
         os.replace(aside, self._limit)
 

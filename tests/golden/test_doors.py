@@ -5,6 +5,9 @@ Whoever starts on the command line, goes on in the browser and schedules it with
 
 import csv
 import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,10 @@ from tests.golden.outcomes import (
     with_refit,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
-
-
+"""Numbers of today's version, to four decimals: the same with oneDNN on, off, and held to SSE 4.1."""
 FILES = ["models/best-1.keras", "report.html", f"weights/{EXPECTED['best']}.npz"]
 """Of a finished study; with a refit there is one more."""
 
@@ -51,21 +53,24 @@ def fresh(doors: dict[str, Door]) -> dict[str, str]:
     return {}
 
 
-@pytest.fixture
-def ran(door: Door, fresh: dict[str, str]) -> str:
-    """The id of this door's study with a refit."""
+def run_fresh(door: Door, fresh: dict[str, str]) -> str:
+    """Run a door's study with a refit, if it has not been, and return its id."""
     if door.name not in fresh:
         fresh[door.name] = door.run(with_refit("fresh", outputs_of(door, "fresh")))
     return fresh[door.name]
+
+
+@pytest.fixture
+def ran(door: Door, fresh: dict[str, str]) -> str:
+    """The id of this door's study with a refit."""
+    return run_fresh(door, fresh)
 
 
 @pytest.fixture(scope="session")
 def reference(doors: dict[str, Door], fresh: dict[str, str]) -> tuple[Path, str]:
     """Home and id of the study that all others are held against: the command line's."""
     door = doors["cli"]
-    if door.name not in fresh:
-        fresh[door.name] = door.run(with_refit("fresh", outputs_of(door, "fresh")))
-    return door.home, fresh[door.name]
+    return door.home, run_fresh(door, fresh)
 
 
 # ---- fresh
@@ -85,6 +90,7 @@ def test_a_study_is_as_it_was(reference: tuple[Path, str]) -> None:
 
 
 def test_a_study_is_the_same_by_every_door(door: Door, ran: str, reference: tuple[Path, str]) -> None:
+    """Who changes the door would compare numbers that mean something else."""
     assert comparable(trials_of(door.home, ran)) == comparable(trials_of(*reference))
     ours, theirs = study_of(door.home, ran), study_of(*reference)
     assert ours.is_finished
@@ -94,6 +100,7 @@ def test_a_study_is_the_same_by_every_door(door: Door, ran: str, reference: tupl
 def test_a_study_leaves_the_same_files_by_every_door(
     door: Door, ran: str, reference: tuple[Path, str]
 ) -> None:
+    """What is opened, sent on and predicted with lies where it lay, whoever asked for it."""
     wait_for_files(door, ran, [*FILES, "models/refit.keras"])
     for name in ("best-1.keras", "refit.keras"):
         theirs = reference[0] / "studies" / reference[1] / "models" / name
@@ -102,9 +109,7 @@ def test_a_study_leaves_the_same_files_by_every_door(
     assert report is None or report.is_file()
 
 
-def test_every_door_shows_the_same_leaderboard(
-    doors: dict[str, Door], ran: str, door: Door, reference: tuple[Path, str]
-) -> None:
+def test_every_door_shows_the_same_leaderboard(door: Door, ran: str, reference: tuple[Path, str]) -> None:
     """What a door says itself, and not only what is stored."""
     if isinstance(door, Rest):
         places = door.get(f"/studies/{ran}/leaderboard")["places"]
@@ -120,114 +125,6 @@ def test_every_door_shows_the_same_leaderboard(
     frame = study_of(*reference).trials()
     order = frame.sort_values(["test_accuracy", "parameters", "design_id"], ascending=[False, True, True])
     assert [place["design_id"] for place in places] == list(order["design_id"])
-
-
-# ---- interrupted
-
-
-def test_a_study_that_was_killed_and_cancelled_ends_as_if_nothing_had_been(
-    door: Door, gate: Gate, reference: tuple[Path, str]
-) -> None:
-    """kill -9 midway, on again, cancelled midway, on again: no trial is lost, changed or trained for long."""
-    pipeline = small("broken", outputs_of(door, "broken"), training={"engine": "gated"})
-    gate.close_after(3)
-    find_id = door.begin_new(pipeline)
-    gate.wait(3)
-    study_id = wait_for(find_id, "the study is stored")
-    before = wait_for(lambda: trials_of(door.home, study_id), "a trial is stored")
-    assert len(before) < DESIGNS
-    gate.kill_trainer()
-    if isinstance(door, ProcessDoor):
-        door.wait_stopped(study_id)
-
-    gate.close_after(5)
-    door.after_kill(pipeline, study_id)
-    gate.wait(5)
-    door.cancel(study_id)
-    door.wait_stopped(study_id)
-    assert study_of(door.home, study_id).record.state.value == "stopped"
-    between = trials_of(door.home, study_id)
-    assert len(before) <= len(between) < DESIGNS
-
-    gate.open()
-    door.go_on(pipeline, study_id)
-    door.wait()
-    after = trials_of(door.home, study_id)
-    assert find_id() == study_id, "it was begun anew"
-    assert {design: after[design] for design in between} == between, "a stored trial has changed"
-    assert between.items() >= before.items()
-    assert comparable(after) == comparable(trials_of(*reference))
-    assert study_of(door.home, study_id).is_finished
-    wait_for_files(door, study_id, FILES)
-    report = outputs_of(door, "broken")
-    assert report is None or report.is_file()
-    theirs = reference[0] / "studies" / reference[1] / "models" / "best-1.keras"
-    assert_same_weights(door.home / "studies" / study_id / "models" / "best-1.keras", theirs)
-
-
-def begin_and_cancel(door: Door, gate: Gate, pipeline: dict[str, Any]) -> str:
-    """Begin a study, cancel it midway and return its id; what is missing may be trained from now on."""
-    gate.close_after(3)
-    find_id = door.begin_new(pipeline)
-    gate.wait(3)
-    study_id = wait_for(find_id, "the study is stored")
-    wait_for(lambda: trials_of(door.home, study_id), "a trial is stored")
-    door.cancel(study_id)
-    door.wait_stopped(study_id)
-    gate.open()
-    return str(study_id)
-
-
-@pytest.fixture(scope="module")
-def by_id(doors: dict[str, Door], golden: Path) -> tuple[Door, str]:
-    """A study with a refit that was cancelled midway, after `dnnflow resume ID`."""
-    door, gate = doors["cli"], Gate(golden / "gate")
-    gate.reset()
-    pipeline = with_refit("by-id", outputs_of(door, "by-id"), training={"engine": "gated"})
-    study_id = begin_and_cancel(door, gate, pipeline)
-    door.cli("resume", study_id, "--json")
-    return door, study_id
-
-
-def test_a_study_resumed_by_its_id_has_the_same_trials(
-    by_id: tuple[Door, str], reference: tuple[Path, str]
-) -> None:
-    door, study_id = by_id
-    assert comparable(trials_of(door.home, study_id)) == comparable(trials_of(*reference))
-    assert set(files_of(door.home, study_id)) >= set(FILES)
-
-
-@pytest.mark.xfail(strict=True, reason="dnnflow resume ID leaves out the pipeline's refit")
-def test_a_study_resumed_by_its_id_is_refitted(by_id: tuple[Door, str], reference: tuple[Path, str]) -> None:
-    door, study_id = by_id
-    wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
-
-
-@pytest.mark.xfail(strict=True, reason="dnnflow resume ID ignores outputs.report")
-def test_a_study_resumed_by_its_id_writes_the_report_where_it_is_asked_for(by_id: tuple[Door, str]) -> None:
-    assert outputs_of(by_id[0], "by-id").is_file()
-
-
-def test_a_study_resumed_by_rest_is_refitted(doors: dict[str, Door], gate: Gate) -> None:
-    door = doors["rest"]
-    pipeline = with_refit("by-rest", training={"engine": "gated"})
-    study_id = begin_and_cancel(door, gate, pipeline)
-    door.go_on(pipeline, study_id)
-    door.wait()
-    wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
-
-
-def test_a_study_of_the_command_line_is_resumed_by_rest(doors: dict[str, Door], gate: Gate) -> None:
-    """Who closed the terminal goes on in the browser."""
-    rest, cli = doors["rest"], doors["cli"].at(doors["rest"].home)
-    # A limit that nothing reaches makes it another study than those that this home has
-    training = {"engine": "gated", "time_limit_s": 1000.0}
-    pipeline = with_refit("from-cli", outputs_of(cli, "from-cli"), training=training)
-    study_id = begin_and_cancel(cli, gate, pipeline)
-    rest.go_on(pipeline, study_id)
-    rest._wait("finished", study_id)
-    wait_for_files(rest, study_id, [*FILES, "models/refit.keras"])
-    assert outputs_of(cli, "from-cli").is_file()
 
 
 # ---- parallel training
@@ -270,3 +167,152 @@ def last_row(folder: Path) -> dict[str, float]:
     with (folder / "history.csv").open(newline="") as file:
         *_, row = csv.DictReader(file)
     return {name: float(value) for name, value in row.items() if not name.endswith("_s")}
+
+
+# ---- interrupted
+
+
+@dataclass(frozen=True)
+class Life:
+    """What was stored of a study, by design, from interruption to interruption."""
+
+    study_id: str
+    killed: dict[str, Any]
+    cancelled: dict[str, Any]
+    cancelled_state: str
+    last_id: str
+    """Of the newest study at the end."""
+
+
+def live(door: Door, gate: Gate) -> Life:
+    """Kill a study midway and go on, cancel it midway and go on."""
+    pipeline = small("broken", outputs_of(door, "broken"), training=gate.training)
+    gate.close_after(3)
+    find_id = door.begin_new(pipeline)
+    gate.wait(3)
+    study_id = wait_for(find_id, "the study is stored")
+    killed = wait_for(lambda: trials_of(door.home, study_id), "a trial is stored")
+    gate.kill_trainer()
+    if isinstance(door, ProcessDoor):
+        door.wait_stopped(study_id)
+    gate.close_after(5)
+    door.after_kill(pipeline, study_id)
+    gate.wait(5)
+    door.cancel(study_id)
+    door.wait_stopped(study_id)
+    state = study_of(door.home, study_id).record.state.value
+    cancelled = trials_of(door.home, study_id)
+    gate.open()
+    door.go_on(pipeline, study_id)
+    door.wait()
+    return Life(study_id, killed, cancelled, state, find_id())
+
+
+@pytest.fixture(scope="module")
+def lives(
+    doors: dict[str, Door], new_gate: Callable[[], Gate], reference: tuple[Path, str]
+) -> Iterator[dict[str, Future[Life]]]:
+    """An interrupted study of every door, two at a time: they mostly import."""
+    with ThreadPoolExecutor(2) as pool:
+        yield {name: pool.submit(live, door, new_gate()) for name, door in doors.items()}
+
+
+def test_a_study_that_was_killed_and_cancelled_ends_as_if_nothing_had_been(
+    door: Door, lives: dict[str, Future[Life]], reference: tuple[Path, str]
+) -> None:
+    """kill -9 midway, on again, cancelled midway, on again: no trial is lost, and none has changed."""
+    life = lives[door.name].result()
+    assert life.last_id == life.study_id, "it was begun anew"
+    assert 0 < len(life.killed) <= len(life.cancelled) < DESIGNS, "it was not interrupted midway"
+    assert life.cancelled_state == "stopped"
+    assert life.cancelled.items() >= life.killed.items()
+    trials = trials_of(door.home, life.study_id)
+    assert {design: trials[design] for design in life.cancelled} == life.cancelled, "a trial has changed"
+    assert comparable(trials) == comparable(trials_of(*reference))
+    assert study_of(door.home, life.study_id).is_finished
+    wait_for_files(door, life.study_id, FILES)
+    report = outputs_of(door, "broken")
+    assert report is None or report.is_file()
+    theirs = reference[0] / "studies" / reference[1] / "models" / "best-1.keras"
+    assert_same_weights(door.home / "studies" / life.study_id / "models" / "best-1.keras", theirs)
+
+
+def begin_and_cancel(door: Door, gate: Gate, pipeline: dict[str, Any]) -> str:
+    """Begin a study, cancel it midway and return its id; what is missing may be trained from now on."""
+    gate.close_after(3)
+    find_id = door.begin_new(pipeline)
+    gate.wait(3)
+    study_id = wait_for(find_id, "the study is stored")
+    wait_for(lambda: trials_of(door.home, study_id), "a trial is stored")
+    door.cancel(study_id)
+    door.wait_stopped(study_id)
+    gate.open()
+    return str(study_id)
+
+
+def not_yet(reason: str) -> pytest.MarkDecorator:
+    """Mark what is known to be wrong; another failure than that of an assertion still counts."""
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+@pytest.fixture(scope="module")
+def by_id(doors: dict[str, Door], new_gate: Callable[[], Gate]) -> tuple[Door, str]:
+    """A study with a refit that was cancelled midway, after `dnnflow resume ID`."""
+    door, gate = doors["cli"], new_gate()
+    pipeline = with_refit("by-id", outputs_of(door, "by-id"), training=gate.training)
+    study_id = begin_and_cancel(door, gate, pipeline)
+    door.cli("resume", study_id, "--json")
+    return door, study_id
+
+
+def test_a_study_resumed_by_its_id_has_the_same_trials(
+    by_id: tuple[Door, str], reference: tuple[Path, str]
+) -> None:
+    """On the Dask cluster, what is missing is trained to the same numbers."""
+    door, study_id = by_id
+    assert comparable(trials_of(door.home, study_id)) == comparable(trials_of(*reference))
+    assert set(files_of(door.home, study_id)) >= set(FILES)
+
+
+@not_yet("dnnflow resume ID leaves out the pipeline's refit")
+def test_a_study_resumed_by_its_id_is_refitted(by_id: tuple[Door, str]) -> None:
+    door, study_id = by_id
+    wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
+
+
+@not_yet("dnnflow resume ID ignores outputs.report")
+def test_a_study_resumed_by_its_id_writes_the_report_where_it_is_asked_for(by_id: tuple[Door, str]) -> None:
+    report = outputs_of(by_id[0], "by-id")
+    assert report is not None
+    assert report.is_file()
+
+
+def test_a_study_resumed_by_rest_is_refitted(
+    doors: dict[str, Door], new_gate: Callable[[], Gate], reference: tuple[Path, str]
+) -> None:
+    door, gate = doors["rest"], new_gate()
+    pipeline = with_refit("by-rest", training=gate.training)
+    study_id = begin_and_cancel(door, gate, pipeline)
+    door.go_on(pipeline, study_id)
+    door.wait()
+    assert comparable(trials_of(door.home, study_id)) == comparable(trials_of(*reference))
+    wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
+
+
+@not_yet("the embedded launcher resumes only what it has started: 404 a job is found by its id")
+def test_a_study_of_the_command_line_is_resumed_by_rest(
+    doors: dict[str, Door], new_gate: Callable[[], Gate]
+) -> None:
+    """Who closed the terminal goes on in the browser: with the report that was asked for, too."""
+    rest, gate = doors["rest"], new_gate()
+    cli = doors["cli"].at(rest.home)
+    study_id = begin_and_cancel(
+        cli, gate, small("from-cli", outputs_of(cli, "from-cli"), training=gate.training)
+    )
+    assert isinstance(rest, Rest)
+    rest.go_on({}, study_id)
+    rest.wait_for("finished", study_id)
+    wait_for_files(rest, study_id, FILES)
+    report = outputs_of(cli, "from-cli")
+    assert report is not None
+    wait_for(report.is_file, "the report is written")

@@ -1,7 +1,9 @@
 """An engine that trains as `keras` does, up to as many designs as a file allows, and then waits.
 
 So a study lasts for as long as a test wants, on a machine of any speed. Each training leaves a line
-`design_id pid` beside that file. Workers find it by the entry point next to this module.
+`design_id pid` beside that file. Both lie in a folder that is named after the study's time limit: by that
+number, which nothing reaches, a test makes a study of its own. Workers find the engine by the entry point
+next to this module.
 """
 
 import os
@@ -19,21 +21,23 @@ class Gated:
         from dnnflow.training.engines import find_engine
 
         self._keras = find_engine("keras")
-        self._folder = Path(os.environ["GOLDEN_GATE"])
 
     def refuse(self, design):
         return self._keras.refuse(design)
 
     def train(self, designs, context):
+        folder = Path(os.environ["GOLDEN_GATE"]) / f"{context.settings.time_limit_s:g}"
         for design in designs:
-            while self._is_closed():
+            while is_closed(folder):
                 time.sleep(0.02)
             yield from self._keras.train([design], context)
-            with (self._folder / "trained").open("a") as log:
+            with (folder / "trained").open("a") as log:
                 log.write(f"{design.design_id} {os.getpid()}\n")
 
-    def _is_closed(self):
-        limit, trained = self._folder / "limit", self._folder / "trained"
-        if not limit.is_file():
-            return False
+
+def is_closed(folder):
+    limit, trained = folder / "limit", folder / "trained"
+    try:
         return len(trained.read_text().splitlines()) >= int(limit.read_text())
+    except FileNotFoundError:  # opened for good
+        return False
