@@ -18,7 +18,7 @@ class Gated:
 
     def __init__(self):
         # The seam of engines is all that is known of dnnflow's inside here
-        from dnnflow.training.engines import find_engine
+        from dnnflow.engines.registry import find_engine
 
         self._keras = find_engine("keras")
 
