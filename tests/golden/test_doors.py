@@ -27,7 +27,7 @@ from tests.golden.outcomes import (
     with_refit,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(900)]
 
 EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
 """Numbers of today's version, to four decimals: the same with oneDNN on, off, and held to SSE 4.1."""
