@@ -39,6 +39,8 @@ class CheckedParameters(Parameters):
 
     def __init__(self, /, *values: Any, **given: Any) -> None:
         names = tuple(type(self).model_fields)
+        if len(values) > len(names) or set(names[: len(values)]) & set(given):
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, each once")
         try:
             super().__init__(**dict(zip(names, values, strict=False)), **given)
         except ValidationError as error:

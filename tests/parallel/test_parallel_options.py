@@ -91,3 +91,11 @@ def test_what_the_algorithm_names_stays() -> None:
     momentum = Algorithm(kind="easgd", momentum=0.9)  # type: ignore[arg-type]
     assert with_optimizer(momentum, GIVEN) == momentum
     assert with_optimizer(Algorithm(), None) == Algorithm()
+
+
+def test_no_argument_is_left_over() -> None:
+    """What is given beyond the fields must not be dropped in silence."""
+    with pytest.raises(TypeError, match="OptimizerSpec takes name, learning_rate, parameters, each once"):
+        OptimizerSpec("sgd", 0.1, {}, 5)
+    with pytest.raises(TypeError, match="each once"):
+        OptimizerSpec("sgd", name="adam")
