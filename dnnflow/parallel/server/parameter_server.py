@@ -77,6 +77,7 @@ class ParameterServer:
         self._state = ServerState(weights, algorithm, replicas=replicas, layout=layout, shard=shard)
         self._weights = self._state.weights
         self._algorithm, self._wait_s = algorithm, wait_s
+        self._synchronous = algorithm.synchronous
         self._push_kind, self._bound = algorithm.push_kind, algorithm.staleness_bound
         self._elastic = algorithm.kind is Kind.EASGD
         before = self._elastic and algorithm.synchronous
@@ -98,7 +99,7 @@ class ParameterServer:
     @property
     def never_waits(self) -> bool:
         """Whether no replica is made to wait for another one."""
-        return not self._algorithm.synchronous and self._bound is None
+        return not self._synchronous and self._bound is None
 
     @property
     def learned(self) -> int:
@@ -179,7 +180,7 @@ class ParameterServer:
                 self._counts["repeated"] += 1
                 self._wait_for_slowest(replica)
                 return self._reply(0, out)
-            return self._join_round(push, out) if self._algorithm.synchronous else self._apply(push, out)
+            return self._join_round(push, out) if self._synchronous else self._apply(push, out)
 
     def move(self, start: Vector, target: Vector) -> None:
         """Add target - start to the weights, and so keep what was pushed since `start` was pulled.
@@ -375,6 +376,7 @@ class ServerState:
         self._rule = _make_rule(algorithm.kind, used, self.weights[:learned], layout, shard)
         self._averages = StatisticsRule(self.weights, learned) if learned < weights.size else None
         self._algorithm, self._replicas = algorithm, replicas
+        self._schedule = algorithm.schedule if algorithm.schedule.every is not None else None
         self._damping = Damping(algorithm.damping_rule) if algorithm.damping else None
 
     def apply_one(self, push: Push, staleness: int, live: int, out: Vector) -> None:
@@ -406,13 +408,12 @@ class ServerState:
 
     def _strength(self, staleness: int, live: int) -> float:
         """Return the learning rate of an update, or α of elastic averaging."""
-        algorithm = self._algorithm
         if self.rate is None:
-            elastic = algorithm.kind is Kind.EASGD
-            return algorithm.elastic_share(max(self._replicas, live)) if elastic else 1.0
+            elastic = self._algorithm.kind is Kind.EASGD
+            return self._algorithm.elastic_share(max(self._replicas, live)) if elastic else 1.0
         rate = self.rate * self._factor
-        if algorithm.schedule.every is not None:
-            rate = scheduled_rate(rate, algorithm.schedule, self.samples)
+        if self._schedule is not None:
+            rate = scheduled_rate(rate, self._schedule, self.samples)
         return rate * self._damping.factor(staleness) if self._damping else rate
 
     def snapshot(self) -> dict[str, Any]:
