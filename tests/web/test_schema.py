@@ -91,7 +91,7 @@ def test_every_answer_is_as_the_document_says(label: str, mode: GenerationMode, 
         if mode is RIGHT:
             aim(case, target.known)
         left_out = [schemathesis.checks.positive_data_acceptance] if label in MORE_RULES else []
-        case.call_and_validate(base_url=target.url, excluded_checks=left_out)
+        case.call_and_validate(base_url=target.url, excluded_checks=left_out, timeout=60)
 
     check()
 
