@@ -1,4 +1,4 @@
-"""What a run's events become in Prefect: log lines and artifacts."""
+"""Turn a run's events into log lines and artifacts of Prefect."""
 
 import logging
 import re

@@ -36,7 +36,7 @@ _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 """What of that member is a field of a saved model of its own."""
 
 
-class Place(NamedTuple):
+class LeaderboardKey(NamedTuple):
     """What orders trials on the leaderboard; the smallest is the best."""
 
     minus_accuracy: float
@@ -45,8 +45,8 @@ class Place(NamedTuple):
     design_id: str
 
     @classmethod
-    def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "Place":
-        """Return a completed trial's place."""
+    def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "LeaderboardKey":
+        """Return a completed trial's key."""
         # A frame's missing number is pandas' NA, of which nothing can be asked
         size = float(parameters) if isinstance(parameters, int | float | np.number) else float("nan")
         return cls(-float(accuracy), float("inf") if np.isnan(size) else size, str(design_id))
@@ -55,13 +55,13 @@ class Place(NamedTuple):
 class BestWeights:
     """The weights of the best designs so far, one `.npz` a design in a directory.
 
-    Not safe for several threads. `places` are those of the trials already stored.
+    Not safe for several threads. `keys` are those of the trials already stored.
     """
 
-    def __init__(self, directory: Path, keep: int, places: Iterable[Place]) -> None:
+    def __init__(self, directory: Path, keep: int, keys: Iterable[LeaderboardKey]) -> None:
         self._directory = directory
         self._keep = keep
-        self._best = sorted(places)[:keep]
+        self._best = sorted(keys)[:keep]
 
     def threshold(self) -> float:
         """Return the test accuracy from which on a trial may be among the best; infinite if none are kept."""
@@ -69,20 +69,20 @@ class BestWeights:
             return float("inf")
         return -self._best[-1].minus_accuracy if len(self._best) == self._keep else 0.0
 
-    def offer(self, place: Place, weights: Sequence[np.ndarray] | None) -> None:
+    def offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
         """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""
-        insort(self._best, place)
+        insort(self._best, key)
         dropped = self._best[self._keep :]
         del self._best[self._keep :]
-        if place in dropped:
+        if key in dropped:
             return
         if weights:
-            write_file(self._file(place), _pack(weights))
+            write_file(self._file(key), _pack(weights))
         for other in dropped:
             self._file(other).unlink(missing_ok=True)
 
-    def _file(self, place: Place) -> Path:
-        return self._directory / f"{place.design_id}.npz"
+    def _file(self, key: LeaderboardKey) -> Path:
+        return self._directory / f"{key.design_id}.npz"
 
 
 def _pack(weights: Sequence[np.ndarray]) -> bytes:

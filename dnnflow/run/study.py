@@ -31,7 +31,7 @@ from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
-from dnnflow.run.saved_model import BestWeights, Place, read_weights, save_model
+from dnnflow.run.saved_model import BestWeights, LeaderboardKey, read_weights, save_model
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 
@@ -259,15 +259,16 @@ class StudyTraining:
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
-        places = [
-            Place.of(*row) for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
+        keys = [
+            LeaderboardKey.of(*row)
+            for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
         ]
         self._stored = set(frame["design_id"])
         self._before = [self._result_of_row(row) for row in frame.to_dict("records")]
         self._completed, self._failed, self._trained = len(completed), len(frame) - len(completed), 0
-        self._best = min(places, default=None)
+        self._best = min(keys, default=None)
         directory = study.settings.workspace.weights_directory(study.id)
-        self._keeper = BestWeights(directory, study.pipeline.outputs.models, places)
+        self._keeper = BestWeights(directory, study.pipeline.outputs.models, keys)
         self._began_s = time.monotonic()
         self._reported_s, self._reported = 0.0, -1
 
@@ -329,17 +330,17 @@ class StudyTraining:
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
         trials = [outcome.trial for outcome in outcomes]
-        places = []
+        keys = []
         for outcome, trial in zip(outcomes, trials, strict=True):
             if trial.test_accuracy is not None:
-                places.append(Place.of(trial.design_id, trial.test_accuracy, trial.parameters))
-                self._keeper.offer(places[-1], outcome.weights)
+                keys.append(LeaderboardKey.of(trial.design_id, trial.test_accuracy, trial.parameters))
+                self._keeper.offer(keys[-1], outcome.weights)
         # The weights of the best are on disk before their trial counts as done
         self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
         self._stored |= {trial.design_id for trial in trials}
-        self._completed, self._trained = self._completed + len(places), self._trained + len(trials)
-        self._failed += len(trials) - len(places)
-        self._best = min([*places, *([self._best] if self._best else [])], default=None)
+        self._completed, self._trained = self._completed + len(keys), self._trained + len(trials)
+        self._failed += len(trials) - len(keys)
+        self._best = min([*keys, *([self._best] if self._best else [])], default=None)
         self._listener(TrialsEnded([self._result(trial) for trial in trials]))
         self._report()
 
