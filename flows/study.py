@@ -4,6 +4,7 @@ Tasks run in the flow's process; designs run as Dask futures inside the training
 """
 
 from pathlib import Path
+from typing import Any
 
 from distributed import Client
 from pipeline_form import PipelineForm
@@ -52,7 +53,7 @@ def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:
     return isinstance(error, ClusterError) or isinstance(cause, OSError)
 
 
-def say_how_to_go_on(flow: Flow[..., object], run: FlowRun, state: State[object]) -> None:
+def say_how_to_go_on(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
     """Log what to do after a run that did not end well."""
     flow_run_logger(run, flow).error(
         "The run did not finish: %s Designs that were trained are stored: when the cause is removed, "

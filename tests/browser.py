@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = ("--headless --no-sandbox --disable-gpu --disable-background-networking --disable-dev-shm-usage "
@@ -37,7 +38,7 @@ TEXTS = """(() => {
 class Tab:
     """The only tab of a browser."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self._socket, self._number = socket, 0
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:

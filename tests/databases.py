@@ -27,17 +27,17 @@ def postgres() -> Iterator[str]:
     if programs is None:
         pytest.skip("PostgreSQL is not installed: no initdb on the path or under /usr/lib/postgresql")
     home = Path(tempfile.mkdtemp(prefix="dnnflow-postgres-"))
-    account: dict[str, str] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        account = {"user": "postgres", "group": "postgres"}
-        shutil.chown(home, **account)
+    account = "postgres" if os.geteuid() == 0 else None  # PostgreSQL refuses to run as root
+    if account is not None:
+        shutil.chown(home, account, account)
     port = free_port()
-    initdb = [programs / "initdb", "-D", home / "data", "-U", "dnnflow", "-A", "trust", "-E", "UTF8", "-N"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=home, **account)
-    serve = [programs / "postgres", "-D", home / "data", "-p", str(port), "-k", home,
-             "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
+    initdb: list[str | Path] = [programs / "initdb", "-D", home / "data", "-U", "dnnflow", "-A", "trust",
+                                "-E", "UTF8", "-N"]  # fmt: skip
+    subprocess.run(initdb, check=True, capture_output=True, cwd=home, user=account, group=account)
+    serve: list[str | Path] = [programs / "postgres", "-D", home / "data", "-p", str(port), "-k", home,
+                               "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]  # fmt: skip
     with (home / "log").open("wb") as log:
-        server = subprocess.Popen(serve, stdout=log, stderr=log, cwd=home, **account)
+        server = subprocess.Popen(serve, stdout=log, stderr=log, cwd=home, user=account, group=account)
     try:
         url = f"postgresql://dnnflow@127.0.0.1:{port}/postgres"
         _wait_for(url, server)

@@ -136,8 +136,8 @@ def test_the_picture_shows_the_imports() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     arrows = set(re.findall(r"^    (\w+) --> (\w+)", text, re.MULTILINE))
     drawn: dict[str, set[str]] = {}
-    for above, below in arrows:
-        drawn.setdefault(above, set()).add(below)
+    for above, beneath in arrows:
+        drawn.setdefault(above, set()).add(beneath)
 
     def below(folder: str) -> set[str]:
         return {folder}.union(*(below(one) for one in drawn.get(folder, ())))

@@ -102,9 +102,9 @@ def test_a_design_has_the_same_numbers_again_and_in_any_company(engine: Engine, 
     )
     again = train(type(engine)(), [wider], iris)[0]
     if engine.name == "stacked":  # a sum over a stack is rounded otherwise than over one design
-        for one, other in ((company[1], alone), (company[5], alone), (company[3], again)):
-            assert one.confusion == other.confusion
-            np.testing.assert_allclose(one.history["loss"], other.history["loss"], rtol=1e-6)
+        for one, same in ((company[1], alone), (company[5], alone), (company[3], again)):
+            assert one.confusion == same.confusion
+            np.testing.assert_allclose(one.history["loss"], same.history["loss"], rtol=1e-6)
     else:
         assert numbers(company[1]) == numbers(company[5]) == numbers(alone)
         assert numbers(company[3]) == numbers(again)
@@ -235,8 +235,8 @@ def test_the_keras_engine_does_what_model_fit_does(name: str, iris: Dataset) -> 
     assert fitted.weights is not None
     for ours, theirs in zip(fitted.weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
-    ours = list(zip(fitted.trial.history["loss"], fitted.trial.history["accuracy"], strict=True))
-    np.testing.assert_allclose(ours, history, rtol=1e-4)
+    learned = list(zip(fitted.trial.history["loss"], fitted.trial.history["accuracy"], strict=True))
+    np.testing.assert_allclose(learned, history, rtol=1e-4)
     loss, accuracy = model.evaluate(*iris.arrays("test"), verbose=0)
     assert fitted.trial.test_loss == pytest.approx(loss, rel=1e-4)
     assert fitted.trial.test_accuracy == pytest.approx(accuracy, abs=1e-6)

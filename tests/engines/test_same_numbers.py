@@ -174,7 +174,7 @@ def assert_alike(design: Design, ours: Weights, theirs: Weights, dtype: str) -> 
     assert [weight.shape for weight in ours] == [weight.shape for weight in theirs]
     for name, one, other in zip(range(len(ours)), ours, theirs, strict=True):
         # What begins at zero has hardly moved; the bias of a normalised layer has no gradient at all
-        size = max(np.linalg.norm(other), 1e-2)
+        size = max(float(np.linalg.norm(other)), 1e-2)
         assert np.linalg.norm(one - other) <= bound * size, (design.describe(), name)
 
 

@@ -426,9 +426,15 @@ def test_waste_and_steps_are_counted_by_hand() -> None:
 
 
 def test_a_layer_option_in_the_last_of_many_layers_keeps_them_from_being_a_loop() -> None:
-    tail = {"dropout": 0.1, "l2": 0.1, "batch_norm": True, "activation": "tanh", "units": 8}
-    for name, value in tail.items():
-        design = Design((*(Layer(64),) * 19, replace(Layer(64), **{name: value})))
+    tails = (
+        Layer(64, dropout=0.1),
+        Layer(64, l2=0.1),
+        Layer(64, batch_norm=True),
+        Layer(64, "tanh"),
+        Layer(8),
+    )
+    for tail in tails:
+        design = Design((*(Layer(64),) * 19, tail))
         assert not plan_stacks([design], TABLE)[0].signature.looped
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def train(
     found = {}
     for fitted in (engine or StackedEngine()).train(some, context):
         weights = fitted.weights() if fitted.weights else ()
-        found[fitted.trial.design_id] = Fitted(fitted.trial, lambda kept=weights: kept)
+        found[fitted.trial.design_id] = Fitted(fitted.trial, partial(tuple, weights))
     return [found[design.design_id] for design in some]
 
 

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-import readme
 from cryptography import x509
 from distributed import Client
 
@@ -25,6 +24,7 @@ from dnnflow.execute import cluster as cluster_module
 from dnnflow.execute.certificates import make_certificates
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, security_of
 from dnnflow.execute.gpus import claim_gpu, visible_gpus
+from tests import readme
 
 pytestmark = pytest.mark.cluster
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import readme
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 
@@ -28,9 +27,11 @@ from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
 from dnnflow.execute.dask import DaskExecutor, DaskOptions
 from dnnflow.execute.executor import Executor
 from dnnflow.execute.local import LocalExecutor
+from dnnflow.execute.packs import PackLimits
 from dnnflow.execute.task import resident_bytes
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
+from tests import readme
 
 MakeJob = Callable[..., StudyContext]
 WORKER = readme.command(readme.blocks("Add machines")[0], "dask worker")
@@ -269,7 +270,7 @@ def test_a_stack_with_a_design_that_kills_its_worker_is_halved_until_that_one_is
 
 def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: MakeJob) -> None:
     """All designs are one pack: those finished before its worker died must not be trained again."""
-    one_pack = dask_executor.PackLimits(growth=1000, shortest_s=5.0)
+    one_pack = PackLimits(growth=1000, shortest_s=5.0)
     batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(portions(200), job("Short"))
     outcomes: list[Outcome] = []
     victims = list(cluster.run(os.getpid).values())
@@ -285,7 +286,7 @@ def test_outcomes_of_a_long_pack_are_safe_within_a_second(cluster: Client, job: 
 
 def test_what_is_finished_does_not_wait_for_a_long_design_of_its_pack(cluster: Client, job: MakeJob) -> None:
     """Its worker may die hours later."""
-    one_pack = dask_executor.PackLimits(growth=1000, shortest_s=1000.0, target_s=1000.0)
+    one_pack = PackLimits(growth=1000, shortest_s=1000.0, target_s=1000.0)
     batches = DaskExecutor(cluster, DaskOptions(packs=one_pack)).train(portions(20), job("LastEndless"))
     early: set[str] = set()
     for batch in batches:

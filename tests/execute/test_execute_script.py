@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import readme
+
+from tests import readme
 
 TESTS = Path(__file__).parents[1]
 ENGINE = """

@@ -13,7 +13,6 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from flow_server import FINAL, ROOT, PrefectServer, wait_for
 
 from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.pipeline.pipeline_file import load_any, load_pipeline
@@ -25,6 +24,7 @@ from dnnflow.serve.processes import free_port
 from dnnflow.serve.service_commands import prefect_environment
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.prefect_launcher import PrefectLauncher
+from tests.flow_server import FINAL, ROOT, PrefectServer, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    assert served.stdout is not None
     lines = []
     for line in served.stdout:
         lines.append(line)
@@ -242,7 +243,10 @@ def test_a_job_is_a_run_with_its_own_study(server: PrefectServer, launcher: Pref
         launcher.launch(small("designs=3"), new_study_id(), key="one")
     done = end_of(server, launcher, study_id)
     assert done.state is RunState.FINISHED, done.error
+    assert done.started_at is not None
+    assert done.ended_at is not None
     assert done.started_at < done.ended_at
+    assert done.run_url is not None
     flow_run = server.call(f"/flow_runs/{done.run_url.rsplit('/', 1)[1]}")
     assert flow_run["parameters"]["study_id"] == study_id
     with store(server) as results:
@@ -257,7 +261,7 @@ def test_a_job_that_fails_says_why_and_can_be_resumed(
     launcher.launch(small(f"dataset.source={table}"), study_id)
     done = end_of(server, launcher, study_id)
     assert done.state is RunState.FAILED
-    assert done.error.startswith(f"dataset.source must be a file that can be read, got {table}")
+    assert (done.error or "").startswith(f"dataset.source must be a file that can be read, got {table}")
     table.write_text((ROOT / "pipelines" / "data" / "iris.csv").read_text())
     assert not launcher.resume(study_id).state.has_ended
     assert end_of(server, launcher, study_id).state is RunState.FINISHED
@@ -291,6 +295,7 @@ def test_a_training_is_a_job_too(server: PrefectServer, launcher: PrefectLaunche
     assert launcher.launch(given, run_id).kind == "training"
     done = end_of(server, launcher, run_id)
     assert done.state is RunState.FINISHED, done.error
+    assert done.outcome is not None
     assert done.outcome["last"]["epoch"] == 2
     assert Path(done.outcome["model"]).is_file()
     assert run_id in done.outcome["model"]

@@ -29,6 +29,13 @@ def quickstart(pipeline: Path, home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def word(pattern: str, text: str) -> str:
+    """Return what the pattern's group finds in a line of the text."""
+    found = re.search(pattern, text, re.MULTILINE)
+    assert found is not None, text
+    return found.group(1)
+
+
 def still_running(port: str) -> list[list[str]]:
     """Return the command lines that name the port of a Prefect server."""
     found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
@@ -54,11 +61,11 @@ def test_a_first_run_needs_one_command(tmp_path: Path) -> None:
     stages = ("upload:", "preprocess:", "train:", "aggregate:", "report:")
     assert [lines.index(stage) for stage in stages] == sorted(lines.index(stage) for stage in stages)
     assert "3 of 3 designs" in lines
-    study_id = re.search(r"^study +(\S+) ", lines, re.MULTILINE).group(1)
-    report = Path(re.search(r"^report +(\S+)$", lines, re.MULTILINE).group(1))
+    study_id = word(r"^study +(\S+) ", lines)
+    report = Path(word(r"^report +(\S+)$", lines))
     assert report == tmp_path / "home" / "studies" / study_id / "report.html"
     assert report.is_file()
-    assert still_running(re.search(r"port (\d+)", lines).group(1)) == []
+    assert still_running(word(r"port (\d+)", lines)) == []
 
 
 @pytest.mark.slow
@@ -69,4 +76,4 @@ def test_a_pipeline_with_a_mistake_ends_at_once_with_its_line(tmp_path: Path) ->
     assert done.returncode == 2
     assert "line 4: desings: unknown key" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    assert still_running(re.search(r"port (\d+)", done.stdout).group(1)) == []
+    assert still_running(word(r"port (\d+)", done.stdout)) == []

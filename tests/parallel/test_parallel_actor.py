@@ -169,7 +169,9 @@ def test_a_server_goes_on_in_another_actor_where_its_snapshot_was_taken(start: A
 def test_moving_statistics_of_a_shard_are_known_to_its_wire(start: Any) -> None:
     layout = FlatLayout(((SIZE - 10,), (SIZE // 2 + 10,), (SIZE // 2,)), statistics=2)
     actor = start(layout=layout, shard=slice(SIZE // 2, SIZE // 2 + SIZE))
-    with open_channel(actor, wire="int8") as channel:
+    channel = open_channel(actor, wire="int8")
+    assert isinstance(channel, ChannelClient)
+    with channel:
         given = numbers(0)
         channel.exchange(Push(0, channel.join(0), 0, 1, given))
         learned = SIZE - 10 - SIZE // 2

@@ -111,7 +111,7 @@ class Way:
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.tls = contexts(directory) if name == "tls" else (None, None)
-        self.opened: list[Any] = []
+        self.opened: list[ChannelServer | ChannelClient] = []
 
     def channel(self, server: Any, **options: Any) -> ChannelServer:
         host = "127.0.0.1" if self.name in ("tcp", "tls") else None
@@ -132,7 +132,7 @@ class Way:
 
     def end(self) -> None:
         for opened in reversed(self.opened):
-            getattr(opened, "stop", getattr(opened, "close", None))()
+            (opened.stop if isinstance(opened, ChannelServer) else opened.close)()
 
 
 def make_way(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
@@ -303,6 +303,7 @@ def test_a_connection_that_says_nothing_is_closed(near: Way, monkeypatch: pytest
     monkeypatch.setattr(handshake, "HANDSHAKE_S", 0.1)
     channel = near.channel(ParameterServer(np.zeros(3, np.float32), ASYNCHRONOUS))
     with socket.socket(socket.AF_UNIX) as sock:
+        assert channel.addresses.unix is not None
         sock.connect(channel.addresses.unix)
         sock.settimeout(10)
         while sock.recv(1000):
@@ -329,6 +330,7 @@ def test_a_malformed_frame_ends_its_own_connection_only(way: Way, frame: tuple[i
     step = client.join(0)
     bad.connect()
     end = bad._link
+    assert end is not None
     end._sock.sendall(FRAME.pack(*frame) + bytes(100))
     with contextlib.suppress(ChannelError):  # it may be closed before all is out
         assert end.receive(10) is None
@@ -343,6 +345,7 @@ def test_a_frame_that_stops_half_way_is_given_up(tmp_path: Path, monkeypatch: py
         channel = way.channel(ParameterServer(np.zeros(BIG, np.float32), ASYNCHRONOUS))
         bad = way.client(channel)
         bad.connect()
+        assert bad._link is not None
         sock = bad._link._sock
         sock.sendall(FRAME.pack(MAGIC, EXCHANGE, 0, 0, 0, 0, 0, 1, 4 * BIG) + bytes(1000))
         assert bad._link.receive(10) is None
@@ -354,6 +357,7 @@ def test_a_frame_that_comes_in_part_does_not_keep_the_others_waiting(near: Way) 
     client, bad = near.client(channel), near.client(channel)
     step = client.join(0)
     bad.connect()
+    assert bad._link is not None
     bad._link._sock.sendall(FRAME.pack(MAGIC, PULL, 0, 0, 0, 0, 0, 0, 0)[:7])
     assert bad._link.receive(10) is None
     assert client.exchange(Push(0, step, 0, 1, np.ones(3, np.float32))).version == 1

@@ -75,7 +75,12 @@ def test_large_rows_are_packed_once_and_dask_warns_of_nothing(
 ) -> None:
     packed: list[Pickled] = []
     make = Pickled.of
-    monkeypatch.setattr(Pickled, "of", lambda thing: packed.append(make(thing)) or packed[-1])
+
+    def counted(thing: object) -> Pickled:
+        packed.append(make(thing))
+        return packed[-1]
+
+    monkeypatch.setattr(Pickled, "of", counted)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         result = train(counting_model(2000), identity(2000), client=cluster, replicas=2, batch_size=100)

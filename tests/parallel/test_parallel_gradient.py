@@ -1,6 +1,6 @@
 """The replica's step: what it computes is what `fit` would have learned, whatever the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -105,6 +105,8 @@ def _numbers(measured: dict) -> dict[str, float]:
 
 def _batches(model: keras.Model, rows: tuple[int, ...] = ROWS, *, weighted: bool = False) -> list[tuple]:
     rng = np.random.default_rng(7)
+    x: np.ndarray | dict[str, np.ndarray]
+    y: np.ndarray | dict[str, np.ndarray]
     found = []
     for n in rows:
         if model.name == "two_sides":
@@ -292,7 +294,7 @@ def test_a_compiled_step_learns_the_same() -> None:
         assert found.totals.loss == pytest.approx(expected.totals.loss, rel=1e-5)
 
 
-def _refusals() -> dict[str, tuple]:
+def _refusals() -> dict[str, Callable[[], object]]:
     dense = MODELS["dense"]
     good = (np.ones((2, 4)), np.eye(3)[:2])
     highest = keras.Sequential([keras.Input((4,)), L.Dense(3)])

@@ -54,6 +54,12 @@ def take(leases: Leases, replica: int) -> Lease | None:
     return next(iter(leases.take(replica)), None)
 
 
+def taken(leases: Leases, replica: int) -> Lease:
+    lease = take(leases, replica)
+    assert lease is not None
+    return lease
+
+
 def finish(leases: Leases, replica: int, lease: Lease) -> bool:
     return leases.advance(replica, lease, lease.chunk.rows)
 
@@ -144,7 +150,7 @@ def test_every_row_is_trained_on_once_whatever_happens(
 def test_leases_are_first_come_first_served_in_the_seeds_order():
     chunks = some_chunks(10, 20, 30, 40)
     leases = Leases(chunks, 7, epochs=2)
-    got = [take(leases, replica) for replica in (0, 1, 1, 0, 2)]
+    got = [taken(leases, replica) for replica in (0, 1, 1, 0, 2)]
     wanted = [chunks[index] for epoch in (0, 1) for index in chunk_order(4, 7, epoch)][:5]
     assert [lease.chunk for lease in got] == wanted
     assert [lease.epoch for lease in got] == [0, 0, 0, 0, 1]
@@ -164,10 +170,10 @@ def test_orders_differ_between_epochs_seeds_and_chunks():
 
 def test_a_dead_replica_costs_only_what_it_did_not_report():
     leases = Leases(some_chunks(10, 10), 0, epochs=1)
-    first, second = take(leases, 0), take(leases, 0)
+    first, second = taken(leases, 0), taken(leases, 0)
     assert leases.advance(0, first, 4)
     assert leases.give_back(0) == (first, second)
-    resumed = [take(leases, 1), take(leases, 1)]
+    resumed = [taken(leases, 1), taken(leases, 1)]
     assert {(lease.chunk, lease.skip, lease.rows) for lease in resumed} == {
         (first.chunk, 4, 6),
         (second.chunk, 0, 10),
@@ -181,10 +187,10 @@ def test_a_dead_replica_costs_only_what_it_did_not_report():
 
 def test_a_replica_that_was_given_up_is_told_and_not_counted():
     leases = Leases(some_chunks(10), 0, epochs=1)
-    lost = take(leases, 0)
+    lost = taken(leases, 0)
     leases.give_back(0)
     assert not finish(leases, 0, lost)
-    again = take(leases, 0)  # it comes back under its old number, to the same chunk
+    again = taken(leases, 0)  # it comes back under its old number, to the same chunk
     assert not finish(leases, 0, lost)
     assert not finish(leases, 1, again)
     assert finish(leases, 0, again)
@@ -194,11 +200,11 @@ def test_a_replica_that_was_given_up_is_told_and_not_counted():
 
 def test_a_lease_given_after_the_snapshot_is_not_taken_for_another_of_its_number():
     leases = Leases(some_chunks(10, 10), 0, epochs=1)
-    held = take(leases, 0)
+    held = taken(leases, 0)
     state = leases.snapshot()
-    late = take(leases, 1)
+    late = taken(leases, 1)
     leases.restore(state)  # the server dies, and nobody knows of the second lease any more
-    again = take(leases, 1)
+    again = taken(leases, 1)
     assert (again.number, again.chunk) == (late.number, held.chunk)
     assert not finish(leases, 1, late)
     assert samples(leases) == 0
@@ -206,7 +212,7 @@ def test_a_lease_given_after_the_snapshot_is_not_taken_for_another_of_its_number
 
 def test_reports_may_come_twice_and_late():
     leases = Leases(some_chunks(10), 0, epochs=1)
-    lease = take(leases, 0)
+    lease = taken(leases, 0)
     assert all(leases.advance(0, lease, done) for done in (6, 6, 3, 7))
     assert samples(leases) == 7
     with pytest.raises(InputError, match="between 0 and the chunk's 10, got 11"):
@@ -228,7 +234,7 @@ def test_a_snapshot_goes_on_with_more_epochs_but_not_with_other_data():
     longer = Leases(some_chunks(10, 20), 3, epochs=2)
     longer.restore(leases.snapshot())
     assert counts(longer) == [(30, 0, 0), (0, 0, 30)]
-    assert take(longer, 0).epoch == 1
+    assert taken(longer, 0).epoch == 1
     for other in (Leases(some_chunks(10, 21), 3, 1), Leases(some_chunks(10, 20), 4, 1)):
         with pytest.raises(InputError, match="same chunks and seed"):
             other.restore(leases.snapshot())
@@ -238,7 +244,8 @@ def test_a_snapshot_goes_on_with_more_epochs_but_not_with_other_data():
 
 def test_threads_share_leases_without_losing_or_doubling_rows():
     chunks = some_chunks(*range(1, 60))
-    leases, seen, lock = Leases(chunks, 0, epochs=3), Counter(), threading.Lock()
+    leases, lock = Leases(chunks, 0, epochs=3), threading.Lock()
+    seen: Counter[tuple[int, Chunk]] = Counter()
 
     def replica(number: int) -> None:
         while (lease := take(leases, number)) is not None:
@@ -295,7 +302,8 @@ def test_lanes_change_with_epoch_and_seed():
 )
 def test_an_epoch_in_lanes_ends_whoever_dies(rows: list[int], n: int, script: list[tuple[int, int, bool]]):
     """Replicas train on some rows; one that dies comes back to its lane."""
-    chunks, trained = some_chunks(*rows), Counter()
+    chunks = some_chunks(*rows)
+    trained: Counter[tuple[Chunk, int]] = Counter()
     dealt = lanes(chunks, n, 0, 0)
     left = [list(lane_leases(lane, 0)) for lane in dealt]
 

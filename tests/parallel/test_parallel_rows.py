@@ -194,7 +194,8 @@ def test_keras_learns_the_same_from_batches_as_from_arrays():
 @pytest.mark.parametrize("deadly", [False, True])
 def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
     source, lock = numbered(1000), threading.Lock()
-    leases, seen = Leases(source.chunks(37), 0, epochs=3), Counter()
+    leases = Leases(source.chunks(37), 0, epochs=3)
+    seen: Counter[tuple[int, int]] = Counter()
 
     def replica(number: int, dies_after: int | None) -> None:
         given_out = leases_until_done(
@@ -222,6 +223,7 @@ def test_replicas_train_on_every_row_once_also_when_one_dies(deadly: bool):
 def test_rows_that_fill_no_batch_are_not_kept_while_others_wait_for_them():
     leases = Leases(numbered(20).chunks(10), 0, epochs=1)
     other = take(leases, 1)
+    assert other is not None
     given_out = leases_until_done(lambda: take(leases, 0), lambda: leases.is_done, poll_s=0.002, wait_s=20)
     with Batches(numbered(20), given_out, Batching(16)) as made:
         batch = next(made)
@@ -284,7 +286,7 @@ def test_an_error_while_reading_ahead_reaches_the_replica_behind_the_good_batche
 
 @pytest.mark.parametrize("taken", [0, 1, 30])
 def test_closing_ends_the_thread_and_asks_for_no_more_leases(taken: int):
-    asked_for = []
+    asked_for: list[None] = []
 
     def endless() -> Iterator[Lease]:
         while True:

@@ -12,9 +12,10 @@ import pytest
 
 from dnnflow.errors import InputError, NotFoundError, StudyError, TimeLimitError
 from dnnflow.parallel.model.weights import FlatLayout
-from dnnflow.parallel.server.parameter_server import ParameterServer, Push, PushReply
+from dnnflow.parallel.server.messages import Push, PushReply
+from dnnflow.parallel.server.parameter_server import ParameterServer
 from dnnflow.parallel.server.updates import GradientEnergyMatching, elastic_replica
-from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
+from dnnflow.parallel.spec.algorithm import Algorithm, Kind, OptimizerSpec, PushKind, RateSchedule
 
 SGD = OptimizerSpec("sgd", 1.0)
 DEADLINE_S = 20.0
@@ -39,12 +40,11 @@ def make(size: int = 3, joined: int = 0, wait_s: float = 4 * DEADLINE_S, **algor
     return server
 
 
-def push(server: ParameterServer, replica: int, step: int, version: int, **given: Any) -> PushReply:
+def push(server: ParameterServer, replica: int, step: int, version: int, *, count: int = 1,
+         vector: Vector | None = None) -> PushReply:  # fmt: skip
     """Push a gradient of -1, so that weights at rate 1 count pushes."""
-    values = {"count": 1, "vector": vector(-1.0)} | given
-    return server.exchange(
-        Push(replica, step, version, values["count"], values["vector"], server_kind(server))
-    )
+    given = np.full(3, -1.0, np.float32) if vector is None else vector
+    return server.exchange(Push(replica, step, version, count, given, server_kind(server)))
 
 
 def server_kind(server: ParameterServer) -> Any:
@@ -186,7 +186,10 @@ def test_a_new_process_of_a_replica_is_not_taken_for_its_former_one() -> None:
     ("made", "words"),
     [
         (lambda s: s.exchange(Push(0, 0, 0, 1, vector(1.0, 4))), "3 entries, got .4,. of replica 0"),
-        (lambda s: s.exchange(Push(0, 0, 0, 1, vector(1.0), "weights")), "push a gradient, got a weights"),
+        (
+            lambda s: s.exchange(Push(0, 0, 0, 1, vector(1), PushKind.WEIGHTS)),
+            "push a gradient, got a weights",
+        ),
         (lambda s: make(wait_s=0), "wait_s"),
         (lambda s: ParameterServer(vector(0), Algorithm(), layout=FlatLayout(((4,),))), "shape .4,."),
         (
@@ -440,7 +443,7 @@ def test_replicas_come_and_go_and_nothing_hangs(threads: ThreadPoolExecutor) -> 
 
     futures = {index: threads.submit(replica, index, 0) for index in range(12)}
     for index in range(0, 12, 3):  # those that die: somebody notices
-        futures[index].add_done_callback(lambda _, index=index: server.leave(index))
+        futures[index].add_done_callback(partial(lambda left, _: server.leave(left), index))
     batches = np.append(batches, [0, 20])
     futures[13] = threads.submit(replica, 13, server.join(13))
     for future in futures.values():
@@ -464,9 +467,9 @@ ALGORITHMS = {
     "adagrad": Algorithm(server_optimizer=OptimizerSpec("adagrad", 0.1)),
     "nadam": Algorithm(server_optimizer=OptimizerSpec("nadam", 0.1)),
     "lamb": Algorithm(server_optimizer=OptimizerSpec("lamb", 0.1)),
-    "easgd": Algorithm(kind="easgd"),
-    "gem": Algorithm(kind="gem"),
-    "diloco": Algorithm(kind="diloco"),
+    "easgd": Algorithm(kind=Kind.EASGD),
+    "gem": Algorithm(kind=Kind.GEM),
+    "diloco": Algorithm(kind=Kind.DILOCO),
 }
 LAYOUT = FlatLayout(((4, 3), (3,), (2,)), statistics=1)
 
@@ -608,10 +611,10 @@ KINDS = {
     "downpour, synchronous": Algorithm(server_optimizer=OptimizerSpec("adam", 0.05), synchronous=True),
     "downpour, local steps": Algorithm(sync_every=4, damping=True),
     "downpour, bounded": Algorithm(server_optimizer=OptimizerSpec("sgd", 0.05), staleness_bound=1),
-    "easgd": Algorithm(kind="easgd", sync_every=4),
-    "easgd, synchronous": Algorithm(kind="easgd", sync_every=4, synchronous=True),
-    "gem": Algorithm(kind="gem", gem_rate=0.02),
-    "diloco": Algorithm(kind="diloco", sync_every=10, synchronous=True),
+    "easgd": Algorithm(kind=Kind.EASGD, sync_every=4),
+    "easgd, synchronous": Algorithm(kind=Kind.EASGD, sync_every=4, synchronous=True),
+    "gem": Algorithm(kind=Kind.GEM, gem_rate=0.02),
+    "diloco": Algorithm(kind=Kind.DILOCO, sync_every=10, synchronous=True),
 }
 
 
@@ -621,8 +624,8 @@ def test_every_algorithm_finds_the_weights(name: str, threads: ThreadPoolExecuto
     algorithm, generator = KINDS[name], np.random.default_rng(1)
     truth = generator.normal(size=6).astype(np.float32)
     server = ParameterServer(np.zeros(6, np.float32), algorithm, replicas=3, wait_s=DEADLINE_S)
-    for replica in range(3):
-        server.join(replica)
+    for joining in range(3):
+        server.join(joining)
 
     def gradient(weights: Vector, rows: Vector) -> Vector:
         return rows.T @ (rows @ (weights - truth)) / len(rows)

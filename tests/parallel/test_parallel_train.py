@@ -148,7 +148,7 @@ def lanes(data: Any, replicas: int, size: int, epochs: int = 1, dtype: str = "fl
 def distance(model: keras.Model, expected: keras.Model) -> float:
     """Return the largest relative difference of two models' tensors."""
     pairs = zip(model.get_weights(), expected.get_weights(), strict=True)
-    return max(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30) for a, b in pairs)
+    return max(float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30) for a, b in pairs)
 
 
 OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
@@ -415,9 +415,9 @@ def test_what_own_code_raises_on_a_worker_reaches_the_caller(cluster: Client) ->
         train(network(), Broken(), client=cluster, replicas=1)
     assert "load" in [entry.name for entry in caught.traceback]
     here = {"fail": str(os.getpid())}
-    with pytest.raises(OverflowError, match="no such layer") as caught:
+    with pytest.raises(OverflowError, match="no such layer") as built:
         train("test_parallel_train:building", table(), parameters=here, client=cluster, replicas=1)
-    assert "building" in [entry.name for entry in caught.traceback]
+    assert "building" in [entry.name for entry in built.traceback]
     assert_clear(cluster)
 
 

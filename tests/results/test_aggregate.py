@@ -114,10 +114,9 @@ def test_variance_explained_is_eta_squared() -> None:
     # between: 4 · 0.2² = 0.16; within: 4 · 0.05² = 0.01
     assert found.explained == pytest.approx(0.16 / 0.17)
     assert found.by_chance == pytest.approx(1 / 3)
-    assert [(g.label, g.n, g.mean, g.median, g.best) for g in found.groups] == [
-        ("relu", 2, pytest.approx(0.15), pytest.approx(0.15), 0.2),
-        ("tanh", 2, pytest.approx(0.55), pytest.approx(0.55), 0.6),
-    ]
+    assert [(g.label, g.n, g.best) for g in found.groups] == [("relu", 2, 0.2), ("tanh", 2, 0.6)]
+    for averages in ([g.mean for g in found.groups], [g.median for g in found.groups]):
+        assert averages == pytest.approx([0.15, 0.55])
 
 
 def test_a_parameter_without_effect_explains_what_chance_does() -> None:
@@ -236,7 +235,8 @@ def test_the_slope_beyond_a_depth_has_the_interval_of_least_squares() -> None:
     half = 12.706 * math.sqrt(1.5e-4 / 1 / 2)
     assert found.slope == pytest.approx(0.005)
     assert found.interval == pytest.approx((0.005 - half, 0.005 + half))
-    assert (found.n, found.depths, found.deepest, found.mean) == (3, 3, 2048, pytest.approx(0.51))
+    assert (found.n, found.depths, found.deepest) == (3, 3, 2048)
+    assert found.mean == pytest.approx(0.51)
 
 
 DEEP = [547, 636, 740, 860, 1000]
@@ -264,7 +264,7 @@ def test_a_change_of_one_point_is_seldom_called_flat() -> None:
     rng = np.random.default_rng(5)
     depths = np.repeat(DEEP, 5)
     changing = 0.5 + 0.01 * np.log2(depths / 500)
-    found = [flat(changing + rng.normal(0, 0.005, 25), depths.tolist()) for _ in range(1000)]
+    found = [flat((changing + rng.normal(0, 0.005, 25)).tolist(), depths.tolist()) for _ in range(1000)]
     assert np.mean([item.verdict is Verdict.FLAT for item in found]) < 0.04  # 2.5 % by design
     covered = [item.interval[0] <= 0.01 <= item.interval[1] for item in found if item.interval]
     assert np.mean(covered) == pytest.approx(0.95, abs=0.025)
@@ -287,11 +287,13 @@ def test_shares_of_a_stacks_time_are_not_mixed_with_times_measured_alone() -> No
     alone = deep_trials([0.5] * 3, [10, 20, 30])
     both = time_fit(pd.concat([shared, alone], ignore_index=True))
     assert both is not None
-    assert (both.n, both.amortised, both.slope, both.r2) == (3, False, pytest.approx(0.1), pytest.approx(1))
+    assert (both.n, both.amortised) == (3, False)
+    assert (both.slope, both.r2) == pytest.approx((0.1, 1))
     assert str(both).endswith("R² = 1.000, 3 trials, measured alone")
     few = time_fit(pd.concat([shared, alone.head(2)], ignore_index=True))
     assert few is not None
-    assert (few.n, few.amortised, few.slope) == (4, True, pytest.approx(0))
+    assert (few.n, few.amortised) == (4, True)
+    assert few.slope == pytest.approx(0)
     assert str(few).endswith("4 trials, share of a stack's time")
     assert timed_alike(alone.head(2)).equals(alone.head(2))
 
@@ -365,12 +367,8 @@ def test_counts_are_of_the_whole_study(view: StudyView) -> None:
 def test_the_leaderboard_is_ordered_and_says_how_sure_it_is(view: StudyView) -> None:
     first, second = view.leaderboard[:2]
     assert len(view.leaderboard) == 30
-    assert (first.rank, first.test_accuracy, first.depth, first.parameters) == (
-        1,
-        pytest.approx(0.93),
-        1,
-        110,
-    )
+    assert (first.rank, first.depth, first.parameters) == (1, 1, 110)
+    assert first.test_accuracy == pytest.approx(0.93)
     assert first.design == "1 x 16 relu, adam 0.001, batch 32"
     assert (first.low, first.high) == pytest.approx(wilson_interval(0.93, 200))
     assert second.test_accuracy == pytest.approx(0.925)

@@ -10,7 +10,7 @@ import pytest
 
 from dnnflow.errors import ConflictError
 from dnnflow.events import Command
-from dnnflow.results.store.run_record import Driver, RunKind, RunState
+from dnnflow.results.store.run_record import Driver, RunKind, RunRecord, RunState
 from dnnflow.results.store.store import Store
 
 TAKE = """
@@ -30,8 +30,14 @@ def store(url: str) -> Iterator[Store]:
         yield opened
 
 
-def ask(store: Store, run_id: str, **more: object) -> None:
-    store.ask(run_id, RunKind.STUDY, "a study", {"name": "a study"}, **{"queue": "q", **more})
+def take(store: Store) -> RunRecord:
+    taken = store.take_next("q")
+    assert taken is not None
+    return taken
+
+
+def ask(store: Store, run_id: str, *, queue: str | None = "q", key: str | None = None) -> None:
+    store.ask(run_id, RunKind.STUDY, "a study", {"name": "a study"}, queue=queue, key=key)
 
 
 def test_processes_that_take_at_once_never_get_one_run(store: Store, url: str) -> None:
@@ -47,8 +53,10 @@ def test_processes_that_take_at_once_never_get_one_run(store: Store, url: str) -
         for _ in range(3)
     ]
     for taker in takers:
+        assert taker.stdout is not None
         assert taker.stdout.readline() == "ready\n"
     for taker in takers:
+        assert taker.stdin is not None
         taker.stdin.write("go\n")
         taker.stdin.flush()
     taken = [taker.communicate(timeout=60)[0].split() for taker in takers]
@@ -65,6 +73,7 @@ def test_one_process_supervises_a_queue(store: Store, url: str) -> None:
         "    print(is_alone, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
         assert other.stdout.readline() == "True\n"
         assert store.is_supervised("q")
         assert not store.is_supervised("p")
@@ -82,10 +91,10 @@ def test_what_is_given_back_waits_at_its_old_place_and_what_is_resumed_at_the_en
     for run_id in ("a", "b"):
         ask(store, run_id)
         time.sleep(0.01)
-    assert store.take_next("q").run_id == "a"
+    assert take(store).run_id == "a"
     store.give_back("a", has_died=True)
     assert (store.waiting("q"), store.run("a").deaths) == (["a", "b"], 1)
-    assert store.take_next("q").started_at is not None
+    assert take(store).started_at is not None
     store.end("a", RunState.FAILED, error="no; mend it")
     store.enqueue("a", "q")
     record = store.run("a")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -278,8 +279,8 @@ def test_parameters_of_designs_are_columns(store: Store) -> None:
     assert uniform.more_parameters == '{"optimizer.momentum":0.9,"schedule.rate":0.9}'
     assert (uniform.batch_size, uniform.epochs, uniform.residual) == (7, 3, 1)
     assert bare.depth == 0
-    assert frame.units.isna()[bare.name]
-    assert frame.depth.isna()[reference.name]
+    assert pd.isna(bare.units)
+    assert pd.isna(reference.depth)
     assert (reference.reference, reference.more_parameters) == ("a.b:c", '{"reference.width":5}')
 
 

@@ -1,6 +1,7 @@
 """`refit` in a pipeline: a study's best design trained once more on the whole table, and saved."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from dnnflow.settings import Settings
 from dnnflow.table.rows.array_source import DatasetSource
 from tests.conftest import PIPELINES
 
-IRIS = {
+IRIS: dict[str, Any] = {
     "dataset": {"source": str(PIPELINES / "data" / "iris.csv"), "label": "species"},
     "space": {"depth": 1, "units": {"choice": [8, 16]}, "epochs": 2, "learning_rate": 0.01},
     "designs": 2,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -18,7 +19,8 @@ import yaml
 
 from dnnflow.api import execute, open_study, run_study
 from dnnflow.design.layers import Design
-from dnnflow.engines.records import Portion, Trial, TrialState
+from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
+from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
 from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
@@ -105,7 +107,9 @@ def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path)
             path.unlink()
     again = open_study(whole.id, settings=settings).finish()
     second = again.trials().set_index("design_id").sort_index()
-    measured = [name for name in first if name.startswith(("test_", "train_", "validation_", "epochs"))]
+    measured = [
+        name for name in map(str, first) if name.startswith(("test_", "train_", "validation_", "epochs"))
+    ]
     pd.testing.assert_frame_equal(first[measured], second[measured])
     assert {path.name: path.read_bytes() for path in folder.glob("*.npz")} == weights
 
@@ -188,8 +192,10 @@ class Stopping(LocalExecutor):
         super().__init__()
         self.after = after
 
-    def train(self, designs, job, **options):
-        for done, batch in enumerate(super().train(designs, job, **options)):
+    def train(
+        self, portions: Sequence[Portion], study: StudyContext, **options: Any
+    ) -> Iterator[list[Outcome]]:
+        for done, batch in enumerate(super().train(portions, study, **options)):
             yield batch
             if done + 1 >= self.after:
                 raise KeyboardInterrupt
@@ -290,6 +296,7 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
     saved = load_model(settings.workspace.model(study.id, 1))
     features, labels = study.dataset.arrays("test")
     right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
+    assert study.best is not None
     assert right == round(study.best["test_accuracy"] * len(labels))
 
 

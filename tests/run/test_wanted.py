@@ -116,7 +116,7 @@ def test_a_paused_study_waits_and_goes_on_where_it_was(
         assert count(study) == before
         assert training.is_alive()
         assert study.store.driver(study.id) is not None
-        assert study.record.state is RunState.RUNNING
+        assert study.store.study(study.id).state is RunState.RUNNING
         assert request(study.store, study.id, Command.RUN).startswith(f"study {study.id} goes on")
         allow(study.settings, 40)
         wait_for(lambda: not training.is_alive())

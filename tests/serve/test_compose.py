@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from flow_server import ROOT, PrefectServer, wait_for
 
 from dnnflow.results.store.store import Store
 from dnnflow.serve.processes import RunningService, ServerProcesses, Service, free_port
 from dnnflow.settings import Settings
+from tests.flow_server import ROOT, PrefectServer, wait_for
 
 pytestmark = pytest.mark.prefect
 

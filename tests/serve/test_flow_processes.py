@@ -36,6 +36,7 @@ def web_server(directory: Path) -> Service:
 
 def test_a_service_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) -> None:
     service = web_server(tmp_path)
+    assert service.health_url is not None
     with ServerProcesses(tmp_path / "logs") as services:
         services.start(service).wait_ready()
         assert answers(service.health_url)

@@ -13,7 +13,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from browser import TEXTS, browser
 from distributed import Client, LocalCluster
 
 from dnnflow.api import run_study, train
@@ -33,6 +32,7 @@ from dnnflow.show.live.board import RUNS, SILENT_S, Board, Run
 from dnnflow.show.live.listening import LOG, listening, open_page
 from dnnflow.show.live.study_tally import MOST_CELLS, MOST_MOMENTS, StudyTally
 from dnnflow.show.run_numbers import StudyNumbers, TrainingNumbers, pace_of, study_headline, thinned
+from tests.browser import TEXTS, browser
 from tests.conftest import PIPELINES
 
 ROWS = 400

@@ -135,7 +135,7 @@ def test_the_page_asks_nothing_of_the_network(page: str) -> None:
     links = [
         attrs["href"]
         for tag, attrs in elements.found
-        if "href" in attrs and not attrs["href"].startswith("#")
+        if "href" in attrs and not (attrs["href"] or "").startswith("#")
     ]
     assert links == ["http://127.0.0.1:8787/status"]  # the dashboard, for a person to follow
     styles = "".join(re.findall(r"<style>(.*?)</style>", page, re.DOTALL))

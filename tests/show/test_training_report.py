@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import browser
 
 from dnnflow.api import ReportedHistory
 from dnnflow.parallel.driver.history import History, ReplicaTotals, WorkerLoss
 from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.server.messages import ServerStatistics
-from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.parallel.spec.algorithm import Algorithm, Kind
 from dnnflow.show.report import render_report
 from dnnflow.show.run_numbers import (
     LEAST_LOSSES,
@@ -27,6 +26,7 @@ from dnnflow.show.run_numbers import (
     training_headline,
     training_numbers,
 )
+from tests.browser import browser
 
 EVIL = "<script>alert(1)</script>"
 
@@ -150,7 +150,7 @@ def test_a_training_that_goes_on_says_how_far_it_is_in_all(history: History) -> 
 
 
 def test_an_algorithm_in_words() -> None:
-    algorithm = Algorithm(kind="downpour", synchronous=True, quorum=0.9, sync_every=4)
+    algorithm = Algorithm(kind=Kind.DOWNPOUR, synchronous=True, quorum=0.9, sync_every=4)
     assert algorithm.in_words() == "downpour, synchronous, a push every 4 batches, quorum 0.9"
 
 

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,14 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.columns.split import row_keys
 from dnnflow.table.store import chunks
+from dnnflow.table.store.chunks import Split
 from dnnflow.table.store.dataset import Dataset, epoch_order, open_cached
 from dnnflow.table.store.ingest import ingest
 from dnnflow.table.store.stage_tasks import scratch_prefix
 
 
 @pytest.fixture(scope="module")
-def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def many_chunks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dataset]:
     """A dataset of several chunks in each split."""
     root = tmp_path_factory.mktemp("chunks")
     rows = "".join(f"{i},{i * i % 97},{i % 3}\n" for i in range(3000))
@@ -52,9 +54,10 @@ def test_zarr_reads_the_same_arrays(many_chunks: Dataset):
 
 
 def test_every_row_is_in_one_split_with_its_label(many_chunks: Dataset):
-    rows = [many_chunks.arrays(s)[0][:, 0].astype(int) for s in ("train", "test")]
+    splits: tuple[Split, ...] = ("train", "test")
+    rows = [many_chunks.arrays(s)[0][:, 0].astype(int) for s in splits]
     assert sorted(np.concatenate(rows)) == list(range(3000))
-    for mine, split in zip(rows, ("train", "test"), strict=True):
+    for mine, split in zip(rows, splits, strict=True):
         assert np.array_equal(many_chunks.arrays(split)[1], mine % 3)
     assert many_chunks.rows == {"train": 2400, "test": 600}
     assert many_chunks.class_counts == {"train": (800, 800, 800), "test": (200, 200, 200)}
@@ -62,7 +65,7 @@ def test_every_row_is_in_one_split_with_its_label(many_chunks: Dataset):
 
 def test_arrays_are_what_engines_take(iris: Dataset):
     features, labels = iris.arrays("train")
-    assert (features.dtype, labels.dtype) == (np.float32, np.int32)
+    assert (features.dtype, labels.dtype) == (np.dtype(np.float32), np.dtype(np.int32))
     assert features.flags.c_contiguous
     assert features.shape == (120, iris.n_features) == (120, 4)
     assert iris.split_bytes("train") == features.nbytes + labels.nbytes

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import h5py
@@ -22,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError, InputError
+from dnnflow.events import Event, Notice
 from dnnflow.table.rows import file_names
 from dnnflow.table.rows.array_source import ArraySource, DatasetSource
 from dnnflow.table.rows.files import FileList
@@ -51,7 +53,7 @@ def write_zarr(path: Path, arrays: Arrays) -> None:
 
 
 def write_npz(path: Path, arrays: Arrays) -> None:
-    np.savez(path, **arrays)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # a name may be that of an option
 
 
 def write_parquet(path: Path, arrays: Arrays) -> None:
@@ -506,7 +508,7 @@ def test_two_at_once_copy_a_file_once(tmp_path: Path, monkeypatch: pytest.Monkey
     calls = []
     copy = file_names._copy
 
-    def slow(*args: object) -> None:
+    def slow(*args: Any) -> None:
         calls.append(args)
         time.sleep(0.1)  # the others come to the lock
         copy(*args)
@@ -523,11 +525,12 @@ def test_without_a_copy_files_are_read_where_they_are(tmp_path: Path):
     paths = write_list("hdf5", tmp_path, (40, 30))
     (tmp_path / "no folder").write_text("")
     files = FileList.open(paths, cache_dir=tmp_path / "no folder")
-    heard = []
+    heard: list[Event] = []
     with files.reader(heard.append) as read:
         assert [len(read(Chunk(file, 0, 30))[0][0]) for file in (0, 1)] == [30, 30]
-    assert len(heard) == 1  # not once a file
-    assert "could not be copied" in heard[0].message
+    (notice,) = heard  # not once a file
+    assert isinstance(notice, Notice)
+    assert "could not be copied" in notice.message
 
 
 def test_a_copy_that_hangs_elsewhere_is_not_waited_for_for_ever(

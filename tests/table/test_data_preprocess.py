@@ -11,6 +11,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns import statistics
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.chunks import Split
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
@@ -60,7 +61,7 @@ def split_rows(dataset: Dataset, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     return frame.iloc[rows[0]], frame.iloc[rows[1]]
 
 
-def column(dataset: Dataset, name: str, split: str = "train") -> np.ndarray:
+def column(dataset: Dataset, name: str, split: Split = "train") -> np.ndarray:
     return dataset.arrays(split)[0][:, dataset.feature_names.index(name)]
 
 

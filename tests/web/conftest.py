@@ -1,6 +1,7 @@
 """What tests of the web server share: services that only record jobs, an app, clients, a real server."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def web_settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def make_services(web_settings: Settings) -> Iterator[Callable[..., Services]]:
-    """A function that returns services; `config` says how they are reached."""
+    """A function that returns services; its `config` says how they are reached."""
     made: list[Store] = []
 
-    def make(config: WebConfig | None = None, **fields: object) -> Services:
-        config = config or WebConfig(**fields)
+    def make(config: WebConfig | None = None) -> Services:
+        config = config or WebConfig()
         store = Store(web_settings.store_url)
         made.append(store)
         uploads = Uploads(web_settings.workspace.home / "uploads", config.limits.upload)
@@ -62,11 +63,7 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 @pytest.fixture
 def make_study(services: Services) -> Callable[..., str]:
     """A function that inserts a study with made-up trials and returns its id; see `insert_study`."""
-
-    def make(trials: int = 24, **how: object) -> str:
-        return insert_study(services.store, trials, **how)
-
-    return make
+    return partial(insert_study, services.store)
 
 
 @pytest.fixture

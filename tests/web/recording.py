@@ -1,15 +1,16 @@
 """A launcher that runs nothing, and studies made by inserting trials."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dnnflow.design.layers import Design, Layer, Optimizer
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import RunRecord, RunState, utc_now
+from dnnflow.results.store.run_record import RunRecord, RunState, new_study_id, utc_now
 from dnnflow.results.store.store import Store
 from dnnflow.web.jobs.launching import kind_of
+from dnnflow.web.jobs.services import Services
 
 
 @dataclass
@@ -54,6 +55,12 @@ class RecordingLauncher:
         return self.store.run(run_id)
 
 
+def recorder(services: Services) -> RecordingLauncher:
+    """Return the launcher of services that record."""
+    assert isinstance(services.launcher, RecordingLauncher)
+    return services.launcher
+
+
 QUEUE = "recorded"
 DESCRIBED = {
     "dataset_id": "d" * 64,
@@ -90,10 +97,9 @@ def insert_study(
     """
     drawn = [design(index) for index in range(designs or trials)]
     plain = {"name": name, "dataset": {"source": "iris.csv", "label": "species"}, "designs": len(drawn)}
-    ids = {} if study_id is None else {"run_id": study_id}
     record = RunRecord(key="k" * 64, name=name, state=RunState(state), dataset_id="d" * 64,
                          n_designs=len(drawn), dataset_path="/nowhere", pipeline=pipeline or plain,
-                         dataset=DESCRIBED, **ids)  # fmt: skip
+                         dataset=DESCRIBED, run_id=study_id or new_study_id())  # fmt: skip
     store.add_study(record, drawn)
     for first in range(0, trials, 5000):
         some = range(first, min(trials, first + 5000))
@@ -115,20 +121,22 @@ def design(index: int) -> Design:
 
 def trial(made: Design, index: int, *, has_failed: bool = False) -> Trial:
     """Return a trial of a design."""
-    spent = {"engine": "keras", "worker": "tcp://127.0.0.1:1", "started_at": utc_now(), "queue_s": 0.1,
-             "training_s": 0.5 + 0.1 * len(made.layers), "total_s": 1.0}  # fmt: skip
+    error = TrialError("MemoryError", "too <b>big</b>", "Traceback …\nMemoryError: too <b>big</b>")
+    failed = Trial(design_id=made.design_id, state=TrialState.FAILED, error=error, engine="keras",
+                   worker="tcp://127.0.0.1:1", started_at=utc_now(), queue_s=0.1,
+                   training_s=0.5 + 0.1 * len(made.layers), total_s=1.0)  # fmt: skip
     if has_failed:
-        error = TrialError("MemoryError", "too <b>big</b>", "Traceback …\nMemoryError: too <b>big</b>")
-        return Trial(design_id=made.design_id, state=TrialState.FAILED, error=error, **spent)
+        return failed
     right = 5 + (index * 7) % 5
     accuracy = (20 + right) / 30
     history = {
         "loss": tuple(1.0 / (1 + epoch + index % 3) for epoch in range(EPOCHS)),
         "accuracy": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
     }
-    return Trial(
-        design_id=made.design_id,
+    return replace(
+        failed,
         state=TrialState.COMPLETED,
+        error=None,
         test_accuracy=accuracy,
         test_loss=float("nan") if index % 11 == 0 else 0.3,
         train_accuracy=0.95,
@@ -138,5 +146,4 @@ def trial(made: Design, index: int, *, has_failed: bool = False) -> Trial:
         epochs_run=EPOCHS,
         history=history,
         confusion=((10, 0, 0), (0, 10, 0), (0, 10 - right, right)),
-        **spent,
     )

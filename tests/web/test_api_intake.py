@@ -2,15 +2,17 @@
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from dnnflow.pipeline.study_pipeline import Pipeline, Section
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.web.jobs.intake import PLACES
 from dnnflow.web.jobs.services import Services
+from tests.web.recording import recorder
 from tests.web.served import TestClient
 
 IRIS = (Path(__file__).parents[2] / "pipelines" / "data" / "iris.csv").read_bytes()
@@ -24,7 +26,7 @@ def source(client: TestClient) -> str:
     return answer.json()["source"]
 
 
-def pipeline_of(source: str, **more: object) -> dict[str, object]:
+def pipeline_of(source: str, **more: object) -> dict[str, Any]:
     return {"name": "iris", "dataset": {"source": source, "label": "species"}, "designs": 4, **more}
 
 
@@ -33,7 +35,7 @@ def test_an_upload_becomes_a_path_that_only_the_launcher_sees(
 ) -> None:
     answer = client.post("/api/v1/studies", json={"pipeline": pipeline_of(source)})
     assert answer.status_code == 201
-    made = services.launcher.pipelines[answer.json()["study_id"]]
+    made = recorder(services).pipelines[answer.json()["study_id"]]
     assert isinstance(made, Pipeline)
     upload = services.uploads.get(source.removeprefix("upload:"))
     assert Path(made.dataset.source) == upload.path.absolute()
@@ -80,7 +82,7 @@ def test_places_and_code_are_refused(
         assert where in [error["where"] for error in answer.json()["errors"]]
     estimated = client.post("/api/v1/studies/estimate", json={"pipeline": sent}).json()
     assert (estimated["valid"], where in [error["where"] for error in estimated["problems"]]) == (False, True)
-    assert services.launcher.asked == []
+    assert recorder(services).asked == []
 
 
 def test_storage_options_are_refused(client: TestClient, source: str) -> None:
@@ -100,7 +102,7 @@ def test_a_trainings_model_is_a_studys(
     sent = {"model": {"source": model}, "dataset": {"source": source, "label": "species"}}
     answer = client.post("/api/v1/runs", json={"pipeline": sent})
     assert (answer.status_code, answer.json()["errors"][0]["where"]) == (422, "model.source")
-    assert services.launcher.asked == []
+    assert recorder(services).asked == []
 
 
 @pytest.mark.parametrize(
@@ -116,7 +118,7 @@ def test_a_trainings_model_is_a_studys(
     ],
 )
 def test_a_training_names_no_places_and_no_code_either(
-    client: TestClient, services: Services, source: str, more: dict[str, object], make_study
+    client: TestClient, services: Services, source: str, more: dict[str, dict[str, object]], make_study
 ) -> None:
     study_id = make_study(4)
     path = services.settings.workspace.model(study_id, 1)
@@ -127,7 +129,7 @@ def test_a_training_names_no_places_and_no_code_either(
     for section, fields in more.items():
         sent[section] = {**sent.get(section, {}), **fields}
     assert client.post("/api/v1/runs", json={"pipeline": sent}).status_code == 422
-    assert len(services.launcher.asked) == 1
+    assert len(recorder(services).asked) == 1
 
 
 HARMLESS = {
@@ -145,14 +147,14 @@ CHECKED = {"training.engine", "space.explicit", "model.loss", "model.metrics", "
 
 
 @pytest.mark.parametrize("kind", [Pipeline, TrainPipeline])
-def test_every_field_of_a_pipeline_that_holds_text_was_thought_of(kind: type) -> None:
+def test_every_field_of_a_pipeline_that_holds_text_was_thought_of(kind: type[BaseModel]) -> None:
     known = HARMLESS | RESOLVED | CHECKED | set(PLACES)
     assert {
         where for where in texts_of(kind) if where not in known and where.split(".")[0] not in PLACES
     } == set()
 
 
-def texts_of(kind: type, where: str = "") -> list[str]:
+def texts_of(kind: type[BaseModel], where: str = "") -> list[str]:
     """Return fields of a section, and of those in it, whose type is not of numbers and fixed words alone."""
     found = []
     for name, field in kind.model_fields.items():
@@ -227,7 +229,9 @@ def test_a_million_designs_are_accepted_without_drawing_them(
     made = client.post("/api/v1/studies", json={"pipeline": sent}).json()
     estimated = client.post("/api/v1/studies/estimate", json={"pipeline": sent}).json()
     assert time.monotonic() - start < 10
-    assert services.launcher.pipelines[made["study_id"]].designs == 1_000_000
+    given = recorder(services).pipelines[made["study_id"]]
+    assert isinstance(given, Pipeline)
+    assert given.designs == 1_000_000
     assert (estimated["valid"], estimated["designs"], estimated["features"], estimated["classes"]) == (
         True,
         1_000_000,

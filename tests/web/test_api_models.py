@@ -39,14 +39,15 @@ def test_rows_are_predicted_however_they_are_sent(client: TestClient, saved: str
 
 
 def test_rows_that_do_not_fit_are_explained(client: TestClient, saved: str) -> None:
-    for how, told in [
+    wrong: list[tuple[dict[str, object], str]] = [
         ({"json": {"rows": [{"sepal_length_cm": 5.1}]}}, "sepal_width_cm"),
         ({"json": {"rows": [{**ROW, "petal_width_cm": "wide"}]}}, "petal_width_cm"),
         ({"json": {"rows": []}}, "columns"),
         ({"json": {"columns": ["a"], "rows": [[1, 2]]}}, "value for each column"),
         ({"content": "a,a\n1,2\n", "headers": CSV}, "twice"),
         ({"content": "", "headers": CSV}, "empty"),
-    ]:
+    ]
+    for how, told in wrong:
         answer = predict(client, saved, **how)
         assert (answer.status_code, told in answer.text) == (422, True), answer.text
         assert "/tmp" not in answer.text
@@ -65,6 +66,7 @@ def test_a_process_that_died_is_replaced(services: Services, saved: str) -> None
     text = (",".join(ROW) + "\n1,1,1,1\n").encode()
     try:
         first = predictions.predict(path, text, rows=10)
+        assert predictions._process is not None
         os.kill(predictions._process.pid, signal.SIGKILL)
         assert predictions.predict(path, text, rows=10) == first
     finally:

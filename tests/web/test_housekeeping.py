@@ -10,6 +10,7 @@ from dnnflow.results.store.run_record import RunState, utc_now
 from dnnflow.web.app import uploads_in_use
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
 from dnnflow.web.jobs.services import Services
+from tests.web.recording import recorder
 
 TABLE = b"a,b,kind\n" + b"".join(b"%d,%d,%s\n" % (i, i * i, b"xy"[i % 2 :][:1]) for i in range(30))
 
@@ -38,7 +39,7 @@ def test_a_table_outlives_its_time_while_a_job_needs_it(make_services: Callable[
     assert services.uploads.expire(keep=uploads_in_use(services)) == 1
     assert source.is_file()
     assert not (directory / forgotten).exists()
-    services.launcher.set("study-0", state=RunState.FINISHED, ended_at=utc_now())
+    recorder(services).set("study-0", state=RunState.FINISHED, ended_at=utc_now())
     assert uploads_in_use(services) == set()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -75,7 +76,10 @@ def processes(directory: Path, module: str = "") -> list[psutil.Process]:
     return found
 
 
-def wait(look: Callable[[], object], what: str, timeout_s: float = 90.0) -> object:
+T = TypeVar("T")
+
+
+def wait(look: Callable[[], T], what: str, timeout_s: float = 90.0) -> T:
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
         assert time.monotonic() < deadline, f"{what} must happen within {timeout_s} s"
@@ -124,6 +128,8 @@ def test_jobs_run_one_after_the_other_in_their_order(launcher, store, settings, 
     assert len(processes(home, "supervisor")) == 1
     done = end_of(launcher, store, first), end_of(launcher, store, second)
     assert [one.state for one in done] == [RunState.FINISHED] * 2, [one.error for one in done]
+    assert done[0].ended_at is not None
+    assert done[1].started_at is not None
     assert done[0].ended_at <= done[1].started_at
     # Both are new studies, although they are of the same key
     assert len({store.study(one).key for one in (first, second)}) == 1
@@ -200,7 +206,7 @@ def test_a_child_that_is_killed_again_and_again_is_given_up(launcher, store, set
         child.wait(5)
     done = end_of(launcher, store, study_id)
     assert done.state is RunState.FAILED
-    assert "a job's process must live until it has an answer" in done.error
+    assert "a job's process must live until it has an answer" in (done.error or "")
     # Whoever has read this may go on all the same
     open_gate(settings)
     assert launcher.resume(study_id).state in (RunState.QUEUED, RunState.RUNNING)
@@ -283,7 +289,7 @@ def test_what_a_job_is_refused_for_is_kept(launcher, store) -> None:
     launcher.launch(pipeline(*SHORT, "dataset.label=colour"), study_id)
     done = end_of(launcher, store, study_id)
     assert done.state is RunState.FAILED
-    assert "colour" in done.error
+    assert "colour" in (done.error or "")
 
 
 def test_secrets_are_not_shown(launcher, store, home) -> None:
@@ -304,11 +310,13 @@ def test_a_training_leaves_its_files_and_outcome(launcher, store, home) -> None:
     assert "/status" in (store.run(run_id).dashboard or "")
     done = end_of(launcher, store, run_id)
     assert done.state is RunState.FINISHED, done.error
+    assert done.outcome is not None
     assert done.outcome["last"]["epoch"] == 2
     assert 0 < done.outcome["last"]["val_accuracy"] <= 1
     assert Path(done.outcome["model"]).parent == home / run_id
     assert Path(done.outcome["model"]).stat().st_size > 1000
     assert "<html" in Path(done.outcome["report"]).read_text()
+    assert done.progress is not None
     assert done.progress["samples"] > 0
 
 

@@ -50,6 +50,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def address(process: subprocess.Popen[str]) -> str:
     """Return the address that the first line tells."""
+    assert process.stdout is not None
     found = re.search(r"dnnflow is at (\S+)", process.stdout.readline())
     assert found
     return found.group(1)
@@ -77,7 +78,9 @@ def test_it_answers_without_tensorflow_and_ends_with_ctrl_c(start: Start) -> Non
 
 def test_others_log_in_with_a_token_that_is_shown_once(start: Start) -> None:
     url = address(start("--host", "0.0.0.0"))
-    base, token = re.fullmatch(r"(http://127.0.0.1:\d+/)login\?token=([\w-]{32,})", url).groups()
+    found = re.fullmatch(r"(http://127.0.0.1:\d+/)login\?token=([\w-]{32,})", url)
+    assert found is not None
+    base, token = found.groups()
     assert json.loads(get(f"{base}api/v1/health"))
     with pytest.raises(urllib.error.HTTPError, match="401"):
         get(f"{base}api/v1/studies")

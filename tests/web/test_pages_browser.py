@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import FilePayload
 
 from dnnflow.results.store.run_record import RunState
 from tests.web.browsing import DIGITS, PHONE, Site, Tab
@@ -16,7 +17,7 @@ LOOKS_UNDER_S = 5.0
 FINISHES_UNDER_MS = 240_000
 
 
-def upload(tab: Tab, file: Path | dict[str, object]) -> None:
+def upload(tab: Tab, file: Path | FilePayload) -> None:
     """Choose a file on the page of a new study."""
     tab.open("/new")
     tab.page.set_input_files("#file", file)
@@ -211,8 +212,10 @@ def uploaded(site: Site) -> str:
     return str(answer.json()["upload_id"])
 
 
-LOOKS = {"light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"},
-         "phone": {"color_scheme": "light", "viewport": PHONE, "has_touch": True}}  # fmt: skip
+LOOKS: dict[str, dict[str, object]] = {
+    "light": {"color_scheme": "light"}, "dark": {"color_scheme": "dark"},
+    "phone": {"color_scheme": "light", "viewport": PHONE, "has_touch": True},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("look", LOOKS)

@@ -1,7 +1,7 @@
 """The OpenAPI document is the contract: whatever it allows is answered as it says, and never by a fault."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+from schemathesis.schemas import APIOperation
 
 from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
@@ -32,7 +34,7 @@ class Target:
     """A served app with studies of all kinds."""
 
     url: str
-    known: dict[str, list[object]]
+    known: Mapping[str, Sequence[object]]
     """Ids that are there, by the name of the parameter."""
 
 
@@ -48,7 +50,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             yield Target(served.url, known_ids(served.url, store))
 
 
-def known_ids(url: str, store: Store) -> dict[str, list[str]]:
+def known_ids(url: str, store: Store) -> dict[str, Sequence[object]]:
     """Insert studies of all kinds, upload a table, and return their ids by the name of the parameter."""
     iris = (Path(__file__).parents[2] / "pipelines" / "data" / "iris.csv").read_bytes()
     made = httpx.post(f"{url}/api/v1/datasets", content=iris, headers={"Content-Type": "text/csv"})
@@ -68,11 +70,19 @@ def document() -> dict[str, object]:
     """Return the document; what it says depends on no service."""
     with TemporaryDirectory() as home:
         own = Settings.from_environment({"DNNFLOW_HOME": home})
-        return create_app(Services(WebConfig(), own, None, None, None)).openapi()
+        return create_app(Services(WebConfig(), own, None, None, None)).openapi()  # type: ignore[arg-type]  # none is asked
 
 
 SCHEMA = schemathesis.openapi.from_dict(document())
-OPERATIONS = {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}
+
+
+def operations() -> Iterator[APIOperation]:
+    for operation in SCHEMA.get_all_operations():
+        assert isinstance(operation, Ok), operation
+        yield operation.ok()
+
+
+OPERATIONS = {operation.label: operation for operation in operations()}
 
 
 RIGHT, WRONG = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
@@ -109,7 +119,7 @@ MORE_RULES = (
 PHASES = (Phase.explicit, Phase.generate)
 
 
-def aim(case: schemathesis.Case, known: dict[str, list[object]]) -> None:
+def aim(case: schemathesis.Case, known: Mapping[str, Sequence[object]]) -> None:
     """Have three of four requests name something that is there; streams end at once."""
     for place in (case.path_parameters, case.query):
         for name in list(place or ()):
@@ -117,7 +127,7 @@ def aim(case: schemathesis.Case, known: dict[str, list[object]]) -> None:
             if known.get(name) and drawn % 4:
                 place[name] = known[name][drawn // 4 % len(known[name])]
     pipeline = case.body.get("pipeline") if isinstance(case.body, dict) else None
-    if isinstance(pipeline, dict) and isinstance(pipeline.get("dataset"), dict):
-        pipeline["dataset"] |= {"source": f"upload:{known['upload_id'][0]}", "label": "species"}
+    if isinstance(pipeline, dict) and isinstance(dataset := pipeline.get("dataset"), dict):
+        dataset |= {"source": f"upload:{known['upload_id'][0]}", "label": "species"}
     if case.path.endswith("/events"):
         case.query = {**(case.query or {}), "max_s": 0}

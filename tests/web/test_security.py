@@ -15,6 +15,7 @@ from dnnflow.web.guard.rates import Buckets, client_key
 from dnnflow.web.guard.security import check_config
 from dnnflow.web.guard.sessions import COOKIE, Sessions, csrf_token, keep_session, safe_place
 from dnnflow.web.jobs.services import Services
+from tests.web.recording import recorder
 from tests.web.served import TestClient, client_of
 
 TOKEN = "a token that is long enough"
@@ -44,7 +45,7 @@ def with_page(app: FastAPI) -> FastAPI:
 @pytest.fixture
 def locked(make_services: Callable[..., Services]) -> Iterator[TestClient]:
     """A client of an app that needs a token."""
-    with client_of(with_page(create_app(make_services(token=TOKEN)))) as opened:
+    with client_of(with_page(create_app(make_services(WebConfig(token=TOKEN))))) as opened:
         yield opened
 
 
@@ -84,7 +85,7 @@ def test_a_name_that_somebody_points_here_is_not(client: TestClient, host: str) 
 
 
 def test_a_name_that_was_allowed_is_answered(make_services: Callable[..., Services]) -> None:
-    with client_of(create_app(make_services(hosts=("train.example",)))) as opened:
+    with client_of(create_app(make_services(WebConfig(hosts=("train.example",))))) as opened:
         assert opened.get("/api/v1/health", headers={"Host": "train.example"}).status_code == 200
 
 
@@ -109,11 +110,13 @@ def test_others_are_served_with_a_token_only() -> None:
         {"Sec-Fetch-Site": "same-site"},
     ],
 )
-def test_another_sites_page_changes_nothing(client: TestClient, make_study, headers: dict[str, str]) -> None:
+def test_another_sites_page_changes_nothing(
+    client: TestClient, services: Services, make_study, headers: dict[str, str]
+) -> None:
     study_id = make_study(2, designs=4, state="stopped")
     answer = client.post(f"/api/v1/studies/{study_id}/resume", headers=headers)
     assert answer.status_code == 403
-    assert client.app.state.services.launcher.asked == []
+    assert recorder(services).asked == []
 
 
 def test_a_program_on_this_machine_needs_no_token(client: TestClient) -> None:
@@ -236,7 +239,7 @@ def test_a_login_leads_to_this_server_only(place: str) -> None:
 
 
 def test_a_flood_is_answered_with_when_to_come_back(make_services: Callable[..., Services]) -> None:
-    with client_of(create_app(make_services(limits=Limits(requests_s=1, burst=5)))) as opened:
+    with client_of(create_app(make_services(WebConfig(limits=Limits(requests_s=1, burst=5))))) as opened:
         answers = [opened.get("/api/v1/health") for _ in range(7)]
     assert [one.status_code for one in answers][:5] == [200] * 5
     assert answers[-1].status_code == 429
@@ -258,7 +261,7 @@ def test_one_customers_addresses_are_one_client() -> None:
 @pytest.mark.parametrize("path", ["/api/v1/studies", "/login", "/api/v1/studies/x/models/1/predict"])
 def test_a_large_body_is_refused_before_it_is_kept(make_services: Callable[..., Services], path: str) -> None:
     limits = Limits(body_bytes=1000, predict_bytes=1000)
-    with client_of(create_app(make_services(limits=limits))) as opened:
+    with client_of(create_app(make_services(WebConfig(limits=limits)))) as opened:
         kind = "application/x-www-form-urlencoded" if path == "/login" else "application/json"
         declared = opened.post(path, content=b"x" * 1001, headers={"Content-Type": kind})
         streamed = opened.post(path, content=iter([b"x" * 600] * 2), headers={"Content-Type": kind})
@@ -268,7 +271,7 @@ def test_a_large_body_is_refused_before_it_is_kept(make_services: Callable[..., 
 
 def test_an_upload_may_be_larger_than_other_bodies(make_services: Callable[..., Services]) -> None:
     limits = Limits(body_bytes=100, upload=UploadLimits(stored_bytes=10_000))
-    with client_of(create_app(make_services(limits=limits))) as opened:
+    with client_of(create_app(make_services(WebConfig(limits=limits)))) as opened:
         rows = b"a,b\n" + b"1,x\n2,y\n" * 200
         assert (
             opened.post("/api/v1/datasets", content=rows, headers={"Content-Type": "text/csv"}).status_code
@@ -305,11 +308,13 @@ def test_a_report_runs_as_a_stranger(client: TestClient, make_study) -> None:
     assert "default-src 'none'" in policy
 
 
-def test_a_fault_tells_the_client_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_tells_the_client_nothing(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret path /etc/passwd")
 
-    monkeypatch.setattr(client.app.state.views, "summaries", broken)
+    monkeypatch.setattr(app.state.views, "summaries", broken)
     answer = client.get("/api/v1/studies")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "secret" not in answer.text

@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,7 +108,9 @@ def nothing_remains(directory: Path) -> bool:
     return not files(directory) and not [*directory.glob(".incoming*")] and not parsers()
 
 
-PACKERS = {"table.csv": bytes, "table.csv.gz": gzip.compress, "table.csv.zst": zstd}
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "table.csv": bytes, "table.csv.gz": gzip.compress, "table.csv.zst": zstd
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", PACKERS)

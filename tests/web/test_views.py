@@ -4,23 +4,24 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import pytest
 
 from dnnflow.errors import LaunchError
 from dnnflow.events import Command
-from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
 from dnnflow.results.store.run_record import Driver, RunState, utc_now
 from dnnflow.web.answers import watch as watch_module
 from dnnflow.web.jobs.services import Services
-from tests.web.recording import design, trial
+from tests.web.recording import design, recorder, trial
 from tests.web.served import Served, TestClient
 
-PIPELINE = Pipeline(dataset={"source": "iris.csv", "label": "species"}, designs=24, name="iris")
+PIPELINE = Pipeline(dataset=DatasetSection(source="iris.csv", label="species"), designs=24, name="iris")
 
 
-def status(client: TestClient, study_id: str) -> dict[str, object]:
+def status(client: TestClient, study_id: str) -> dict[str, Any]:
     answer = client.get(f"/api/v1/studies/{study_id}")
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -32,10 +33,12 @@ def test_a_launched_study_has_a_page_before_the_store_knows_it(
     services.launcher.launch(PIPELINE, "study-0")
     shown = status(client, "study-0")
     assert (shown["state"], shown["total"], shown["completed"], shown["dataset"]) == ("queued", 24, 0, None)
-    services.launcher.set("study-0", state=RunState.RUNNING, stage="preprocess: label species")
+    recorder(services).set("study-0", state=RunState.RUNNING, stage="preprocess: label species")
     shown = status(client, "study-0")
     assert (shown["state"], shown["stage"]) == ("preparing", "preprocess: label species")
-    services.launcher.set("study-0", state=RunState.FAILED, ended_at=utc_now(), error="row 3 is bad; mend it")
+    recorder(services).set(
+        "study-0", state=RunState.FAILED, ended_at=utc_now(), error="row 3 is bad; mend it"
+    )
     shown = status(client, "study-0")
     assert (shown["state"], shown["error"], shown["stage"]) == ("failed", "row 3 is bad; mend it", None)
 
@@ -60,7 +63,7 @@ def test_of_a_failed_job_the_error_is_shown_even_if_trials_are_there(
     client: TestClient, services: Services, make_study: Callable[..., str]
 ) -> None:
     study_id = make_study(4, designs=8, state=RunState.RUNNING)
-    services.launcher.set(study_id, state=RunState.FAILED, ended_at=utc_now(), error="no worker; start one")
+    recorder(services).set(study_id, state=RunState.FAILED, ended_at=utc_now(), error="no worker; start one")
     assert (status(client, study_id)["state"], status(client, study_id)["error"]) == (
         "failed",
         "no worker; start one",
@@ -136,7 +139,7 @@ def test_a_driven_study_is_asked_through_the_store(
         assert services.store.command(study_id) is Command.RUN
         assert act(client, study_id, "cancel")[0] == 200
         assert services.store.command(study_id) is Command.CANCEL
-    assert services.launcher.asked == []
+    assert recorder(services).asked == []
 
 
 def test_a_queued_study_is_cancelled_and_resumed_by_its_launcher(
@@ -146,7 +149,7 @@ def test_a_queued_study_is_cancelled_and_resumed_by_its_launcher(
     assert act(client, "study-0", "pause")[0] == 409
     assert act(client, "study-0", "cancel") == (200, "stopped")
     assert act(client, "study-0", "resume") == (200, "queued")
-    assert services.launcher.asked == [("launch", "study-0"), ("cancel", "study-0"), ("resume", "study-0")]
+    assert recorder(services).asked == [("launch", "study-0"), ("cancel", "study-0"), ("resume", "study-0")]
 
 
 def test_a_study_that_stopped_is_resumed_by_the_launcher(
@@ -154,20 +157,20 @@ def test_a_study_that_stopped_is_resumed_by_the_launcher(
 ) -> None:
     study_id = make_study(4, designs=8, state=RunState.STOPPED)
     assert act(client, study_id, "resume")[0] == 200
-    assert services.launcher.asked[-1] == ("resume", study_id)
+    assert recorder(services).asked[-1] == ("resume", study_id)
 
 
 def test_what_has_finished_stays_so(client: TestClient, services: Services, make_study) -> None:
     study_id = make_study(4)
     for what in ("pause", "resume", "cancel"):
         assert act(client, study_id, what)[0] == 409
-    assert services.launcher.asked == []
+    assert recorder(services).asked == []
 
 
 # ---- streams
 
 
-def events_of(url: str) -> list[tuple[str, dict[str, object]]]:
+def events_of(url: str) -> list[tuple[str, dict[str, Any]]]:
     found = []
     with httpx.stream("GET", url, timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -220,9 +223,12 @@ def test_many_who_watch_one_study_cost_one_look_a_second(
     study_id = make_study(4, designs=8, state=RunState.RUNNING)
     looks = []
     original = serve_app.app.state.views.status
-    monkeypatch.setattr(
-        serve_app.app.state.views, "status", lambda *a, **k: looks.append(a) or original(*a, **k)
-    )
+
+    def counted(*args: Any, **options: Any) -> object:
+        looks.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(serve_app.app.state.views, "status", counted)
     with services.store.driving(study_id):
         url = f"{serve_app.url}/api/v1/studies/{study_id}/events?max_s=3"
         threads = [threading.Thread(target=events_of, args=(url,)) for _ in range(8)]
@@ -237,11 +243,11 @@ def test_a_stream_too_many_is_told_when_to_come_back(
     make_services: Callable[..., Services], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dnnflow.web.app import create_app
-    from dnnflow.web.contract.web_config import Limits
+    from dnnflow.web.contract.web_config import Limits, WebConfig
     from tests.web.recording import insert_study
     from tests.web.served import client_of
 
-    services = make_services(limits=Limits(streams=0))
+    services = make_services(WebConfig(limits=Limits(streams=0)))
     study_id = insert_study(services.store, 2)
     answer = client_of(create_app(services)).get(f"/api/v1/studies/{study_id}/events")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
