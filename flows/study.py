@@ -53,9 +53,9 @@ def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:
     return isinstance(error, ClusterError) or isinstance(cause, OSError)
 
 
-def say_how_to_go_on(flow: Flow[..., Any], run: FlowRun, state: State[Any]) -> None:
+def say_how_to_go_on(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Log what to do after a run that did not end well."""
-    flow_run_logger(run, flow).error(
+    flow_run_logger(flow_run, flow).error(
         "The run did not finish: %s Designs that were trained are stored: when the cause is removed, "
         "retry this run (or run the pipeline again) to train only what is missing.",
         state.message,

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(log: Path, *command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def process(log: Path, *command: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """Keep a process alive for the block."""
     with log.with_suffix(".err").open("wb") as errors, log.open("wb") as printed:
         started = subprocess.Popen(command, stdout=printed, stderr=errors, env={**os.environ, **environment})
@@ -104,7 +104,9 @@ def prefect(surroundings: dict[str, str]) -> None:
 @pytest.fixture(scope="session")
 def doors(golden: Path, surroundings: dict[str, str], prefect: None) -> Iterator[dict[str, Door]]:
     """Every door by its name."""
-    made = {kind.name: kind(golden / kind.name, surroundings) for kind in (CommandLine, Python, Flow, Rest)}
+    made: dict[str, Door] = {
+        kind.name: kind(golden / kind.name, surroundings) for kind in (CommandLine, Python, Flow, Rest)
+    }
     rest = made["rest"]
     assert isinstance(rest, Rest)
     log = golden / "web.log"

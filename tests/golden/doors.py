@@ -91,8 +91,24 @@ class Door:
         """Start a study."""
         raise NotImplementedError
 
+    def go_on(self, pipeline: dict[str, Any], study_id: str) -> None:
+        """Do what goes on with a study that ended early."""
+        raise NotImplementedError
+
+    def after_kill(self, pipeline: dict[str, Any], study_id: str) -> None:
+        """Do what a study needs whose process was killed."""
+        raise NotImplementedError
+
     def wait(self) -> None:
         """Wait until the study that was started has ended well."""
+        raise NotImplementedError
+
+    def wait_stopped(self, study_id: str) -> None:
+        """Wait until a study has ended, in whatever way."""
+        raise NotImplementedError
+
+    def train(self, pipeline: dict[str, Any], model: Path) -> Path:
+        """Train a model data-parallel and return the directory of what is written."""
         raise NotImplementedError
 
     def studies(self) -> set[str]:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ class Stopping(LocalExecutor):
 
     def train(
         self, portions: Sequence[Portion], study: StudyContext, **options: Any
-    ) -> Iterator[list[Outcome]]:
+    ) -> Generator[list[Outcome], None, None]:
         for done, batch in enumerate(super().train(portions, study, **options)):
             yield batch
             if done + 1 >= self.after:

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def composed(loopback: Loopback) -> Iterator[ServerProcesses]:
             name = next(one for one in waiting if set(SERVICES[one].get("depends_on", {})) <= set(started))
             needed = [one for one, how in SERVICES[name].get("depends_on", {}).items() if how["condition"]]
             for one in needed:
-                wait_for(lambda one=one: loopback.is_healthy(one), 120, f"{one} is healthy")
+                wait_for(partial(loopback.is_healthy, one), 120, f"{one} is healthy")
             services.start(loopback.service(name))
             waiting.remove(name)
             started.append(name)

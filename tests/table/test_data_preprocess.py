@@ -65,6 +65,7 @@ def column(dataset: Dataset, name: str, split: Split = "train") -> np.ndarray:
     return dataset.arrays(split)[0][:, dataset.feature_names.index(name)]
 
 
+SPLITS: tuple[Split, Split] = ("train", "test")
 NUMBERS = ["row", "normal", "gaps", "large", "same"]
 
 
@@ -73,7 +74,7 @@ def test_scaling_is_scikit_learns_fitted_on_training_rows(make, frame: pd.DataFr
     dataset = make(scale=scale)
     train, test = split_rows(dataset, frame)
     fitted = scaler().fit(train[NUMBERS].fillna(0))
-    for split, rows in (("train", train), ("test", test)):
+    for split, rows in zip(SPLITS, (train, test), strict=True):
         expected = fitted.transform(rows[NUMBERS].fillna(0))
         expected[:, NUMBERS.index("same")] = 0
         got = np.stack([column(dataset, n, split) for n in NUMBERS], axis=1)
@@ -104,7 +105,7 @@ def test_missing_numbers_are_filled_from_training_rows(make, frame: pd.DataFrame
     train, test = split_rows(dataset, frame)
     gaps = train["gaps"]
     fills = {"zero": 0.0, "mean": gaps.mean(), "median": gaps.median(), "most_frequent": gaps.mode()[0]}
-    for split, rows in (("train", train), ("test", test)):
+    for split, rows in zip(SPLITS, (train, test), strict=True):
         assert column(dataset, "gaps", split) == pytest.approx(rows["gaps"].fillna(fills[missing]).to_numpy())
 
 
@@ -123,7 +124,7 @@ def test_an_indicator_says_where_values_were_missing(make, frame: pd.DataFrame):
     train, test = split_rows(dataset, frame)
     added = [n for n in dataset.feature_names if n.endswith("_missing")]
     assert added == ["gaps_missing", "city_missing"]
-    for split, rows in (("train", train), ("test", test)):
+    for split, rows in zip(SPLITS, (train, test), strict=True):
         assert np.array_equal(column(dataset, "gaps_missing", split), rows["gaps"].isna())
         assert np.array_equal(column(dataset, "city_missing", split), rows["city"] == "")
 
@@ -131,7 +132,7 @@ def test_an_indicator_says_where_values_were_missing(make, frame: pd.DataFrame):
 def test_text_and_booleans_are_one_hot(make, frame: pd.DataFrame):
     dataset = make()
     train, test = split_rows(dataset, frame)
-    for split, rows in (("train", train), ("test", test)):
+    for split, rows in zip(SPLITS, (train, test), strict=True):
         assert np.array_equal(column(dataset, "city=Rome", split), rows["city"] == "Rome")
         assert np.array_equal(column(dataset, "flag=true", split), rows["flag"].str.lower() == "true")
     known = set(train["city"]) - {""}

@@ -124,7 +124,10 @@ def test_a_training_names_no_places_and_no_code_either(
     path = services.settings.workspace.model(study_id, 1)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"a model")
-    sent = {"model": {"source": f"study:{study_id}/1"}, "dataset": {"source": source, "label": "species"}}
+    sent: dict[str, dict[str, object]] = {
+        "model": {"source": f"study:{study_id}/1"},
+        "dataset": {"source": source, "label": "species"},
+    }
     assert client.post("/api/v1/runs", json={"pipeline": sent}).status_code == 201
     for section, fields in more.items():
         sent[section] = {**sent.get(section, {}), **fields}
