@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,3 @@ class PrefectServer:
         """Return the state of every task run of a flow run by name."""
         found = self.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
         return {item["name"]: item["state_type"] for item in found}
-
-
-def wait_for(look: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Return what `look` finds as soon as it is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} must happen within {timeout_s:g} s")
-        time.sleep(0.5)
-    return found

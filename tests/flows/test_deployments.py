@@ -24,7 +24,8 @@ from dnnflow.serve.processes import free_port
 from dnnflow.serve.service_commands import prefect_environment
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.prefect_launcher import PrefectLauncher
-from tests.flow_server import FINAL, ROOT, PrefectServer, wait_for
+from tests.flow_server import FINAL, ROOT, PrefectServer
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

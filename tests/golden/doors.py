@@ -8,13 +8,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import yaml
+
+from tests import waiting
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 300.0
@@ -41,12 +42,7 @@ trained["history"].report(Path(outputs["report"]))
 
 def wait_for(look: Callable[[], Any], what: str) -> Any:
     """Return what `look` finds as soon as it is true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} must happen within {PATIENCE_S:g} s")
-        time.sleep(0.1)
-    return found
+    return waiting.wait_for(look, PATIENCE_S, what)
 
 
 class Door:

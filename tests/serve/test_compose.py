@@ -22,7 +22,8 @@ import yaml
 from dnnflow.results.store.store import Store
 from dnnflow.serve.processes import RunningService, ServerProcesses, Service, free_port
 from dnnflow.settings import Settings
-from tests.flow_server import ROOT, PrefectServer, wait_for
+from tests.flow_server import ROOT, PrefectServer
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.prefect
 

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from dnnflow.serve.processes import (
+    RunningService,
     ServerProcesses,
     Service,
     ServiceError,
@@ -16,6 +17,7 @@ from dnnflow.serve.processes import (
     require_free_port,
 )
 from dnnflow.serve.service_commands import LOOPBACK, dask_scheduler, prefect_environment, prefect_server
+from tests.waiting import wait_for
 
 CHILD = (
     "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']); "
@@ -25,6 +27,12 @@ CHILD = (
 def python(name: str, code: str) -> Service:
     """Return a service that runs a line of Python."""
     return Service(name, (sys.executable, "-c", code))
+
+
+def start_parent(services: ServerProcesses) -> tuple[RunningService, list[psutil.Process]]:
+    """Start a service that has started a process of its own; return it and what it has started."""
+    started = services.start(python("parent", CHILD + "time.sleep(60)"))
+    return started, wait_for(psutil.Process(started.process.pid).children, 30, "a child", pause_s=0.02)
 
 
 def web_server(directory: Path) -> Service:
@@ -46,20 +54,14 @@ def test_a_service_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) 
 
 def test_stopping_a_service_stops_what_it_has_started(tmp_path: Path) -> None:
     with ServerProcesses(tmp_path) as services:
-        started = services.start(python("parent", CHILD + "time.sleep(60)"))
-        parent = psutil.Process(started.process.pid)
-        while not (children := parent.children()):
-            time.sleep(0.02)
+        _, children = start_parent(services)
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
 def test_children_of_a_service_that_died_are_stopped_as_well(tmp_path: Path) -> None:
     with ServerProcesses(tmp_path) as services:
-        started = services.start(python("parent", CHILD + "time.sleep(60)"))
-        parent = psutil.Process(started.process.pid)
-        while not (children := parent.children()):
-            time.sleep(0.02)
-        parent.kill()
+        started, children = start_parent(services)
+        started.process.kill()
         started.process.wait()
     assert psutil.wait_procs(children, timeout=5)[1] == []
 

@@ -1,6 +1,7 @@
 """What tests of the web server share: services that only record jobs, an app, clients, a real server."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -27,18 +28,15 @@ def web_settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def make_services(web_settings: Settings) -> Iterator[Callable[..., Services]]:
     """A function that returns services; its `config` says how they are reached."""
-    made: list[Store] = []
+    with ExitStack() as opened:
 
-    def make(config: WebConfig | None = None) -> Services:
-        config = config or WebConfig()
-        store = Store(web_settings.store_url)
-        made.append(store)
-        uploads = Uploads(web_settings.workspace.home / "uploads", config.limits.upload)
-        return Services(config, web_settings, store, uploads, RecordingLauncher(store))
+        def make(config: WebConfig | None = None) -> Services:
+            config = config or WebConfig()
+            store = opened.enter_context(closing(Store(web_settings.store_url)))
+            uploads = Uploads(web_settings.workspace.home / "uploads", config.limits.upload)
+            return Services(config, web_settings, store, uploads, RecordingLauncher(store))
 
-    yield make
-    for store in made:
-        store.close()
+        yield make
 
 
 @pytest.fixture
