@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import frexp
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -96,7 +96,22 @@ limits_of_a_stack = st.builds(
     largest=st.sampled_from([256, 16, 3]),
     waste=st.sampled_from([0.25, 0.6, 0.05, 0.0]),
 )
-plans = given(studies(), shapes, limits_of_a_stack)
+
+
+class Planned(NamedTuple):
+    """Designs of a study, and the stacks that they were cut into."""
+
+    designs: list[Design]
+    shape: TableShape
+    limits: StackLimits
+    stacks: list[Stack]
+
+
+@st.composite
+def planned(draw: st.DrawFn) -> Planned:
+    """Plan any study, for any table and limits."""
+    designs, shape, limits = draw(studies()), draw(shapes), draw(limits_of_a_stack)
+    return Planned(designs, shape, limits, plan_stacks(designs, shape, limits))
 
 
 def ids(stacks: Sequence[Stack]) -> list[str]:
@@ -124,49 +139,41 @@ def weights_of(stack: Stack, shape: TableShape) -> int:
 
 
 @REPEATABLE
-@plans
-def test_every_design_is_in_exactly_one_stack(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    assert ids(plan_stacks(designs, shape, limits)) == sorted(design.design_id for design in designs)
+@given(planned())
+def test_every_design_is_in_exactly_one_stack(plan: Planned) -> None:
+    assert ids(plan.stacks) == sorted(design.design_id for design in plan.designs)
 
 
 @REPEATABLE
-@plans
-def test_stacks_keep_to_the_limits_unless_a_design_alone_does_not(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    for stack in plan_stacks(designs, shape, limits):
+@given(planned())
+def test_stacks_keep_to_the_limits_unless_a_design_alone_does_not(plan: Planned) -> None:
+    for stack in plan.stacks:
         count = len(stack.designs)
-        assert count <= limits.largest
-        assert stack.waste <= limits.waste
+        assert count <= plan.limits.largest
+        assert stack.waste <= plan.limits.waste
         if count > 1:
-            assert stack.n_bytes <= limits.memory_bytes
-            assert count * weights_of(stack, shape) * 16 <= limits.cache_bytes
+            assert stack.n_bytes <= plan.limits.memory_bytes
+            assert count * weights_of(stack, plan.shape) * 16 <= plan.limits.cache_bytes
 
 
 @REPEATABLE
-@plans
-def test_what_a_stack_says_of_its_arithmetic_is_true_of_its_members(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    for stack in plan_stacks(designs, shape, limits):
-        each = [useful_flops(design, shape) for design in stack.designs]
+@given(planned())
+def test_what_a_stack_says_of_its_arithmetic_is_true_of_its_members(plan: Planned) -> None:
+    for stack in plan.stacks:
+        each = [useful_flops(design, plan.shape) for design in stack.designs]
         longest = max(stack.designs, key=lambda design: design.epochs)
         padded = replace(longest, layers=tuple(Layer(units) for units in stack.widths))
         assert stack.useful_flops == sum(each)
-        assert stack.padded_flops == len(each) * useful_flops(padded, shape)
-        assert stack.n_steps == longest.epochs * -(-shape.n_rows // longest.batch_size)
-        assert stack.n_bytes >= len(each) * weights_of(stack, shape) * 16
+        assert stack.padded_flops == len(each) * useful_flops(padded, plan.shape)
+        assert stack.n_steps == longest.epochs * -(-plan.shape.n_rows // longest.batch_size)
+        assert stack.n_bytes >= len(each) * weights_of(stack, plan.shape) * 16
         assert stack.cost_s > 0
 
 
 @REPEATABLE
-@plans
-def test_members_of_a_stack_are_what_its_signature_says(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    for stack in plan_stacks(designs, shape, limits):
+@given(planned())
+def test_members_of_a_stack_are_what_its_signature_says(plan: Planned) -> None:
+    for stack in plan.stacks:
         signature = stack.signature
         assert stack.widths == tuple(map(max, zip(*map(widths, stack.designs), strict=True)))
         assert signature.padded == (len(set(map(widths, stack.designs))) > 1 or len(signature.palette) > 1)
@@ -187,14 +194,12 @@ def test_members_of_a_stack_are_what_its_signature_says(
 
 
 @REPEATABLE
-@plans
-def test_residual_connections_of_a_stack_are_those_of_every_member(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    for stack in plan_stacks(designs, shape, limits):
+@given(planned())
+def test_residual_connections_of_a_stack_are_those_of_every_member(plan: Planned) -> None:
+    for stack in plan.stacks:
         signature = stack.signature
         for design in stack.designs:
-            sources = design_layers.residual_sources(design, shape.n_features)
+            sources = design_layers.residual_sources(design, plan.shape.n_features)
             if not signature.looped:
                 assert dict(signature.residual) == sources
                 continue
@@ -206,30 +211,24 @@ def test_residual_connections_of_a_stack_are_those_of_every_member(
 
 
 @REPEATABLE
-@plans
-def test_a_stack_planned_again_by_itself_is_the_same_stack(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
+@given(planned())
+def test_a_stack_planned_again_by_itself_is_the_same_stack(plan: Planned) -> None:
     """Else an engine would train other stacks than the study planned, with other last digits."""
-    for stack in plan_stacks(designs, shape, limits):
-        assert plan_stacks(stack.designs, shape, replace(limits, slots=1)) == [stack]
+    for stack in plan.stacks:
+        assert plan_stacks(stack.designs, plan.shape, replace(plan.limits, slots=1)) == [stack]
 
 
 @REPEATABLE
-@plans
-def test_the_same_study_is_cut_the_same_way_when_it_is_read_again(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    read = [Design.from_dict(design.to_dict()) for design in designs]
-    assert plan_stacks(read, shape, limits) == plan_stacks(designs, shape, limits)
+@given(planned())
+def test_the_same_study_is_cut_the_same_way_when_it_is_read_again(plan: Planned) -> None:
+    read = [Design.from_dict(design.to_dict()) for design in plan.designs]
+    assert plan_stacks(read, plan.shape, plan.limits) == plan.stacks
 
 
 @REPEATABLE
-@plans
-def test_long_stacks_come_first_and_equal_traces_side_by_side(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    stacks = plan_stacks(designs, shape, limits)
+@given(planned())
+def test_long_stacks_come_first_and_equal_traces_side_by_side(plan: Planned) -> None:
+    stacks = plan.stacks
     quanta = [frexp(stack.cost_s)[1] for stack in stacks]
     assert quanta == sorted(quanta, reverse=True)
     for _, group in groupby(stacks, lambda stack: frexp(stack.cost_s)[1]):
@@ -396,15 +395,13 @@ def test_a_part_of_a_stack_that_would_be_mostly_padding_is_divided_again() -> No
 
 
 @REPEATABLE
-@plans
-def test_with_more_workers_a_stack_is_within_its_share_or_small(
-    designs: list[Design], shape: TableShape, limits: StackLimits
-) -> None:
-    whole = plan_stacks(designs, shape, replace(limits, slots=1))
-    share_s = sum(stack.cost_s for stack in whole) / (4 * limits.slots)
-    for stack in plan_stacks(designs, shape, limits) if limits.slots > 1 else ():
+@given(planned())
+def test_with_more_workers_a_stack_is_within_its_share_or_small(plan: Planned) -> None:
+    whole = plan_stacks(plan.designs, plan.shape, replace(plan.limits, slots=1))
+    share_s = sum(stack.cost_s for stack in whole) / (4 * plan.limits.slots)
+    for stack in plan.stacks if plan.limits.slots > 1 else ():
         # What every step takes is not divided when designs are, nor is one design of a part
-        alone = plan_stacks(stack.designs[:1], shape, limits)[0].cost_s
+        alone = plan_stacks(stack.designs[:1], plan.shape, plan.limits)[0].cost_s
         assert stack.cost_s <= share_s + 2 * alone or len(stack.designs) < 2 * LEAST_CUT
 
 
