@@ -4,17 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.seam import Fitted, TrainingContext, now
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext, now
 
 
-class Null:
+class Null(Engine):
     """Says of every design that it is right half of the time."""
 
     name = "null"
-
-    def refuse(self, design: Design) -> str | None:
-        """Refuse nothing."""
-        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield a completed trial a design."""

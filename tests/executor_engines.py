@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.seam import Fitted, TrainingContext, now
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext, now
 
 
 def log_of(context: TrainingContext) -> Path:
@@ -20,13 +20,10 @@ def log_of(context: TrainingContext) -> Path:
     return Path(context.dataset.path).parent / "trained.log"
 
 
-class Instant:
+class Instant(Engine):
     """Takes no time."""
 
     name = "instant"
-
-    def refuse(self, design: Design) -> str | None:
-        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         for design in designs:

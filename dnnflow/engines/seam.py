@@ -48,8 +48,11 @@ class Engine(Protocol):
     name: str
 
     def refuse(self, design: Design) -> str | None:
-        """Say why this engine cannot train a design, or None if it can. Asked before a study starts."""
-        ...
+        """Say why this engine cannot train a design, or None if it can. Asked before a study starts.
+
+        An engine that is derived from this class can train any, unless it says otherwise.
+        """
+        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, in any order; its weights are asked for before the next one.

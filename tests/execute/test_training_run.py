@@ -8,7 +8,7 @@ import pytest
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Pack, Portion, TrainingSettings, Trial, TrialState
-from dnnflow.engines.seam import Fitted, StudyContext, TrainingContext
+from dnnflow.engines.seam import Engine, Fitted, StudyContext, TrainingContext
 from dnnflow.errors import DataError, InputError, NotFoundError
 from dnnflow.execute.pack_run import run_pack, training_context
 from dnnflow.table.store.dataset import Dataset
@@ -17,13 +17,10 @@ DESIGNS = tuple(Design(seed=seed) for seed in range(6))
 WHOLE = Pack((Portion(DESIGNS),))
 
 
-class Quick:
+class Quick(Engine):
     """Trains nothing; a design's accuracy is a tenth of its seed."""
 
     name = "quick"
-
-    def refuse(self, design: Design) -> str | None:
-        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         for design in designs:
