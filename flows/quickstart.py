@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serve.processes import ServerProcesses, free_port, stop_on_terminate
+from dnnflow.serve.processes import ServerProcesses, exit_code_of, free_port, stop_on_terminate
 from dnnflow.serve.service_commands import prefect_environment, prefect_server
 from dnnflow.settings import Settings
 
@@ -73,8 +73,7 @@ def main(arguments: list[str]) -> int:
             console.print(f"more in {home / 'logs' / 'flow.log'}", soft_wrap=True)
         return code
     except DnnflowError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return error.exit_code
+        return exit_code_of(error)
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError, StudyStopped
-from dnnflow.serve.processes import POLL_S, ServiceError, answers
+from dnnflow.serve.processes import POLL_S, ServiceError, answers, exit_code_of
 
 SERVER_TIMEOUT_S = 120.0
 
@@ -72,8 +72,7 @@ def main(path: Path) -> int:
     try:
         run(path)()
     except DnnflowError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return error.exit_code
+        return exit_code_of(error)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on with what is missing")
         return 130

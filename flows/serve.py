@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dnnflow.errors import DnnflowError
-from dnnflow.serve.processes import ServerProcesses, require_free_port, stop_on_terminate
+from dnnflow.serve.processes import ServerProcesses, exit_code_of, require_free_port, stop_on_terminate
 from dnnflow.serve.service_commands import (
     LOOPBACK,
     WORK_POOL,
@@ -91,8 +91,7 @@ def main(arguments: list[str]) -> int:
             console.print(how_to_use(options, address), soft_wrap=True)
             services.watch()
     except DnnflowError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return error.exit_code
+        return exit_code_of(error)
     except KeyboardInterrupt:
         console.print("stopped")
     return 0

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from rich.console import Console
+
 from dnnflow.errors import DnnflowError
 
 POLL_S = 0.1
@@ -194,6 +196,12 @@ class ServerProcesses:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def exit_code_of(error: DnnflowError) -> int:
+    """Say in red what went wrong, and return what a script of `flows/` exits with."""
+    Console(highlight=False).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+    return error.exit_code
 
 
 def stop_on_terminate() -> None:
