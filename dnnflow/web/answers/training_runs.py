@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from dnnflow.errors import NotFoundError
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
 from dnnflow.web.answers.views import Views, link
 from dnnflow.web.contract.replies import RunStatus
@@ -20,23 +19,6 @@ HIDDEN = ("model", "report", "history", "timeline", "path")
 """Of an outcome, what names files of the server."""
 
 
-def run_of(views: Views, run_id: str) -> RunRecord:
-    """Return a parallel training.
-
-    Raises
-    ------
-    NotFoundError
-        If there is none.
-    """
-    record = views.record(run_id)
-    if record is None or record.kind is not RunKind.TRAINING:
-        raise NotFoundError(
-            f"a training is found by its whole id, got {run_id[:64]!r}, which nobody has; "
-            "/api/v1/runs lists them"
-        )
-    return record
-
-
 def run_status(views: Views, run_id: str) -> RunStatus:
     """Return where a parallel training stands.
 
@@ -45,7 +27,7 @@ def run_status(views: Views, run_id: str) -> RunStatus:
     NotFoundError
         If there is none.
     """
-    return status_of_run(views, run_of(views, run_id))
+    return status_of_run(views, views.of_kind(RunKind.TRAINING, run_id))
 
 
 def status_of_run(views: Views, record: RunRecord) -> RunStatus:

@@ -76,6 +76,19 @@ class Views:
             raise away
         return record
 
+    def of_kind(self, kind: RunKind, run_id: str) -> RunRecord:
+        """Return the row of exactly this study or training as it stands now.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        record = self.record(run_id)
+        if record is None or record.kind is not kind:
+            raise _not_found(kind, run_id)
+        return record
+
     def stored(self, study_id: str) -> RunRecord:
         """Return the row of a study that has begun.
 
@@ -86,7 +99,7 @@ class Views:
         """
         record = self._services.store.find(study_id)
         if record is None or not record.has_designs:
-            raise _not_found(study_id)
+            raise _not_found(RunKind.STUDY, study_id)
         return record
 
     def _refresh(self, run_id: str | None = None) -> LaunchError | None:
@@ -106,10 +119,7 @@ class Views:
         NotFoundError
             If there is none.
         """
-        record = self.record(study_id)
-        if record is None or record.kind is not RunKind.STUDY:
-            raise _not_found(study_id)
-        return self._status(record, live=live)
+        return self._status(self.of_kind(RunKind.STUDY, study_id), live=live)
 
     def _status(self, record: RunRecord, *, live: bool) -> StudyStatus:
         counted = self.counted(record) if record.has_designs else None
@@ -289,16 +299,7 @@ def dataset_facts(described: Mapping[str, Any]) -> DatasetFacts | None:
 
 
 def _cells(found: Grid | None) -> CellGrid | None:
-    if found is None:
-        return None
-    return CellGrid(
-        first_depth=found.first_depth,
-        depth_width=found.depth_width,
-        low=found.low,
-        height=found.height,
-        cells=list(found.cells),
-        is_cut=found.is_cut,
-    )
+    return None if found is None else CellGrid.model_validate(found, from_attributes=True)
 
 
 def place_of(record: RunRecord) -> tuple[str, str]:
@@ -342,8 +343,9 @@ def link(address: str | None) -> str | None:
     return address if address and address.startswith(("http://", "https://")) else None
 
 
-def _not_found(study_id: str) -> NotFoundError:
-    shown = study_id[:64]
+def _not_found(kind: RunKind, run_id: str) -> NotFoundError:
+    what, route = ("study", "studies") if kind is RunKind.STUDY else ("training", "runs")
     return NotFoundError(
-        f"a study is found by its whole id, got {shown!r}, which nobody has; /api/v1/studies lists them"
+        f"a {what} is found by its whole id, got {run_id[:64]!r}, which nobody has; "
+        f"/api/v1/{route} lists them"
     )

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import new_study_id
+from dnnflow.results.store.run_record import RunKind, new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,
@@ -29,7 +29,7 @@ from dnnflow.web.answers.request_parts import (
     sent_as,
 )
 from dnnflow.web.answers.study_control import send_command
-from dnnflow.web.answers.training_runs import STATES, run_of, run_status, status_of_run
+from dnnflow.web.answers.training_runs import STATES, run_status, status_of_run
 from dnnflow.web.answers.views import place_of, state_of
 from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
@@ -281,7 +281,7 @@ def get_run(run_id: RunId, views: TheViews) -> RunStatus:
 )  # fmt: skip
 def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStatus:
     """End a parallel training."""
-    found = run_of(views, run_id)
+    found = views.of_kind(RunKind.TRAINING, run_id)
     if found.state.has_ended:
         raise ConflictError(
             f"a training can be cancelled while it runs, got one that is {STATES[found.state]}; "
@@ -310,7 +310,7 @@ async def watch_run(
 )  # fmt: skip
 def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Response:
     """Return the report of a finished training."""
-    found = run_of(views, run_id)
+    found = views.of_kind(RunKind.TRAINING, run_id)
     path = outcome_file(services, dict(found.outcome or {}).get("report"), ".html")
     if path is None:
         raise NotFoundError(
