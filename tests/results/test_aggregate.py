@@ -164,7 +164,7 @@ def test_the_rarest_of_many_texts_are_put_together() -> None:
 
 
 def band(depth: int, mean: float) -> Band:
-    return Band(depth, 1, mean, None, (mean,) * 5, mean)
+    return Band(depth=depth, n=1, mean=mean, interval=None, quantiles=(mean,) * 5, largest=mean)
 
 
 def test_a_line_is_found_with_its_r2() -> None:

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-from dnnflow.results.view.intervals import mean_interval, student_t
+from dnnflow.results.view.intervals import MeanOfTrials, mean_interval, student_t
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 FEWEST_DEPTHS = 4
@@ -20,16 +20,12 @@ MARGIN = 0.01
 """Accuracies that differ by less than one point are the same for practical ends."""
 
 
-@dataclass(frozen=True)
-class Band:
+@dataclass(frozen=True, kw_only=True)
+class Band(MeanOfTrials):
     """How a measure spreads over the trials of one depth."""
 
     depth: int
     """Hidden layers."""
-    n: int
-    mean: float
-    interval: tuple[float, float] | None
-    """95 % interval of the mean, None for one trial."""
     quantiles: tuple[float, ...]
     """At `QUANTILES`."""
     largest: float
@@ -144,7 +140,10 @@ def bands(completed: pd.DataFrame, measure: str) -> tuple[Band, ...]:
 def _band(depth: int, values: np.ndarray) -> Band:
     quantiles = tuple(float(value) for value in np.quantile(values, QUANTILES))
     mean, largest = float(values.mean()), float(values.max())
-    return Band(depth, len(values), mean, mean_interval(values), quantiles, largest)
+    return Band(
+        depth=depth, n=len(values), mean=mean, interval=mean_interval(values), quantiles=quantiles,
+        largest=largest,
+    )  # fmt: skip
 
 
 def linear_fit(x: np.ndarray, y: np.ndarray) -> LinearFit | None:

@@ -1,6 +1,7 @@
 """Compute how sure a measured accuracy or mean is. 95 % and 5 % everywhere."""
 
 import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -62,6 +63,17 @@ def student_t(degrees: int) -> float:
     second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * d**2)
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * d**3)
     return z + first + second + third
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOfTrials:
+    """The mean of a measure over some trials."""
+
+    n: int
+    """Trials."""
+    mean: float
+    interval: tuple[float, float] | None
+    """95 % interval of the mean (Student's t), None for one trial."""
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dnnflow.results.view.intervals import mean_interval
+from dnnflow.results.view.intervals import MeanOfTrials, mean_interval
 
 PARAMETERS = (
     "depth", "units", "units_min", "units_max", "activation", "dropout", "batch_norm", "initializer", "l2",
@@ -25,16 +25,11 @@ MOST_TEXTS = 20
 OTHERS = "others"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Trials that share a value of a parameter."""
+@dataclass(frozen=True, kw_only=True)
+class Group(MeanOfTrials):
+    """The test accuracy of trials that share a value of a parameter."""
 
     label: str
-    n: int
-    mean: float
-    """Mean test accuracy."""
-    interval: tuple[float, float] | None
-    """95 % interval of the mean (Student's t), None for one trial."""
     median: float
     best: float
 
