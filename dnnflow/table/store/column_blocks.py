@@ -54,16 +54,6 @@ class Table:
     dialect: Dialect
 
     @property
-    def recipe(self) -> Recipe:
-        """What to make of it."""
-        return self.job.recipe
-
-    @property
-    def tasks(self) -> Tasks:
-        """What runs its tasks."""
-        return self.job.tasks
-
-    @property
     def reading(self) -> dict[str, Any]:
         """How its text is read: part of the dataset's identity."""
         return {
@@ -75,7 +65,7 @@ class Table:
     @property
     def path(self) -> Path:
         """Directory of its dataset, once its text is hashed."""
-        return self.job.datasets / dataset_id(self.text.digest, self.reading, self.recipe)
+        return self.job.datasets / dataset_id(self.text.digest, self.reading, self.job.recipe)
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
 
 
 def _plan(table: Table, head: Block) -> ParsePlan:
-    recipe, names = table.recipe, table.dialect.columns
+    recipe, names = table.job.recipe, table.dialect.columns
     check_columns(names, recipe.label, {"drop": recipe.drop, "text_columns": recipe.text_columns})
     features = tuple(n for n in names if n != recipe.label and n not in recipe.drop)
     forced = frozenset(recipe.text_columns) & frozenset(features)
@@ -143,14 +133,14 @@ class _Read:
 
 def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
     read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label)})
-    limit = HELD_BYTES if table.tasks.in_process else 0
+    limit = HELD_BYTES if table.job.tasks.in_process else 0
 
     def calls() -> Iterator[tuple[Block, ParsePlan, Path | None]]:
         for block in supply:
             read.sources.append(replace(block, held=None))
             yield block, plan, _path(table, block) if read.held >= limit else None
 
-    for i, facts in enumerate(table.tasks.run("parse", parse_block, calls())):
+    for i, facts in enumerate(table.job.tasks.run("parse", parse_block, calls())):
         block = read.sources[i]
         if facts.error:
             raise located(RowError(*facts.error), read.rows, table.text, table.dialect, block)
@@ -169,7 +159,7 @@ def _path(table: Table, block: Block) -> Path:
 
 def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
     """Decide what the features are, and refuse the first value that does not fit."""
-    forced = set(table.recipe.text_columns)
+    forced = set(table.job.recipe.text_columns)
     kinds = {n: decide(read.facts[n], forced_text=n in forced) for n in plan.features}
     faults = [fault(n, kind, read.facts[n], forced_text=n in forced) for n, kind in kinds.items()]
     placed = [(place, reason) for place, reason in faults if place is not None]

@@ -135,7 +135,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
     path = table.path
     classes, rule = _split(table, parsed)
-    layout = _layout(table.recipe, parsed.columns, classes, rule)
+    layout = _layout(table.job.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
@@ -145,7 +145,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             "id": path.name,
             "source": {"bytes": table.text.end - table.text.start, "blake3": table.text.digest},
             "reading": table.reading,
-            "recipe": table.recipe.to_dict(),
+            "recipe": table.job.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
             "class_counts": {
                 "train": fitted.statistics.train.tolist(),
@@ -161,13 +161,13 @@ def build(table: Table, parsed: Parsed) -> Dataset:
 
 
 def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
-    recipe = table.recipe
+    recipe = table.job.recipe
     classes = Classes.of(parsed.labels.texts)
     classes.check(recipe.label)
     if parsed.labels.values > EXACT_SPLIT_ROWS:
         return classes, threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
     calls = ((block, recipe.label, classes) for block in parsed.blocks)
-    codes = np.concatenate(list(table.tasks.run("label", label_block, calls)))
+    codes = np.concatenate(list(table.job.tasks.run("label", label_block, calls)))
     classes.check_counts(np.bincount(codes[codes >= 0], minlength=len(classes.names)).tolist(), recipe.label)
     return classes, exact_rule(recipe.split_seed, recipe.test_fraction, codes)
 
@@ -200,7 +200,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
     block_rows: dict[str, list[int]] = {split: [] for split in SPLITS}
 
     def counted() -> Iterator[BlockStatistics]:
-        for part in table.tasks.run("fit", fit_block, ((block, layout) for block in parsed.blocks)):
+        for part in table.job.tasks.run("fit", fit_block, ((block, layout) for block in parsed.blocks)):
             block_rows["train"].append(int(part.train.sum()))
             block_rows["test"].append(int(part.test.sum()))
             yield part
@@ -208,23 +208,23 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
     statistics = reduce(BlockStatistics.merge, counted())
     layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
     fill = _fill(table, parsed, layout, statistics.moments)
-    preprocessing = fit_preprocessing(table.recipe, parsed.columns, layout, statistics, fill)
+    preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)
 
 
 def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:
     """Return what takes the place of missing numbers, shape (number columns,)."""
-    if table.recipe.missing == "mean":
+    if table.job.recipe.missing == "mean":
         return moments.mean
-    if table.recipe.missing == "median":
+    if table.job.recipe.missing == "median":
         search = MedianSearch.start(moments.count)
         while not search.finished:
             rounds = [(block, layout, search) for block in parsed.blocks]
-            search = search.narrow(reduce(np.add, table.tasks.run("median", median_block, rounds)))
+            search = search.narrow(reduce(np.add, table.job.tasks.run("median", median_block, rounds)))
         return np.where(moments.count > 0, search.medians(), 0.0)
-    if table.recipe.missing == "most_frequent":
+    if table.job.recipe.missing == "most_frequent":
         calls = [(block, layout) for block in parsed.blocks]
-        parts = table.tasks.run("frequency", frequency_block, calls)
+        parts = table.job.tasks.run("frequency", frequency_block, calls)
         fill = modes(reduce(merge_all_frequencies, parts))
         check_modes(fill, parsed.columns)
         return fill
@@ -241,5 +241,5 @@ def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[s
             (chunk, fitted.layout, fitted.preprocessing, size, aside)
             for chunk in chunks(split, parsed.blocks, counts, size)
         )
-        checksums[split] = list(table.tasks.run("write", write_chunk, calls))
+        checksums[split] = list(table.job.tasks.run("write", write_chunk, calls))
     return checksums
