@@ -33,22 +33,21 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True)
-class StageStarted:
-    """A stage begins."""
-
+class _StageEvent:
     stage: Stage
     detail: str
-    """What it works on, in words for a person."""
+    """What it works on, or what came of it, in words for a person."""
+
+
+class StageStarted(_StageEvent):
+    """A stage begins."""
 
 
 @dataclass(frozen=True)
-class StageFinished:
+class StageFinished(_StageEvent):
     """A stage has ended well."""
 
-    stage: Stage
     seconds_s: float
-    detail: str
-    """What came of it, in words for a person."""
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,7 @@ class DaskExecutor:
     def train(self, portions: Sequence[Portion], study: StudyContext, *,
               keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
-        """Yield the outcome of every design exactly once; see `Executor.train`.
-
-        Raises
-        ------
-        ClusterError
-            When the scheduler has gone, there is no usable worker for too long, or none of the wanted device.
-        DnnflowError
-            When no worker can do the job, for the reason the last of them gave.
-        """
+        """Train on the cluster's workers; `ClusterError` also when its scheduler has gone."""
         run = _Run(self._client, self._options, portions, study, keep_above=keep_above,
                    control=control or Control(), listener=listener)  # fmt: skip
         try:

@@ -64,6 +64,8 @@ class Executor(Protocol):
         ------
         ClusterError
             When there is no worker, or none of the wanted device.
+        DnnflowError
+            When no worker can do the job, for the reason the last of them gave.
         """
         ...
 

@@ -18,7 +18,7 @@ PACKS = PackLimits(target_s=1.0, shortest_s=0.05)
 
 
 class LocalExecutor:
-    """Trains designs in this process."""
+    """Trains designs in this process; see `Executor`."""
 
     slots = 1
     dashboard = client = None
@@ -26,13 +26,7 @@ class LocalExecutor:
     def train(self, portions: Sequence[Portion], study: StudyContext, *,
               keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
-        """Yield the outcome of every design exactly once; see `Executor.train`.
-
-        Raises
-        ------
-        ClusterError
-            For device gpu on a machine without one.
-        """
+        """Train here; `ClusterError` for device gpu on a machine without one."""
         from dnnflow.execute.pack_run import run_pack
 
         if study.device == "gpu" and not visible_gpus():

@@ -378,4 +378,4 @@ def stage(stage: Stage, detail: str, listener: Listener) -> Iterator[list[str]]:
     listener(StageStarted(stage, detail))
     came_of_it: list[str] = []
     yield came_of_it
-    listener(StageFinished(stage, time.monotonic() - start, ", ".join(came_of_it)))
+    listener(StageFinished(stage, ", ".join(came_of_it), time.monotonic() - start))

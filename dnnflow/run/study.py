@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
@@ -54,8 +54,7 @@ PROGRESS_S = 0.2
 """Progress is reported at most this often."""
 
 
-@dataclass(frozen=True)
-class Shard:
+class Shard(NamedTuple):
     """A part of a study's designs that is one task run."""
 
     number: int

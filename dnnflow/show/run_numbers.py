@@ -41,6 +41,8 @@ class Numbers:
     about: Sequence[tuple[str, str]] = ()
     """Names and values for a person."""
     elapsed_s: float = 0.0
+    total: int = 0
+    """What there is to do: rows times epochs, or designs; 0 where it is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types; what they hold is shared, not copied."""
@@ -72,8 +74,6 @@ class TrainingNumbers(Numbers):
     kind = "training"
 
     samples: int = 0
-    total: int = 0
-    """Rows times epochs; 0 where it is not known."""
     restored: int = 0
     """Samples of the checkpoint that it went on from."""
     updates: int = 0
@@ -110,7 +110,6 @@ class StudyNumbers(Numbers):
 
     kind = "study"
 
-    total: int = 0
     completed: int = 0
     failed: int = 0
     best_design: str = ""

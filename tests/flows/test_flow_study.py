@@ -234,7 +234,7 @@ def test_only_what_may_pass_is_tried_again(error: Exception, cause: Exception | 
     ("event", "words"),
     [
         (StageStarted(Stage.TRAIN, "study a"), "train: study a"),
-        (StageFinished(Stage.TRAIN, 2.25, "3 designs"), "train: 3 designs (2.2 s)"),
+        (StageFinished(Stage.TRAIN, "3 designs", 2.25), "train: 3 designs (2.2 s)"),
         (RowsRead(rows=1234, read_bytes=5, total_bytes=None), "1,234 rows read"),
         (ClusterReady("tcp://a:1", "http://b", 2), "cluster tcp://a:1: 2 workers, dashboard http://b"),
         (WorkerLost("tcp://a:1", 3), "worker tcp://a:1 was lost; 3 designs will be run again"),
