@@ -250,11 +250,6 @@ def begin_and_cancel(door: Door, gate: Gate, pipeline: dict[str, Any]) -> str:
     return str(study_id)
 
 
-def not_yet(reason: str) -> pytest.MarkDecorator:
-    """Mark what is known to be wrong; another failure than that of an assertion still counts."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
 @pytest.fixture(scope="module")
 def by_id(doors: dict[str, Door], new_gate: Callable[[], Gate]) -> tuple[Door, str]:
     """A study with a refit that was cancelled midway, after `dnnflow resume ID`."""
@@ -274,13 +269,11 @@ def test_a_study_resumed_by_its_id_has_the_same_trials(
     assert set(files_of(door.home, study_id)) >= set(FILES)
 
 
-@not_yet("dnnflow resume ID leaves out the pipeline's refit")
 def test_a_study_resumed_by_its_id_is_refitted(by_id: tuple[Door, str]) -> None:
     door, study_id = by_id
     wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
 
 
-@not_yet("dnnflow resume ID ignores outputs.report")
 def test_a_study_resumed_by_its_id_writes_the_report_where_it_is_asked_for(by_id: tuple[Door, str]) -> None:
     report = outputs_of(by_id[0], "by-id")
     assert report is not None
@@ -299,7 +292,6 @@ def test_a_study_resumed_by_rest_is_refitted(
     wait_for_files(door, study_id, [*FILES, "models/refit.keras"])
 
 
-@not_yet("the embedded launcher resumes only what it has started: 404 a job is found by its id")
 def test_a_study_of_the_command_line_is_resumed_by_rest(
     doors: dict[str, Door], new_gate: Callable[[], Gate]
 ) -> None:
