@@ -93,9 +93,12 @@ def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
 
 
 def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunRow) -> StudyEnd:
+    if run.study is None:  # before a cluster is waited for
+        upload(run.pipeline, row)
     with Workers(run, client, row) as workers:
         study = run.study or _begin_on_table(run, workers.client, row)
-        had_finished = study.is_trained and study.settings.workspace.report(study.id).is_file()
+        is_shown = study.is_trained and study.settings.workspace.report(study.id).is_file()
+        had_finished = is_shown and run.study is None  # one that is resumed has its files written anew
         if not study.is_trained:
             train(study, workers.executor(), listener=row)
     if had_finished:
@@ -111,7 +114,6 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
 
 
 def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Study:
-    upload(run.pipeline, row)
     return begin(run, preprocess(run.pipeline, run.settings, client=client, listener=row), row, row)
 
 

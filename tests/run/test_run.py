@@ -8,6 +8,7 @@ import pytest
 
 from dnnflow.api import execute, open_study, run_study
 from dnnflow.cli import main as cli
+from dnnflow.errors import DataError
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import OutputsSection, Pipeline
 from dnnflow.results.view import study_view
@@ -118,3 +119,20 @@ def test_the_same_run_is_found_finished(settings: Settings) -> None:
     run = StudyRun(load_pipeline(IRIS, TINY), settings)
     first = execute(run)
     assert execute(run).study.id == first.study.id == run_study(run.pipeline, settings=settings).id
+
+
+def test_a_table_that_is_missing_is_said_before_a_cluster_is_waited_for(settings: Settings) -> None:
+    pipeline = load_pipeline(IRIS, ["dataset.source=none.csv", 'executor={address: "tcp://127.0.0.1:1"}'])
+    with pytest.raises(DataError, match=r"none\.csv"):
+        execute(StudyRun(pipeline, settings))
+
+
+def test_a_finished_study_that_is_resumed_has_its_files_written_anew(
+    call: Callable[..., int], settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = run_study(load_pipeline(IRIS, TINY), settings=settings)
+    model = settings.workspace.model(study.id, 1)
+    model.unlink()
+    assert call("resume", study.id) == 0
+    assert model.is_file()
+    assert "--new" not in capsys.readouterr().err
