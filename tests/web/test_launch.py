@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from dnnflow.errors import ConflictError, NotFoundError
+from dnnflow.events import Command
 from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.pipeline_file import load_any
 from dnnflow.pipeline.study_pipeline import Pipeline
@@ -380,7 +381,7 @@ def test_jobs_that_an_older_dnnflow_kept_as_files_are_taken_over(store, settings
         assert (failed.state, failed.error, failed.ended_at) == (
             RunState.FAILED, "no worker; start one", ended["ended_at"],
         )  # fmt: skip
-        assert cancelled.state is RunState.STOPPED
+        assert (cancelled.state, cancelled.command) == (RunState.STOPPED, Command.CANCEL)
         assert (done.kind, done.state) == (RunKind.TRAINING, RunState.FINISHED)
         assert (done.outcome, done.progress) == ({"last": {"epoch": 2.0}}, {"loss": None})
         for run_id in ("old-queued", "old-running"):

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dnnflow.events import Command
 from dnnflow.paths import content_id
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, finite, mask_credentials
 from dnnflow.results.store.store import Store
@@ -48,6 +49,7 @@ def _record(directory: Path, request: dict[str, Any], queue: str) -> RunRecord:
         kind=RunKind.STUDY if request["kind"] == "study" else RunKind.TRAINING,
         name=request["name"],
         state=STATES[standing.get("state", "queued")],
+        command=Command.CANCEL if standing.get("state") == "cancelled" else Command.RUN,
         created_at=created_at,
         started_at=standing.get("started_at"),
         ended_at=standing.get("ended_at"),
