@@ -7,8 +7,17 @@ from dataclasses import asdict
 from typing import Any, Unpack
 
 from dnnflow.errors import DnnflowError, StoreError, StudyStopped
-from dnnflow.events import ClusterReady, Event, Listener, StageStarted, TrainingProgress, TrialsStored, ignore
-from dnnflow.results.store.run_record import RunKind, RunState, new_study_id
+from dnnflow.events import (
+    ClusterReady,
+    Command,
+    Event,
+    Listener,
+    StageStarted,
+    TrainingProgress,
+    TrialsStored,
+    ignore,
+)
+from dnnflow.results.store.run_record import RunKind, RunState, mask_credentials, new_study_id
 from dnnflow.results.store.runs import News
 from dnnflow.results.store.store import Store
 from dnnflow.run.run import Run, StudyRun
@@ -35,7 +44,13 @@ class RunRow:
         self._driven = ExitStack()
 
     def __call__(self, event: Event) -> None:
-        """Keep one event and pass it on."""
+        """Keep one event and pass it on.
+
+        Raises
+        ------
+        StudyStopped
+            If somebody has asked to cancel a training; a study that is trained looks itself.
+        """
         match event:
             case StageStarted():
                 self._tell(stage=f"{event.stage.value}: {event.detail}")
@@ -45,6 +60,8 @@ class RunRow:
                 self._progress = asdict(event)
                 if time.monotonic() - self._told_s >= TELL_EVERY_S:
                     self._tell(progress=self._progress)
+                    if isinstance(event, TrainingProgress):
+                        self._stop_if_cancelled()
         self._listener(event)
 
     def _tell(self, **news: Unpack[News]) -> None:
@@ -52,6 +69,14 @@ class RunRow:
         with suppress(StoreError):  # a store that is briefly away: what is told next is newer
             if self.run_id:
                 self._store.tell(self.run_id, **news)
+
+    def _stop_if_cancelled(self) -> None:
+        with suppress(StoreError):
+            if self.run_id and self._store.command(self.run_id) is Command.CANCEL:
+                raise StudyStopped(
+                    f"a training goes on while it is wanted, got a request to stop training {self.run_id}; "
+                    "start it again, with restore where it has a checkpoint"
+                )
 
     def move_to(self, run_id: str) -> None:
         """Do the run in this row from now on; one that was made for it and is no study yet is forgotten.
@@ -68,7 +93,10 @@ class RunRow:
         left, self.run_id = self.run_id, ""
         self._driven.close()
         if left:
+            command = self._store.command(left)
             self._store.drop(left)
+            if command is Command.CANCEL:  # it was asked for while the table was read
+                self._store.send_command(run_id, command)
         if not self._store.run(run_id).state.is_finished:
             self._driven.enter_context(self._store.driving(run_id))
             self.run_id = run_id
@@ -131,7 +159,8 @@ def _begin(row: RunRow, run: Run, store: Store) -> None:
     known = store.find(run_id)
     if known is None:
         kind = RunKind.STUDY if isinstance(run, StudyRun) else RunKind.TRAINING
-        known = store.ask(run_id, kind, run.pipeline.name, run.pipeline.plain())
+        # This process has the credentials: they are kept for another one only
+        known = store.ask(run_id, kind, run.pipeline.name, mask_credentials(run.pipeline.plain()))
     row.is_supervised = known.queued_s is not None
     is_resumed = isinstance(run, StudyRun) and run.study is not None
     # A study that somebody else asked for may have the id: `begin` sees whether it is the same

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from dnnflow.api import execute, open_study, run_study
-from dnnflow.errors import ConflictError, DataError, StoreError, StudyError
-from dnnflow.events import Event, Stage, StageStarted
+from dnnflow.errors import ConflictError, DataError, StoreError, StudyError, StudyStopped
+from dnnflow.events import Command, Event, Stage, StageStarted, TrainingProgress
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
@@ -97,6 +97,49 @@ def test_a_run_that_is_interrupted_is_stopped_and_goes_on(settings: Settings) ->
     assert row.ended_at is not None
     study = open_study(row.run_id, settings=settings).resume()
     assert study.record.state is RunState.FINISHED
+
+
+def test_credentials_of_a_run_in_this_process_are_not_stored(
+    settings: Settings, rows: Callable[[], list[RunRecord]]
+) -> None:
+    """Of one that waits they are: another process runs it."""
+    secret = iris("dataset.storage_options={token: abc-secret}", "dataset.source=memory://none.csv")
+    with pytest.raises(DataError):
+        run_study(secret, settings=settings)
+    [row] = rows()
+    asked_for = Store(settings.store_url).request(row.run_id)
+    assert asked_for["dataset"]["storage_options"] == {"token": "…"}
+
+
+def test_a_study_that_is_cancelled_while_its_table_is_read_stops_as_it_begins(settings: Settings) -> None:
+    store = Store(settings.store_url)
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, StageStarted) and event.stage is Stage.PREPROCESS:
+            [row] = [row for row in store.runs() if row.is_driven]
+            store.send_command(row.run_id, Command.CANCEL)
+
+    for _ in range(2):  # a new study, and one that goes on
+        with pytest.raises(StudyStopped, match="with 0 of 2 designs trained"):
+            run_study(iris(), settings=settings, listener=cancel)
+        [row] = store.runs()
+        assert row.state is RunState.STOPPED
+
+
+def _hear_and_cancel(run: TrainingRun, progress: TrainingProgress) -> None:
+    with recorded(run) as row:
+        row(progress)
+        Store(run.settings.store_url).send_command("t1", Command.CANCEL)
+        row._told_s = 0.0  # a second later
+        row(progress)
+
+
+def test_a_training_that_is_cancelled_stops(settings: Settings) -> None:
+    pipeline = TrainPipeline.model_validate({"name": "t", "model": {"source": "m"}, "data": {"source": "d"}})
+    progress = TrainingProgress(1, 10, 0.1, 10.0, None, {}, 1)
+    with pytest.raises(StudyStopped, match="request to stop training t1"):
+        _hear_and_cancel(TrainingRun(pipeline, settings, "t1"), progress)
+    assert Store(settings.store_url).run("t1").state is RunState.STOPPED
 
 
 def test_a_run_that_is_refused_leaves_others_alone(settings: Settings) -> None:

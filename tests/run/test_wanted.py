@@ -200,7 +200,7 @@ def test_a_run_that_waits_is_cancelled_before_it_has_begun(settings: Settings) -
     with Store(settings.store_url) as store:
         store.ask("waiting", RunKind.STUDY, "iris", {"name": "iris"}, queue="q")
         said = request(store, "waiting", Command.CANCEL)
-        assert said == "study waiting is stopped, nothing trained yet; dnnflow resume waiting goes on"
+        assert said == "study waiting is stopped, nothing trained yet"
         assert store.take_next("q") is None
 
 

@@ -12,7 +12,7 @@ import pytest
 from dnnflow.errors import LaunchError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
-from dnnflow.results.store.run_record import Driver, RunState, utc_now
+from dnnflow.results.store.run_record import Driver, RunKind, RunState, utc_now
 from dnnflow.web.answers import watch as watch_module
 from dnnflow.web.jobs.services import Services
 from tests.web.recording import design, recorder, trial
@@ -57,6 +57,33 @@ def test_a_study_that_is_driven_runs_and_one_that_nobody_drives_has_stopped(
         assert status(client, study_id)["state"] == "pausing"
         services.store.acknowledge(study_id, Command.PAUSE)
         assert (status(client, study_id)["state"], status(client, study_id)["rate"]) == ("paused", None)
+
+
+def test_a_training_of_the_command_line_whose_process_died_has_stopped(
+    client: TestClient, services: Services
+) -> None:
+    services.store.ask("t", RunKind.TRAINING, "t", {"name": "t"})
+    services.store.start("t")
+    services.store.tell("t", stage="train: m.json, data-parallel")
+    with services.store.driving("t"):
+        assert client.get("/api/v1/runs/t").json()["state"] == "running"
+    shown = client.get("/api/v1/runs/t").json()
+    assert (shown["state"], shown["stage"]) == ("cancelled", None)
+    assert client.post("/api/v1/runs/t/cancel").status_code == 409
+    [listed] = client.get("/api/v1/studies").json()["studies"]
+    assert listed["state"] == "stopped"
+
+
+def test_a_study_of_the_command_line_is_cancelled_while_its_table_is_read(
+    client: TestClient, services: Services
+) -> None:
+    services.store.ask("s", RunKind.STUDY, "s", {"name": "s"})
+    services.store.start("s")
+    services.store.tell("s", stage="preprocess: label species")
+    with services.store.driving("s"):
+        assert act(client, "s", "cancel")[0] == 200
+        assert services.store.command("s") is Command.CANCEL
+    assert (status(client, "s")["state"], status(client, "s")["stage"]) == ("stopped", None)
 
 
 def test_of_a_failed_job_the_error_is_shown_even_if_trials_are_there(

@@ -34,17 +34,16 @@ def request(store: Store, run_id: str, command: Command, *, answer_s: float = AN
         If the run has finished, or is a training, which is not paused.
     """
     record = store.run(run_id)
+    named = _named(record)
     if record.state is RunState.FINISHED:
+        remedy = f"; dnnflow show {run_id} shows it" if record.has_designs else ""
         raise StudyError(
-            f"what is paused, resumed or cancelled has designs left, got study {run_id}, which has "
-            f"finished; dnnflow show {run_id} shows it"
+            f"what is paused, resumed or cancelled has designs left, got {named}, which has finished{remedy}"
         )
     if record.state.has_ended and not record.is_driven:
-        return f"study {run_id} is stopped: no process trains it; dnnflow resume {run_id} goes on"
+        return f"{named} is stopped: no process trains it{_how_on(record, Command.CANCEL)}"
     if record.kind is RunKind.TRAINING and command is not Command.CANCEL:
-        raise StudyError(
-            f"what is paused or resumed is a study, got training {run_id}; dnnflow cancel stops it"
-        )
+        raise StudyError(f"what is paused or resumed is a study, got {named}; dnnflow cancel stops it")
     store.send_command(run_id, command)
     deadline = time.monotonic() + answer_s
     while time.monotonic() < deadline:
@@ -52,9 +51,9 @@ def request(store: Store, run_id: str, command: Command, *, answer_s: float = AN
         if _happened(record, command):
             break
         if not record.is_driven and record.queued_s is None:
+            here = f"; dnnflow resume {run_id} trains it here" if record.has_designs else ""
             return (
-                f"study {run_id} has no process that trains it now: one that is about to will "
-                f"{command.value}; dnnflow resume {run_id} trains it here"
+                f"{named} has no process that trains it now: one that is about to will {command.value}{here}"
             )
         time.sleep(LOOK_S)
     return _answer(store, record, command)
@@ -67,14 +66,25 @@ def _happened(record: RunRecord, command: Command) -> bool:
 
 
 def _answer(store: Store, record: RunRecord, command: Command) -> str:
-    run_id, trials = record.run_id, sum(store.counts(record.run_id).values())
-    done = (
-        f"{trials:,} of {record.n_designs:,} designs trained" if record.has_designs else "nothing trained yet"
-    )
+    named, done = _named(record), "nothing trained yet"
+    if record.kind is RunKind.TRAINING:
+        done = "its checkpoints stay"
+    elif record.has_designs:
+        trials = sum(store.counts(record.run_id).values())
+        done = f"{trials:,} of {record.n_designs:,} designs trained"
     if record.state is RunState.FINISHED:
-        return f"study {run_id} has finished before, {done}"
+        return f"{named} has finished before, {done}"
     if not _happened(record, command):
-        return f"study {run_id} was asked to {command.value}, its process has not obeyed yet; {done}"
+        return f"{named} was asked to {command.value}, its process has not obeyed yet; {done}"
     if record.state.has_ended:
         command = Command.CANCEL
-    return f"study {run_id} {DONE[command]}, {done}{HOW_ON[command].format(run_id)}"
+    return f"{named} {DONE[command]}, {done}{_how_on(record, command)}"
+
+
+def _named(record: RunRecord) -> str:
+    return f"{record.kind.value} {record.run_id}"
+
+
+def _how_on(record: RunRecord, command: Command) -> str:
+    """Say how a study goes on; the command line resumes no training, and nothing that is no study yet."""
+    return HOW_ON[command].format(record.run_id) if record.has_designs else ""

@@ -33,7 +33,8 @@ def send_command(services: Services, views: Views, study_id: str, command: Comma
             f"a study can be paused while it is trained, got {study_id}, which is {status.state}; "
             "wait until it has begun, or cancel it"
         )
-    if is_trained:
+    is_read = command is Command.CANCEL and record.is_driven  # its table: the study stops as it begins
+    if is_trained or is_read:
         services.store.send_command(study_id, command)
     if command is Command.RUN and not record.is_driven and not is_launched:
         services.launcher.resume(study_id)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
-from dnnflow.web.answers.views import Views, link
+from dnnflow.web.answers.views import Views, link, state_of
 from dnnflow.web.contract.replies import RunStatus
 
 STATES: Mapping[RunState, Literal["queued", "running", "finished", "failed", "cancelled"]] = {
@@ -33,19 +33,20 @@ def run_status(views: Views, run_id: str) -> RunStatus:
 def status_of_run(views: Views, record: RunRecord) -> RunStatus:
     """Return where a parallel training stands."""
     outcome = dict(record.outcome or {})
-    is_running = record.state is RunState.RUNNING
+    # One whose process died, and that no supervisor answers for, has stopped
+    state = "cancelled" if state_of(record) == "stopped" else STATES[record.state]
     return RunStatus(
         run_id=record.run_id,
         name=record.name,
-        state=STATES[record.state],
-        stage=record.stage if record.ended_at is None else None,
+        state=state,
+        stage=record.stage if state in ("queued", "running") else None,
         queue_place=views.queue_place(record),
         progress=dict(record.progress) if record.progress is not None else None,
         outcome={key: value for key, value in outcome.items() if key not in HIDDEN} or None,
         has_report=bool(outcome.get("report")),
         has_model=bool(outcome.get("model")),
         error=record.error,
-        dashboard=link(record.dashboard) if is_running else None,
+        dashboard=link(record.dashboard) if state == "running" else None,
         run_url=link(record.run_url),
         created_at=record.created_at,
         started_at=record.started_at,

@@ -133,7 +133,7 @@ class Views:
             study_id=record.run_id,
             name=record.name,
             state=state,
-            stage=record.stage if record.ended_at is None else None,
+            stage=record.stage if record.ended_at is None and state != "stopped" else None,
             queue_place=self.queue_place(record),
             total=total,
             completed=counts[TrialState.COMPLETED],

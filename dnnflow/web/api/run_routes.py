@@ -281,11 +281,10 @@ def get_run(run_id: RunId, views: TheViews) -> RunStatus:
 )  # fmt: skip
 def cancel_run(run_id: RunId, services: TheServices, views: TheViews) -> RunStatus:
     """End a parallel training."""
-    found = views.of_kind(RunKind.TRAINING, run_id)
-    if found.state.has_ended:
+    state = status_of_run(views, views.of_kind(RunKind.TRAINING, run_id)).state
+    if state in RUN_OVER:
         raise ConflictError(
-            f"a training can be cancelled while it runs, got one that is {STATES[found.state]}; "
-            "start a new one"
+            f"a training can be cancelled while it runs, got one that is {state}; start a new one"
         )
     return status_of_run(views, services.launcher.cancel(run_id))
 
