@@ -60,7 +60,7 @@ class TrainingActors:
 
         Raises
         ------
-        WorkerGone
+        PlacementError
             When a worker is lost meanwhile; others may be tried.
         ClusterError
             When a worker does not make its actor in time.
@@ -87,7 +87,7 @@ class TrainingActors:
 
         Raises
         ------
-        WorkerGone
+        PlacementError
             When the worker is lost.
         """
         try:
