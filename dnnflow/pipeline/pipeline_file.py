@@ -10,7 +10,6 @@ import yaml
 
 from dnnflow.design.draws import KINDS
 from dnnflow.errors import PipelineError
-from dnnflow.paths import write_file
 from dnnflow.pipeline.pipeline_checks import (
     Location,
     find_doubts,
@@ -154,13 +153,8 @@ def check_text(
     return (None if ordered or pipeline is None else pipeline.resolved(folder)), ordered
 
 
-def write_pipeline(pipeline: AnyPipeline, path: Path) -> None:
-    """Write a pipeline as YAML that `load_pipeline` reads back."""
-    write_file(path, to_yaml(pipeline))
-
-
 def to_yaml(pipeline: AnyPipeline) -> str:
-    """Return a pipeline as YAML text."""
+    """Return a pipeline as YAML text that `load_pipeline` reads back."""
     return yaml.safe_dump(pipeline.plain(), sort_keys=False, allow_unicode=True)
 
 

@@ -14,7 +14,7 @@ from dnnflow.design.layers import Design, Optimizer, count_flops, count_paramete
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_test, train_designs
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
-from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _REFERENCE_STEPS = 20
 """The same for designs by reference, whose work per step is not known."""
 
 
-class KerasEngine:
+class KerasEngine(Engine):
     """Trains designs as Keras' `model.fit` does, in a loop that runs inside TensorFlow.
 
     Programs (a network, its optimizer and the traced loop) are kept and reused by designs that differ only in
@@ -45,10 +45,6 @@ class KerasEngine:
     def __init__(self) -> None:
         self._programs: OrderedDict[tuple[object, ...], KerasProgram] = OrderedDict()
         self._tensors = Tensors()
-
-    def refuse(self, design: Design) -> str | None:
-        """Refuse nothing: every design has a Keras model."""
-        return None
 
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         """Yield one `Fitted` a design, in order; take its weights before the next one is asked for."""

@@ -142,22 +142,33 @@ def install(app: FastAPI) -> None:
 
 
 def _answer_error(request: Request, error: Exception) -> Response:
+    refusal = _refusal_of(request, error)
+    page: Page | None = getattr(request.app.state, "problem_page", None)
+    wants_page = "text/html" in request.headers.get("accept", "")
+    if page is not None and wants_page and not request.url.path.startswith("/api/"):
+        response = page(request, make_problem(refusal.status_code, refusal.detail, refusal.errors))
+        response.status_code = refusal.status_code
+        response.headers.update(refusal.headers or {})
+        return response
+    return problem_response(
+        refusal.status_code, refusal.detail, headers=refusal.headers, errors=refusal.errors
+    )
+
+
+def _refusal_of(request: Request, error: Exception) -> Refusal:
     match error:
         case Refusal():
-            return _answer(
-                request, error.status_code, error.detail, headers=error.headers, errors=error.errors
-            )
+            return error
         case HTTPException():
-            return _answer(request, error.status_code, _detail_of(request, error), headers=error.headers)
+            return Refusal(error.status_code, _detail_of(request, error), headers=error.headers)
         case RequestValidationError():
             errors = [_field(item) for item in error.errors()]
             listed = "; ".join(f"{item.where}: {item.message}" for item in errors)
-            detail = f"a request must be as the API describes it, got {listed}"
-            return _answer(request, 422, detail, errors=errors)
+            return Refusal(422, f"a request must be as the API describes it, got {listed}", errors=errors)
     status = status_of(error)
     if status == 500:
         _LOG.error("%s %s: %s", request.method, request.url.path, error, exc_info=error)
-    return _answer(request, status, str(error), headers={"Retry-After": "5"} if status == 503 else None)
+    return Refusal(status, str(error), headers={"Retry-After": "5"} if status == 503 else None)
 
 
 def _detail_of(request: Request, error: HTTPException) -> str:
@@ -169,24 +180,6 @@ def _detail_of(request: Request, error: HTTPException) -> str:
     }
     is_plain = error.detail == HTTPStatus(error.status_code).phrase
     return details.get(error.status_code, str(error.detail)) if is_plain else str(error.detail)
-
-
-def _answer(
-    request: Request,
-    status: int,
-    detail: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    errors: Sequence[FieldProblem] = (),
-) -> Response:
-    page: Page | None = getattr(request.app.state, "problem_page", None)
-    wants_page = "text/html" in request.headers.get("accept", "")
-    if page is not None and wants_page and not request.url.path.startswith("/api/"):
-        response = page(request, make_problem(status, detail, errors))
-        response.status_code = status
-        response.headers.update(headers or {})
-        return response
-    return problem_response(status, detail, headers=headers, errors=errors)
 
 
 def _field(item: Mapping[str, Any]) -> FieldProblem:
