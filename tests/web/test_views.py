@@ -3,7 +3,8 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -25,6 +26,16 @@ def status(client: TestClient, study_id: str) -> dict[str, Any]:
     answer = client.get(f"/api/v1/studies/{study_id}")
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+@contextmanager
+def driven(services: Services, run_id: str, kind: RunKind, stage: str) -> Iterator[None]:
+    """Be the process that drives a run of the command line, which is in a stage."""
+    services.store.ask(run_id, kind, run_id, {"name": run_id})
+    services.store.start(run_id)
+    services.store.tell(run_id, stage=stage)
+    with services.store.driving(run_id):
+        yield
 
 
 def test_a_launched_study_has_a_page_before_the_store_knows_it(
@@ -62,10 +73,7 @@ def test_a_study_that_is_driven_runs_and_one_that_nobody_drives_has_stopped(
 def test_a_training_of_the_command_line_whose_process_died_has_stopped(
     client: TestClient, services: Services
 ) -> None:
-    services.store.ask("t", RunKind.TRAINING, "t", {"name": "t"})
-    services.store.start("t")
-    services.store.tell("t", stage="train: m.json, data-parallel")
-    with services.store.driving("t"):
+    with driven(services, "t", RunKind.TRAINING, "train: m.json, data-parallel"):
         assert client.get("/api/v1/runs/t").json()["state"] == "running"
     shown = client.get("/api/v1/runs/t").json()
     assert (shown["state"], shown["stage"]) == ("cancelled", None)
@@ -77,10 +85,7 @@ def test_a_training_of_the_command_line_whose_process_died_has_stopped(
 def test_a_study_of_the_command_line_is_cancelled_while_its_table_is_read(
     client: TestClient, services: Services
 ) -> None:
-    services.store.ask("s", RunKind.STUDY, "s", {"name": "s"})
-    services.store.start("s")
-    services.store.tell("s", stage="preprocess: label species")
-    with services.store.driving("s"):
+    with driven(services, "s", RunKind.STUDY, "preprocess: label species"):
         assert act(client, "s", "cancel")[0] == 200
         assert services.store.command("s") is Command.CANCEL
     assert (status(client, "s")["state"], status(client, "s")["stage"]) == ("stopped", None)
