@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.seam import Engine, Fitted, TrainingContext, now
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext
+from dnnflow.events import utc_now
 
 
 class Null(Engine):
@@ -17,7 +18,7 @@ class Null(Engine):
         for design in designs:
             trial = Trial(
                 design_id=design.design_id, state=TrialState.COMPLETED, engine=self.name,
-                worker=context.worker, started_at=now(), parameters=1, flops=1, epochs_run=1,
+                worker=context.worker, started_at=utc_now(), parameters=1, flops=1, epochs_run=1,
                 test_accuracy=0.5, test_loss=0.7, history={"loss": (0.7,), "accuracy": (0.5,)},
             )  # fmt: skip
             yield Fitted(trial)

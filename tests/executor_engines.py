@@ -12,7 +12,8 @@ from pathlib import Path
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.seam import Engine, Fitted, TrainingContext, now
+from dnnflow.engines.seam import Engine, Fitted, TrainingContext
+from dnnflow.events import utc_now
 
 
 def log_of(context: TrainingContext) -> Path:
@@ -32,7 +33,7 @@ class Instant(Engine):
             log.write(f"{[design.seed for design in designs]}\n")
 
     def fit(self, design: Design, context: TrainingContext) -> Fitted:
-        started_at = now()
+        started_at = utc_now()
         self.work(design)
         with log_of(context).open("a") as log:
             log.write(f"{design.seed} {os.getpid()}\n")

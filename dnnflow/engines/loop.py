@@ -13,8 +13,9 @@ import psutil
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial, now
+from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
 from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
+from dnnflow.events import utc_now
 
 Weights = tuple[np.ndarray, ...]
 _FLOAT_BYTES = 4
@@ -291,7 +292,7 @@ def train_designs(
 ) -> Iterator[Fitted]:  # fmt: skip
     """Train designs one after the other; an exception of `fit` fails its design alone."""
     for design in designs:
-        started_at, start = now(), time.monotonic()
+        started_at, start = utc_now(), time.monotonic()
         try:
             check_training(design, context.settings)
             result = fit(design, context)

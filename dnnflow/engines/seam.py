@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -73,11 +72,6 @@ def check_training(design: Design, settings: TrainingSettings) -> None:
     if design.watches_validation and settings.validation_fraction == 0:
         what = "early stopping" if design.early_stopping else "a plateau schedule"
         raise DesignError(f"{what} needs a validation part, got validation_fraction=0; set it to e.g. 0.1")
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from dnnflow.engines.seam import (
     TrainingContext,
     failed_trial,
     make_importable,
-    now,
 )
+from dnnflow.events import utc_now
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -107,7 +107,7 @@ def _device(wanted: str) -> Literal["cpu", "gpu"]:
 def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
     """Yield one `Fitted` a design even from an engine with a bug: what it did not train has failed."""
     done: set[str] = set()
-    started_at, start = now(), time.monotonic()
+    started_at, start = utc_now(), time.monotonic()
     try:
         for fitted in engine.train(designs, context):
             yield fitted

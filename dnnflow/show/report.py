@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 from dnnflow.paths import write_file
+from dnnflow.results.store.run_record import safe_link
 from dnnflow.results.view.depth import timing
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.show import run_numbers, study_tables
@@ -69,7 +70,7 @@ def _of_study(view: StudyView) -> dict[str, Any]:
         "view": view,
         "headline": study_tables.headline(view),
         "summary": study_tables.summary(view),
-        "dashboard": _link(view.record.dashboard),
+        "dashboard": safe_link(view.record.dashboard),
         "shown_places": SHOWN_PLACES,
         "names": study_tables.NAMES,
         "marks": study_tables.time_marks(view),
@@ -94,8 +95,3 @@ def _of_training(history: "History", numbers: run_numbers.TrainingNumbers) -> di
         "replicas": run_numbers.replica_rows(numbers.replicas),
         "servers": history.servers,
     }
-
-
-def _link(dashboard: str | None) -> str | None:
-    """Return an address that is safe to be followed, or None."""
-    return dashboard if dashboard and dashboard.startswith(("http://", "https://")) else None

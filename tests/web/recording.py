@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 
 from dnnflow.design.layers import Design, Layer, Optimizer
 from dnnflow.engines.records import Trial, TrialError, TrialState
-from dnnflow.events import Command
+from dnnflow.events import Command, utc_now
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import RunRecord, RunState, new_study_id, utc_now
+from dnnflow.results.store.run_record import RunRecord, RunState, new_study_id
 from dnnflow.results.store.store import Store
 from dnnflow.web.jobs.launching import kind_of
 from dnnflow.web.jobs.services import Services

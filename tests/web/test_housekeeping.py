@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from dnnflow.events import utc_now
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunState, utc_now
+from dnnflow.results.store.run_record import RunState
 from dnnflow.web.app import uploads_in_use
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
 from dnnflow.web.jobs.services import Services

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from dnnflow.errors import LaunchError
-from dnnflow.events import Command
+from dnnflow.events import Command, utc_now
 from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
-from dnnflow.results.store.run_record import Driver, RunKind, RunState, utc_now
+from dnnflow.results.store.run_record import Driver, RunKind, RunState
 from dnnflow.web.answers import watch as watch_module
 from dnnflow.web.jobs.services import Services
 from tests.waiting import wait_for

@@ -11,7 +11,7 @@ from dnnflow.design.layers import Design, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import TrainingRows, in_memory
 from dnnflow.engines.loop import Deadline, Result, check_finite, check_memory, completed_trial, memory_limit
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
-from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, now
+from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial
 from dnnflow.engines.stacked.stack_plan import (
     Stack,
     StackLimits,
@@ -23,6 +23,7 @@ from dnnflow.engines.stacked.stack_plan import (
 from dnnflow.engines.stacked.stack_weights import StackLayout
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
 from dnnflow.errors import DesignError, DivergedError, OutOfMemoryError
+from dnnflow.events import utc_now
 
 if TYPE_CHECKING:
     from dnnflow.engines.stacked.stack_program import StackProgram
@@ -60,7 +61,7 @@ class StackedEngine:
                 check_training(design, context.settings)
                 sound.append(design)
             except DesignError as error:
-                yield _failed(design, error, context, Spent(now()))
+                yield _failed(design, error, context, Spent(utc_now()))
         plan = context.plan
         if isinstance(plan, Stack) and sound == list(plan.designs):
             yield from self._train_each([plan], context)
@@ -74,7 +75,7 @@ class StackedEngine:
 
     def _train_each(self, stacks: Iterable[Stack], context: TrainingContext) -> Iterator[Fitted]:
         for stack in stacks:
-            middle, started_at, start = len(stack.designs) // 2, now(), time.monotonic()
+            middle, started_at, start = len(stack.designs) // 2, utc_now(), time.monotonic()
             halves: tuple[Sequence[Design], ...] = ()
             fitted: list[Fitted] = []
             try:
@@ -93,7 +94,7 @@ class StackedEngine:
         """Train and test a stack's designs, and share its time among them by their arithmetic."""
         from dnnflow.engines.stacked.stack_run import StackRun
 
-        started_at, start = now(), time.monotonic()
+        started_at, start = utc_now(), time.monotonic()
         _check_memory(stack, context)
         settings, n_designs = context.settings, len(stack.designs)
         with on_device(context.device), graphs_as_written():

@@ -10,7 +10,6 @@ import socket
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -18,7 +17,7 @@ import psutil
 
 from dnnflow.design.layers import Design
 from dnnflow.errors import ConflictError, InputError, NotFoundError
-from dnnflow.events import Command
+from dnnflow.events import Command, utc_now
 from dnnflow.paths import canonical_json
 
 SILENT_AFTER_S = 30.0
@@ -77,12 +76,12 @@ class RunRecord:
     """What the process that drives the run has come to: a pause that is asked for takes seconds."""
     is_driven: bool = False
     """Whether a living process drove it when the row was read."""
-    created_at: str = field(default_factory=lambda: utc_now())
+    created_at: str = field(default_factory=utc_now)
     """UTC, ISO 8601; when it was asked for."""
     started_at: str | None = None
     """When it was begun first."""
     ended_at: str | None = None
-    updated_at: str = field(default_factory=lambda: utc_now())
+    updated_at: str = field(default_factory=utc_now)
     """The last change of state or the last trial stored."""
     queue: str | None = None
     """Who was asked to run it; None for the process that asked for it."""
@@ -173,9 +172,9 @@ def study_not_found(study_id: str, known: Sequence[str] = ()) -> NotFoundError:
                          "`dnnflow studies` lists them")  # fmt: skip
 
 
-def utc_now() -> str:
-    """Return the time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def safe_link(address: str | None) -> str | None:
+    """Return an address that is safe to be followed, or None."""
+    return address if address and address.startswith(("http://", "https://")) else None
 
 
 def mask_credentials(plain: Mapping[str, Any]) -> dict[str, Any]:

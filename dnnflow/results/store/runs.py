@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 import sqlalchemy as sa
 
 from dnnflow.errors import ConflictError, StoreError, StudyError
-from dnnflow.events import Command
+from dnnflow.events import Command, utc_now
 from dnnflow.paths import content_id
 from dnnflow.results.store.database import Database
 from dnnflow.results.store.run_record import (
@@ -23,7 +23,6 @@ from dnnflow.results.store.run_record import (
     mask_credentials,
     several_fit,
     study_not_found,
-    utc_now,
 )
 from dnnflow.results.store.schema import STUDY, queues, runs
 from dnnflow.results.store.trial_rows import clean_text

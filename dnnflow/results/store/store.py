@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.errors import InputError, NotFoundError
+from dnnflow.events import utc_now
 from dnnflow.results.store.run_record import (
     RunRecord,
     designs_blob,
@@ -17,7 +18,6 @@ from dnnflow.results.store.run_record import (
     mask_credentials,
     study_not_found,
     taken_id,
-    utc_now,
 )
 from dnnflow.results.store.runs import Runs, row_of
 from dnnflow.results.store.schema import STUDY, runs, study_designs, trials

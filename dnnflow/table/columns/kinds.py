@@ -108,7 +108,7 @@ class Classes:
         if any(n is None or not math.isfinite(n) for n in numbers):
             return cls(tuple(sorted(distinct)), False)
         values = sorted({n for n in numbers if n is not None})
-        return cls(tuple(_number_name(v) for v in values), True)
+        return cls(tuple(number_name(v) for v in values), True)
 
     def codes(self, texts: Iterable[str]) -> list[int]:
         """Return the code of each text, -1 for what is no class."""
@@ -117,7 +117,7 @@ class Classes:
 
     def _name(self, text: str) -> str:
         number = to_number(text) if self.numeric else None
-        return text if number is None else _number_name(number)
+        return text if number is None else number_name(number)
 
     def check(self, label: str) -> None:
         """Refuse what cannot be told apart by a classifier.
@@ -161,7 +161,8 @@ class Classes:
             )
 
 
-def _number_name(value: float) -> str:
+def number_name(value: float) -> str:
+    """Write a number of a table as a class is named: 1 for 1.0."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
-from dnnflow.web.answers.views import Views, link, state_of
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
+from dnnflow.web.answers.views import Views, state_of
 from dnnflow.web.contract.replies import RunStatus
 
 STATES: Mapping[RunState, Literal["queued", "running", "finished", "failed", "cancelled"]] = {
@@ -46,8 +46,8 @@ def status_of_run(views: Views, record: RunRecord) -> RunStatus:
         has_report=bool(outcome.get("report")),
         has_model=bool(outcome.get("model")),
         error=record.error,
-        dashboard=link(record.dashboard) if state == "running" else None,
-        run_url=link(record.run_url),
+        dashboard=safe_link(record.dashboard) if state == "running" else None,
+        run_url=safe_link(record.run_url),
         created_at=record.created_at,
         started_at=record.started_at,
         ended_at=record.ended_at,

@@ -11,7 +11,7 @@ from typing import Any
 from dnnflow.engines.records import TrialState
 from dnnflow.errors import LaunchError, NotFoundError
 from dnnflow.events import Command
-from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
 from dnnflow.web.contract.replies import (
     Best,
@@ -145,8 +145,8 @@ class Views:
             elapsed_s=_elapsed_s(record),
             training_s=counted.totals.training_s if counted else 0.0,
             wanted=record.command.value,
-            dashboard=link(record.dashboard),
-            run_url=link(record.run_url),
+            dashboard=safe_link(record.dashboard),
+            run_url=safe_link(record.run_url),
             error=record.error if state == "failed" else None,
             created_at=record.created_at,
             updated_at=_updated_at(record),
@@ -336,11 +336,6 @@ def _seconds_between(first: str, last: str | None) -> float | None:
         return max(0.0, (end - start).total_seconds())
     except (TypeError, ValueError):  # written by another program, or without a zone
         return None
-
-
-def link(address: str | None) -> str | None:
-    """Return an address that is safe to be followed, or None."""
-    return address if address and address.startswith(("http://", "https://")) else None
 
 
 def _not_found(kind: RunKind, run_id: str) -> NotFoundError:

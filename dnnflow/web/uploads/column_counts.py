@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
-from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind
+from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind, number_name
 from dnnflow.table.text.inference import ColumnFacts, check_label
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile
 
@@ -115,7 +115,7 @@ class NumberCounts:
     def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
         """Return the column's profile."""
         histogram = self._histogram
-        named = {_plain(value): count for value, count in self._values.items()}
+        named = {number_name(value): count for value, count in self._values.items()}
         problem = label_problem(name, named, facts)
         if not named:
             return ColumnProfile(name, kind, rows - facts.values, 0, label_problem=problem)
@@ -189,10 +189,6 @@ def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> s
     except DataError as error:
         return str(error)
     return None
-
-
-def _plain(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
 def _frequent(counts: Mapping[str, int], *, whole: bool) -> tuple[tuple[str, int], ...]:
