@@ -6,10 +6,12 @@ Tasks run in the flow's process; replicas and servers run on Dask workers.
 from pathlib import Path
 
 from pipeline_form import TrainForm
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 from run_watch import Watch
 
+from dnnflow.errors import StudyStopped
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.run import execute as stages
 from dnnflow.run.run import TrainingRun
@@ -42,11 +44,14 @@ def write(trained: Trained, placed: TrainPipeline, row: RunRow, watch: Watch) ->
 
 
 @flow(flow_run_name="{pipeline.name}")
-def train(pipeline: TrainForm, run_id: str | None = None) -> str:
+def train(pipeline: TrainForm, run_id: str | None = None) -> str | State[str]:
     """Train one network data-parallel with a parameter server; returns the model's file."""
     run, watch = TrainingRun(pipeline, Settings.from_environment(), run_id), Watch(pipeline.name)
-    with recorded(run, watch) as row:
-        placed = prepare(run, row)
-        trained = train_model(placed, run, row)
-        model, *_ = write(trained, placed, row, watch)
+    try:
+        with recorded(run, watch) as row:
+            placed = prepare(run, row)
+            trained = train_model(placed, run, row)
+            model, *_ = write(trained, placed, row, watch)
+    except StudyStopped as error:
+        return Cancelled(message=str(error))
     return str(model)

@@ -49,7 +49,7 @@ class RunRow:
         Raises
         ------
         StudyStopped
-            If somebody has asked to cancel a training; a study that is trained looks itself.
+            If somebody has asked to cancel a training that no supervisor ends; a study looks itself.
         """
         match event:
             case StageStarted():
@@ -60,7 +60,7 @@ class RunRow:
                 self._progress = asdict(event)
                 if time.monotonic() - self._told_s >= TELL_EVERY_S:
                     self._tell(progress=self._progress)
-                    if isinstance(event, TrainingProgress):
+                    if isinstance(event, TrainingProgress) and not self.is_supervised:
                         self._stop_if_cancelled()
         self._listener(event)
 
