@@ -1,5 +1,6 @@
 """The embedded launcher on real processes: what is started runs, whatever dies meanwhile."""
 
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import TypeVar
 import psutil
 import pytest
 
-from dnnflow.errors import ConflictError, NotFoundError
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError
 from dnnflow.events import Command
 from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.pipeline_file import load_any
@@ -388,6 +389,19 @@ def test_jobs_that_an_older_dnnflow_kept_as_files_are_taken_over(store, settings
             assert end_of(launcher, store, run_id).state is RunState.FINISHED
         with closing(EmbeddedLauncher(home, settings)):
             assert len(store.runs()) == 5
+
+
+def test_jobs_are_left_to_a_supervisor_of_an_older_dnnflow_that_still_runs_them(
+    store, settings, home
+) -> None:
+    """It outlives the server that was updated: nobody trains the same model beside it."""
+    old_job(home, "old-training", "running", kind="train", started_at="2026-01-01T00:00:01.000+00:00")
+    with (home / "supervisor.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(LaunchError, match="once its supervisor has ended"):
+            EmbeddedLauncher(home, settings)
+    assert not store.runs()
+    assert (home / "old-training" / "request.json").is_file()
 
 
 def test_a_study_that_an_older_dnnflow_ran_stays_what_it_is(store, settings, home) -> None:

@@ -1,10 +1,12 @@
 """Make rows of jobs that an older dnnflow kept as files in directories of their own."""
 
+import fcntl
 import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dnnflow.errors import LaunchError
 from dnnflow.events import Command
 from dnnflow.paths import content_id
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, finite, mask_credentials
@@ -24,7 +26,17 @@ def import_jobs(directory: Path, store: Store, queue: str) -> None:
 
     One that ran is as one whose supervisor died: the next supervisor goes on with it. Logs and what trainings
     wrote stay where they are.
+
+    Raises
+    ------
+    LaunchError
+        If a supervisor of the older dnnflow, which outlives its server, still runs one.
     """
+    if any(directory.glob("*/request.json")) and _is_supervised(directory):
+        raise LaunchError(
+            f"jobs of an older dnnflow are taken over once its supervisor has ended, got one that runs those "
+            f"of {directory}; wait for it or stop it"
+        )
     keys = {_read(path).get("launch_id"): path.stem for path in directory.glob("keys/*.json")}
     for path in directory.glob("*/request.json"):
         request = _read(path)
@@ -39,6 +51,17 @@ def import_jobs(directory: Path, store: Store, queue: str) -> None:
         )
         with suppress(FileNotFoundError):
             path.rename(path.with_name("imported.json"))
+
+
+def _is_supervised(directory: Path) -> bool:
+    try:
+        with (directory / "supervisor.lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _record(directory: Path, request: dict[str, Any], queue: str) -> RunRecord:
