@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -81,6 +82,21 @@ def test_a_training_of_the_command_line_whose_process_died_has_stopped(
     assert client.post("/api/v1/runs/t/cancel").status_code == 409
     [listed] = client.get("/api/v1/studies").json()["studies"]
     assert listed["state"] == "stopped"
+
+
+def test_a_training_has_a_report_where_it_lies_in_the_workspace(
+    client: TestClient, services: Services, tmp_path: Path
+) -> None:
+    """One of the command line writes it anywhere; the server hands out files of its own only."""
+    own, other = services.settings.workspace.home / "own.html", tmp_path / "elsewhere" / "other.html"
+    for run_id, path in (("own", own), ("other", other)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<p>a report</p>")
+        services.store.ask(run_id, RunKind.TRAINING, run_id, {"name": run_id})
+        services.store.end(run_id, RunState.FINISHED, outcome={"report": str(path)})
+        is_there = client.get(f"/api/v1/runs/{run_id}").json()["has_report"]
+        assert is_there is (path is own)
+        assert client.get(f"/api/v1/runs/{run_id}/report").status_code == (200 if is_there else 404)
 
 
 def test_a_study_of_the_command_line_is_cancelled_while_its_table_is_read(

@@ -1,8 +1,10 @@
 """Reply with parallel trainings that were started here."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
+from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.web.answers.views import Views, state_of
 from dnnflow.web.contract.replies import RunStatus
@@ -43,7 +45,7 @@ def status_of_run(views: Views, record: RunRecord) -> RunStatus:
         queue_place=views.queue_place(record),
         progress=dict(record.progress) if record.progress is not None else None,
         outcome={key: value for key, value in outcome.items() if key not in HIDDEN} or None,
-        has_report=bool(outcome.get("report")),
+        has_report=report_of(record, views.workspace) is not None,
         has_model=bool(outcome.get("model")),
         error=record.error,
         dashboard=safe_link(record.dashboard) if state == "running" else None,
@@ -52,3 +54,13 @@ def status_of_run(views: Views, record: RunRecord) -> RunStatus:
         started_at=record.started_at,
         ended_at=record.ended_at,
     )
+
+
+def report_of(record: RunRecord, workspace: Workspace) -> Path | None:
+    """Return the report that a training wrote, if it is one of this installation's."""
+    name = (record.outcome or {}).get("report")
+    if not isinstance(name, str):
+        return None
+    path = Path(name).resolve()
+    is_ours = path.is_relative_to(workspace.home.resolve()) and path.suffix == ".html"
+    return path if is_ours and path.is_file() else None

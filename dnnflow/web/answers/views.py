@@ -11,6 +11,7 @@ from typing import Any
 from dnnflow.engines.records import TrialState
 from dnnflow.errors import LaunchError, NotFoundError
 from dnnflow.events import Command
+from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
 from dnnflow.web.contract.replies import (
@@ -59,6 +60,11 @@ class Views:
         self._counted: OrderedDict[str, Counted] = OrderedDict()
         self._lock = threading.Lock()
         self._counting = threading.Lock()
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where files of this installation lie."""
+        return self._services.settings.workspace
 
     # ---- who is there
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -29,7 +28,7 @@ from dnnflow.web.answers.request_parts import (
     sent_as,
 )
 from dnnflow.web.answers.study_control import send_command
-from dnnflow.web.answers.training_runs import STATES, run_status, status_of_run
+from dnnflow.web.answers.training_runs import STATES, report_of, run_status, status_of_run
 from dnnflow.web.answers.views import place_of, state_of
 from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
@@ -310,19 +309,10 @@ async def watch_run(
 def get_run_report(run_id: RunId, views: TheViews, services: TheServices) -> Response:
     """Return the report of a finished training."""
     found = views.of_kind(RunKind.TRAINING, run_id)
-    path = outcome_file(services, dict(found.outcome or {}).get("report"), ".html")
+    path = report_of(found, services.settings.workspace)
     if path is None:
         raise NotFoundError(
             f"a report is there once a training has finished, got {run_id}, {STATES[found.state]}; "
             "wait for it"
         )
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
-
-
-def outcome_file(services: Services, name: object, suffix: str) -> Path | None:
-    """Return a file that a training wrote, if it is one of this installation's."""
-    if not isinstance(name, str):
-        return None
-    path = Path(name).resolve()
-    is_ours = path.is_relative_to(services.settings.workspace.home.resolve()) and path.suffix == suffix
-    return path if is_ours and path.is_file() else None
