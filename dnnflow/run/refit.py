@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from dnnflow.design.layers import Design
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
@@ -36,7 +38,11 @@ def is_refitted(study: "Study", design: Design, section: RefitSection) -> bool:
     if not path.is_file():
         return False
     about = read_about(path)
-    return (about.get("design_id"), about.get("refit")) == (design.design_id, section.model_dump(mode="json"))
+    try:  # an option that came since then had its default
+        trained = RefitSection.model_validate(about.get("refit"))
+    except ValidationError:
+        return False
+    return (about.get("design_id"), trained) == (design.design_id, section)
 
 
 def refit_design(study: "Study", design: Design, section: RefitSection, client: "Client",

@@ -1,5 +1,7 @@
 """`refit` in a pipeline: a study's best design trained once more on the whole table, and saved."""
 
+import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from dnnflow.events import Notice, Stage, StageFinished, StageStarted
 from dnnflow.pipeline.pipeline_file import find_problems, load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.run.run import StudyRun
+from dnnflow.run.saved_model import MEMBER
 from dnnflow.settings import Settings
 from dnnflow.table.rows.array_source import DatasetSource
 from tests.conftest import PIPELINES
@@ -36,6 +39,17 @@ def run(client, home: Settings, refit: dict | None) -> tuple[list, Path]:
     pipeline = Pipeline.model_validate(IRIS | ({"refit": refit} if refit else {}))
     study = execute(StudyRun(pipeline, home), client=client, listener=events.append).study
     return events, home.workspace.refit(study.id)
+
+
+def forget_option(path: Path, option: str) -> None:
+    """Write a model's file without one option of its refit."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    about = json.loads(members[MEMBER])
+    del about["refit"][option]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, MEMBER: json.dumps(about).encode()}.items():
+            archive.writestr(name, content)
 
 
 def stages_of(events: list) -> list[Stage]:
@@ -65,6 +79,7 @@ def test_the_best_design_is_trained_on_every_row_and_predicts_raw_rows(client, h
     table = saved.predict(read_rows(saved.source(str(PIPELINES / "data" / "iris.csv"))))
     assert len(table) == 150
 
+    forget_option(path, "servers")  # as if it had been written before there was that option
     before = path.stat().st_mtime_ns
     again, _ = run(client, home, REFIT)
     assert Stage.REFIT not in stages_of(again)
