@@ -2,6 +2,7 @@
 run beside which others."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from tests.databases import postgres, url  # noqa: F401
 # Before anything imports TensorFlow: one thread, no banner
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As a shell starts what it runs in the background: processes that tests interrupt would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"
@@ -24,8 +29,10 @@ SERVICES = {
     "prefect": {"server"},
 }
 """Markers of tests that need a service, and the fixtures that start it. `make check` leaves them out."""
-FIRST = ("prefect", "browser", "cluster")
-"""Groups of tests that take longest: begun first, so that nothing long is left at the end."""
+SHARED = ("browser", "cluster")
+"""Services of the whole session: tests that need one of them run in one process."""
+FIRST = ("test_doors", "test_deployments", "cluster", "browser", "test_launch", "test_compose")
+"""What takes longest: begun first, so that nothing long is left at the end."""
 
 
 def services_of(item: pytest.Item) -> set[str]:
@@ -49,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         used = services_of(item)
         for name in used:
             item.add_marker(name)
-        group = next((name for name in FIRST if name in used), item.path.stem)
+        group = next((name for name in SHARED if name in used), item.path.stem)
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group))
     order = {name: place for place, name in enumerate(FIRST)}

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from dnnflow.settings import Settings
 from dnnflow.web.app import create_app
@@ -117,10 +118,17 @@ class Tab:
     def wait(self, script: str, limit_s: float = 20.0) -> None:
         """Wait until a script gives something true; the pages' policy lets Playwright's own wait not in."""
         end_s = time.monotonic() + limit_s
-        while not self.page.evaluate(script):
+        while not self._find(script):
             if time.monotonic() > end_s:
                 pytest.fail(f"in {limit_s:.0f} s {script} gave nothing; {self.page.inner_text('main')[:600]}")
             self.page.wait_for_timeout(50)
+
+    def _find(self, script: str) -> Any:
+        """Return what a script gives; None while a page on its way has not got what the script looks for."""
+        try:
+            return self.page.evaluate(script)
+        except PlaywrightError:
+            return None
 
     def picture(self, name: str, *, whole: bool = True) -> Path:
         """Keep a screenshot."""
