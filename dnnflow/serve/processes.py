@@ -1,6 +1,7 @@
 """Start server processes as children, wait until they answer, and stop them by their handle."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from rich.console import Console
 from dnnflow.errors import DnnflowError
 
 POLL_S = 0.1
+UNASKED_PORTS = range(20_000, 32_000)
 LOG_TAIL_BYTES = 2000
 
 
@@ -41,7 +43,14 @@ class Service:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that is free now."""
+    """Return a TCP port of the loopback interface that is free now, and that systems give to nobody unasked.
+
+    Those that they give to who asks for any port (Linux: 32768 and up) may be taken a moment later.
+    """
+    for port in random.SystemRandom().sample(UNASKED_PORTS, 200):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,18 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dnnflow.serve.processes import free_port
 from tests.golden.doors import ROOT, CommandLine, Door, Flow, Python, Rest, wait_for
 from tests.golden.outcomes import Gate
 
 GATE = ROOT / "tests" / "golden" / "gate"
 WORKER_PRELOAD = "dnnflow.execute.worker"
 """As README has it for `dask worker`."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager
