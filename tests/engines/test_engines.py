@@ -221,6 +221,7 @@ REAL_KERAS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL_KERAS)
 def test_the_keras_engine_does_what_model_fit_does(name: str, iris: Dataset) -> None:
     design = REAL_KERAS[name]
@@ -274,6 +275,7 @@ def test_models_by_reference_train(iris: Dataset) -> None:
     assert "in broken" in failed.error.traceback
 
 
+@pytest.mark.slow
 def test_a_dropped_engine_leaves_no_traced_graph_behind(iris: Dataset) -> None:
     def graphs() -> int:
         gc.collect()

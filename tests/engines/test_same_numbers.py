@@ -178,6 +178,7 @@ def assert_alike(design: Design, ours: Weights, theirs: Weights, dtype: str) -> 
         assert np.linalg.norm(one - other) <= bound * size, (design.describe(), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stack_ends_an_epoch_with_the_weights_of_keras(family: str, table: Dataset, dtype: str) -> None:
     designs = FAMILIES[family]
@@ -185,6 +186,7 @@ def test_a_stack_ends_an_epoch_with_the_weights_of_keras(family: str, table: Dat
         assert_alike(design, ours, by_keras(design, table, dtype), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_machine_code_ends_an_epoch_with_the_weights_of_keras(name: str, table: Dataset, dtype: str) -> None:
     layers, optimizer = COMPILED[name]

@@ -138,12 +138,14 @@ def weights_of(stack: Stack, shape: TableShape) -> int:
     return total + (width + 1) * shape.n_classes
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_every_design_is_in_exactly_one_stack(plan: Planned) -> None:
     assert ids(plan.stacks) == sorted(design.design_id for design in plan.designs)
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_stacks_keep_to_the_limits_unless_a_design_alone_does_not(plan: Planned) -> None:
@@ -170,6 +172,7 @@ def test_what_a_stack_says_of_its_arithmetic_is_true_of_its_members(plan: Planne
         assert stack.cost_s > 0
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_members_of_a_stack_are_what_its_signature_says(plan: Planned) -> None:
@@ -210,6 +213,7 @@ def test_residual_connections_of_a_stack_are_those_of_every_member(plan: Planned
             assert signature.residual == ()
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_a_stack_planned_again_by_itself_is_the_same_stack(plan: Planned) -> None:
@@ -218,6 +222,7 @@ def test_a_stack_planned_again_by_itself_is_the_same_stack(plan: Planned) -> Non
         assert plan_stacks(stack.designs, plan.shape, replace(plan.limits, slots=1)) == [stack]
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_the_same_study_is_cut_the_same_way_when_it_is_read_again(plan: Planned) -> None:
@@ -225,6 +230,7 @@ def test_the_same_study_is_cut_the_same_way_when_it_is_read_again(plan: Planned)
     assert plan_stacks(read, plan.shape, plan.limits) == plan.stacks
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_long_stacks_come_first_and_equal_traces_side_by_side(plan: Planned) -> None:
@@ -358,6 +364,7 @@ def test_a_design_of_many_epochs_does_not_carry_short_ones_along() -> None:
     assert [{design.epochs for design in stack.designs} for stack in stacks] == [{100}, {10}]
 
 
+@pytest.mark.slow
 def test_equal_designs_are_cut_in_stacks_of_few_sizes() -> None:
     """TensorFlow keeps a compiled product for each shape: a worker that meets many grows."""
     sizes = [[len(stack.designs) for stack in plan_stacks(same(count, 16), TABLE)] for count in (257, 600)]
@@ -394,6 +401,7 @@ def test_a_part_of_a_stack_that_would_be_mostly_padding_is_divided_again() -> No
     assert all(plan_stacks(stack.designs, TABLE, limits) == [stack] for stack in parts)
 
 
+@pytest.mark.slow
 @REPEATABLE
 @given(planned())
 def test_with_more_workers_a_stack_is_within_its_share_or_small(plan: Planned) -> None:

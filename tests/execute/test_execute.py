@@ -458,6 +458,7 @@ def test_a_cluster_without_workers_is_an_error_with_a_remedy(job: MakeJob) -> No
             flat(executor.train(portions(5), job("Instant")))
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_ends_the_run(job: MakeJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dask_executor, "SCHEDULER_SILENCE_S", 2.0)
     file = tmp_path / "scheduler.json"

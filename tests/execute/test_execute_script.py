@@ -52,6 +52,7 @@ def run_example(folder: Path, engine: str, executor: str) -> "subprocess.Complet
                           text=True, timeout=120)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_unguarded_script_runs_once_whatever_workers_it_loses(tmp_path: Path) -> None:
     """Each worker would run the script again, and those started after a loss too.
 

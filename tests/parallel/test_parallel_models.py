@@ -155,6 +155,7 @@ def _same(first: keras.Model, second: keras.Model, name: str) -> None:
     assert steps[0].results(found[0].totals) == steps[1].results(found[1].totals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_sent_as_data_learns_what_the_original_would(name: str) -> None:
     model = MODELS[name]()
@@ -165,6 +166,7 @@ def test_a_model_sent_as_data_learns_what_the_original_would(name: str) -> None:
     _same(pickle.loads(sent).build(), model, name)
 
 
+@pytest.mark.slow
 def test_the_receiving_process_needs_only_the_modules_that_are_named(tmp_path: Path) -> None:
     spec = ModelSpec.of(_own_things())
     assert spec.custom_objects == tuple(f"{HERE}:{name}" for name in ("Distance", "Scaled", "doubled"))

@@ -316,6 +316,7 @@ def test_closing_ends_a_thread_that_waits_for_others():
     assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.slow
 def test_an_iterator_that_was_forgotten_ends_its_thread():
     made = Batches(numbered(100), [Lease(0, 0, Chunk(0, 0, 100))] * 50, Batching(10, queue_bytes=1))
     next(made)

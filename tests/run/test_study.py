@@ -89,6 +89,7 @@ def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
     pd.testing.assert_frame_equal(first, second)
 
 
+@pytest.mark.slow
 def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path) -> None:
     """A study that stopped in the middle of its stacks ends with the numbers of one that did not."""
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
@@ -284,6 +285,7 @@ def build(n_features, n_classes, units):
 """
 
 
+@pytest.mark.slow
 def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
     tmp_path: Path, settings: Settings
 ) -> None:

@@ -101,6 +101,7 @@ def ticks(study: Study) -> int:
     return log.read_text().count("\n") if log.is_file() else 0
 
 
+@pytest.mark.slow
 def test_a_paused_study_waits_and_goes_on_where_it_was(
     executor: Executor, begin: Callable[..., Study]
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_paused_study_waits_and_goes_on_where_it_was(
     assert notices[-1] == "goes on by request"
 
 
+@pytest.mark.slow
 def test_a_design_that_takes_for_ever_is_given_back_when_its_study_is_paused(
     executor: Executor, begin: Callable[..., Study]
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_design_that_takes_for_ever_is_given_back_when_its_study_is_paused(
         assert ticks(study) == before
 
 
+@pytest.mark.slow
 def test_a_cancelled_study_stops_within_seconds_keeps_its_trials_and_can_go_on(
     executor: Executor, begin: Callable[..., Study]
 ) -> None:
@@ -165,6 +168,7 @@ def test_a_cancelled_study_stops_within_seconds_keeps_its_trials_and_can_go_on(
         assert study.record.command is Command.RUN
 
 
+@pytest.mark.slow
 def test_a_paused_study_can_be_cancelled(executor: Executor, begin: Callable[..., Study]) -> None:
     study = begin("Gated", 40)
     allow(study.settings, 20)
@@ -227,6 +231,7 @@ def answer(settings: Settings, *arguments: str) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_a_run_in_another_terminal_is_paused_resumed_and_cancelled(settings: Settings) -> None:
     overrides = [*SPACE, "space.seed={int: [0, 39]}", "designs=40", "executor.workers=2",
                  "training.engine=executor_engines:Gated"]  # fmt: skip

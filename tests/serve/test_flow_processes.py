@@ -52,12 +52,14 @@ def test_a_service_is_ready_when_it_answers_and_gone_afterwards(tmp_path: Path) 
     assert not answers(service.health_url)
 
 
+@pytest.mark.slow
 def test_stopping_a_service_stops_what_it_has_started(tmp_path: Path) -> None:
     with ServerProcesses(tmp_path) as services:
         _, children = start_parent(services)
     assert psutil.wait_procs(children, timeout=5)[1] == []
 
 
+@pytest.mark.slow
 def test_children_of_a_service_that_died_are_stopped_as_well(tmp_path: Path) -> None:
     with ServerProcesses(tmp_path) as services:
         started, children = start_parent(services)

@@ -221,6 +221,7 @@ def test_depths_that_span_much_are_drawn_on_a_logarithmic_axis(view: StudyView) 
     assert draw_study(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["accuracy"].renderers
 
 
+@pytest.mark.slow
 def test_the_accuracy_of_guessing_stands_in_the_figure_of_depth(view: StudyView) -> None:
     def legends(figure: Plot) -> set[str]:
         return {item.label.value for item in figure.legend[0].items}
@@ -229,6 +230,7 @@ def test_the_accuracy_of_guessing_stands_in_the_figure_of_depth(view: StudyView)
     assert not any("largest" in text for text in legends(draw_study(view)["time"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("amortised", "told"), [(False, "measured alone"), (True, "share of a stack's time")]
 )
@@ -275,6 +277,7 @@ def test_an_address_that_is_a_script_is_no_link(view: StudyView) -> None:
     assert "javascript:alert" not in page
 
 
+@pytest.mark.slow
 def test_the_file_replaces_an_older_one_whole(view: StudyView, tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.html"
     write_report(view, path)

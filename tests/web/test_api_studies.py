@@ -1,5 +1,7 @@
 """Studies over REST."""
 
+import pytest
+
 from tests.web.served import TestClient
 
 
@@ -16,6 +18,7 @@ def test_health(client: TestClient) -> None:
     assert client.get("/api/v1/health").json()["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_results(client: TestClient, make_study) -> None:
     study_id = make_study(24, failed=2)
     base = f"/api/v1/studies/{study_id}"

@@ -120,6 +120,7 @@ def start_long(launcher: EmbeddedLauncher, store: Store) -> str:
     return study_id
 
 
+@pytest.mark.slow
 def test_jobs_run_one_after_the_other_in_their_order(launcher, store, settings, home) -> None:
     first, second = new_study_id(), new_study_id()
     launcher.launch(pipeline(*SHORT), first)
@@ -159,6 +160,7 @@ def test_there_is_no_job_that_was_not_launched(launcher, run_id: str) -> None:
             ask(run_id)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_when_the_web_server_is_killed(store, settings, home) -> None:
     """And who starts the next server finds it."""
     study_id = new_study_id()
@@ -183,6 +185,7 @@ def test_a_study_goes_on_when_the_web_server_is_killed(store, settings, home) ->
     assert trained(store, study_id) == DESIGNS
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_started_once_more_and_trains_only_what_is_missing(
     launcher, store, settings, home
 ) -> None:
@@ -200,6 +203,7 @@ def test_a_killed_child_is_started_once_more_and_trains_only_what_is_missing(
     assert f"{DESIGNS - before} of {DESIGNS} designs" in log, log
 
 
+@pytest.mark.slow
 def test_a_child_that_is_killed_again_and_again_is_given_up(launcher, store, settings, home) -> None:
     study_id = start_long(launcher, store)
     for _ in range(supervisor.MOST_DEATHS):
@@ -215,6 +219,7 @@ def test_a_child_that_is_killed_again_and_again_is_given_up(launcher, store, set
     assert end_of(launcher, store, study_id).state is RunState.FINISHED
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_its_child_along_and_the_next_server_goes_on(
     launcher, store, settings, home
 ) -> None:
@@ -229,6 +234,7 @@ def test_a_killed_supervisor_takes_its_child_along_and_the_next_server_goes_on(
         assert f"{DESIGNS - before} of {DESIGNS} designs" in later.log(study_id)
 
 
+@pytest.mark.slow
 def test_a_stopped_supervisor_interrupts_its_child_and_the_job_waits(launcher, store, settings, home) -> None:
     study_id = start_long(launcher, store)
     [watching] = processes(home, "supervisor")
@@ -241,6 +247,7 @@ def test_a_stopped_supervisor_interrupts_its_child_and_the_job_waits(launcher, s
         assert end_of(later, store, study_id).state is RunState.FINISHED
 
 
+@pytest.mark.slow
 def test_cancelled_jobs_end_and_can_be_resumed(launcher, store, settings) -> None:
     study_id, waiting = start_long(launcher, store), new_study_id()
     launcher.launch(pipeline(*SHORT), waiting)
@@ -286,6 +293,7 @@ def test_a_study_that_a_process_of_its_own_goes_on_with_is_no_supervisors(launch
     assert end_of(launcher, store, study_id).state is RunState.FINISHED
 
 
+@pytest.mark.slow
 def test_what_a_job_is_refused_for_is_kept(launcher, store) -> None:
     study_id = new_study_id()
     launcher.launch(pipeline(*SHORT, "dataset.label=colour"), study_id)
@@ -304,6 +312,7 @@ def test_secrets_are_not_shown(launcher, store, home) -> None:
     assert (home.stat().st_mode | (home / study_id).stat().st_mode) & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_a_training_leaves_its_files_and_outcome(launcher, store, home) -> None:
     run_id = new_study_id()
     given = pipeline("parallel.replicas=1", "parallel.epochs=2", file="train.yaml")
@@ -338,6 +347,7 @@ def test_of_a_log_the_end_is_kept(tmp_path: Path) -> None:
     assert b"line 099998\n" in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_one_supervisor_at_a_time(launcher, store, home, settings) -> None:
     study_id = start_long(launcher, store)
     command = [sys.executable, "-m", "dnnflow.web.jobs.supervisor", str(home)]

@@ -62,6 +62,7 @@ def get(url: str, token: str = "") -> bytes:
         return response.read()
 
 
+@pytest.mark.slow
 def test_it_answers_without_tensorflow_and_ends_with_ctrl_c(start: Start) -> None:
     process = start()
     url = address(process)
@@ -94,6 +95,7 @@ def test_a_token_that_was_given_is_not_shown(start: Start) -> None:
     assert json.loads(get(f"{url.removesuffix('login')}api/v1/studies", token))["studies"] == []
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said(start: Start, tmp_path: Path) -> None:
     url = address(start())
     port = url.rsplit(":", 1)[1].strip("/")
@@ -105,6 +107,7 @@ def test_a_taken_port_is_said(start: Start, tmp_path: Path) -> None:
     assert "choose another with --port" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_after_ctrl_c(start: Start, tmp_path: Path) -> None:
     """Which a terminal sends to every process of its foreground."""
     process = start()
@@ -124,6 +127,7 @@ def test_a_study_goes_on_after_ctrl_c(start: Start, tmp_path: Path) -> None:
     assert found.state is RunState.FINISHED, found.error
 
 
+@pytest.mark.slow
 def test_a_prefect_server_that_is_away_costs_jobs_only(start: Start) -> None:
     url = address(start("--prefect", f"http://127.0.0.1:{free_port()}"))
     assert json.loads(get(f"{url}api/v1/health"))["launcher"] == "a Prefect server"

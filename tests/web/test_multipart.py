@@ -106,6 +106,7 @@ MUTATIONS = st.lists(
 )
 
 
+@pytest.mark.slow
 @rounds(
     max_examples=40,
     deadline=None,

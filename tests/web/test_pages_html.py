@@ -123,6 +123,7 @@ def test_a_table_is_forgotten_on_demand(client: TestClient, upload_id: str, serv
     assert client.get(f"/new/{upload_id}", headers=PAGE).status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     ["/studies/nobody", "/studies/nobody/results", "/studies/nobody/predict", "/runs/nobody", "/nothing-here",
@@ -214,6 +215,7 @@ def test_a_link_with_the_token_logs_in_and_goes_on(make_services: Callable[..., 
         assert "Log out" in page.text
 
 
+@pytest.mark.slow
 def test_pages_hold_no_script_and_no_style_of_their_own(
     client: TestClient, make_study: Callable[..., str], upload_id: str
 ) -> None:

@@ -92,6 +92,7 @@ KINDS = [(label, RIGHT) for label in OPERATIONS]
 KINDS += [(label, WRONG) for label in OPERATIONS if not label.endswith(NOTHING_TO_BREAK)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("label", "mode"), KINDS)
 def test_every_answer_is_as_the_document_says(label: str, mode: GenerationMode, target: Target) -> None:
     @given(case=OPERATIONS[label].as_strategy(generation_mode=mode))

@@ -301,6 +301,7 @@ def test_headers_are_on_every_response(client: TestClient) -> None:
     assert client.get("/api/v1/health").headers["cache-control"] == "no-store"
 
 
+@pytest.mark.slow
 def test_a_report_runs_as_a_stranger(client: TestClient, make_study) -> None:
     policy = client.get(f"/api/v1/studies/{make_study(3)}/report").headers["content-security-policy"]
     assert policy.startswith("sandbox ")
@@ -321,6 +322,7 @@ def test_a_fault_tells_the_client_nothing(
     assert "content-security-policy" in answer.headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static/bokeh/../../x"]
 )
@@ -339,6 +341,7 @@ def test_a_logs_line_has_no_query() -> None:
     assert "secret" not in record.getMessage()
 
 
+@pytest.mark.slow
 def test_the_server_never_imports_what_trains(tmp_path) -> None:
     code = (
         "import sys; from dnnflow.settings import Settings; from dnnflow.results.store.store import Store;"

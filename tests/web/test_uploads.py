@@ -202,6 +202,7 @@ def verdict_of_ingest(path: Path, data: bytes, label: str, tmp_path: Path, drop:
     return {column.name: str(column.kind) for column in dataset.schema}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_the_verdict_is_that_of_the_intake(name: str, tmp_path: Path):
     data, path = TABLES[name], tmp_path / "table.csv"
@@ -289,6 +290,7 @@ def test_what_is_too_large_is_refused(words: str, directory: Path):
     assert nothing_remains(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
 def test_a_bomb_is_stopped_early(pack, directory: Path):
     bomb = pack(b"a,b,c\n" + b"1,2,3\n" * (16 << 20))
@@ -414,6 +416,7 @@ def test_what_is_being_received_does_not_expire(directory: Path):
     assert run(meanwhile()).profile.rows == 40
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32),
     st.sampled_from(sorted(PACKERS)),

@@ -232,6 +232,7 @@ def events_of(url: str) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_stream_tells_changes_and_the_end(serve_app: Served, services: Services, make_study) -> None:
     study_id = make_study(4, designs=6, state=RunState.RUNNING)
 
@@ -253,6 +254,7 @@ def test_a_stream_tells_changes_and_the_end(serve_app: Served, services: Service
     assert events[-2][1]["state"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
     serve_app: Served, services, make_study
 ) -> None:
@@ -266,6 +268,7 @@ def test_a_stream_says_nothing_while_nothing_changes_and_ends_when_asked(
         assert time.monotonic() - start > 2.5
 
 
+@pytest.mark.slow
 def test_many_who_watch_one_study_cost_one_look_a_second(
     serve_app: Served, services: Services, make_study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
