@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_noise_on_the_port_is_refused_and_harms_nobody(way: Way, noise: bytes) -
     )
     with socket.socket(family) as sock:
         sock.connect(target)
-        with suppress(OSError):  # it may have been refused by now
+        with contextlib.suppress(OSError):  # it may have been refused by now
             sock.sendall(noise)
             sock.shutdown(socket.SHUT_WR)
         sock.settimeout(10)
