@@ -284,19 +284,26 @@ class Runs(Database):
     def take_next(self, queue: str) -> RunRecord | None:
         """Take the run that has waited longest, which then is running; None if none waits.
 
-        Two who take at the same moment get different runs. The record is that before it was taken.
+        Those who take from one queue at the same moment do so one after another, each the run that then has
+        waited longest. The record is that before it was taken.
         """
         waiting = self._select(*_is_open(queue), runs.c.state == RunState.QUEUED)
-        waiting = waiting.order_by(runs.c.queued_s, runs.c.run_id).with_for_update(skip_locked=True)
+        waiting = waiting.order_by(runs.c.queued_s, runs.c.run_id).with_for_update()
         taken = {"state": RunState.RUNNING, "started_at": sa.func.coalesce(runs.c.started_at, utc_now()),
                  "ended_at": None, "error": None, "stage": None, "progress": None,
                  "driver": None, "heartbeat_s": None, "updated_at": utc_now()}  # fmt: skip
         with self._write() as connection:
+            self._lock_queue(connection, queue)
             records = map(_record, connection.execute(waiting))
             first = next((record for record in records if not record.is_driven), None)
             if first is not None:
                 connection.execute(runs.update().where(runs.c.run_id == first.run_id).values(taken))
         return first
+
+    def _lock_queue(self, connection: sa.Connection, queue: str) -> None:
+        """Let nobody else take from a queue, or begin to supervise it, until the transaction ends."""
+        connection.execute(self._insert(queues).values(name=queue).on_conflict_do_nothing())
+        connection.execute(sa.select(queues.c.name).where(queues.c.name == queue).with_for_update())
 
     def has_work(self, queue: str) -> bool:
         """Whether a run of a queue waits, runs, or was left by who ran it."""
@@ -317,7 +324,7 @@ class Runs(Database):
         """Be the only one who works off a queue, for the block; yields whether that is so."""
         mine = Driver.this_process()
         with self._write() as connection:
-            connection.execute(self._insert(queues).values(name=queue).on_conflict_do_nothing())
+            self._lock_queue(connection, queue)
             is_alone = self._claim(connection, queues, queue, mine) is None
         if not is_alone:
             yield False

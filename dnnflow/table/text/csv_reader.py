@@ -20,8 +20,7 @@ import pyarrow.csv
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns
-from dnnflow.table.columns.recipe import Source
-from dnnflow.table.text.source_text import Text, open_text
+from dnnflow.table.text.source_text import Text, TextSource, open_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,7 +76,7 @@ class Block:
             return file.read(self.end - self.start)
 
 
-def read_dialect(text: Text, source: Source) -> tuple[Dialect, int]:
+def read_dialect(text: Text, source: TextSource) -> tuple[Dialect, int]:
     """Find delimiter and columns of a text, and the offset of its first data row.
 
     Raises
@@ -201,7 +200,7 @@ def line_in(data: bytes, dialect: Dialect, row: int) -> int:
     return line
 
 
-def read_rows(source: Source) -> "pd.DataFrame":
+def read_rows(source: TextSource) -> "pd.DataFrame":
     """Read a CSV of new rows that fits the memory: texts as they stand there, markers of missing values too.
 
     Raises

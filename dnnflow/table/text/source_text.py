@@ -3,17 +3,16 @@
 import codecs
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import blake3
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.recipe import Source
 
 BLOCK_BYTES = 16 << 20
 """Text between two cuts, up to the end of the record; 4 MB of 28 numbers a row, enough for huge pages."""
@@ -31,6 +30,23 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _NOT_TEXT = bytes(sorted({*range(9), *range(14, 26), *range(27, 32)}))
+
+
+class TextSource(Protocol):
+    """Where a text lies and how it is written: a `Source`, or what carries the same fields."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def delimiter(self) -> str | None: ...
+    @property
+    def quote(self) -> str: ...
+    @property
+    def encoding(self) -> str | None: ...
+    @property
+    def header(self) -> bool: ...
+    @property
+    def storage_options(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ def check_text(piece: bytes, *, any_byte: bool = False) -> None:
         raise _binary_error("control characters")
 
 
-def plain_text(source: Source) -> tuple[Text, str] | None:
+def plain_text(source: TextSource) -> tuple[Text, str] | None:
     """Find a source that is a local file of UTF-8 as it stands: the text without hash and cuts, its encoding.
 
     None for every other source, and where the first 4 MiB show that something is wrong: `open_text` says
@@ -154,12 +170,14 @@ def plain_text(source: Source) -> tuple[Text, str] | None:
     return (Text(path, mark, stamp[0], "", (), stamp), encoding) if stamp[0] > mark else None
 
 
-def encoding_of(head: bytes, source: Source) -> str:
+def encoding_of(head: bytes, source: TextSource) -> str:
     """Return the encoding that a source has by its own word, else by its first bytes."""
     return source.encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
-def open_text(source: Source, scratch: Path, *, copy: bool = False, block_bytes: int = BLOCK_BYTES) -> Text:
+def open_text(
+    source: TextSource, scratch: Path, *, copy: bool = False, block_bytes: int = BLOCK_BYTES
+) -> Text:
     """Make a source readable by offset, with cuts `block_bytes` apart.
 
     It is copied to `scratch` if it is not already plain UTF-8 on a local disk, or where `copy` is asked for,
@@ -181,7 +199,7 @@ def open_text(source: Source, scratch: Path, *, copy: bool = False, block_bytes:
     return _open_as(source, "latin-1", scratch, copy, block_bytes)
 
 
-def _open_as(source: Source, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:
+def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:
     with ExitStack() as stack:
         stream, compressed = stack.enter_context(_binary(source))
         with readable(source):
@@ -317,7 +335,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def readable(source: Source) -> Iterator[None]:
+def readable(source: TextSource) -> Iterator[None]:
     """Turn what goes wrong while reading into an error that says what to do."""
     try:
         yield
@@ -332,7 +350,7 @@ def readable(source: Source) -> Iterator[None]:
 
 
 @contextmanager
-def _binary(source: Source) -> Iterator[tuple[IO[bytes], bool]]:
+def _binary(source: TextSource) -> Iterator[tuple[IO[bytes], bool]]:
     """Open a source for reading bytes, decompressed; also say whether it was compressed."""
     with ExitStack() as stack:
         with readable(source):
@@ -360,7 +378,7 @@ def unpacked(raw: Any) -> Iterator[tuple[IO[bytes], bool]]:
         yield stream, True
 
 
-def _opened(source: Source) -> Any:
+def _opened(source: TextSource) -> Any:
     path = _local_path(source.url)
     if path is None:
         import fsspec

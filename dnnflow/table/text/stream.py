@@ -12,9 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
 
-from dnnflow.table.columns.recipe import Source
 from dnnflow.table.text.csv_reader import Block
-from dnnflow.table.text.source_text import RECORD_BYTES, Text, check_text, new_hash, unclosed_quote
+from dnnflow.table.text.source_text import (
+    RECORD_BYTES,
+    Text,
+    TextSource,
+    check_text,
+    new_hash,
+    unclosed_quote,
+)
 
 _LINE_BYTES = 1 << 16
 _AHEAD = 3
@@ -105,7 +111,7 @@ class Stream:
 
 
 @contextmanager
-def open_stream(text: Text, encoding: str, source: Source, block_bytes: int) -> Iterator[Stream]:
+def open_stream(text: Text, encoding: str, source: TextSource, block_bytes: int) -> Iterator[Stream]:
     """Yield a stream of what `plain_text` found of a source."""
     with text.path.open("rb", buffering=0) as file:
         stream = Stream(text, file, source.quote, encoding, block_bytes)

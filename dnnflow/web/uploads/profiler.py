@@ -11,17 +11,16 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
 from dnnflow.table.columns.kinds import ColumnKind, check_columns
-from dnnflow.table.columns.recipe import Source
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
 from dnnflow.table.text.inference import (
     BadValue,
@@ -37,6 +36,7 @@ from dnnflow.table.text.source_text import (
     RECORD_BYTES,
     Cutter,
     Text,
+    TextSource,
     check_head,
     check_text,
     decoded,
@@ -62,6 +62,17 @@ _EXPANSION_BYTES = 10 << 20
 _FIRST_ROWS = 10
 _SHOWN = 1000
 _REPORT_S = 0.02
+
+
+class SentSource(NamedTuple):
+    """How an upload is written: the fields of a `Source`, without the time that pydantic takes to load."""
+
+    url: str
+    delimiter: str | None
+    quote: str
+    encoding: str | None
+    header: bool
+    storage_options: Mapping[str, Any]
 
 
 class GrowingFile(io.RawIOBase):
@@ -153,7 +164,7 @@ class TextReader:
         More is refused.
     """
 
-    def __init__(self, file: GrowingFile, source: Source, limits: UploadLimits) -> None:
+    def __init__(self, file: GrowingFile, source: TextSource, limits: UploadLimits) -> None:
         self._file, self._source, self._limits = file, source, limits
         self._stack = ExitStack()
         self.text_bytes = 0
@@ -343,15 +354,17 @@ class _Pass:
         self.rows += facts.rows
 
 
-def profile_file(file: GrowingFile, name: str, limits: UploadLimits, *, quick: bool = True) -> Profile:
+def profile_file(
+    file: GrowingFile, source: TextSource, limits: UploadLimits, *, quick: bool = True
+) -> Profile:
     """Check every row of a table and profile its columns.
 
     Parameters
     ----------
     file
         The table as it was sent; it may still grow.
-    name
-        For messages.
+    source
+        How it is written; its `url` is for messages.
     limits
         More is refused.
     quick
@@ -364,7 +377,6 @@ def profile_file(file: GrowingFile, name: str, limits: UploadLimits, *, quick: b
     LimitError
         If it is larger than allowed.
     """
-    source = Source(url=name)
     try:
         return _profile_as(file, source, limits, None, quick)
     except UnicodeDecodeError:
@@ -372,7 +384,7 @@ def profile_file(file: GrowingFile, name: str, limits: UploadLimits, *, quick: b
 
 
 def _profile_as(
-    file: GrowingFile, source: Source, limits: UploadLimits, encoding: str | None, quick: bool
+    file: GrowingFile, source: TextSource, limits: UploadLimits, encoding: str | None, quick: bool
 ) -> Profile:
     table = _SentTable(file, source, limits, encoding, quick)
     found, profile = table.read(frozenset())
@@ -387,7 +399,7 @@ class _SentTable:
     """A table as it was sent, read anew in each pass."""
 
     file: GrowingFile
-    source: Source
+    source: TextSource
     limits: UploadLimits
     encoding: str | None
     quick: bool
@@ -529,16 +541,16 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Profile the file named by the first argument, within the limits of the second."""
-    path, name, limits = Path(sys.argv[1]), sys.argv[2], UploadLimits(**json.loads(sys.argv[3]))
-    file = GrowingFile(path)
+    """Profile the file named by the first argument, written as the second says, within the third's limits."""
+    path, source, limits = sys.argv[1], *map(json.loads, sys.argv[2:])
+    file = GrowingFile(Path(path))
     done = threading.Event()
     threading.Thread(target=_follow, args=(sys.stdin, file), daemon=True).start()
     reporting = threading.Thread(target=_report, args=(file, done))
     reporting.start()
     answer: dict[str, Any]
     try:
-        answer = {"profile": profile_file(file, name, limits).to_dict()}
+        answer = {"profile": profile_file(file, SentSource(**source), UploadLimits(**limits)).to_dict()}
     except LimitError as error:
         answer = {"limit": str(error)}
     except DataError as error:

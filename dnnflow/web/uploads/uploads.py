@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.store.run_record import new_study_id
+from dnnflow.table.columns.recipe import Source
 from dnnflow.table.text.source_text import compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
@@ -105,10 +106,10 @@ class Receiver:
             await asyncio.shield(_end(process, self._answer is not None))
 
     async def _start(self) -> asyncio.subprocess.Process:
-        limits = json.dumps(asdict(self._limits))
+        described = json.dumps(Source(url=self.name).to_dict()), json.dumps(asdict(self._limits))
         with self._log.open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), self.name, limits,
+                sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), *described,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_BYTES,
             )  # fmt: skip
 
