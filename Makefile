@@ -5,6 +5,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Many tests wait for processes: three at a time keep two cores busy. Those of one service stay together.
 BESIDE := --numprocesses=3 --dist=loadgroup --no-loadscope-reorder
 export PYTHONUNBUFFERED = 1
+# Hundreds of processes are started: none compiles again what another has
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: quickstart serve web test check lint types unit docs hooks clean
 

@@ -261,6 +261,7 @@ def test_blocks_of_an_evaluation_add_up(iris: Dataset, monkeypatch: pytest.Monke
     np.testing.assert_allclose(blocks.history["val_loss"], whole.history["val_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_by_reference_train(iris: Dataset) -> None:
     designs = [
         Design(reference=Reference(f"{__name__}:{name}"), epochs=3) for name in ("lstm", "one_hot", "broken")

@@ -83,6 +83,7 @@ def test_a_diverging_design_changes_no_bit_of_its_neighbours(iris: Dataset) -> N
         assert beside[index].trial.history == alone[index].trial.history
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "gelu", "sigmoid"])
 @pytest.mark.parametrize("widths", [(17, 13), (24, 16)])
 def test_the_last_numbers_of_an_array_are_not_rounded_otherwise_when_neighbours_diverge(
@@ -166,6 +167,7 @@ def test_early_stopping_ends_each_design_with_its_own_best_weights(iris: Dataset
         assert bits(again) == bits(fitted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -109,6 +109,7 @@ def _products(lines: list[str], layer: str, *, gradient: bool) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_weights_lie_on_the_device_of_their_layer(run: Run) -> None:
     found = {(name.partition("_")[0], device.rpartition("device:")[2]) for name, device in run.lie}
     assert found == {("far", "CPU:1"), ("near", "CPU:0")}

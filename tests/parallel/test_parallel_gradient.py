@@ -121,6 +121,7 @@ def _batches(model: keras.Model, rows: tuple[int, ...] = ROWS, *, weighted: bool
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_and_statistics_are_those_of_keras(name: str, precision: str) -> None:
     spec = ModelSpec.of(MODELS[name]())

@@ -203,6 +203,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters", "dtype"), [*((*other, "float32") for other in OTHERS), ("lion", {}, "float64")]
 )

@@ -108,6 +108,7 @@ def named_in(field: str) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_parameter_of_a_training_is_named_by_its_field_and_by_what_obeys_it() -> None:
     assert named_in("damping_rule") == {"parallel/spec/algorithm.py", "parallel/server/parameter_server.py"}
     for field in ("quorum", "staleness_bound", "group_every", "validate_every", "checkpoint_every_s",

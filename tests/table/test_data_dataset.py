@@ -172,6 +172,7 @@ def test_a_damaged_chunk_is_noticed(copy: Path):
         dataset.verify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact_rows", [10**6, 100])
 def test_blocks_on_disk_give_what_blocks_in_memory_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact_rows: int

@@ -277,6 +277,7 @@ def test_a_cancelled_child_that_does_not_listen_is_interrupted(launcher, store, 
     assert not child.is_running()
 
 
+@pytest.mark.slow
 def test_a_study_that_a_process_of_its_own_goes_on_with_is_no_supervisors(launcher, store, settings) -> None:
     """`dnnflow resume` of a study that was started from the web: Ctrl-C there stops it for good."""
     study_id = start_long(launcher, store)
@@ -302,6 +303,7 @@ def test_what_a_job_is_refused_for_is_kept(launcher, store) -> None:
     assert "colour" in (done.error or "")
 
 
+@pytest.mark.slow
 def test_secrets_are_not_shown(launcher, store, home) -> None:
     study_id = new_study_id()
     given = launcher.launch(pipeline(*SHORT, "dataset.storage_options={token: abc-secret}"), study_id)
@@ -375,6 +377,7 @@ def old_job(home: Path, run_id: str, state: str, *, kind: str = "study", **more:
         (home / run_id / "progress.json").write_text(json.dumps({"progress": {"loss": float("nan")}}))
 
 
+@pytest.mark.slow
 def test_jobs_that_an_older_dnnflow_kept_as_files_are_taken_over(store, settings, home) -> None:
     ended = {"started_at": "2026-01-01T00:00:01.000+00:00", "ended_at": "2026-01-01T00:00:02.000+00:00"}
     old_job(home, "old-queued", "queued")

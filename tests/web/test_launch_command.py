@@ -77,6 +77,7 @@ def test_it_answers_without_tensorflow_and_ends_with_ctrl_c(start: Start) -> Non
     assert "stopped; studies that were started go on" in rest
 
 
+@pytest.mark.slow
 def test_others_log_in_with_a_token_that_is_shown_once(start: Start) -> None:
     url = address(start("--host", "0.0.0.0"))
     found = re.fullmatch(r"(http://127.0.0.1:\d+/)login\?token=([\w-]{32,})", url)
@@ -88,6 +89,7 @@ def test_others_log_in_with_a_token_that_is_shown_once(start: Start) -> None:
     assert json.loads(get(f"{base}api/v1/studies", token))["studies"] == []
 
 
+@pytest.mark.slow
 def test_a_token_that_was_given_is_not_shown(start: Start) -> None:
     token = "given-by-somebody-and-long"
     url = address(start("--host", "0.0.0.0", DNNFLOW_WEB_TOKEN=token))
