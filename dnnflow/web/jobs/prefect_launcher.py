@@ -6,6 +6,7 @@ Prefect itself is not imported.
 
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -196,7 +197,7 @@ class PrefectLauncher:
                 is_trained = record.kind is RunKind.TRAINING and state is RunState.FINISHED
                 outcome = outcome_of(run["parameters"]["pipeline"]) if is_trained else None
                 self._store.end(run_id, state, error=error, outcome=outcome)
-            elif not state.has_ended and record.command is not Command.CANCEL:
+            elif not state.has_ended and record.command is not Command.CANCEL and _is_news(run, record):
                 self._store.reopen(run_id, state)
         return self._store.run(run_id)
 
@@ -247,6 +248,14 @@ def _state_of(run: Mapping[str, Any]) -> RunState:
     state = STATES.get(run["state_type"], RunState.QUEUED)
     message = (run.get("state") or {}).get("message") or ""
     return RunState.STOPPED if state is RunState.FAILED and STOPPED in message else state
+
+
+def _is_news(run: Mapping[str, Any], record: RunRecord) -> bool:
+    """Whether a flow run came to its state after its row ended: the driver says so before Prefect does."""
+    since = (run.get("state") or {}).get("timestamp")
+    if record.ended_at is None or since is None:
+        return True
+    return datetime.fromisoformat(since) > datetime.fromisoformat(record.ended_at)
 
 
 def _reason(message: str) -> str:
