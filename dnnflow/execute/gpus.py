@@ -7,7 +7,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 
@@ -43,8 +42,8 @@ def _count(driver: Path) -> int:
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
-_claims: list[TextIO] = []
-"""Open files whose locks are this process's claims; the system drops them however the process ends."""
+_claims: list[int] = []
+"""Open files whose locks are this process's claims; the system closes them however the process ends."""
 
 
 def claim_gpu(names: tuple[str, ...], directory: Path | None = None) -> str | None:
@@ -53,11 +52,11 @@ def claim_gpu(names: tuple[str, ...], directory: Path | None = None) -> str | No
     for name in names:
         path = base / f"dnnflow-gpu-{os.getuid()}-{name.replace('/', '_')}.lock"
         # The directory may be everybody's: never follow somebody else's link.
-        file = os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600), "w")
+        file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            file.close()
+            os.close(file)
             continue
         _claims.append(file)
         return name
