@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from dnnflow.errors import LaunchError, NotFoundError, StudyStopped
+from dnnflow.errors import ConflictError, LaunchError, NotFoundError, StudyStopped
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
@@ -32,6 +32,8 @@ FLOWS = {RunKind.STUDY: "study", RunKind.TRAINING: "train"}
 TIMEOUT_S = 10.0
 BUSY_S = (0.5, 1.0, 2.0)
 """Waits before further tries where the server's database is busy; nothing is done twice by them."""
+ENDING_S, ENDING_EVERY_S = 20.0, 0.2
+"""How long, and how often, it is looked whether Prefect knows of the end that a run's process told of."""
 SHOWN = 200
 """Runs a list shows, as many as the server answers at once."""
 STATES = {
@@ -115,8 +117,23 @@ class PrefectLauncher:
                 self._follow(run)
 
     def resume(self, run_id: str) -> RunRecord:
-        """Have a flow run that has ended started again; its study goes on with what is missing."""
+        """Have a flow run that has ended started again; its study goes on with what is missing.
+
+        Raises
+        ------
+        ConflictError
+            If its process has said that it ended, but Prefect does not hear of it.
+        """
         run = self._run(run_id)
+        deadline_s = time.monotonic() + ENDING_S
+        while self._follow(run).ended_at is not None and not STATES[run["state_type"]].has_ended:
+            if time.monotonic() > deadline_s:
+                raise ConflictError(
+                    f"a run is resumed when Prefect knows of its end, got {run['state_type']} for {run_id}; "
+                    "try again in a moment"
+                )
+            time.sleep(ENDING_EVERY_S)
+            run = self._run(run_id)
         if STATES[run["state_type"]].has_ended:
             state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "resumed from dnnflow web"}
             self._set_state(run, state)
