@@ -1,6 +1,7 @@
 """A table that is sent to the web server: what is kept of it, what is said of it, and what never remains."""
 
 import asyncio
+import fcntl
 import gzip
 import json
 import random
@@ -403,6 +404,21 @@ def test_uploads_expire_unless_they_are_needed(directory: Path):
     assert {u.upload_id for u in uploads.all()} == {needed.upload_id, fresh.upload_id}
     assert not dead.exists()
     assert not (directory / gone.upload_id).exists()
+
+
+def test_an_upload_that_begins_while_others_expire_is_received(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server cleans up when it starts, and its first upload may come at that moment."""
+    lock = fcntl.flock
+
+    def expire_first(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            Uploads(directory, UploadLimits()).expire()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", expire_first)
+    assert receive(directory, IRIS.read_bytes()).profile.rows == 150
 
 
 def test_what_is_being_received_does_not_expire(directory: Path):

@@ -355,11 +355,13 @@ class Uploads:
     async def _aside(self) -> AsyncIterator[Path]:
         """Yield an empty directory that is removed at the end; a lock says that its server lives."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        aside = self._directory / f"{_ASIDE}{new_study_id()}"
-        aside.mkdir()
+        name = new_study_id()
+        begun, aside = self._directory / f".{name}", self._directory / f"{_ASIDE}{name}"
+        begun.mkdir()
         try:
-            with (aside / _OWNER).open("wb") as owner:
+            with (begun / _OWNER).open("wb") as owner:
                 fcntl.flock(owner, fcntl.LOCK_EX)
+                os.rename(begun, aside)  # by now locked: without its lock `expire` would take it for left
                 yield aside
         finally:
             # In a thread: to remove a file of some GB takes long enough for others to notice.
