@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.engines.seam import TrainingContext
-from dnnflow.table.columns.split import epoch_order, validation_rows
+from dnnflow.table.columns.split import Part, epoch_order
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -43,7 +43,7 @@ class TrainingRows:
         """Numbers of the training rows to fit (None for all) and to watch (None for none)."""
         if self.validation_fraction == 0:
             return None, None
-        return validation_rows(self.dataset.rows["train"], self.validation_fraction, self.dataset.seed)
+        return self.dataset.part(Part(holdout=self.validation_fraction))
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[Block]:
         """Yield the rows of an epoch; every block but the last holds a whole number of batches."""

@@ -23,6 +23,7 @@ from dnnflow.table.columns.recipe import (
     PreprocessOptions,
     Recipe,
     Source,
+    SplitOptions,
     TextOptions,
 )
 
@@ -40,7 +41,7 @@ class TableSection(Section):
     """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
 
 
-class DatasetSection(TextOptions, ColumnOptions, TableSection):
+class DatasetSection(TextOptions, SplitOptions, ColumnOptions, TableSection):
     """Where the table is and how its text is read."""
 
     seed: Seed = 0
@@ -235,8 +236,8 @@ class Pipeline(RunDescription):
     @property
     def recipe(self) -> Recipe:
         """What makes the table a dataset."""
-        columns, steps = fields_of(ColumnOptions, self.dataset), dict(self.preprocess)
-        return Recipe(split_seed=self.dataset.seed, **columns, **steps)
+        columns, split = fields_of(ColumnOptions, self.dataset), fields_of(SplitOptions, self.dataset)
+        return Recipe(split_seed=self.dataset.seed, **columns, **split, **dict(self.preprocess))
 
     @property
     def training_settings(self) -> TrainingSettings:

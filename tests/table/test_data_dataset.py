@@ -14,10 +14,11 @@ import pytest
 import zarr
 
 import dnnflow.table.store.column_blocks as table_module
+import dnnflow.table.store.dataset as dataset_module
 import dnnflow.table.store.ingest as ingest_module
 from dnnflow.errors import DataError
 from dnnflow.table.columns.recipe import Recipe, Source
-from dnnflow.table.columns.split import row_keys
+from dnnflow.table.columns.split import Part, row_keys
 from dnnflow.table.store import chunks
 from dnnflow.table.store.chunks import Split
 from dnnflow.table.store.dataset import Dataset, epoch_order, open_cached
@@ -106,6 +107,25 @@ def test_shuffled_blocks_hold_every_row_once_in_the_epochs_own_order(many_chunks
     assert np.array_equal(seen[0], seen[2])
     assert not np.array_equal(seen[0], seen[1])
     assert np.abs(np.diff(seen[0])).mean() > 200  # far from the order of the file
+
+
+def test_a_part_is_made_once_and_read_only(iris: Dataset, monkeypatch: pytest.MonkeyPatch):
+    fit, held = iris.part(Part(holdout=0.25))
+    assert np.bincount(iris.labels("train")[held]).tolist() == [10, 10, 10]
+    assert sorted(np.concatenate([fit, held])) == list(range(120))
+    assert iris.part(Part(holdout=0.25))[0] is fit
+    with pytest.raises(ValueError, match="read-only"):
+        held[0] = 7
+    monkeypatch.setattr(dataset_module, "_KEPT_PARTS", 2)
+    for repeat in range(3):
+        iris.part(Part(repeat=repeat))
+    assert iris.part(Part(holdout=0.25))[0] is not fit
+
+
+def test_labels_are_read_without_the_features(many_chunks: Dataset):
+    opened = Dataset.open(many_chunks.path)
+    assert np.array_equal(opened.labels("train"), many_chunks.arrays("train")[1])
+    assert not opened.__dict__.get("_arrays")
 
 
 def test_describe_is_plain_json(iris: Dataset):

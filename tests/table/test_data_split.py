@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dnnflow.errors import InputError
-from dnnflow.table.columns.split import exact_rule, row_keys, threshold_rule
-from dnnflow.table.store.dataset import epoch_order, validation_rows
+from dnnflow.errors import DataError, InputError
+from dnnflow.table.columns.split import (
+    Marks,
+    Part,
+    divide,
+    epoch_order,
+    exact_rule,
+    row_keys,
+    threshold_rule,
+)
 
 
 @pytest.mark.parametrize("first", [0, 1, 4, 1023, 10**12])
@@ -70,17 +79,170 @@ def test_each_epoch_visits_every_row_in_an_order_of_its_own():
     assert np.array_equal(orders[0], epoch_order(1000, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("rows", "fraction", "held"), [(1000, 0.1, 100), (10, 0.01, 1), (10, 0.99, 9), (2, 0.5, 1)]
+SEEDS = st.integers(0, 2**63 - 1)
+CLASSES = st.lists(st.integers(0, 4), min_size=2, max_size=60).map(np.array)
+
+
+@given(classes=CLASSES, seed=SEEDS, share=st.floats(0.0, 0.99), repeat=st.integers(0, 3))
+def test_a_holdout_has_the_share_of_each_class(classes: np.ndarray, seed: int, share: float, repeat: int):
+    fit, held = divide(Part(holdout=share, repeat=repeat), seed, classes)
+    assert np.array_equal(np.sort(np.concatenate([fit, held])), np.arange(len(classes)))
+    assert fit.dtype == held.dtype == np.int64
+    assert (np.diff(fit) > 0).all()
+    assert (np.diff(held) > 0).all()
+    if share == 0:
+        assert not len(held)
+        return
+    sizes = np.bincount(classes)
+    wanted = np.array([min(round(share * n), max(n - 1, 0)) for n in sizes.tolist()])
+    got = np.bincount(classes[held], minlength=len(sizes))
+    assert np.array_equal(got, wanted) if wanted.any() else got.sum() == 1
+
+
+@given(classes=CLASSES, seed=SEEDS, folds=st.integers(2, 6), repeat=st.integers(0, 3))
+def test_folds_hold_every_row_once(classes: np.ndarray, seed: int, folds: int, repeat: int):
+    if len(classes) < folds:
+        return
+    parts = [divide(Part(folds=folds, fold=f, repeat=repeat), seed, classes) for f in range(folds)]
+    assert all(np.array_equal(np.sort(np.concatenate(p)), np.arange(len(classes))) for p in parts)
+    assert np.array_equal(np.sort(np.concatenate([held for _, held in parts])), np.arange(len(classes)))
+    assert np.ptp([len(held) for _, held in parts]) <= 1
+    counts = np.array([np.bincount(classes[held], minlength=5) for _, held in parts])
+    assert np.ptp(counts, axis=0).max() <= 1
+
+
+@given(
+    groups=st.lists(st.integers(0, 8), min_size=2, max_size=60).map(np.array),
+    seed=SEEDS,
+    folds=st.sampled_from([None, 2, 3]),
+    repeat=st.integers(0, 2),
 )
-def test_validation_rows_are_exactly_the_fraction(rows: int, fraction: float, held: int):
-    train, validation = validation_rows(rows, fraction, 0)
-    assert len(validation) == held
-    assert np.array_equal(np.sort(np.concatenate([train, validation])), np.arange(rows))
-    assert np.array_equal(train, np.sort(train))
+def test_a_group_is_on_one_side(groups: np.ndarray, seed: int, folds: int | None, repeat: int):
+    marks, classes = Marks(groups=groups), np.zeros(len(groups), dtype=np.int32)
+    if len(np.unique(groups)) < (folds or 2):
+        with pytest.raises(InputError, match=r"groups|rows"):
+            divide(Part(folds=folds, repeat=repeat), seed, classes, marks)
+        return
+    every = []
+    for fold in range(folds or 1):
+        fit, held = divide(Part(folds=folds, fold=fold, repeat=repeat), seed, classes, marks)
+        assert np.array_equal(np.sort(np.concatenate([fit, held])), np.arange(len(groups)))
+        assert len(fit)
+        assert len(held)
+        assert not set(groups[fit]) & set(groups[held])
+        every.append(held)
+    if folds:
+        assert np.array_equal(np.sort(np.concatenate(every)), np.arange(len(groups)))
 
 
-@pytest.mark.parametrize(("rows", "fraction"), [(1, 0.5), (10, 0.0), (10, 1.0)])
-def test_validation_rows_that_cannot_be(rows: int, fraction: float):
-    with pytest.raises(InputError, match="validation"):
-        validation_rows(rows, fraction, 0)
+def test_groups_come_near_the_share_and_leave_each_class_rows():
+    rng = np.random.default_rng(2)
+    groups, classes = rng.integers(0, 200, 5000), rng.integers(0, 3, 5000)
+    classes[:3] = 3
+    groups[:3] = 7  # one group has all rows of a class
+    for seed in range(20):
+        fit, held = divide(Part(holdout=0.3), seed, classes, Marks(groups=groups))
+        assert len(held) == pytest.approx(1500, abs=15)
+        assert set(classes[fit]) == {0, 1, 2, 3}
+
+
+def test_a_group_of_most_rows_is_not_held_out():
+    groups = np.repeat([0, 1, 2, 3], [700, 100, 100, 100])
+    for seed in range(20):
+        _, held = divide(Part(holdout=0.2), seed, np.zeros(1000, dtype=int), Marks(groups=groups))
+        assert 100 <= len(held) <= 200
+        assert 0 not in groups[held]
+
+
+def test_groups_that_cannot_be_divided():
+    with pytest.raises(DataError, match="each class must keep rows to train on, but each of the 2 groups"):
+        divide(Part(), 0, np.array([0, 0, 1]), Marks(groups=np.array([4, 4, 5])))
+
+
+@given(
+    times=st.lists(st.integers(-5, 5) | st.integers(-(2**60), 2**60), min_size=2, max_size=60).map(np.array),
+    share=st.floats(0.01, 0.99),
+    folds=st.sampled_from([None, 2, 4]),
+)
+def test_what_is_held_out_by_time_comes_after_what_is_fitted(
+    times: np.ndarray, share: float, folds: int | None
+):
+    marks, classes = Marks(times=times), np.zeros(len(times), dtype=np.int32)
+    instants = len(np.unique(times))
+    if instants < (folds or 1) + 1:
+        with pytest.raises(InputError, match=r"instants|rows"):
+            divide(Part(holdout=share, folds=folds), 0, classes, marks)
+        return
+    before = None
+    for fold in range(folds or 1):
+        fit, held = divide(Part(holdout=share, folds=folds, fold=fold), 0, classes, marks)
+        assert len(fit)
+        assert len(held)
+        assert times[fit].max() < times[held].min()
+        assert before is None or np.array_equal(np.sort(np.concatenate(before)), fit)
+        before = fit, held
+    assert before is not None
+    assert sum(map(len, before)) == len(times)  # the last window reaches to the end
+    if folds is None and instants == len(times):
+        assert len(held) == pytest.approx(np.clip(share * len(times), 1, len(times) - 1), abs=0.51)
+
+
+def test_windows_of_time_are_even():
+    times = np.random.default_rng(0).permutation(1000)
+    parts = [divide(Part(folds=4, fold=f), 0, times * 0, Marks(times=times)) for f in range(4)]
+    assert [len(fit) for fit, _ in parts] == [200, 400, 600, 800]
+    assert [len(held) for _, held in parts] == [200] * 4
+
+
+def test_rows_marked_for_validation_are_the_holdout():
+    marks = Marks(validation=np.array([False, True, False, False, True]))
+    classes = np.array([0, 0, 1, 1, 1])
+    for share in (0.1, 0.9):
+        fit, held = divide(Part(holdout=share), 0, classes, marks)
+        assert (fit.tolist(), held.tolist()) == ([0, 2, 3], [1, 4])
+    assert divide(Part(holdout=0), 0, classes, marks)[0].tolist() == [0, 1, 2, 3, 4]
+    folds = [divide(Part(folds=2, fold=f), 0, classes, marks)[1] for f in range(2)]
+    assert sorted(np.concatenate(folds)) == [0, 1, 2, 3, 4]
+
+
+def test_repeats_and_seeds_draw_anew():
+    classes = np.arange(400) % 2
+    drawn = {
+        divide(Part(repeat=repeat), seed, classes)[1].tobytes() for repeat in range(3) for seed in range(3)
+    }
+    assert len(drawn) == 9
+
+
+def test_the_parts_stay_what_they_are():
+    """A change here would give studies that go on other validation rows than they began with."""
+    classes = np.arange(12) % 2
+    assert divide(Part(), 0, classes)[1].tolist() == [6, 7]
+    assert divide(Part(folds=3, fold=1, repeat=1), 0, classes)[1].tolist() == [2, 3, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"holdout": 1.0}, r"holdout must be in \[0, 1\), got 1.0"),
+        ({"holdout": -0.1}, r"holdout must be in \[0, 1\), got -0.1"),
+        ({"folds": 1}, "folds must be >= 2, or left out, got 1"),
+        ({"folds": 3, "fold": 3}, "fold must be a number of a fold, 0 to 2, got 3"),
+        ({"fold": 1}, "fold must be a number of a fold, 0 to 0, got 1"),
+        ({"repeat": -1}, "repeat must be in"),
+    ],
+)
+def test_a_part_that_breaks_a_rule(fields: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        Part(**fields)
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "message"),
+    [
+        (Part(), 1, "a validation part needs at least 2 training rows, got 1"),
+        (Part(folds=3), 2, "3 folds need at least 3 training rows, got 2"),
+    ],
+)
+def test_too_few_rows_for_a_part(part: Part, rows: int, message: str):
+    with pytest.raises(InputError, match=message):
+        divide(part, 0, np.zeros(rows, dtype=int))

@@ -3,7 +3,7 @@
 import codecs
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Seed, Texts, require
@@ -83,7 +83,7 @@ class Source(TextOptions, CheckedParameters):
 
 
 class ColumnOptions(Parameters):
-    """Which columns and rows of a table are what."""
+    """Which columns of a table are what."""
 
     label: str
     """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
@@ -93,8 +93,6 @@ class ColumnOptions(Parameters):
     """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
     text_columns: Annotated[Texts, Display(option="text-column")] = ()
     """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
-    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
-    """Share of the rows kept for the test."""
 
     @field_validator("label")
     @classmethod
@@ -102,6 +100,47 @@ class ColumnOptions(Parameters):
         if not label:
             raise InputError("label must name a column, got an empty text; give the column to predict")
         return label
+
+
+class SplitOptions(Parameters):
+    """Which rows are kept for the test, and which rows stay together.
+
+    At most one of `groups`, `time` and `split`. The column that it names is no feature, and has a value in
+    every row with a label.
+    """
+
+    test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of the rows kept for the test."""
+    groups: str | None = None
+    """Name of a column: rows with the same text there, a group, are never on both sides of a split."""
+    time: str | None = None
+    """Name of a column of numbers, or of dates and times (ISO 8601): the test rows are the latest."""
+    split: str | None = None
+    """Name of a column that says of each row train, test or validation; case does not matter."""
+
+    @field_validator("groups", "time", "split")
+    @classmethod
+    def _is_no_empty_text(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name == "":
+            raise InputError(f"{info.field_name} must name a column, got an empty text; leave it out")
+        return name
+
+    @model_validator(mode="after")
+    def _splits_in_one_way(self) -> Self:
+        named = [name for name in ("groups", "time", "split") if getattr(self, name) is not None]
+        if len(named) > 1:
+            raise InputError(
+                f"only one of groups, time and split may divide the rows, got {' and '.join(named)}; "
+                "keep one of them"
+            )
+        if (
+            self.split is not None
+            and self.test_fraction != SplitOptions.model_fields["test_fraction"].default
+        ):
+            raise InputError(
+                f"test_fraction has no meaning beside split, got {self.test_fraction}; leave one of them out"
+            )
+        return self
 
 
 class PreprocessOptions(Parameters):
@@ -117,7 +156,7 @@ class PreprocessOptions(Parameters):
     """Whether test rows and new rows are clipped to the range of the training rows."""
 
 
-class Recipe(PreprocessOptions, ColumnOptions, CheckedParameters):
+class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
     """How a table becomes a dataset. Part of the dataset's identity.
 
     Raises
@@ -133,4 +172,15 @@ class Recipe(PreprocessOptions, ColumnOptions, CheckedParameters):
     def _keeps_its_label(self) -> Self:
         if self.label in self.drop:
             raise InputError(f"label must not be dropped, got {self.label!r} in drop; remove it there")
+        if self.label in self.mark.values():
+            raise InputError(
+                f"{next(iter(self.mark))} must name another column than the label, got {self.label!r}; "
+                "leave it out"
+            )
         return self
+
+    @property
+    def mark(self) -> dict[str, str]:
+        """Name of the column that divides the rows, by its field (groups, time, split); empty without."""
+        named = {"groups": self.groups, "time": self.time, "split": self.split}
+        return {field: name for field, name in named.items() if name is not None}

@@ -1,15 +1,18 @@
-"""Choose the test rows, the rows to watch, and the order in which rows are trained on.
+"""Choose the test rows, the rows held out for validation, and the order in which rows are trained on.
 
 All of it comes from Philox, a counter-based generator (Salmon et al., 2011): a number is a function of a
 key and a position, so no answer depends on how the rows were cut into blocks or who computed them.
 """
 
+import heapq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnflow.errors import InputError
+from dnnflow.errors import DataError, InputError
+from dnnflow.parameters import require
 
 EXACT_SPLIT_ROWS = 1_000_000
 """Up to so many labelled rows the split is exact and stratified."""
@@ -24,10 +27,12 @@ def _philox(seed: int, use: int, counter: int = 0, epoch: int = 0) -> np.random.
     return np.random.Philox(key=seed, counter=high | counter)
 
 
-def row_keys(seed: int, first_row: int, rows: int, *, use: int = _SPLIT) -> NDArray[np.uint64]:
+def row_keys(
+    seed: int, first_row: int, rows: int, *, use: int = _SPLIT, repeat: int = 0
+) -> NDArray[np.uint64]:
     """Return the keys (rows,), uint64, of consecutive rows; `first_row` is a number in the whole table."""
     skip = first_row % _WORDS
-    generator = _philox(seed, use, first_row // _WORDS)
+    generator = _philox(seed, use, first_row // _WORDS, epoch=repeat)
     return np.asarray(generator.random_raw(skip + rows)[skip:], dtype=np.uint64)
 
 
@@ -75,23 +80,209 @@ def epoch_order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.Generator(_philox(seed, _EPOCH, epoch=epoch)).permutation(n_rows)
 
 
-def validation_rows(n_rows: int, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the row numbers, int64 and ascending, of a part to train on and of a part to watch.
-
-    The second has round(fraction x n_rows) rows; both have at least one.
+@dataclass(frozen=True)
+class Part:
+    """Which training rows are held out for validation: a share of them, or one of several folds.
 
     Raises
     ------
     InputError
-        If there are fewer than two rows, or the fraction is not in (0, 1).
+        If a field breaks its rule.
     """
-    if not 0.0 < fraction < 1.0:
-        raise InputError(f"validation_fraction must be in (0, 1) to divide rows, got {fraction}")
-    if n_rows < 2:
-        raise InputError(f"a validation part needs at least 2 training rows, got {n_rows}; leave it out")
-    held = min(max(round(fraction * n_rows), 1), n_rows - 1)
-    order = np.argsort(row_keys(seed, 0, n_rows, use=_VALIDATION), kind="stable").astype(np.int64)
-    return np.sort(order[held:]), np.sort(order[:held])
+
+    holdout: float = 0.2
+    """Share of the rows to hold out, in [0, 1); 0 for none; without meaning where there are folds."""
+    folds: int | None = None
+    """Number of parts of which each is held out in turn, >= 2."""
+    fold: int = 0
+    """Which of the folds is held out, from 0."""
+    repeat: int = 0
+    """Number of the drawing: each has holdout and folds of its own, except by time, which draws nothing."""
+
+    def __post_init__(self) -> None:
+        require(0.0 <= self.holdout < 1.0, "holdout must be in [0, 1)", self.holdout)
+        require(self.folds is None or self.folds >= 2, "folds must be >= 2, or left out", self.folds)
+        most = (self.folds or 1) - 1
+        require(0 <= self.fold <= most, f"fold must be a number of a fold, 0 to {most}", self.fold)
+        require(0 <= self.repeat < 2**63, "repeat must be in [0, 2^63)", self.repeat)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is known of rows besides their class, as far as a split needs it; at most one of these."""
+
+    groups: NDArray[np.int64] | None = None
+    """Shape (rows,): number of each row's group, from 0."""
+    times: NDArray[np.int64] | NDArray[np.float64] | None = None
+    """Shape (rows,)."""
+    validation: NDArray[np.bool_] | None = None
+    """Shape (rows,): whether the table says that a row is for validation."""
+
+
+RowNumbers = NDArray[np.int64]
+"""Numbers of rows, ascending."""
+
+
+def divide(
+    part: Part, seed: int, classes: NDArray[np.integer], marks: Marks | None = None
+) -> tuple[RowNumbers, RowNumbers]:
+    """Return the numbers of the rows to fit and of those held out, of rows with these classes (rows,).
+
+    Together they are all rows, but for folds by time: fold f is fitted on what comes before its window, and
+    rows behind it are in neither. Rows that the table marks for validation are the holdout, whatever its
+    share (0 apart); to folds they are rows like the others. Only without marks are classes held out alike.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two rows, or fewer rows, groups or instants than the part needs.
+    """
+    n_rows, marks = len(classes), marks or Marks()
+    if part.folds is None and part.holdout == 0:
+        return np.arange(n_rows), np.empty(0, dtype=np.int64)
+    if n_rows < (least := part.folds or 2):
+        what = "a validation part needs" if part.folds is None else f"{part.folds} folds need"
+        raise InputError(f"{what} at least {least} training rows, got {n_rows}; ask for fewer, or add rows")
+    if marks.times is not None and part.folds is not None:
+        return _window(part.folds, part.fold, marks.times)
+    if marks.validation is not None and part.folds is None:
+        held = marks.validation
+    elif marks.times is not None:
+        held = latest(marks.times, part.holdout)
+    elif marks.groups is not None:
+        held = _held_groups(part, seed, classes, marks.groups)
+    else:
+        held = _held_by_class(part, seed, classes)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _held_by_class(part: Part, seed: int, classes: NDArray[np.integer]) -> NDArray[np.bool_]:
+    keys = row_keys(seed, 0, len(classes), use=_VALIDATION, repeat=part.repeat)
+    order = np.lexsort((keys, classes))
+    place = np.arange(len(classes))
+    if part.folds is not None:  # dealt in turn, on from class to class
+        chosen = place % part.folds == part.fold
+    else:
+        sizes = np.bincount(classes)
+        wanted = np.clip(np.rint(part.holdout * sizes), 0, np.maximum(sizes - 1, 0)).astype(np.int64)
+        if not wanted.any():
+            wanted[sizes.argmax()] = 1
+        chosen = place - np.repeat(np.cumsum(sizes) - sizes, sizes) < np.repeat(wanted, sizes)
+    held = np.empty(len(classes), dtype=np.bool_)
+    held[order] = chosen
+    return held
+
+
+def _held_groups(
+    part: Part, seed: int, classes: NDArray[np.integer], groups: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    keys = row_keys(seed, 0, int(groups.max()) + 1, use=_VALIDATION, repeat=part.repeat)
+    if part.folds is None:
+        return grouped(keys[groups], classes, part.holdout)
+    names, mine, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    if len(names) < part.folds:
+        raise InputError(
+            f"{part.folds} folds need at least {part.folds} groups of training rows, got {len(names)}; "
+            "ask for fewer folds"
+        )
+    order = np.argsort(keys[names], kind="stable")
+    fold_of = np.empty(len(names), dtype=np.int64)
+    filled = [(0, fold) for fold in range(part.folds)]
+    for group, size in zip(order.tolist(), sizes[order].tolist(), strict=True):
+        rows, fold = filled[0]  # the fold with the fewest rows so far
+        fold_of[group] = fold
+        heapq.heapreplace(filled, (rows + size, fold))
+    held: NDArray[np.bool_] = fold_of[mine] == part.fold
+    return held
+
+
+def grouped(keys: NDArray[np.uint64], classes: NDArray[np.integer], share: float) -> NDArray[np.bool_]:
+    """Say which rows to hold out, whole groups: as near to the share of rows as their order allows.
+
+    Groups are taken in the order of their keys (rows,), which are the same for rows of one group, while they
+    fit. The last group with rows of a class never is, so that every class keeps rows.
+
+    Raises
+    ------
+    DataError
+        If there is one group, or each one is the last of a class.
+    """
+    names, mine, sizes = np.unique(keys, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise DataError(
+            f"a split by groups needs at least 2 groups, got {len(names)}; choose another column for groups"
+        )
+    last = np.full(int(classes.max()) + 1, -1)
+    np.maximum.at(last, classes, mine)
+    free = np.ones(len(names), dtype=np.bool_)
+    free[last[last >= 0]] = False
+    if not free.any():
+        raise DataError(
+            f"each class must keep rows to train on, but each of the {len(names)} groups has the last rows "
+            "of one; choose another column for groups, or add rows"
+        )
+    chosen = _nearest_sum(sizes, free, share * len(keys))
+    held: NDArray[np.bool_] = chosen[mine]
+    return held
+
+
+def _nearest_sum(sizes: NDArray[np.int64], free: NDArray[np.bool_], wanted: float) -> NDArray[np.bool_]:
+    """Choose from free groups in their order those that fit; then one more if that comes nearer."""
+    chosen = np.zeros(len(sizes), dtype=np.bool_)
+    fitting, space = [], wanted
+    for group, size in zip(np.flatnonzero(free).tolist(), sizes[free].tolist(), strict=True):
+        if size <= space:
+            fitting.append(group)
+            space -= size
+    chosen[fitting] = True
+    left = np.flatnonzero(free & ~chosen)
+    if len(left):
+        smallest = left[sizes[left].argmin()]
+        if not chosen.any() or sizes[smallest] - space < space:
+            chosen[smallest] = True
+    return chosen
+
+
+def latest(times: NDArray[Any], share: float) -> NDArray[np.bool_]:
+    """Say which rows are the latest, as near to the share as may be; rows of one instant stay together.
+
+    Raises
+    ------
+    DataError
+        If there is one instant only.
+    """
+    instants = np.sort(times)
+    (start,) = _window_starts(instants, [(1 - share) * len(times)])
+    held: NDArray[np.bool_] = times >= instants[start]
+    return held
+
+
+def _window(folds: int, fold: int, times: NDArray[Any]) -> tuple[RowNumbers, RowNumbers]:
+    """Return the rows before a window, and those in it; the first of folds + 1 windows is never held out."""
+    instants = np.sort(times)
+    starts = _window_starts(instants, [i * len(times) / (folds + 1) for i in range(1, folds + 1)])
+    begin = instants[starts[fold]]
+    inside = times >= begin
+    if fold + 1 < folds:
+        inside &= times < instants[starts[fold + 1]]
+    return np.flatnonzero(times < begin), np.flatnonzero(inside)
+
+
+def _window_starts(instants: NDArray[Any], wanted: list[float]) -> list[int]:
+    """Return the places nearest to those wanted, ascending, where ordered instants change."""
+    changes = np.flatnonzero(instants[1:] != instants[:-1]) + 1
+    if len(changes) < len(wanted):
+        raise DataError(
+            f"a division by time into {len(wanted) + 1} parts needs at least {len(wanted) + 1} instants, "
+            f"got {len(changes) + 1}; choose another column for time, or fewer folds"
+        )
+    found: list[int] = []
+    for number, place in enumerate(wanted):
+        low, high = (found[-1] + 1 if found else 0), len(changes) - len(wanted) + number
+        right = int(np.clip(np.searchsorted(changes, place), low, high))
+        left = max(right - 1, low)
+        found.append(left if place - changes[left] < changes[right] - place else right)
+    return [int(changes[i]) for i in found]
 
 
 def class_counts(classes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]:

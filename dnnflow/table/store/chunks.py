@@ -32,7 +32,7 @@ def chunk_rows(rows: int, n_features: int) -> int:
     return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, 1))))
 
 
-class Part(NamedTuple):
+class BlockRows(NamedTuple):
     """Rows of one kept block that belong to a chunk: of its rows in the split, `rows` from `skip` on."""
 
     block: KeptBlock
@@ -46,19 +46,19 @@ class SplitChunk:
 
     split: Split
     index: int
-    parts: tuple[Part, ...]
+    parts: tuple[BlockRows, ...]
 
 
 def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], size: int) -> list[SplitChunk]:
     """Divide the rows of a split, `counts` in each block, into chunks of `size` rows."""
     found: list[SplitChunk] = []
-    parts: list[Part] = []
+    parts: list[BlockRows] = []
     space = size
     for block, count in zip(blocks, counts, strict=True):
         skip = 0
         while skip < count:
             rows = min(space, count - skip)
-            parts.append(Part(block, skip, rows))
+            parts.append(BlockRows(block, skip, rows))
             skip, space = skip + rows, space - rows
             if not space:
                 found.append(SplitChunk(split, len(found), tuple(parts)))
@@ -110,7 +110,7 @@ def write_chunk(
 
 
 def _encode(
-    part: Part, split: Split, layout: Layout, preprocessing: Preprocessing, out: NDArray[np.float32]
+    part: BlockRows, split: Split, layout: Layout, preprocessing: Preprocessing, out: NDArray[np.float32]
 ) -> NDArray[np.int16]:
     """Write a part's rows into zeros, and return their classes."""
     kept = part.block.read()
@@ -155,6 +155,21 @@ class Stored:
     def lengths(self, wanted: Sequence[int]) -> list[int]:
         """Return how many rows of chunks are rows of the split; the last chunk is padded."""
         return [min(self.size, self.rows - index * self.size) for index in wanted]
+
+
+def read_labels(stored: Stored) -> NDArray[np.int32]:
+    """Read and verify the labels of a split, (rows,) int32, without its features.
+
+    Raises
+    ------
+    DataError
+        If a chunk is missing or damaged.
+    """
+    labels = np.empty(stored.rows, dtype="<i4")
+    for index, (_, checksum) in enumerate(stored.checksums):
+        _, path = chunk_paths(stored.root, stored.split, index)
+        _read(path, checksum, labels[index * stored.size : (index + 1) * stored.size], stored.size)
+    return labels
 
 
 def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

@@ -15,19 +15,22 @@ from dnnflow.paths import canonical_json, content_id
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
-from dnnflow.table.columns.split import epoch_order, validation_rows
-from dnnflow.table.store.chunks import SPLITS, Split, Stored, chunk_paths, read_chunks
+from dnnflow.table.columns.split import Part, RowNumbers, divide, epoch_order
+from dnnflow.table.store.chunks import SPLITS, Split, Stored, chunk_paths, read_chunks, read_labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Dataset", "epoch_order", "open_cached", "validation_rows"]
+__all__ = ["Dataset", "epoch_order", "open_cached"]
 
 FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
 _BUFFER_CHUNKS = 8
+_KEPT_PARTS = 32
+_KEPT_ROWS = 1 << 24
+"""In all parts that are kept: 128 MiB of row numbers."""
 _BLOCK_EPOCH = 1 << 32  # keeps the order of chunks apart from the order of rows of the same epoch
 
 
@@ -188,6 +191,38 @@ class Dataset:
             features.flags.writeable = labels.flags.writeable = False
             kept[split] = features, labels
         return kept[split]
+
+    def labels(self, split: Split) -> NDArray[np.int32]:
+        """Return the labels of a split's rows, (rows,) int32; its features are not read for them.
+
+        Raises
+        ------
+        DataError
+            If a chunk is missing or damaged.
+        """
+        kept = self.__dict__.get("_arrays", {})
+        return kept[split][1] if split in kept else read_labels(self.stored(split))
+
+    def part(self, part: Part) -> tuple[RowNumbers, RowNumbers]:
+        """Return the numbers of the training rows to fit and of those held out for validation.
+
+        Both are int64, ascending and read-only; together they are all rows, but for folds by time: see
+        `divide`. The last parts asked for are kept.
+
+        Raises
+        ------
+        InputError
+            If there are too few rows, groups or instants.
+        """
+        kept: dict[Part, tuple[RowNumbers, RowNumbers]] = self.__dict__.setdefault("_parts", {})
+        if (found := kept.get(part)) is None:
+            found = divide(part, self.seed, self.labels("train"))
+            for rows in found:
+                rows.flags.writeable = False
+            while len(kept) >= max(1, min(_KEPT_PARTS, _KEPT_ROWS // self.rows["train"])):
+                kept.pop(next(iter(kept)), None)
+            kept[part] = found
+        return found
 
     def batches(
         self, split: Split, batch_size: int, *, epoch: int, rows: NDArray[np.int64] | None = None
