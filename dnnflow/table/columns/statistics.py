@@ -35,6 +35,7 @@ class Layout:
     """Texts of which upper and lower case are the same."""
     classes: Classes
     rule: SplitRule
+    """Says which rows are test rows in blocks that are not marked."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class KeptBlock:
     rows: int
     held: Columns | None = None
     """Its columns, if they are in memory."""
+    test: NDArray[np.bool_] | None = None
+    """Shape (rows,): which rows are test rows, if that is no matter of chance."""
 
     def read(self) -> Columns:
         """Return its columns."""
@@ -139,7 +142,14 @@ def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
 def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[np.int16], NDArray[np.int64]]:
     columns = block.read()
     mine = classes_of(columns, layout.label, layout.classes)
-    return columns, mine, np.flatnonzero((mine >= 0) & ~layout.rule.is_test(block.first_row, mine))
+    return columns, mine, np.flatnonzero((mine >= 0) & ~test_rows(block, layout, mine))
+
+
+def test_rows(block: KeptBlock, layout: Layout, classes: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Say which of a block's rows, of these classes, are test rows."""
+    if block.test is not None:
+        return block.test
+    return layout.rule.is_test(block.first_row, classes)
 
 
 def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
 from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing
-from dnnflow.table.columns.statistics import KeptBlock, Layout, classes_of
+from dnnflow.table.columns.split import Marks
+from dnnflow.table.columns.statistics import KeptBlock, Layout, classes_of, test_rows
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -115,7 +116,7 @@ def _encode(
     """Write a part's rows into zeros, and return their classes."""
     kept = part.block.read()
     classes = classes_of(kept, layout.label, layout.classes)
-    test = layout.rule.is_test(part.block.first_row, classes)
+    test = test_rows(part.block, layout, classes)
     mine = np.flatnonzero(test if split == "test" else (classes >= 0) & ~test)
     rows = mine[part.skip : part.skip + part.rows]
 
@@ -137,6 +138,35 @@ def _write(path: Path, array: NDArray[np.generic]) -> str:
     aside.write_bytes(data)
     os.replace(aside, path)  # a task that ran twice leaves one whole file
     return blake3(data).hexdigest()
+
+
+def write_marks(root: Path, marks: Marks) -> dict[str, tuple[str, str]]:
+    """Write what is known of training rows as arrays beside theirs; return type and BLAKE3 hash of each."""
+    written = {}
+    for name, values in vars(marks).items():
+        if values is not None:
+            kind, shape = str(values.dtype), [len(values)]
+            _create(root / "train" / name, shape, shape, kind)
+            written[name] = kind, _write(mark_path(root, name), values)
+    return written
+
+
+def mark_path(root: Path, name: str) -> Path:
+    """Return the file of an array of marks: one chunk."""
+    return root / "train" / name / "c" / "0"
+
+
+def read_mark(root: Path, name: str, rows: int, kind: str, checksum: str) -> NDArray[Any]:
+    """Read and verify an array of marks, shape (rows,).
+
+    Raises
+    ------
+    DataError
+        If it is missing or damaged.
+    """
+    values = np.empty(rows, dtype=kind)
+    _read(mark_path(root, name), checksum, values, rows)
+    return values
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns
+from dnnflow.table.columns.marks import MarkColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
 from dnnflow.table.store.dataset import dataset_id
@@ -77,6 +78,14 @@ class Parsed:
     columns: list[FeatureColumn]
     """The features."""
     labels: ColumnFacts
+    sources: list[Block]
+    """The text of each block."""
+    mark: MarkColumn | None = None
+    """The column that divides the rows, if there is one."""
+
+    def where(self, table: Table, place: BadValue) -> str:
+        """Return a row's number in the table and its line in the text."""
+        return _where(table, self.blocks, self.sources, place)
 
 
 def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
@@ -100,16 +109,24 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
     columns = [
         FeatureColumn(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()
     ]
-    return Parsed(read.kept, read.rows, columns, read.facts[plan.label])
+    mark = _mark(table.job.recipe, read.facts[plan.mark[0]]) if plan.mark else None
+    return Parsed(read.kept, read.rows, columns, read.facts[plan.label], read.sources, mark)
+
+
+def _mark(recipe: Recipe, facts: ColumnFacts) -> MarkColumn:
+    first = facts.first_text.value if facts.first_text else ""
+    return MarkColumn.of(recipe, numbers=2 * facts.numbers >= facts.values, first_text=first)
 
 
 def _plan(table: Table, head: Block) -> ParsePlan:
     recipe, names = table.job.recipe, table.dialect.columns
-    check_columns(names, recipe.label, {"drop": recipe.drop, "text_columns": recipe.text_columns})
-    features = tuple(n for n in names if n != recipe.label and n not in recipe.drop)
+    mark = tuple(recipe.mark.values())
+    listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, **dict.fromkeys(recipe.mark, mark)}
+    check_columns(names, recipe.label, listed)
+    features = tuple(n for n in names if n not in (recipe.label, *mark, *recipe.drop))
     forced = frozenset(recipe.text_columns) & frozenset(features)
     quick = table.text.end - table.text.start >= csv_reader.QUICK_BYTES
-    draft = ParsePlan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick)
+    draft = ParsePlan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick, mark)
     cutter = Cutter(table.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     sample = replace(head, end=min([*cutter.cuts, head.end]), held=None)
@@ -132,7 +149,7 @@ class _Read:
 
 
 def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
-    read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label)})
+    read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label, *plan.mark)})
     limit = HELD_BYTES if table.job.tasks.in_process else 0
 
     def calls() -> Iterator[tuple[Block, ParsePlan, Path | None]]:
@@ -165,14 +182,14 @@ def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
     placed = [(place, reason) for place, reason in faults if place is not None]
     if placed:
         place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))
-        raise DataError(f"{_where(table, read, place)}, {reason}")
+        raise DataError(f"{_where(table, read.kept, read.sources, place)}, {reason}")
     for _, reason in faults:
         if reason:
             raise DataError(reason)
     return kinds
 
 
-def _where(table: Table, read: _Read, place: BadValue) -> str:
-    row = read.kept[place.block].first_row + place.row
-    line = line_of(table.text, table.dialect, read.sources[place.block], place.row)
+def _where(table: Table, kept: list[KeptBlock], sources: list[Block], place: BadValue) -> str:
+    row = kept[place.block].first_row + place.row
+    line = line_of(table.text, table.dialect, sources[place.block], place.row)
     return f"row {row} (line {line})"

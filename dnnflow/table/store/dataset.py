@@ -15,15 +15,24 @@ from dnnflow.paths import canonical_json, content_id
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
-from dnnflow.table.columns.split import Part, RowNumbers, divide, epoch_order
-from dnnflow.table.store.chunks import SPLITS, Split, Stored, chunk_paths, read_chunks, read_labels
+from dnnflow.table.columns.split import Marks, Part, RowNumbers, divide, epoch_order
+from dnnflow.table.store.chunks import (
+    SPLITS,
+    Split,
+    Stored,
+    chunk_paths,
+    mark_path,
+    read_chunks,
+    read_labels,
+    read_mark,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Dataset", "epoch_order", "open_cached"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
@@ -75,15 +84,19 @@ class Dataset:
         return {"path": self.path, "manifest": self.manifest}  # without arrays: rows never travel in a task
 
     def _check_sizes(self) -> None:
+        for path, wanted in self._files():
+            if not path.is_file() or path.stat().st_size != wanted:
+                raise _invalid(self.path, f"chunk {path.relative_to(self.path)} is missing or cut short")
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """Yield each file that holds rows, and its size in bytes."""
         for split in SPLITS:
             size = self.stored(split).size
+            lengths = (4 * size * self.n_features, 4 * size)
             for index in range(len(self.stored(split).checksums)):
-                lengths = (4 * size * self.n_features, 4 * size)
-                for path, wanted in zip(chunk_paths(self.path, split, index), lengths, strict=True):
-                    if not path.is_file() or path.stat().st_size != wanted:
-                        raise _invalid(
-                            self.path, f"chunk {path.relative_to(self.path)} is missing or cut short"
-                        )
+                yield from zip(chunk_paths(self.path, split, index), lengths, strict=True)
+        for name, (kind, _) in self.manifest["marks"].items():
+            yield mark_path(self.path, name), np.dtype(kind).itemsize * self.rows["train"]
 
     @property
     def id(self) -> str:
@@ -203,6 +216,17 @@ class Dataset:
         kept = self.__dict__.get("_arrays", {})
         return kept[split][1] if split in kept else read_labels(self.stored(split))
 
+    def marks(self) -> Marks:
+        """Read what is known of the training rows besides their class: groups, times, marks for validation.
+
+        Raises
+        ------
+        DataError
+            If one is missing or damaged.
+        """
+        written = self.manifest["marks"].items()
+        return Marks(**{name: read_mark(self.path, name, self.rows["train"], *how) for name, how in written})
+
     def part(self, part: Part) -> tuple[RowNumbers, RowNumbers]:
         """Return the numbers of the training rows to fit and of those held out for validation.
 
@@ -216,7 +240,7 @@ class Dataset:
         """
         kept: dict[Part, tuple[RowNumbers, RowNumbers]] = self.__dict__.setdefault("_parts", {})
         if (found := kept.get(part)) is None:
-            found = divide(part, self.seed, self.labels("train"))
+            found = divide(part, self.seed, self.labels("train"), self.marks())
             for rows in found:
                 rows.flags.writeable = False
             while len(kept) >= max(1, min(_KEPT_PARTS, _KEPT_ROWS // self.rows["train"])):
@@ -274,7 +298,7 @@ class Dataset:
         return self.fitted.to_dict()
 
     def verify(self) -> None:
-        """Read every chunk and compare its checksum.
+        """Read every chunk and compare its checksum, those of marks too.
 
         Raises
         ------
@@ -285,6 +309,7 @@ class Dataset:
             stored = self.stored(split)
             for index in range(len(stored.checksums)):
                 read_chunks(stored, [index])
+        self.marks()
 
     def stored(self, split: Split) -> Stored:
         """Return where a split's arrays lie, and how."""

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.kinds import Classes, ColumnKind, FeatureColumn
+from dnnflow.table.columns.marks import MarkColumn, check_training_rows, mark_block
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
-from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, SplitRule, exact_rule, threshold_rule
+from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, Marks, SplitRule, exact_rule, threshold_rule
 from dnnflow.table.columns.statistics import (
     BlockStatistics,
     Layout,
@@ -36,11 +38,12 @@ from dnnflow.table.columns.statistics import (
     merge_all_frequencies,
     modes,
 )
-from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk
+from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
 from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
 from dnnflow.table.text.csv_reader import blocks, read_dialect
+from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
 
@@ -134,11 +137,19 @@ def _size(path: str) -> int:
 def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
     path = table.path
-    classes, rule = _split(table, parsed)
+    classes = Classes.of(parsed.labels.texts)
+    classes.check(table.job.recipe.label)
+    marks = Marks()
+    if parsed.mark is None:
+        rule = _split(table, parsed, classes)
+    else:
+        rule = threshold_rule(0, 0.0, len(classes.names))  # every block is marked
+        parsed, marks = _divided(table, parsed, parsed.mark, classes)
     layout = _layout(table.job.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
+        marked = write_marks(aside, marks)
         table.text.check_unchanged()
         manifest = {
             "format": FORMAT,
@@ -155,21 +166,40 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             "preprocessing": fitted.preprocessing.to_dict(),
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
+            "marks": marked,
         }
         write_file(aside / MANIFEST, sealed(manifest))
     return Dataset.open(path)
 
 
-def _split(table: Table, parsed: Parsed) -> tuple[Classes, SplitRule]:
+def _split(table: Table, parsed: Parsed, classes: Classes) -> SplitRule:
     recipe = table.job.recipe
-    classes = Classes.of(parsed.labels.texts)
-    classes.check(recipe.label)
     if parsed.labels.values > EXACT_SPLIT_ROWS:
-        return classes, threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
+        return threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
     calls = ((block, recipe.label, classes) for block in parsed.blocks)
     codes = np.concatenate(list(table.job.tasks.run("label", label_block, calls)))
     classes.check_counts(np.bincount(codes[codes >= 0], minlength=len(classes.names)).tolist(), recipe.label)
-    return classes, exact_rule(recipe.split_seed, recipe.test_fraction, codes)
+    return exact_rule(recipe.split_seed, recipe.test_fraction, codes)
+
+
+def _divided(table: Table, parsed: Parsed, column: MarkColumn, classes: Classes) -> tuple[Parsed, Marks]:
+    """Mark the test rows by the values of a column; ten bytes a row of the table are held for it."""
+    recipe, found = table.job.recipe, []
+    calls = ((block, column, recipe.label, classes) for block in parsed.blocks)
+    for index, block in enumerate(table.job.tasks.run("mark", mark_block, calls)):
+        if block.fault is not None:
+            row, reason = block.fault
+            raise DataError(f"{parsed.where(table, BadValue(index, row, ''))}, {reason}")
+        found.append(block)
+    codes, values = np.concatenate([b.classes for b in found]), np.concatenate([b.values for b in found])
+    labelled, test = codes >= 0, np.zeros(len(codes), dtype=np.bool_)
+    test[labelled] = column.test(values[labelled], codes[labelled], recipe.test_fraction)
+    train = labelled & ~test
+    marks = column.marks(values[train])
+    fitted = codes[train] if marks.validation is None else codes[train][~marks.validation]
+    check_training_rows(fitted, classes, recipe.label, field=column.field)
+    blocks = [replace(b, test=test[b.first_row : b.first_row + b.rows]) for b in parsed.blocks]
+    return replace(parsed, blocks=blocks), marks
 
 
 def _layout(recipe: Recipe, columns: list[FeatureColumn], classes: Classes, rule: SplitRule) -> Layout:
@@ -206,7 +236,8 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
             yield part
 
     statistics = reduce(BlockStatistics.merge, counted())
-    layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
+    if parsed.mark is None:
+        layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
     fill = _fill(table, parsed, layout, statistics.moments)
     preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)

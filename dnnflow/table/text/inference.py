@@ -46,6 +46,8 @@ class ParsePlan:
     missing_values: tuple[str, ...]
     quick: bool = False
     """Whether to try the quick reader first."""
+    mark: tuple[str, ...] = ()
+    """The column that divides the rows, if there is one; it is parsed as text."""
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -55,12 +57,12 @@ class ParsePlan:
     @property
     def texts(self) -> tuple[str, ...]:
         """Columns to parse as text, the label among them."""
-        return (*(name for name in self.features if name in self.text), self.label)
+        return (*(name for name in self.features if name in self.text), self.label, *self.mark)
 
     def types(self) -> dict[str, pa.DataType]:
         """Return the type of each wanted column."""
         features = {n: TEXT if n in self.text else pa.float64() for n in self.features}
-        return {**features, self.label: TEXT}
+        return {**features, **dict.fromkeys((self.label, *self.mark), TEXT)}
 
 
 class BadValue(NamedTuple):
@@ -105,7 +107,7 @@ class BlockFacts:
 
     rows: int
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
-    """Of the features and the label."""
+    """Of the features, the label and the column that divides the rows."""
     kept: Columns | None = None
     """The columns, unless they were written to a file."""
     error: tuple[int, str] | None = None

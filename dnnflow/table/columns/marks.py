@@ -1,0 +1,174 @@
+"""Read the column that divides a table's rows: their groups, their times, or the split that it names."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.arrow import codes
+from dnnflow.table.columns.kinds import Classes, quoted, to_number
+from dnnflow.table.columns.recipe import Recipe
+from dnnflow.table.columns.split import Marks, grouped, latest
+from dnnflow.table.columns.statistics import KeptBlock, classes_of
+
+TRAIN, TEST, VALIDATION = range(3)
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("test", "testing"), TEST),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), VALIDATION),
+}
+_TYPES = {"groups": np.uint64, "split": np.int64, "number": np.float64, "date": np.int64, "instant": np.int64}
+_RULES = {
+    "split": "a value must be train, test or validation",
+    "number": "a time must be a finite number where most are numbers",
+    "date": "a time must be written as ISO 8601 says, without a zone like the first, e.g. 2024-05-31T18:00",
+    "instant": "a time must be written as ISO 8601 says, with a zone like the first, e.g. 2024-05-31T18:00Z",
+}
+_EPOCH = datetime(1970, 1, 1)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Fault(NamedTuple):
+    """A row that cannot be placed; it counts from 1 in its block."""
+
+    row: int
+    reason: str
+
+
+class MarkedBlock(NamedTuple):
+    """What a block's rows are, shape (rows,) each: their classes, and the values that divide them."""
+
+    classes: NDArray[np.int16]
+    values: NDArray[Any]
+    fault: Fault | None
+    """The first row with a label and without a value that can be read."""
+
+
+@dataclass(frozen=True)
+class MarkColumn:
+    """The column that divides a table's rows."""
+
+    field: str
+    """Of the recipe: groups, time or split."""
+    name: str
+    seed: int
+    kind: str
+    """What its texts are: groups, split, or times as number, date (without a zone) or instant."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, numbers: bool, first_text: str) -> "MarkColumn":
+        """Make the one that a recipe names.
+
+        Parameters
+        ----------
+        numbers
+            Whether most of its values are numbers.
+        first_text
+            The first value that is none.
+        """
+        ((field, name),) = recipe.mark.items()
+        kind = field
+        if field == "time":
+            has_zone = (time := _time(first_text)) is not None and time.tzinfo is not None
+            kind = "number" if numbers else "instant" if has_zone else "date"
+        return cls(field, name, recipe.split_seed, kind)
+
+    def read(self, block: KeptBlock, label: str, classes: Classes) -> MarkedBlock:
+        """Read a block's rows; groups become keys drawn from the seed and their text."""
+        columns = block.read()
+        mine = classes_of(columns, label, classes)
+        column = columns.text(self.name)
+        texts, row_codes = column.dictionary.to_pylist(), codes(column)
+        values = [self._value(text) for text in texts]
+        wrong = np.array([*(value is None for value in values), True])[row_codes] & (mine >= 0)
+        known = np.array([0 if v is None else v for v in (*values, None)], dtype=_TYPES[self.kind])
+        return MarkedBlock(mine, known[row_codes], self._fault(wrong, [*texts, None], row_codes))
+
+    def _value(self, text: str) -> int | float | None:
+        if self.kind == "groups":
+            key = hashlib.blake2b(text.encode(), digest_size=8, key=self.seed.to_bytes(8, "little"))
+            return int.from_bytes(key.digest(), "little")
+        if self.kind == "split":
+            return _SPLITS.get(text.lower())
+        if self.kind == "number":
+            number = to_number(text)
+            return number if number is not None and np.isfinite(number) else None
+        time = _time(text)
+        if time is None or (time.tzinfo is not None) != (self.kind == "instant"):
+            return None
+        zoneless = time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+        return (zoneless - _EPOCH) // _MICROSECOND
+
+    def _fault(
+        self, wrong: NDArray[np.bool_], texts: list[str | None], row_codes: NDArray[np.int32]
+    ) -> Fault | None:
+        if not wrong.any():
+            return None
+        row = int(wrong.argmax())
+        text = texts[row_codes[row]]
+        got = "none" if text is None else quoted(text)
+        rule = "every row with a label needs a value" if text is None else _RULES[self.kind]
+        remedy = f"correct it, remove the row, or leave {self.field} out"
+        return Fault(row + 1, f"column {self.name!r} of {self.field}: {rule}, got {got}; {remedy}")
+
+    def test(self, values: NDArray[Any], classes: NDArray[np.integer], fraction: float) -> NDArray[np.bool_]:
+        """Say which of all rows with a label are test rows.
+
+        Raises
+        ------
+        DataError
+            If the rows cannot be divided so.
+        """
+        if self.field == "groups":
+            return grouped(values, classes, fraction)
+        if self.field == "time":
+            return latest(values, fraction)
+        for split, name in ((TRAIN, "train"), (TEST, "test")):
+            if split not in values:
+                raise DataError(
+                    f"column {self.name!r} of split must have rows of train and of test, got none of {name}; "
+                    "mark some, or leave split out"
+                )
+        test: NDArray[np.bool_] = values == TEST
+        return test
+
+    def marks(self, values: NDArray[Any]) -> Marks:
+        """Return what of it a dataset keeps of its training rows."""
+        if self.field == "groups":
+            return Marks(groups=np.unique(values, return_inverse=True)[1].astype(np.int64))
+        if self.field == "time":
+            return Marks(times=values)
+        held = values == VALIDATION
+        return Marks(validation=held) if held.any() else Marks()
+
+
+def mark_block(block: KeptBlock, column: MarkColumn, label: str, classes: Classes) -> MarkedBlock:
+    """Read how a kept block's rows are divided."""
+    return column.read(block, label, classes)
+
+
+def check_training_rows(fitted: NDArray[np.integer], classes: Classes, label: str, *, field: str) -> None:
+    """Refuse a class without rows to train on, given the classes of the rows that train.
+
+    Raises
+    ------
+    DataError
+    """
+    counts = np.bincount(fitted, minlength=len(classes.names))
+    if not counts.all():
+        name = quoted(classes.names[int(counts.argmin())])
+        raise DataError(
+            f"each class needs rows to train on, got none of {name} in "
+            f"column {label!r}, as {field} divides the rows; divide them differently, or remove that class"
+        )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
