@@ -32,9 +32,11 @@ def client(tmp_path_factory: pytest.TempPathFactory):
 def test_a_cluster_divides_rows_alike(client, tmp_path: Path):
     rows = "".join(f"{i},{i * i % 31},{i % 3}\n" for i in range(400))
     (tmp_path / "a.csv").write_text(f"a,group,label\n{rows}")
-    source, recipe = Source(url=str(tmp_path / "a.csv")), Recipe(label="label", groups="group")
-    there = ingest(source, recipe, tmp_path / "there", client=client, block_bytes=500)
-    assert there.manifest == ingest(source, recipe, tmp_path / "here").manifest
+    source = Source(url=str(tmp_path / "a.csv"))
+    for field, value in (("groups", "group"), ("test_source", source.url)):
+        recipe = Recipe.from_dict({"label": "label", field: value})
+        there = ingest(source, recipe, tmp_path / "there", client=client, block_bytes=500)
+        assert there.manifest == ingest(source, recipe, tmp_path / "here").manifest
 
 
 def test_a_cluster_makes_the_same_dataset(client, digits: Dataset, tmp_path: Path):

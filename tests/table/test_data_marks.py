@@ -1,5 +1,6 @@
 """A column may divide the rows: groups stay together, the latest are for the test, or the table says it."""
 
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -279,12 +280,15 @@ def test_rows_that_cannot_be_divided(tmp_path: Path, content: str, fields: dict[
         ({"groups": ""}, "groups must name a column, got an empty text; leave it out"),
         (
             {"groups": "a", "time": "b"},
-            "only one of groups, time and split may divide the rows, got groups and time; keep",
+            "only one of groups, time, split and test_source may divide the rows, got groups and",
         ),
         (
             {"split": "a", "test_fraction": 0.3},
             "test_fraction has no meaning beside split, got 0.3; leave one of them out",
         ),
+        ({"test_source": ""}, "test_source must name a file, got an empty text; leave it out"),
+        ({"test_source": "b.csv", "groups": "b"}, "may divide the rows, got groups and test_source; keep"),
+        ({"test_source": "b.csv", "test_fraction": 0.3}, "test_fraction has no meaning beside test_source"),
         ({"time": "y"}, "time must name another column than the label, got 'y'; leave it out"),
         ({"split": 3}, "split must be a text, got 3"),
     ],
@@ -320,3 +324,98 @@ def test_what_is_kept_of_rows_is_sealed_as_they_are(
 def test_the_marks_stay_what_they_are(make: Make):
     """A change here would split every dataset anew under the same id."""
     assert sorted(set(group_of(rows_of(make(groups="site"), "test")))) == [2, 21, 36, 39]
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Callable[..., Dataset]:
+    """Make a dataset of a table, a=0, 1, …, and of test rows as they are given."""
+
+    def made(test: str, *, block_bytes: int = 100, where: str = "sets", **fields) -> Dataset:
+        rows = "".join(f"{i},{i % 5},{'xy'[i % 2]}\n" for i in range(60))
+        (tmp_path / "train.csv").write_text(f"a,b,label\n{rows}")
+        (tmp_path / "test.csv").write_text(test)
+        recipe = Recipe(label="label", test_source=str(tmp_path / "test.csv"), scale="none", **fields)
+        source = Source(url=str(tmp_path / "train.csv"))
+        return ingest(source, recipe, tmp_path / where, block_bytes=block_bytes)
+
+    return made
+
+
+TESTS = "".join(f"{'yx'[i % 2]},{i + 100},{i % 5}\n" for i in range(30))
+
+
+def test_test_rows_of_a_second_table(two: Callable[..., Dataset]):
+    dataset = two(f"label,a,b\n,7,7\n{TESTS}")
+    assert rows_of_a(dataset, "train") == list(range(60))
+    assert rows_of_a(dataset, "test") == list(range(100, 130))
+    assert dataset.arrays("test")[1].tolist() == [1, 0] * 15
+    assert dataset.class_counts == {"train": (30, 30), "test": (15, 15)}
+    assert dataset.dropped_rows == 1
+    assert len(dataset.part(Part(holdout=0.5))[1]) == 30
+    whole = two(f"label,a,b\n,7,7\n{TESTS}", block_bytes=1 << 20, where="whole")
+    assert whole.manifest == dataset.manifest
+
+
+def rows_of_a(dataset: Dataset, split: Split) -> list[int]:
+    assert dataset.feature_names[0] == "a"
+    return dataset.arrays(split)[0][:, 0].astype(int).tolist()
+
+
+def test_the_text_of_the_test_rows_is_part_of_the_identity_but_not_its_place(
+    two: Callable[..., Dataset], tmp_path: Path
+):
+    first = two(f"label,a,b\n{TESTS}")
+    assert two(f"label,a,b\n{TESTS}").id == first.id
+    assert two(f"label,a,b\n{TESTS[:-8]}").id != first.id
+    assert "test.csv" not in (first.path / "manifest.json").read_text()
+    (tmp_path / "moved.csv.gz").write_bytes(gzip.compress(f"label,a,b\n{TESTS}".encode()))
+    recipe = Recipe(label="label", test_source=str(tmp_path / "moved.csv.gz"), scale="none")
+    assert ingest(Source(url=str(tmp_path / "train.csv")), recipe, tmp_path / "sets").id == first.id
+
+
+def test_a_value_of_the_test_rows_may_make_a_column_text(two: Callable[..., Dataset]):
+    with pytest.raises(
+        DataError, match=r"row 31 \(line 32\) of test_source, column 'b': 'red' is not a number"
+    ):
+        two(f"label,a,b\n{TESTS}x,1,red\n")
+    dataset = two(f"label,a,b\n{TESTS}x,1,red\n", text_columns=("b",))
+    assert dataset.feature_names == ("a", *(f"b={i}" for i in range(5)))
+    assert not dataset.arrays("test")[0][-1, 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (
+            "label,a,c\nx,1,2\n",
+            "test_source must have the columns of the table, in any order: "
+            "'b', 'a', 'label'; got 'c', 'label', 'a'; give it the same header",
+        ),
+        (
+            f"label,a,b\n{TESTS}z,1,2\n",
+            "row 31 (line 32) of test_source, column 'label': "
+            "a label of test_source must be a class of the training rows, got 'z'; "
+            "correct it, or remove the row",
+        ),
+        (
+            f"label,a,b\n{TESTS}z,1\n",
+            "row 31 (line 32) of test_source has 2 values, but the table has 3 columns; "
+            "fix the row, or check delimiter and quote",
+        ),
+        ("label,a,b\n,1,2\n", "test_source needs rows with a label, got none; give a table of labelled rows"),
+    ],
+)
+def test_test_rows_that_do_not_fit(two: Callable[..., Dataset], tmp_path: Path, test: str, message: str):
+    with pytest.raises(DataError) as refused:
+        two(test)
+    assert str(refused.value) == message
+    assert not list((tmp_path / "sets").iterdir())
+
+
+def test_a_second_table_that_is_not_there(two: Callable[..., Dataset], tmp_path: Path):
+    two(f"label,a,b\n{TESTS}")
+    recipe = Recipe(label="label", test_source=str(tmp_path / "none.csv"))
+    with pytest.raises(
+        DataError, match=r"a table must exist, but there is no file .*none.csv; check the path"
+    ):
+        ingest(Source(url=str(tmp_path / "train.csv")), recipe, tmp_path / "sets")

@@ -151,6 +151,21 @@ def mark_block(block: KeptBlock, column: MarkColumn, label: str, classes: Classe
     return column.read(block, label, classes)
 
 
+def test_block(block: KeptBlock, label: str, classes: Classes) -> MarkedBlock:
+    """Read a block of test rows only, whose labels must be classes of the training rows."""
+    columns = block.read()
+    mine, column = classes_of(columns, label, classes), columns.text(label)
+    texts, row_codes = column.dictionary.to_pylist(), codes(column)
+    unknown = (mine < 0) & (row_codes < len(texts))
+    fault = None
+    if unknown.any():
+        row = int(unknown.argmax())
+        text = quoted(texts[row_codes[row]])
+        rule = "a label of test_source must be a class of the training rows"
+        fault = Fault(row + 1, f"column {label!r}: {rule}, got {text}; correct it, or remove the row")
+    return MarkedBlock(mine, np.empty(0), fault)
+
+
 def check_training_rows(fitted: NDArray[np.integer], classes: Classes, label: str, *, field: str) -> None:
     """Refuse a class without rows to train on, given the classes of the rows that train.
 

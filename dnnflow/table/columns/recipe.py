@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dnnflow.errors import InputError
-from dnnflow.parameters import CheckedParameters, Display, Parameters, Seed, Texts, require
+from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
@@ -105,8 +105,8 @@ class ColumnOptions(Parameters):
 class SplitOptions(Parameters):
     """Which rows are kept for the test, and which rows stay together.
 
-    At most one of `groups`, `time` and `split`. The column that it names is no feature, and has a value in
-    every row with a label.
+    At most one of `groups`, `time`, `split` and `test_source`. A column that is named here is no feature, and
+    has a value in every row with a label.
     """
 
     test_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
@@ -117,28 +117,32 @@ class SplitOptions(Parameters):
     """Name of a column of numbers, or of dates and times (ISO 8601): the test rows are the latest."""
     split: str | None = None
     """Name of a column that says of each row train, test or validation; case does not matter."""
+    test_source: Annotated[str | None, Place()] = None
+    """Path or URL of a second table, written like the first and with its columns: the test rows are all of
+    its rows, and no others."""
 
-    @field_validator("groups", "time", "split")
+    @field_validator("groups", "time", "split", "test_source")
     @classmethod
     def _is_no_empty_text(cls, name: str | None, info: ValidationInfo) -> str | None:
         if name == "":
-            raise InputError(f"{info.field_name} must name a column, got an empty text; leave it out")
+            what = "file" if info.field_name == "test_source" else "column"
+            raise InputError(f"{info.field_name} must name a {what}, got an empty text; leave it out")
         return name
 
     @model_validator(mode="after")
     def _splits_in_one_way(self) -> Self:
-        named = [name for name in ("groups", "time", "split") if getattr(self, name) is not None]
+        ways = ("groups", "time", "split", "test_source")
+        named = [name for name in ways if getattr(self, name) is not None]
         if len(named) > 1:
             raise InputError(
-                f"only one of groups, time and split may divide the rows, got {' and '.join(named)}; "
-                "keep one of them"
+                "only one of groups, time, split and test_source may divide the rows, "
+                f"got {' and '.join(named)}; keep one of them"
             )
-        if (
-            self.split is not None
-            and self.test_fraction != SplitOptions.model_fields["test_fraction"].default
-        ):
+        default = SplitOptions.model_fields["test_fraction"].default
+        if named and named[0] in ("split", "test_source") and self.test_fraction != default:
             raise InputError(
-                f"test_fraction has no meaning beside split, got {self.test_fraction}; leave one of them out"
+                f"test_fraction has no meaning beside {named[0]}, got {self.test_fraction}; "
+                "leave one of them out"
             )
         return self
 
@@ -157,7 +161,7 @@ class PreprocessOptions(Parameters):
 
 
 class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
-    """How a table becomes a dataset. Part of the dataset's identity.
+    """How a table becomes a dataset. Part of the dataset's identity, but for the place of `test_source`.
 
     Raises
     ------
@@ -178,6 +182,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
                 "leave it out"
             )
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types, without the place of the test rows: a dataset knows their text."""
+        return {name: value for name, value in super().to_dict().items() if name != "test_source"}
 
     @property
     def mark(self) -> dict[str, str]:

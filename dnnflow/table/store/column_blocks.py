@@ -1,6 +1,6 @@
 """Parse a table's text in blocks of columns, that stay in memory or go to disk."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns, quoted
 from dnnflow.table.columns.marks import MarkColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
@@ -33,6 +33,8 @@ HELD_BYTES = 512 << 20
 """Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
 
 _SAMPLE_BYTES = 1 << 16
+_MOST_NAMES = 20
+"""Of columns in a message."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +49,57 @@ class IngestJob:
 
 
 @dataclass(frozen=True)
+class TableText:
+    """A text with rows of a table."""
+
+    text: Text
+    dialect: Dialect
+    start: int
+    """Offset of its first data row."""
+    first_block: int = 0
+    """Number of its first block among those of the table."""
+    name: str = ""
+    """Stands in messages behind the number of a row and a line."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How it is read: part of the dataset's identity."""
+        dialect = self.dialect
+        return {"delimiter": dialect.delimiter, "quote": dialect.quote, "header": dialect.header}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        return {"bytes": self.text.end - self.text.start, "blake3": self.text.digest}
+
+    def first_row(self, kept: Sequence[KeptBlock]) -> int:
+        """Return the number of its first row in the table."""
+        return kept[self.first_block].first_row if self.first_block else 0
+
+
+@dataclass(frozen=True)
 class Table:
     """A table on its way to a dataset."""
 
     job: IngestJob
-    text: Text
-    dialect: Dialect
+    first: TableText
+    test: TableText | None = None
+    """The text of the test rows, if they have one of their own."""
 
     @property
-    def reading(self) -> dict[str, Any]:
-        """How its text is read: part of the dataset's identity."""
-        return {
-            "delimiter": self.dialect.delimiter,
-            "quote": self.dialect.quote,
-            "header": self.dialect.header,
-        }
+    def texts(self) -> list[TableText]:
+        """All texts, in the order of their blocks."""
+        return [self.first] if self.test is None else [self.first, self.test]
+
+    def text_of(self, block: int) -> TableText:
+        """Return the text that a block is of."""
+        return self.first if self.test is None or block < self.test.first_block else self.test
 
     @property
     def path(self) -> Path:
         """Directory of its dataset, once its text is hashed."""
-        return self.job.datasets / dataset_id(self.text.digest, self.reading, self.job.recipe)
+        first, recipe, test = self.first, self.job.recipe, self.test
+        apart = None if test is None else {"source": test.text.digest, "reading": test.reading}
+        return self.job.datasets / dataset_id(first.text.digest, first.reading, recipe, apart)
 
 
 @dataclass(frozen=True)
@@ -78,6 +111,7 @@ class Parsed:
     columns: list[FeatureColumn]
     """The features."""
     labels: ColumnFacts
+    """Without those of test rows that have a text of their own."""
     sources: list[Block]
     """The text of each block."""
     mark: MarkColumn | None = None
@@ -119,21 +153,39 @@ def _mark(recipe: Recipe, facts: ColumnFacts) -> MarkColumn:
 
 
 def _plan(table: Table, head: Block) -> ParsePlan:
-    recipe, names = table.job.recipe, table.dialect.columns
+    recipe, first = table.job.recipe, table.first
+    names = first.dialect.columns
     mark = tuple(recipe.mark.values())
     listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, **dict.fromkeys(recipe.mark, mark)}
     check_columns(names, recipe.label, listed)
     features = tuple(n for n in names if n not in (recipe.label, *mark, *recipe.drop))
     forced = frozenset(recipe.text_columns) & frozenset(features)
-    quick = table.text.end - table.text.start >= csv_reader.QUICK_BYTES
-    draft = ParsePlan(table.dialect, recipe.label, features, forced, recipe.missing_values, quick, mark)
-    cutter = Cutter(table.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
+    if table.test is not None:
+        _check_same(names, table.test.dialect.columns)
+    quick = first.text.end - first.text.start >= csv_reader.QUICK_BYTES
+    draft = ParsePlan(first.dialect, recipe.label, features, forced, recipe.missing_values, quick, mark)
+    cutter = Cutter(first.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     sample = replace(head, end=min([*cutter.cuts, head.end]), held=None)
     try:
         return first_plan(sample, draft)
     except RowError as error:
-        raise located(error, 0, table.text, table.dialect, head) from None
+        raise located(error, 0, first.text, first.dialect, head) from None
+
+
+def _check_same(names: Sequence[str], test_names: Sequence[str]) -> None:
+    """Refuse test rows with other columns than the table's; their order does not matter."""
+    if sorted(names) != sorted(test_names):
+        raise DataError(
+            f"test_source must have the columns of the table, in any order: {_listed(names, test_names)}; "
+            f"got {_listed(test_names, names)}; give it the same header"
+        )
+
+
+def _listed(names: Sequence[str], others: Sequence[str]) -> str:
+    """Return names of columns as a message lists them: those that the others have not come first."""
+    ordered = sorted(names, key=lambda name: name in others)
+    return ", ".join(map(quoted, ordered[:_MOST_NAMES])) + ", ..." * (len(names) > _MOST_NAMES)
 
 
 @dataclass
@@ -144,6 +196,8 @@ class _Read:
     kept: list[KeptBlock]
     facts: dict[str, ColumnFacts]
     rows: int = 0
+    done: int = 0
+    """Text that was parsed, in bytes."""
     held: int = 0
     """Memory that kept blocks take, in bytes."""
 
@@ -151,22 +205,30 @@ class _Read:
 def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
     read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label, *plan.mark)})
     limit = HELD_BYTES if table.job.tasks.in_process else 0
+    total = sum(one.text.end - one.start for one in table.texts)
 
     def calls() -> Iterator[tuple[Block, ParsePlan, Path | None]]:
         for block in supply:
             read.sources.append(replace(block, held=None))
-            yield block, plan, _path(table, block) if read.held >= limit else None
+            own = replace(plan, dialect=table.text_of(block.index).dialect)
+            yield block, own, _path(table, block) if read.held >= limit else None
 
     for i, facts in enumerate(table.job.tasks.run("parse", parse_block, calls())):
-        block = read.sources[i]
+        block, own = read.sources[i], table.text_of(i)
         if facts.error:
-            raise located(RowError(*facts.error), read.rows, table.text, table.dialect, block)
+            row, reason = facts.error
+            before = read.rows - own.first_row(read.kept) if i > own.first_block else 0
+            raise located(
+                RowError(row, f"{own.name} {reason}".lstrip()), before, own.text, own.dialect, block
+            )
+        if own is table.test:
+            del facts.columns[plan.label]
         merge_facts(read.facts, facts, plan)
         read.kept.append(KeptBlock(_path(table, block), read.rows, facts.rows, facts.kept))
         read.held += facts.kept.nbytes if facts.kept is not None else 0
         read.rows += facts.rows
-        done = block.end - read.sources[0].start
-        table.job.listener(RowsRead(read.rows, done, table.text.end - read.sources[0].start))
+        read.done += block.end - block.start
+        table.job.listener(RowsRead(read.rows, read.done, total))
     return read
 
 
@@ -190,6 +252,7 @@ def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
 
 
 def _where(table: Table, kept: list[KeptBlock], sources: list[Block], place: BadValue) -> str:
-    row = kept[place.block].first_row + place.row
-    line = line_of(table.text, table.dialect, sources[place.block], place.row)
-    return f"row {row} (line {line})"
+    own = table.text_of(place.block)
+    row = kept[place.block].first_row - own.first_row(kept) + place.row
+    line = line_of(own.text, own.dialect, sources[place.block], place.row)
+    return f"row {row} (line {line}) {own.name}".rstrip()

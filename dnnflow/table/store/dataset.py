@@ -43,11 +43,15 @@ _KEPT_ROWS = 1 << 24
 _BLOCK_EPOCH = 1 << 32  # keeps the order of chunks apart from the order of rows of the same epoch
 
 
-def dataset_id(digest: str, reading: Mapping[str, Any], recipe: Recipe) -> str:
-    """Return the id of the dataset of a text, read in one way, by a recipe."""
-    return content_id(
-        {"format": FORMAT, "source": digest, "reading": dict(reading), "recipe": recipe.to_dict()}
-    )
+def dataset_id(
+    digest: str, reading: Mapping[str, Any], recipe: Recipe, test: Mapping[str, Any] | None = None
+) -> str:
+    """Return the id of the dataset of a text, read in one way, by a recipe.
+
+    `test` has the digest (`source`) and the reading of the test rows' text, if that is another one.
+    """
+    made_of = {"format": FORMAT, "source": digest, "reading": dict(reading), "recipe": recipe.to_dict()}
+    return content_id(made_of if test is None else {**made_of, "test": dict(test)})
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.kinds import Classes, ColumnKind, FeatureColumn
-from dnnflow.table.columns.marks import MarkColumn, check_training_rows, mark_block
+from dnnflow.table.columns.marks import MarkColumn, MarkedBlock, check_training_rows, mark_block, test_block
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, Marks, SplitRule, exact_rule, threshold_rule
@@ -39,10 +39,10 @@ from dnnflow.table.columns.statistics import (
     modes,
 )
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
-from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, parse_table
+from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, TableText, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
-from dnnflow.table.text.csv_reader import blocks, read_dialect
+from dnnflow.table.text.csv_reader import Block, blocks, read_dialect
 from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
@@ -89,25 +89,32 @@ def ingest(
     datasets.mkdir(parents=True, exist_ok=True)
     with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
         job = IngestJob(recipe, datasets, scratch, tasks, listener)
-        plain = plain_text(source) if client is None else None
+        plain = plain_text(source) if client is None and recipe.test_source is None else None
         if plain is not None and not _may_exist(datasets, plain[0], recipe):
             # Bytes of another encoding far behind the beginning: start again, as that one or with the error
             with suppress(UnicodeDecodeError):
-                table, start = _table(job, source, plain[0])
+                table = Table(job, TableText(plain[0], *read_dialect(plain[0], source)))
                 with open_stream(*plain, source, block_bytes) as stream:
-                    parsed = parse_table(table, stream.blocks(start))
-                    table = replace(table, text=stream.finish())
+                    parsed = parse_table(table, stream.blocks(table.first.start))
+                    table = replace(table, first=replace(table.first, text=stream.finish()))
                 return build(table, parsed)
-        text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
-        table, start = _table(job, source, text)
+
+        def opened(one: Source, place: Path) -> tuple[TableText, list[Block]]:
+            text = open_text(one, place, copy=_is_remote(one, client), block_bytes=block_bytes)
+            dialect, start = read_dialect(text, one)
+            return TableText(text, dialect, start), blocks(text, start)
+
+        first, supply = opened(source, scratch)
+        table = Table(job, first)
+        if recipe.test_source is not None:
+            place = scratch / "test"
+            place.mkdir()
+            test, more = opened(source.replace(url=recipe.test_source), place)
+            table = Table(job, first, replace(test, first_block=len(supply), name="of test_source"))
+            supply += [replace(block, index=len(supply) + block.index) for block in more]
         if not (table.path / MANIFEST).is_file():
-            build(table, parse_table(table, iter(blocks(text, start))))
+            build(table, parse_table(table, iter(supply)))
         return Dataset.open(table.path)
-
-
-def _table(job: IngestJob, source: Source, text: Text) -> tuple[Table, int]:
-    dialect, start = read_dialect(text, source)
-    return Table(job, text, dialect), start
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
@@ -139,30 +146,33 @@ def build(table: Table, parsed: Parsed) -> Dataset:
     path = table.path
     classes = Classes.of(parsed.labels.texts)
     classes.check(table.job.recipe.label)
-    marks = Marks()
-    if parsed.mark is None:
-        rule = _split(table, parsed, classes)
-    else:
-        rule = threshold_rule(0, 0.0, len(classes.names))  # every block is marked
+    marks, rule = Marks(), threshold_rule(0, 0.0, len(classes.names))  # nothing by chance in marked blocks
+    if table.test is not None:
+        parsed = _with_test_rows(table, parsed, table.test, classes)
+    elif parsed.mark is not None:
         parsed, marks = _divided(table, parsed, parsed.mark, classes)
+    else:
+        rule = _split(table, parsed, classes)
     layout = _layout(table.job.recipe, parsed.columns, classes, rule)
     fitted = _fit(table, parsed, layout)
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
         marked = write_marks(aside, marks)
-        table.text.check_unchanged()
+        for one in table.texts:
+            one.text.check_unchanged()
         manifest = {
             "format": FORMAT,
             "id": path.name,
-            "source": {"bytes": table.text.end - table.text.start, "blake3": table.text.digest},
-            "reading": table.reading,
+            "source": table.first.summary(),
+            **({"test_source": table.test.summary()} if table.test is not None else {}),
+            "reading": table.first.reading,
             "recipe": table.job.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
             "class_counts": {
                 "train": fitted.statistics.train.tolist(),
                 "test": fitted.statistics.test.tolist(),
             },
-            "dropped_rows": parsed.rows - parsed.labels.values,
+            "dropped_rows": parsed.rows - sum(map(sum, fitted.block_rows.values())),
             "preprocessing": fitted.preprocessing.to_dict(),
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
@@ -187,9 +197,7 @@ def _divided(table: Table, parsed: Parsed, column: MarkColumn, classes: Classes)
     recipe, found = table.job.recipe, []
     calls = ((block, column, recipe.label, classes) for block in parsed.blocks)
     for index, block in enumerate(table.job.tasks.run("mark", mark_block, calls)):
-        if block.fault is not None:
-            row, reason = block.fault
-            raise DataError(f"{parsed.where(table, BadValue(index, row, ''))}, {reason}")
+        _check(table, parsed, index, block)
         found.append(block)
     codes, values = np.concatenate([b.classes for b in found]), np.concatenate([b.values for b in found])
     labelled, test = codes >= 0, np.zeros(len(codes), dtype=np.bool_)
@@ -200,6 +208,31 @@ def _divided(table: Table, parsed: Parsed, column: MarkColumn, classes: Classes)
     check_training_rows(fitted, classes, recipe.label, field=column.field)
     blocks = [replace(b, test=test[b.first_row : b.first_row + b.rows]) for b in parsed.blocks]
     return replace(parsed, blocks=blocks), marks
+
+
+def _with_test_rows(table: Table, parsed: Parsed, test: TableText, classes: Classes) -> Parsed:
+    """Mark the rows of the first text as training rows, those of the second as test rows."""
+    label, blocks, rows = table.job.recipe.label, [], 0
+    calls = ((block, label, classes) for block in parsed.blocks[test.first_block :])
+    checked = table.job.tasks.run("mark", test_block, calls)
+    for index, block in enumerate(parsed.blocks):
+        mark = np.zeros(block.rows, dtype=np.bool_)
+        if index >= test.first_block:
+            found = next(checked)
+            _check(table, parsed, index, found)
+            mark = found.classes >= 0
+            rows += int(mark.sum())
+        blocks.append(replace(block, test=mark))
+    if not rows:
+        raise DataError("test_source needs rows with a label, got none; give a table of labelled rows")
+    return replace(parsed, blocks=blocks)
+
+
+def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock) -> None:
+    """Refuse a block with a row that cannot be placed."""
+    if block.fault is not None:
+        row, reason = block.fault
+        raise DataError(f"{parsed.where(table, BadValue(index, row, ''))}, {reason}")
 
 
 def _layout(recipe: Recipe, columns: list[FeatureColumn], classes: Classes, rule: SplitRule) -> Layout:
@@ -236,7 +269,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
             yield part
 
     statistics = reduce(BlockStatistics.merge, counted())
-    if parsed.mark is None:
+    if parsed.mark is None and table.test is None:
         layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
     fill = _fill(table, parsed, layout, statistics.moments)
     preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)

@@ -30,7 +30,7 @@ COST_FACTOR = 10.0
 PLACES = 10
 """Of a leaderboard, in a comparison."""
 MOST_DIFFERENCES = 200
-HIDDEN = ("dataset.source", "dataset.storage_options")
+HIDDEN = ("dataset.source", "dataset.test_source", "dataset.storage_options")
 """Of pipelines, what is not compared: places of the server."""
 LIVE_PLOTS = {"live-accuracy": ("accuracy", "test accuracy"), "live-time": ("time", "training time, s")}
 

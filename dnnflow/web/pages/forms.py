@@ -21,9 +21,9 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 GENERAL = ""
 """Name of the group of fields that stand in no section."""
 LEFT_OUT = (
-    "kind", "dataset.source", "dataset.label", "dataset.storage_options", "space.reference", "space.explicit",
-    "space.code_folder", "executor.address", "executor.scheduler_file", "executor.dashboard_port",
-    "outputs.report",
+    "kind", "dataset.source", "dataset.test_source", "dataset.label", "dataset.storage_options",
+    "space.reference", "space.explicit", "space.code_folder", "executor.address", "executor.scheduler_file",
+    "executor.dashboard_port", "outputs.report",
 )  # fmt: skip
 """Fields that name a place or code, those that two pages before have set, and designs one by one."""
 FORMS = ("constant", *KINDS)
