@@ -212,7 +212,8 @@ def ingest(
         Directory in which datasets are kept; default: the workspace's.
     options
         Fields of `Source` (delimiter, quote, encoding, header, storage_options) and of `Recipe` (drop,
-        missing_values, text_columns, test_fraction, split_seed, missing, indicator, scale, clip).
+        missing_values, text_columns, test_fraction, groups, time, split, test_source, split_seed, missing,
+        indicator, scale, clip).
 
     Raises
     ------

@@ -156,7 +156,13 @@ def test_any_groups_and_any_times(tmp_path: Path, data: st.DataObject, times: li
 TIMES = {
     "number": [str(v) for v in (-1.5, 0, 2, 1e3, 1e10)],
     "date": ["1969-12-31", "2024-01-01", "2024-01-01 00:00:01", "2024-01-01T00:00:01.5", "2024-02-01"],
-    "instant": ["2024-01-01T03:00+02:00", "2024-01-01T02:00Z", "2024-01-01 01:30-01:00", "2024-01-02T00:00Z"],
+    "instant": [
+        "0001-01-01T00:00+02:00",
+        "2024-01-01T03:00+02:00",
+        "2024-01-01T02:00Z",
+        "2024-01-01 01:30-01:00",
+        "2024-01-02T00:00Z",
+    ],
 }
 
 
@@ -246,7 +252,7 @@ def test_rows_without_a_label_need_no_place(tmp_path: Path):
         (
             "a,g,label\n1,x,a\n2,y,b\n",
             {"groups": "g"},
-            "each class must keep rows to train on, but each of the 2 groups has the last rows of one; ",
+            "each class must keep rows to train on, but each of the 2 groups has all rows of one; ",
         ),
         (
             "a,g,label\n1,5,a\n2,5,b\n",

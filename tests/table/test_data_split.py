@@ -154,6 +154,20 @@ def test_a_group_of_most_rows_is_not_held_out():
         assert 0 not in groups[held]
 
 
+@pytest.mark.parametrize(("sizes", "held"), [((90, 10), 10), ((60, 40), 40), ((50, 50), 50)])
+def test_of_two_groups_the_smaller_is_held_out(sizes: tuple[int, int], held: int):
+    for seed in range(10):
+        parts = divide(Part(), seed, np.arange(100) % 2, Marks(groups=np.repeat([0, 1], sizes)))
+        assert len(parts[1]) == held
+
+
+def test_a_group_without_a_class_of_its_own_is_found():
+    """Whatever the keys: group 0 alone has class 1, so that only group 1 can be spared."""
+    for seed in range(10):
+        _, held = divide(Part(), seed, np.array([0, 1, 0, 0]), Marks(groups=np.array([0, 0, 1, 1])))
+        assert held.tolist() == [2, 3]
+
+
 def test_groups_that_cannot_be_divided():
     with pytest.raises(DataError, match="each class must keep rows to train on, but each of the 2 groups"):
         divide(Part(), 0, np.array([0, 0, 1]), Marks(groups=np.array([4, 4, 5])))

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,6 @@ _RULES = {
     "instant": "a time must be written as ISO 8601 says, with a zone like the first, e.g. 2024-05-31T18:00Z",
 }
 _EPOCH = datetime(1970, 1, 1)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Fault(NamedTuple):
@@ -100,8 +99,9 @@ class MarkColumn:
         time = _time(text)
         if time is None or (time.tzinfo is not None) != (self.kind == "instant"):
             return None
-        zoneless = time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
-        return (zoneless - _EPOCH) // _MICROSECOND
+        passed = time.replace(tzinfo=None) - _EPOCH - (time.utcoffset() or timedelta())
+        # To divide by timedelta(microseconds=1) takes ten times as long.
+        return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
 
     def _fault(
         self, wrong: NDArray[np.bool_], texts: list[str | None], row_codes: NDArray[np.int32]

@@ -200,30 +200,49 @@ def grouped(keys: NDArray[np.uint64], classes: NDArray[np.integer], share: float
     """Say which rows to hold out, whole groups: as near to the share of rows as their order allows.
 
     Groups are taken in the order of their keys (rows,), which are the same for rows of one group, while they
-    fit. The last group with rows of a class never is, so that every class keeps rows.
+    fit; those that are larger than the share stand last, by size. The last group with rows of a class is
+    never taken, so that every class keeps rows.
 
     Raises
     ------
     DataError
-        If there is one group, or each one is the last of a class.
+        If there is one group, or each one has all rows of a class.
     """
     names, mine, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise DataError(
             f"a split by groups needs at least 2 groups, got {len(names)}; choose another column for groups"
         )
+    wanted = share * len(keys)
+    order = np.argsort(np.where(sizes > wanted, sizes, 0), kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
     last = np.full(int(classes.max()) + 1, -1)
-    np.maximum.at(last, classes, mine)
+    np.maximum.at(last, classes, place[mine])
     free = np.ones(len(names), dtype=np.bool_)
-    free[last[last >= 0]] = False
+    free[order[last[last >= 0]]] = False
     if not free.any():
-        raise DataError(
-            f"each class must keep rows to train on, but each of the {len(names)} groups has the last rows "
-            "of one; choose another column for groups, or add rows"
-        )
-    chosen = _nearest_sum(sizes, free, share * len(keys))
+        free = _spare(mine, classes, sizes)
+    chosen = _nearest_sum(sizes, free, wanted)
     held: NDArray[np.bool_] = chosen[mine]
     return held
+
+
+def _spare(
+    mine: NDArray[np.int64], classes: NDArray[np.integer], sizes: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Find the smallest group, given each row's and their sizes, that has no class for itself."""
+    pairs = np.unique(np.stack([classes, mine]), axis=1)
+    groups_of = np.bincount(pairs[0])
+    spare = np.ones(len(sizes), dtype=np.bool_)
+    spare[pairs[1][groups_of[pairs[0]] == 1]] = False
+    if not spare.any():
+        raise DataError(
+            f"each class must keep rows to train on, but each of the {len(sizes)} groups has all rows of one; "
+            "choose another column for groups, or add rows"
+        )
+    smallest = np.flatnonzero(spare)[sizes[spare].argmin()]
+    return np.arange(len(sizes)) == smallest
 
 
 def _nearest_sum(sizes: NDArray[np.int64], free: NDArray[np.bool_], wanted: float) -> NDArray[np.bool_]:
