@@ -32,8 +32,9 @@ def client(tmp_path_factory: pytest.TempPathFactory):
 def test_a_cluster_divides_rows_alike(client, tmp_path: Path):
     rows = "".join(f"{i},{i * i % 31},{i % 3}\n" for i in range(400))
     (tmp_path / "a.csv").write_text(f"a,group,label\n{rows}")
+    (tmp_path / "b.csv").write_text("label,group,a\n0,1,2\n1,2,3\n")
     source = Source(url=str(tmp_path / "a.csv"))
-    for field, value in (("groups", "group"), ("test_source", source.url)):
+    for field, value in (("groups", "group"), ("test_source", str(tmp_path / "b.csv"))):
         recipe = Recipe.from_dict({"label": "label", field: value})
         there = ingest(source, recipe, tmp_path / "there", client=client, block_bytes=500)
         assert there.manifest == ingest(source, recipe, tmp_path / "here").manifest

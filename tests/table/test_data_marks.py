@@ -418,6 +418,13 @@ def test_test_rows_that_do_not_fit(two: Callable[..., Dataset], tmp_path: Path, 
     assert not list((tmp_path / "sets").iterdir())
 
 
+def test_the_same_table_twice_tests_nothing(two: Callable[..., Dataset], tmp_path: Path):
+    with pytest.raises(
+        DataError, match=r"test_source must be another table, got the text of .*train.csv; leave"
+    ):
+        two("a,b,label\n" + "".join(f"{i},{i % 5},{'xy'[i % 2]}\n" for i in range(60)))
+
+
 def test_a_second_table_that_is_not_there(two: Callable[..., Dataset], tmp_path: Path):
     two(f"label,a,b\n{TESTS}")
     recipe = Recipe(label="label", test_source=str(tmp_path / "none.csv"))

@@ -238,11 +238,12 @@ def _spare(
     spare[pairs[1][groups_of[pairs[0]] == 1]] = False
     if not spare.any():
         raise DataError(
-            f"each class must keep rows to train on, but each of the {len(sizes)} groups has all rows of one; "
-            "choose another column for groups, or add rows"
+            f"each class must keep rows to train on, but each of the {len(sizes)} groups has all rows of "
+            "one; choose another column for groups, or add rows"
         )
     smallest = np.flatnonzero(spare)[sizes[spare].argmin()]
-    return np.arange(len(sizes)) == smallest
+    found: NDArray[np.bool_] = np.arange(len(sizes)) == smallest
+    return found
 
 
 def _nearest_sum(sizes: NDArray[np.int64], free: NDArray[np.bool_], wanted: float) -> NDArray[np.bool_]:

@@ -110,6 +110,11 @@ def ingest(
             place = scratch / "test"
             place.mkdir()
             test, more = opened(source.replace(url=recipe.test_source), place)
+            if test.text.digest == first.text.digest:
+                raise DataError(
+                    f"test_source must be another table, got the text of {source.url}; leave it out to have "
+                    "test rows drawn"
+                )
             table = Table(job, first, replace(test, first_block=len(supply), name="of test_source"))
             supply += [replace(block, index=len(supply) + block.index) for block in more]
         if not (table.path / MANIFEST).is_file():
