@@ -125,7 +125,8 @@ def train(
     store = Store(settings.store_url)
     record = RunRecord(
         key="depth", name="depth", dataset_id=dataset.id, dataset_path=str(dataset.path),
-        n_designs=len(designs), pipeline={"training": training, "outputs": {"models": 0}},
+        n_designs=len(designs),
+        pipeline={"training": training, "evaluation": {"select_on": "test"}, "outputs": {"models": 0}},
         dataset=dataset.describe(),
     )  # fmt: skip
     store.add_study(record, designs)

@@ -61,7 +61,8 @@ def begin(name: str, designs: list[Design], dataset: Dataset, settings: Settings
     store = Store(settings.store_url)
     record = RunRecord(
         key=name, name=name, dataset_id=dataset.id, dataset_path=str(dataset.path), n_designs=len(designs),
-        pipeline={"training": {"engine": engine}}, dataset=dataset.describe(),
+        pipeline={"training": {"engine": engine}, "evaluation": {"select_on": "test"}},
+        dataset=dataset.describe(),
     )  # fmt: skip
     store.add_study(record, designs)
     return Study(store, settings, record.study_id)

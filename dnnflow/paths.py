@@ -91,6 +91,10 @@ class Workspace:
         """Directory of one study's files."""
         return self.home / "studies" / study_id
 
+    def predictions(self, study_id: str) -> Path:
+        """Directory of what each design predicts for the rows that designs are compared on."""
+        return self.study(study_id) / "predictions"
+
     def weights_directory(self, study_id: str) -> Path:
         """Directory of the best designs' weights."""
         return self.study(study_id) / "weights"

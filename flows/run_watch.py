@@ -40,7 +40,7 @@ def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
     return [
         {
             "rank": place.rank,
-            "test accuracy": round(place.test_accuracy, 4),
+            "accuracy": round(place.accuracy, 4),
             "95 % interval": f"{place.low:.4f} to {place.high:.4f}",
             "design": place.design,
             "parameters": place.parameters,
@@ -60,7 +60,8 @@ def in_markdown(view: StudyView, path: Path, dashboard: str | None) -> str:
     ]
     if view.leaderboard:
         best = view.leaderboard[0]
-        lines.insert(2, f"- **Best**: {best.design}, test accuracy {best.test_accuracy:.4f}. {view.noise}")
+        chosen = f"{best.design}, accuracy {best.accuracy:.4f} on {view.measured_on}."
+        lines.insert(2, f"- **Best**: {view.sentence or chosen} {view.noise}")
     if dashboard:
         lines.append(f"- **Dask dashboard**: <{dashboard}>")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The study flow: upload, preprocess, train, aggregate, report, and refit where the pipeline asks for it.
+"""The study flow: upload, preprocess, train, aggregate, test, report, and refit where it is asked for.
 
 Tasks run in the flow's process; designs run as Dask futures inside the training tasks.
 """
@@ -84,11 +84,17 @@ def train(study: Study, executor: Executor, shard: Shard, row: RunRow) -> int:
 
 
 @task(task_run_name="aggregate", cache_policy=NO_CACHE)
-def aggregate(study: Study, row: RunRow, watch: Watch) -> StudyView:
-    """Rank the designs and save the best models."""
-    view = stages.aggregate(study, row)
-    watch.show_leaderboard(view)
-    return view
+def aggregate(study: Study, row: RunRow) -> StudyView:
+    """Rank the designs."""
+    return stages.aggregate(study, row)
+
+
+@task(task_run_name="test", cache_policy=NO_CACHE)
+def measure_once(study: Study, view: StudyView, row: RunRow, watch: Watch) -> StudyView:
+    """Save the best models, measured once on the test rows."""
+    tested = stages.measure_once(study, view, row)
+    watch.show_leaderboard(tested)
+    return tested
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
@@ -113,7 +119,7 @@ def all_stages(run: StudyRun, row: RunRow, watch: Watch) -> str:
         held = stages.begin(run, preprocess(run, workers.client, row), row, row)
         for shard in shards(held):
             train(held, workers.executor(), shard, row)
-    view = aggregate(held, row, watch)
+    view = measure_once(held, aggregate(held, row), row, watch)
     report(run, held, view, row, watch)
     if run.pipeline.refit is not None:
         refit(run, held, view, row)

@@ -66,6 +66,7 @@ class Task:
             "designs": self.n_designs,
             "seed": SEED,
             "training": {"engine": self.engine},
+            "evaluation": {"select_on": "test"},  # peers train and measure on the same rows
             "executor": {"workers": self.cores, "dashboard_port": 0},
         })  # fmt: skip
 

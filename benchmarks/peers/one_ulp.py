@@ -44,7 +44,7 @@ def measure(task: Task) -> None:
 def accuracies(task: Task, engine: str) -> dict[str, float]:
     """Return the test accuracy of each design that completes, by design id."""
     trials = (outcome.trial for outcome in train_here(replace(task, engine=engine)))
-    return {trial.design_id: trial.test_accuracy for trial in trials if trial.test_accuracy is not None}
+    return {trial.design_id: trial.accuracy for trial in trials if trial.accuracy is not None}
 
 
 @contextmanager

@@ -55,7 +55,9 @@ def measure(task: Task) -> None:
 
     import_tensorflow()
     engine = find_engine(task.engine)
-    context = TrainingContext(task.dataset(), TrainingSettings(engine=task.engine), worker="peak")
+    context = TrainingContext(
+        task.dataset(), TrainingSettings(engine=task.engine, select_on="test"), worker="peak"
+    )
     print(f"engine {engine.name}, one thread, depth {DEPTH}, {EPOCHS} epochs, medians of {ROUNDS}")
     print("GFLOP/s of one thread; shares are of the fastest large sgemm of numpy and of TensorFlow, by the\n"
           "clock and, for the whole call, by processor time, which other work here changes less")  # fmt: skip

@@ -250,7 +250,7 @@ class Design(DesignPart):
 
     @property
     def watches_validation(self) -> bool:
-        """Whether training needs a validation part."""
+        """Whether training needs validation rows."""
         return self.early_stopping is not None or self.schedule.kind == "plateau"
 
     @classmethod

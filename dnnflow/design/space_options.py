@@ -106,7 +106,7 @@ class SpaceOptions(Parameters):
     epochs: Parameter = 10
     """Passes over the training rows."""
     early_stopping: EarlyStoppingParameter = None
-    """{patience: …, min_delta: …} of the validation loss, or a choice; needs training.validation_fraction."""
+    """{patience: …, min_delta: …} of the validation loss, or a choice; watches the validation rows."""
     seed: Parameter = 0
     """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
     reference: ReferenceSection | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnflow.engines.records import DEFAULT_HOLDOUT, TrainingSettings
 from dnnflow.engines.seam import TrainingContext
 from dnnflow.table.columns.split import Part, epoch_order
 
@@ -34,16 +35,21 @@ class TrainingRows:
     """The rows of a dataset as a training visits them."""
 
     dataset: "Dataset"
-    validation_fraction: float = 0.0
+    settings: TrainingSettings
     blocks: bool = False
     """Whether rows are read in shuffled blocks, because a split is too large to be kept."""
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether training rows are held back: a share of them, or those that the table marks."""
+        return self.settings.held_share > 0 or self.dataset.marks_validation
 
     @cached_property
     def _parts(self) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
         """Numbers of the training rows to fit (None for all) and to watch (None for none)."""
-        if self.validation_fraction == 0:
+        if not self.has_validation:
             return None, None
-        return self.dataset.part(Part(holdout=self.validation_fraction))
+        return self.dataset.part(Part(holdout=self.settings.held_share or DEFAULT_HOLDOUT))
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[Block]:
         """Yield the rows of an epoch; every block but the last holds a whole number of batches."""
@@ -60,7 +66,7 @@ class TrainingRows:
         yield features, labels, order if fit is None else fit[order]
 
     def validation(self) -> Iterator[Block]:
-        """Yield the validation part; nothing where there is none."""
+        """Yield the validation rows; nothing where there are none."""
         _, watched = self._parts
         if watched is None:
             return
@@ -68,6 +74,19 @@ class TrainingRows:
             yield from map(_in_order, self.dataset.shuffled_blocks("train", epoch=0, rows=watched))
         else:
             yield *self.dataset.arrays("train"), watched
+
+    def measured(self) -> Iterator[Block]:
+        """Yield the rows that designs are compared on: validation rows, or by the study's word test rows."""
+        if self.settings.select_on == "validation":
+            return self.validation()
+        return self.test()
+
+    def measured_labels(self) -> NDArray[np.int32]:
+        """Return the class codes (rows,) of the rows that designs are compared on, in the dataset's order."""
+        if self.settings.select_on == "test":
+            return self.dataset.labels("test")
+        _, watched = self._parts
+        return self.dataset.labels("train")[watched]
 
     def test(self) -> Iterator[Block]:
         """Yield the test rows."""

@@ -142,21 +142,26 @@ class Network(ABC):
         """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
 
     def validate(self) -> Metrics | None:
-        """Measure the validation part, or None where there is none."""
-        return self.measure(self.rows.validation())[0] if self.rows.validation_fraction else None
+        """Measure the validation rows, or None where there are none."""
+        return self.measure(self.rows.validation())[0] if self.rows.has_validation else None
 
-    def measure(self, blocks: Iterator[Block]) -> tuple[Metrics, np.ndarray]:
-        """Return the measures over some rows, and the counts [true class][predicted class]."""
-        n_classes = self.rows.dataset.n_classes
-        loss_sum, counts = 0.0, np.zeros((n_classes, n_classes), np.int64)
+    def measure(self, blocks: Iterator[Block]) -> tuple[Metrics, np.ndarray, np.ndarray]:
+        """Return measures over rows, counts [true class][predicted class], and predicted classes (rows,)."""
+        n_classes, loss_sum = self.rows.dataset.n_classes, 0.0
+        found, counts = [], np.zeros(n_classes**2, np.int64)
         for block in blocks:
-            loss_sum += self.evaluate(block, counts)
-        total = int(counts.sum())
-        return Metrics(loss_sum / total, float(np.trace(counts) / total)), counts
+            loss, classes = self.evaluate(block)
+            _, labels, order = block
+            counts += np.bincount(labels[order] * n_classes + classes, minlength=len(counts))
+            loss_sum += loss
+            found.append(classes)
+        confusion, total = counts.reshape(n_classes, n_classes), int(counts.sum())
+        accuracy = float(np.trace(confusion) / total)
+        return Metrics(loss_sum / total, accuracy), confusion, np.concatenate(found)
 
     @abstractmethod
-    def evaluate(self, block: Block, counts: np.ndarray) -> float:
-        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
 
     @abstractmethod
     def weights(self) -> Weights:
@@ -258,32 +263,40 @@ def check_finite(loss: float, where: str) -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """A design that was trained and tested."""
+    """A design that was trained and measured."""
 
     history: EpochHistory
-    test_loss: float
-    """Mean over the test rows, penalties included as Keras does."""
+    loss: float
+    """Mean over the rows that designs are compared on, penalties included as Keras does."""
     confusion: np.ndarray
     """Shape (classes, classes), int64: counts [true class][predicted class]."""
     parameters: int
     flops: int | None
     weights: Callable[[], Weights]
     """Valid until the engine goes on to the next design."""
+    predicted: np.ndarray | None = None
+    """Shape (rows,): the class predicted for each row that designs are compared on, in the table's order."""
 
 
-def fit_and_test(network: Network, design: Design, context: TrainingContext) -> Result:
-    """Train a network as its design says, and measure it on the test rows."""
+def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
+    """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
-    test, confusion = network.measure(network.rows.test())
+    found, confusion, predicted = network.measure(network.rows.measured())
     shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
     return Result(
         history=history,
-        test_loss=test.loss,
+        loss=found.loss,
         confusion=confusion,
         parameters=count_parameters(design, *shape) if known else sum(x.size for x in network.weights()),
         flops=count_flops(design, *shape) if known else None,
         weights=network.weights,
+        predicted=None if network.rows.blocks else as_codes(predicted, context.dataset.n_classes),
     )
+
+
+def as_codes(classes: np.ndarray, n_classes: int) -> np.ndarray:
+    """Return class codes in as few bytes as hold them."""
+    return classes.astype(np.min_scalar_type(n_classes - 1))
 
 
 def train_designs(
@@ -296,9 +309,10 @@ def train_designs(
         try:
             check_training(design, context.settings)
             result = fit(design, context)
-            check_finite(result.test_loss, "the test rows")
+            check_finite(result.loss, "the rows it is measured on")
             spent = Spent(started_at, time.monotonic() - start, result.history.training_s)
-            fitted = Fitted(completed_trial(design, result, context, spent, engine=engine), result.weights)
+            trial = completed_trial(design, result, context, spent, engine=engine)
+            fitted = Fitted(trial, result.weights, result.predicted)
         except Exception as error:  # user code and libraries may raise anything: the study goes on
             spent = Spent(started_at, time.monotonic() - start)
             fitted = Fitted(failed_trial(design, error, context, spent, engine=engine))
@@ -308,7 +322,7 @@ def train_designs(
 def completed_trial(
     design: Design, result: Result, context: TrainingContext, spent: Spent, *, engine: str
 ) -> Trial:
-    """Return the record of a design that was trained and tested."""
+    """Return the record of a design that was trained and measured."""
     history, confusion = result.history, result.confusion
     fitted = history.fitted[history.kept]
     watched = history.watched[history.kept] if history.watched else None
@@ -320,8 +334,8 @@ def completed_trial(
         parameters=result.parameters,
         flops=result.flops,
         epochs_run=len(history.fitted),
-        test_accuracy=float(np.trace(confusion) / confusion.sum()),
-        test_loss=result.test_loss,
+        accuracy=float(np.trace(confusion) / confusion.sum()),
+        loss=result.loss,
         train_accuracy=fitted.accuracy,
         train_loss=fitted.loss,
         validation_accuracy=watched.accuracy if watched else None,

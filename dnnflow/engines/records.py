@@ -4,9 +4,9 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Parameters
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dnnflow.design.layers import Design
+
+
+DEFAULT_HOLDOUT = 0.2
+"""Share of the training rows that designs are compared on."""
 
 
 class TrialState(StrEnum):
@@ -31,8 +35,6 @@ class TrainingOptions(Parameters):
 
     engine: str = "auto"
     """auto (the fastest that can train a design), compiled, stacked, keras, sklearn, or one of a package."""
-    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the training rows held back for early stopping and plateau schedules."""
     time_limit_s: float | None = Field(default=None, gt=0.0)
     """Seconds of training after which a design fails."""
     measured_alone: bool = False
@@ -42,8 +44,43 @@ class TrainingOptions(Parameters):
     workers have GPUs, take a tenth of their memory."""
 
 
-class TrainingSettings(TrainingOptions, CheckedParameters):
-    """How a study trains: part of what makes two studies the same."""
+class SelectionOptions(Parameters):
+    """Which rows designs are compared on."""
+
+    select_on: Literal["validation", "test"] = "validation"
+    """validation: rows held back from training, so that the test rows say what the chosen design is worth;
+    test: the test rows themselves, as in the paper of 2015, which makes the best look better than it is."""
+    holdout: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of the training rows held back as validation rows, which early stopping watches too; default:
+    0.2, and none with select_on test."""
+
+    @model_validator(mode="after")
+    def _has_rows_to_select_on(self) -> Self:
+        if self.select_on == "validation" and self.holdout == 0:
+            raise InputError(
+                "holdout must be > 0 to select designs on validation rows, got 0; leave it out, or set "
+                "select_on: test"
+            )
+        return self
+
+    @property
+    def held_share(self) -> float:
+        """Share of the training rows held back, 0 to 1."""
+        if self.holdout is None:
+            return DEFAULT_HOLDOUT if self.select_on == "validation" else 0.0
+        return self.holdout
+
+
+class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
+    """How a study trains, and what it compares designs on: part of what makes two studies the same."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes two studies the same, as JSON types; of older studies, as it was written then."""
+        options = {
+            name: value for name, value in self.to_dict().items() if name in TrainingOptions.model_fields
+        }
+        selected = {} if self.select_on == "test" else {"select_on": self.select_on}
+        return {**options, "validation_fraction": self.held_share, **selected}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +125,18 @@ class Trial:
     flops: int | None = None
     """Floating-point operations of one row's forward pass."""
     epochs_run: int = 0
-    test_accuracy: float | None = None
-    """argmax of the prediction against argmax of the label, 0 to 1."""
-    test_loss: float | None = None
+    accuracy: float | None = None
+    """Share of right predictions on the rows that the study selects on, 0 to 1."""
+    loss: float | None = None
     train_accuracy: float | None = None
     """Running mean over the epoch whose weights were kept (the last; with early stopping the best)."""
     train_loss: float | None = None
     validation_accuracy: float | None = None
     validation_loss: float | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there is a validation part."""
+    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """Counts on the test rows, [true class][predicted class]."""
+    """Counts on the rows that the study selects on, [true class][predicted class]."""
     error: TrialError | None = None
 
     def __post_init__(self) -> None:
@@ -107,8 +144,8 @@ class Trial:
             raise InputError(
                 f"a trial has an error exactly when it is not completed, got {self.state}, {self.error}"
             )
-        if self.state is TrialState.COMPLETED and self.test_accuracy is None:
-            raise InputError("a completed trial has a test accuracy, got None")
+        if self.state is TrialState.COMPLETED and self.accuracy is None:
+            raise InputError("a completed trial has an accuracy, got None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +155,8 @@ class Outcome:
     trial: Trial
     weights: "tuple[np.ndarray, ...] | None" = None
     """The trained weights in the order of the Keras model, for trials good enough to be kept."""
+    predicted: "np.ndarray | None" = None
+    """Shape (rows,): the class predicted for each row that designs are compared on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +182,4 @@ class Pack:
 
     portions: tuple[Portion, ...]
     keep_above: float = float("inf")
-    """Test accuracy from which on a trial's weights are sent along."""
+    """Accuracy from which on a trial's weights are sent along."""

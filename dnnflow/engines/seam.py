@@ -39,6 +39,9 @@ class Fitted:
     trial: Trial
     weights: Callable[[], tuple[np.ndarray, ...]] | None = None
     """Gives the trained weights in the order of the Keras model; None for a failed trial."""
+    predicted: np.ndarray | None = None
+    """Shape (rows,), the class predicted for each row that designs are compared on, in the dataset's order;
+    None for a failed trial, and where rows are read in shuffled blocks."""
 
 
 class Engine(Protocol):
@@ -67,11 +70,11 @@ def check_training(design: Design, settings: TrainingSettings) -> None:
     Raises
     ------
     DesignError
-        When the design watches a validation part and there is none.
+        When the design watches validation rows and there are none.
     """
-    if design.watches_validation and settings.validation_fraction == 0:
+    if design.watches_validation and settings.held_share == 0:
         what = "early stopping" if design.early_stopping else "a plateau schedule"
-        raise DesignError(f"{what} needs a validation part, got validation_fraction=0; set it to e.g. 0.1")
+        raise DesignError(f"{what} needs validation rows, got none; set holdout to e.g. 0.1")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Train simple designs with scikit-learn's MLPClassifier, on workers without TensorFlow."""
 
-import importlib.util
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,11 +16,11 @@ from dnnflow.engines.loop import (
     Result,
     Weights,
     check_memory,
-    fit_and_test,
+    fit_and_measure,
     train_designs,
 )
 from dnnflow.engines.seam import Fitted, TrainingContext
-from dnnflow.errors import DataError, DesignError, DivergedError, NotFoundError
+from dnnflow.errors import DataError, DesignError, DivergedError
 
 _ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "linear": "identity"}
 _OPTIMIZERS = {"adam": frozenset({"beta_1", "beta_2", "epsilon"}), "sgd": frozenset({"momentum", "nesterov"})}
@@ -37,18 +36,9 @@ class SklearnEngine:
     two are one network: z starts as the difference of the Keras outputs, and is given back as (-z/2, z/2),
     whose softmax is (1 - sigmoid(z), sigmoid(z)). Only their training differs: one output takes half the
     step that two take.
-
-    Raises
-    ------
-    NotFoundError
-        When scikit-learn is not installed.
     """
 
     name = "sklearn"
-
-    def __init__(self) -> None:
-        if importlib.util.find_spec("sklearn") is None:
-            raise NotFoundError("engine sklearn needs scikit-learn, got none; pip install dnnflow[sklearn]")
 
     def refuse(self, design: Design) -> str | None:
         """Say why scikit-learn's MLPClassifier cannot be this design, or None."""
@@ -91,10 +81,10 @@ class SklearnEngine:
         if reason:
             raise DesignError(reason)
         check_memory(design, context)
-        network = SklearnNetwork(design, TrainingRows(context.dataset, context.settings.validation_fraction))
+        network = SklearnNetwork(design, TrainingRows(context.dataset, context.settings))
         # scikit-learn warns of the overflow that comes before a loss that is no number
         with np.errstate(all="ignore"):
-            return fit_and_test(network, design, context)
+            return fit_and_measure(network, design, context)
 
 
 class SklearnNetwork(Network):
@@ -138,15 +128,13 @@ class SklearnNetwork(Network):
                 "weights must stay finite, got NaN or infinity; lower the learning rate"
             ) from error
 
-    def evaluate(self, block: Block, counts: np.ndarray) -> float:
-        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
+    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
         features, labels, order = block
-        targets, n = labels[order], len(self._classes)  # (rows,)
+        targets = labels[order]  # (rows,)
         predicted = self._model.predict_proba(features[order])  # (rows, classes)
         likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
-        found = np.bincount(targets * n + predicted.argmax(axis=1), minlength=n * n)
-        counts += found.reshape(n, n)
-        return -float(np.log(likely, dtype=np.float64).sum())
+        return -float(np.log(likely, dtype=np.float64).sum()), predicted.argmax(axis=1)
 
     def weights(self) -> Weights:
         """Copy the weights, in the order and form of the Keras model."""

@@ -53,7 +53,7 @@ class Executor(Protocol):
         study
             Dataset, training settings and device.
         keep_above
-            Asked for each task that is made: the test accuracy from which on weights come along.
+            Asked for each task that is made: the accuracy from which on weights come along.
         control
             Says when nothing more is to be handed out and when what is in flight is to be stopped; the
             generator then ends, without an outcome of every design.

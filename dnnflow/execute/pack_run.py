@@ -125,6 +125,7 @@ def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) 
 
 def _outcome(fitted: Fitted, keep_above: float) -> Outcome:
     trial = fitted.trial
-    accuracy = trial.test_accuracy
+    accuracy = trial.accuracy
     keep = trial.state is TrialState.COMPLETED and accuracy is not None and accuracy >= keep_above
-    return Outcome(trial, fitted.weights() if keep and fitted.weights is not None else None)
+    weights = fitted.weights() if keep and fitted.weights is not None else None
+    return Outcome(trial, weights, fitted.predicted)

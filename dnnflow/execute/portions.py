@@ -82,7 +82,7 @@ def plan_study(
     if not stackable:
         return StudyPlan(_singles(designs))
     limits = StackLimits.of(settings, slots=PLANNED_SLOTS, activations=activations_of(designs))
-    shape = TableShape.of(dataset(), settings.validation_fraction)
+    shape = TableShape.of(dataset(), settings.held_share)
     stacks = plan_stacks(stackable, shape, limits)
     stacked = {design.design_id for design in stackable}
     return StudyPlan(

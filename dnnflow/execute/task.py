@@ -111,7 +111,7 @@ class OutcomeSender:
         while not self._ended.wait(SEND_S):
             fresh = self.outcomes[self._sent :]
             self._sent += len(fresh)
-            light = [outcome for outcome in fresh if _weights_bytes(outcome) <= MAX_EVENT_BYTES]
+            light = [outcome for outcome in fresh if _n_bytes(outcome) <= MAX_EVENT_BYTES]
             if light:
                 self._log_event(TOPIC, pack_outcomes(self._given.run, light))
 
@@ -142,8 +142,9 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _weights_bytes(outcome: Outcome) -> int:
-    return sum(array.nbytes for array in outcome.weights or ())
+def _n_bytes(outcome: Outcome) -> int:
+    arrays = [*(outcome.weights or ()), *([] if outcome.predicted is None else [outcome.predicted])]
+    return sum(array.nbytes for array in arrays)
 
 
 def _enter(run: str) -> None:

@@ -225,8 +225,8 @@ def _whole_space(pipeline: Pipeline) -> Iterator[Doubt]:
     yield from _refusal(("space",), pipeline.space.to_space)
 
 
-def _validation_part(pipeline: Pipeline) -> Iterator[Doubt]:
-    """Check that what watches a validation part has one."""
+def _validation_rows(pipeline: Pipeline) -> Iterator[Doubt]:
+    """Check that what watches validation rows has some."""
     from dnnflow.engines.seam import check_training
 
     section = pipeline.space.model_dump(mode="json", by_alias=True)
@@ -246,9 +246,9 @@ def _designs(pipeline: Pipeline) -> Iterator[Doubt]:
 
 
 _TOGETHER: tuple[tuple[set[str], Callable[[Pipeline], Iterator[Doubt]]], ...] = (
-    ({"dataset"}, _whole_dataset),
+    ({"dataset", "evaluation"}, _whole_dataset),
     ({"space"}, _whole_space),
-    ({"space", "training"}, _validation_part),
+    ({"space", "training", "evaluation"}, _validation_rows),
     ({"space", "training", "strategy"}, _designs),
 )
 """Sections whose fields must be right by themselves, and what checks them together."""

@@ -73,6 +73,10 @@ _Loader.add_implicit_resolver(
 
 
 AnyPipeline = Pipeline | TrainPipeline
+MOVED = {
+    "dataset.test_fraction": "evaluation.test_fraction", "training.validation_fraction": "evaluation.holdout"
+}  # fmt: skip
+"""Keys of older pipelines, and what they are called today."""
 KINDS_OF_RUN: Mapping[str, type[AnyPipeline]] = {"study": Pipeline, "training": TrainPipeline}
 
 
@@ -225,7 +229,8 @@ def _from_validation(errors: Sequence[Any], root: yaml.Node | None, kind: type[A
         where = _in_file(item["loc"], root)
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            message = "unknown key; " + _known_keys(where[:-1], kind)
+            new = MOVED.get(".".join(map(str, where)))
+            message = f"is {new} now" if new else "unknown key; " + _known_keys(where[:-1], kind)
         elif item["type"] == "missing":
             message = "this key is required"
         elif where == ("kind",):

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dnnflow.design.space import Space
 from dnnflow.design.space_options import SpaceOptions
-from dnnflow.engines.records import TrainingOptions, TrainingSettings
+from dnnflow.engines.records import SelectionOptions, TrainingOptions, TrainingSettings
 from dnnflow.parallel.spec.algorithm import Algorithm, Exchange, Kind, KindName, RefitExchange
 from dnnflow.parallel.spec.train_options import RefitOptions
 from dnnflow.parameters import Parameters, Place, Seed, fields_of, place_of, plain_type
@@ -41,7 +41,7 @@ class TableSection(Section):
     """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
 
 
-class DatasetSection(TextOptions, SplitOptions, ColumnOptions, TableSection):
+class DatasetSection(TextOptions, ColumnOptions, TableSection):
     """Where the table is and how its text is read."""
 
     seed: Seed = 0
@@ -77,6 +77,14 @@ class SpaceSection(SpaceOptions, Section):
         if "explicit" in data:
             data["designs"] = data.pop("explicit")
         return Space.from_dict(data)
+
+
+class SplitSection(SplitOptions, Section):
+    """Which rows are kept for the test."""
+
+
+class EvaluationSection(SelectionOptions, SplitSection):
+    """Which rows are kept to measure what is handed out, and which designs are compared on."""
 
 
 class TrainingSection(TrainingOptions, Section):
@@ -212,7 +220,9 @@ class Pipeline(RunDescription):
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the random strategy."""
     training: TrainingSection = TrainingSection()
-    """Engine, device, validation part, time limit, whether designs are timed alone."""
+    """Engine, device, time limit, whether designs are timed alone."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """Validation rows to compare designs on, test rows to measure what is handed out."""
     executor: ExecutorSection = ExecutorSection()
     """The cluster, or this process."""
     outputs: OutputsSection = OutputsSection()
@@ -236,13 +246,14 @@ class Pipeline(RunDescription):
     @property
     def recipe(self) -> Recipe:
         """What makes the table a dataset."""
-        columns, split = fields_of(ColumnOptions, self.dataset), fields_of(SplitOptions, self.dataset)
+        columns, split = fields_of(ColumnOptions, self.dataset), fields_of(SplitOptions, self.evaluation)
         return Recipe(split_seed=self.dataset.seed, **columns, **split, **dict(self.preprocess))
 
     @property
     def training_settings(self) -> TrainingSettings:
-        """What of the training section makes studies differ."""
-        return TrainingSettings(**fields_of(TrainingOptions, self.training))
+        """What of training and evaluation makes studies differ."""
+        evaluation = fields_of(SelectionOptions, self.evaluation)
+        return TrainingSettings(**fields_of(TrainingOptions, self.training), **evaluation)
 
     @property
     def has_code(self) -> bool:

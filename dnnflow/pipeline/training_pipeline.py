@@ -18,11 +18,13 @@ from dnnflow.paths import Workspace
 from dnnflow.pipeline.study_pipeline import (
     AlgorithmSection,
     DatasetSection,
+    EvaluationSection,
     ExecutorSection,
     Pipeline,
     PreprocessSection,
     RunDescription,
     Section,
+    SplitSection,
 )
 
 Names = str | tuple[str, ...]
@@ -112,6 +114,8 @@ class TrainPipeline(RunDescription):
     """A CSV table; or else `data`."""
     preprocess: PreprocessSection = PreprocessSection()
     """A table's columns to network input."""
+    evaluation: SplitSection = SplitSection()
+    """A table's test rows, on which the training is measured."""
     parallel: ParallelSection = ParallelSection()
     """Algorithm, replicas, epochs, ends."""
     executor: ExecutorSection = ExecutorSection()
@@ -141,6 +145,7 @@ class TrainPipeline(RunDescription):
             name=self.name,
             dataset=self.dataset,
             preprocess=self.preprocess,
+            evaluation=EvaluationSection(**dict(self.evaluation)),
             executor=self.executor,
             designs=1,
         )

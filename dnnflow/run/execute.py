@@ -1,9 +1,9 @@
-"""Do a run, stage by stage or whole: upload, preprocess, train, aggregate, report, refit."""
+"""Do a run, stage by stage or whole: upload, preprocess, train, aggregate, test, report, refit."""
 
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -20,6 +20,7 @@ from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView
+from dnnflow.run.final_test import hand_out
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.run_row import RunRow, recorded
@@ -97,7 +98,8 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
         upload(run.pipeline, row)
     with Workers(run, client, row) as workers:
         study = run.study or _begin_on_table(run, workers.client, row)
-        is_shown = study.is_trained and study.settings.workspace.report(study.id).is_file()
+        report_file = study.settings.workspace.report(study.id)
+        is_shown = study.is_trained and report_file.is_file() and study.record.outcome is not None
         had_finished = is_shown and run.study is None  # one that is resumed has its files written anew
         if not study.is_trained:
             train(study, workers.executor(), listener=row)
@@ -106,7 +108,7 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
         view = study.view()
         _copy_report(run, study)
     else:
-        view = aggregate(study, row)
+        view = measure_once(study, aggregate(study, row), row)
         report(run, study, view, draw, row)
     refit(run, study, view, client=client, listener=row)
     row.error = why_useless(view)
@@ -214,7 +216,7 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
     """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
-    training = pipeline.training_settings.to_dict()
+    training = pipeline.training_settings.identity()
     return content_id(
         {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
     )
@@ -269,12 +271,20 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
 
 
 def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
-    """Rank the designs, look at what their parameters did, save the best models."""
+    """Rank the designs, and look at what their parameters did."""
     with stage(Stage.AGGREGATE, f"study {study.id}", listener) as came_of_it:
         view = study.view()
-        saved = study.save_models(view, listener)
-        came_of_it.append(f"{len(saved)} models saved")
+        came_of_it.append(f"{len(view.trials):,} designs completed")
     return view
+
+
+def measure_once(study: Study, view: StudyView, listener: Listener = ignore) -> StudyView:
+    """Save the best models, measured on the test rows beside baselines; return the view with the numbers."""
+    with stage(Stage.TEST, f"study {study.id}", listener) as came_of_it:
+        saved, tested = hand_out(study, view, listener)
+        came_of_it.append(f"{len(saved)} models saved")
+        came_of_it += [f"{one.name} {one.accuracy:.4f}" for one in tested if one.rank == 1]
+    return replace(view, tested=tested)
 
 
 def report(run: StudyRun, study: Study, view: StudyView, draw: Draw,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dnnflow.design.layers import Design
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
@@ -64,7 +63,7 @@ class BestWeights:
         self._best = sorted(keys)[:keep]
 
     def threshold(self) -> float:
-        """Return the test accuracy from which on a trial may be among the best; infinite if none are kept."""
+        """Return the accuracy from which on a trial may be among the best; infinite if none are kept."""
         if self._keep == 0:
             return float("inf")
         return -self._best[-1].minus_accuracy if len(self._best) == self._keep else 0.0
@@ -97,25 +96,6 @@ def read_weights(path: Path) -> list[np.ndarray] | None:
         return None
     with np.load(path, allow_pickle=False) as arrays:
         return [arrays[f"arr_{index}"] for index in range(len(arrays.files))]
-
-
-def save_model(path: Path, design: Design, weights: Sequence[np.ndarray], dataset: "Dataset",
-               record: Mapping[str, Any]) -> None:  # fmt: skip
-    """Write a design with trained weights as one `.keras` file that can be applied to raw rows.
-
-    Parameters
-    ----------
-    weights
-        In the order of the Keras model that `design` builds.
-    record
-        What else to say of the model, e.g. its study and accuracy; JSON types.
-    """
-    import_tensorflow()
-    from dnnflow.engines.keras.build import build_model
-
-    model = build_model(design, dataset.n_features, dataset.n_classes)
-    model.set_weights(list(weights))
-    write_model(path, model, dataset, {"design": design.to_dict(), **record})
 
 
 def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = None,

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dnnflow.design.layers import Design, activations_of
+from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
-from dnnflow.engines.seam import StudyContext, make_importable
+from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import StudyStopped
 from dnnflow.events import (
     Command,
@@ -28,10 +29,11 @@ from dnnflow.execute.control import Control, Stopped, control_from
 from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
 from dnnflow.pipeline.pipeline_checks import validate_leniently
 from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
+from dnnflow.results.predictions.prediction_matrix import MAX_BYTES, PredictionWriter
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
-from dnnflow.run.saved_model import BestWeights, LeaderboardKey, read_weights, save_model
+from dnnflow.run.saved_model import BestWeights, LeaderboardKey
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 
@@ -40,11 +42,11 @@ if TYPE_CHECKING:
 
     from dnnflow.execute.executor import Executor
 
-NEEDED_TO_GO_ON = ("training", "executor", "outputs")
+NEEDED_TO_GO_ON = ("training", "evaluation", "executor", "outputs")
 """Sections of a stored pipeline that a study goes on with."""
 FIRST_ETA = 5
 """Trials after which the time left is estimated: before, it would be mostly start-up."""
-STORED = ("design_id", "state", "test_accuracy", "parameters", "error_type")
+STORED = ("design_id", "state", "accuracy", "parameters", "error_type")
 """What a study that goes on needs to know of the trials that it has."""
 DESIGNS_PER_SHARD = 50
 PORTIONS_PER_SHARD = 8
@@ -138,7 +140,7 @@ class Study:
 
     def view(self) -> StudyView:
         """Return leaderboard, marginals, curves and failures, ready to be shown."""
-        return load_view(self.store, self.study_id)
+        return load_view(self.store, self.study_id, self.settings.workspace.predictions(self.study_id))
 
     @property
     def best(self) -> "pd.Series[Any] | None":
@@ -147,9 +149,9 @@ class Study:
         frame = frame[frame["state"] == TrialState.COMPLETED.value]
         if frame.empty:
             return None
-        return frame.sort_values(
-            ["test_accuracy", "parameters", "design_id"], ascending=[False, True, True]
-        ).iloc[0]
+        return frame.sort_values(["accuracy", "parameters", "design_id"], ascending=[False, True, True]).iloc[
+            0
+        ]
 
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
               listener: Listener = ignore) -> None:  # fmt: skip
@@ -185,26 +187,6 @@ class Study:
                 raise
             if not self.missing():
                 self.store.set_state(self.study_id, RunState.FINISHED)
-
-    def save_models(self, view: StudyView, listener: Listener = ignore) -> list[Path]:
-        """Write the best designs' models as `.keras` files and return their paths, best first."""
-        make_importable(self.job().import_paths)
-        designs = {design.design_id: design for design in self.designs}
-        paths = []
-        for rank, row in enumerate(view.leaderboard[: self.pipeline.outputs.models], start=1):
-            weights = read_weights(self.settings.workspace.weights(self.study_id, row.design_id))
-            if weights is None:
-                listener(Notice(f"the model of the design at rank {rank} was not kept, its weights are gone"))
-                continue
-            path = self.settings.workspace.model(self.study_id, rank)
-            record = {
-                "study_id": self.study_id,
-                "design_id": row.design_id,
-                "test_accuracy": row.test_accuracy,
-            }
-            save_model(path, designs[row.design_id], weights, self.dataset, record)
-            paths.append(path)
-        return paths
 
     def forget_failed(self) -> int:
         """Forget the trials that did not complete, so that they are trained again; return how many."""
@@ -259,8 +241,7 @@ class StudyTraining:
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
         keys = [
-            LeaderboardKey.of(*row)
-            for row in completed[["design_id", "test_accuracy", "parameters"]].to_numpy()
+            LeaderboardKey.of(*row) for row in completed[["design_id", "accuracy", "parameters"]].to_numpy()
         ]
         self._stored = set(frame["design_id"])
         self._before = [self._result_of_row(row) for row in frame.to_dict("records")]
@@ -268,6 +249,11 @@ class StudyTraining:
         self._best = min(keys, default=None)
         directory = study.settings.workspace.weights_directory(study.id)
         self._keeper = BestWeights(directory, study.pipeline.outputs.models, keys)
+        self._predictions = PredictionWriter(
+            study.settings.workspace.predictions(study.id),
+            len(self._designs),
+            lambda: TrainingRows(study.dataset, study.job().settings).measured_labels(),
+        )
         self._began_s = time.monotonic()
         self._reported_s, self._reported = 0.0, -1
 
@@ -328,11 +314,12 @@ class StudyTraining:
         return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
+        self._keep_predictions(outcomes)
         trials = [outcome.trial for outcome in outcomes]
         keys = []
         for outcome, trial in zip(outcomes, trials, strict=True):
-            if trial.test_accuracy is not None:
-                keys.append(LeaderboardKey.of(trial.design_id, trial.test_accuracy, trial.parameters))
+            if trial.accuracy is not None:
+                keys.append(LeaderboardKey.of(trial.design_id, trial.accuracy, trial.parameters))
                 self._keeper.offer(keys[-1], outcome.weights)
         # The weights of the best are on disk before their trial counts as done
         self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
@@ -343,12 +330,21 @@ class StudyTraining:
         self._listener(TrialsEnded([self._result(trial) for trial in trials]))
         self._report()
 
+    def _keep_predictions(self, outcomes: Sequence[Outcome]) -> None:
+        writer, was_too_large = self._predictions, self._predictions.is_too_large
+        writer.append({one.trial.design_id: one.predicted for one in outcomes if one.predicted is not None})
+        if writer.is_too_large and not was_too_large:
+            self._listener(Notice(
+                f"predictions of {len(self._designs):,} designs would take over {MAX_BYTES >> 20} MiB and "
+                "are not kept: designs are compared by their accuracies alone"
+            ))  # fmt: skip
+
     def _result(self, trial: Trial) -> TrialResult:
         error = trial.error.type if trial.error else ""
-        return _result(self._designs[trial.design_id], trial.test_accuracy, error)
+        return _result(self._designs[trial.design_id], trial.accuracy, error)
 
     def _result_of_row(self, row: Mapping[Any, Any]) -> TrialResult:
-        accuracy = float(row["test_accuracy"]) if row["state"] == TrialState.COMPLETED.value else None
+        accuracy = float(row["accuracy"]) if row["state"] == TrialState.COMPLETED.value else None
         error = row["error_type"]
         return _result(self._designs[row["design_id"]], accuracy, error if isinstance(error, str) else "")
 

@@ -114,11 +114,11 @@ class StudyNumbers(Numbers):
     failed: int = 0
     best_design: str = ""
     best: Sequence[tuple[int, float]] = ()
-    """(trials finished, best test accuracy from then on)."""
+    """(trials finished, best accuracy from then on)."""
     pace: Sequence[tuple[float, float]] = ()
     """(seconds since the beginning, trials a second)."""
     cells: Sequence[tuple[int, float, int]] = ()
-    """(hidden layers, test accuracy, trials) at the lower corner of each cell that holds a trial."""
+    """(hidden layers, accuracy, trials) at the lower corner of each cell that holds a trial."""
     cell_size: tuple[int, float] = (1, 0.0)
     """Hidden layers and accuracy that a cell spans."""
     failures: Sequence[tuple[str, int]] = ()

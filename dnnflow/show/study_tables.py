@@ -14,6 +14,7 @@ import yaml
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.depth import timing
 from dnnflow.results.view.study_view import StudyView
+from dnnflow.results.view.tested import first_of
 from dnnflow.show.run_numbers import thinned
 
 MOST_POINTS = 3_000
@@ -77,7 +78,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class ConfusionTable:
-    """Counts of the best design on the test rows, and its most frequent confusions."""
+    """Counts of the best design on the rows it is measured on, and its most frequent confusions."""
 
     names: tuple[str, ...]
     """Classes shown, in their order."""
@@ -120,7 +121,8 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("Rows without a label, left out", described.get("dropped_rows") or None),
         ("Features", described.get("n_features")),
         ("Classes", len(view.class_names) or None),
-        ("Always the largest class", _largest_class(view.majority_rate)),
+        ("Compared on", view.measured_on if view.measured_rows else None),
+        ("Always the largest class of these", _largest_class(view.majority_rate)),
         ("Training time, summed", _duration(view.trials["training_s"].sum())),
         ("Dataset", record.dataset_id),
     ]
@@ -133,15 +135,31 @@ def headline(view: StudyView) -> list[tuple[str, str, str]]:
     counts = view.counts
     waiting = f"{view.waiting:,} waiting" if view.waiting else "all done"
     bad = f"{counts[TrialState.FAILED]:,} failed, {counts[TrialState.LOST]:,} lost"
-    numbers = [
+    numbers: list[tuple[str, str, str]] = []
+    if tested := first_of(view.tested):
+        low, high = tested.interval
+        numbers.append(
+            (
+                "accuracy on test rows"
+                if tested.selected is not None
+                else "on the test rows it was chosen on",
+                f"{tested.accuracy:.4f}",
+                f"95 %: {low:.3f} – {high:.3f}",
+            )
+        )
+    if others := [one for one in view.tested if one.kind == "baseline"]:
+        best = max(others, key=lambda one: one.accuracy)
+        numbers.append(("best baseline there", f"{best.accuracy:.4f}", best.name))
+    numbers += [
         ("designs", f"{view.record.n_designs:,}", waiting),
         ("completed", f"{counts[TrialState.COMPLETED]:,}", bad),
     ]
     if view.leaderboard and view.noise:
-        best = view.leaderboard[0]
-        interval = f"95 %: {best.low:.3f} – {best.high:.3f}"
-        numbers.append(("best accuracy", f"{best.test_accuracy:.4f}", interval))
-        numbers.append(("within noise of it", f"{view.noise.equal:,}", "designs, itself included"))
+        if tested is None:
+            first = view.leaderboard[0]
+            interval = f"95 %: {first.low:.3f} – {first.high:.3f}, on {view.measured_on} it was chosen on"
+            numbers.append(("best accuracy", f"{first.accuracy:.4f}", interval))
+        numbers.append(("within noise of the best", f"{view.noise.equal:,}", "designs, itself included"))
     return numbers
 
 
@@ -156,7 +174,7 @@ def cloud(trials: pd.DataFrame, column: str) -> Cloud | None:
         A number that is ≥ 0; trials without it are left out.
     """
     known = trials[trials[column].notna()]
-    x, y = known[column].to_numpy(dtype=float), known["test_accuracy"].to_numpy(dtype=float)
+    x, y = known[column].to_numpy(dtype=float), known["accuracy"].to_numpy(dtype=float)
     if len(np.unique(x)) < 2:
         return None
     logarithmic = bool(x.min() > 0 and x.max() / x.min() > 20)

@@ -111,6 +111,8 @@ class Progress:
 def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None:
     """Print a study's leaderboard, its id and where its files are."""
     console, record = Console(highlight=False), view.record
+    if view.sentence:
+        console.print(f"[bold]{escape(view.sentence)}[/bold]", soft_wrap=True)
     console.print(leaderboard_table(view, top=top))
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
@@ -142,7 +144,7 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
     for place, mark in zip(view.leaderboard[:top], marks, strict=False):
         table.add_row(
             f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
-            f"{place.test_accuracy:.4f}",
+            f"{place.accuracy:.4f}",
             f"{place.low:.3f} – {place.high:.3f}",
             escape(place.design),
             "" if place.parameters is None else f"{place.parameters:,}",
@@ -155,7 +157,8 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
 def _caption(view: "StudyView") -> str:
     if view.noise is None:
         return "No design has been trained to its end yet."
-    lines = [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
+    lines = [f"Accuracy on {view.measured_on}."]
+    lines += [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
     lines += [f"Seconds of training: {timings(view)}."]
     if view.flatness:
         lines += [str(view.flatness)]

@@ -85,7 +85,7 @@ def create_app(services: Services) -> FastAPI:
     state = app.state
     state.services, state.sessions, state.watch = services, sessions, watch
     state.views = Views(services)
-    state.results = Results(services.store, state.views)
+    state.results = Results(services.store, state.views, services.settings.workspace)
     state.predictions, state.metrics = predictions, WebMetrics(services, watch)
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)

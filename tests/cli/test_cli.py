@@ -70,7 +70,7 @@ def test_run_tells_each_stage(call) -> None:
     code, _, err = call("run", IRIS, *QUICK, "--new")
     assert code == 0
     assert [line.split()[0] for line in err.splitlines() if not line.startswith(" ")] == [
-        "upload", "preprocess", "train", "aggregate", "report",
+        "upload", "preprocess", "train", "aggregate", "test", "report",
     ]  # fmt: skip
     assert "2 of 2 designs" in err
 
@@ -159,7 +159,7 @@ def test_export_writes_every_trial(call, study_id: str, tmp_path: Path, suffix: 
     assert call("export", study_id, "--out", str(out))[0] == 0
     frame = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert len(frame) == 2
-    assert frame["test_accuracy"].between(0, 1).all()
+    assert frame["accuracy"].between(0, 1).all()
 
 
 def test_report_is_written_anew(call, study_id: str, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from dnnflow.engines.compiled.compiled_engine import CompiledEngine, CompiledNet
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.keras.build import build_model, build_optimizer
 from dnnflow.engines.loop import Deadline, Weights
+from dnnflow.engines.records import TrainingSettings
 from dnnflow.engines.stacked.stack_plan import StackLimits, TableShape, plan_stacks
 from dnnflow.engines.stacked.stack_program import StackProgram
 from dnnflow.engines.stacked.stack_run import StackRun
@@ -25,6 +26,7 @@ from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
+ON_TEST = TrainingSettings(select_on="test")
 BATCH = 26
 """256 rows are ten batches of it, the last one shorter."""
 RATE = 2.0**-7
@@ -133,13 +135,13 @@ def by_stack(designs: list[Design], dataset: Dataset, dtype: str) -> list[Weight
     (stack,) = plan_stacks(designs, TableShape(256, dataset.n_features, dataset.n_classes), StackLimits())
     layout = layout_of(stack, dataset)
     program = StackProgram(stack.signature, layout, dtype)
-    run = StackRun(stack, layout, program, TrainingRows(dataset), Tensors())
+    run = StackRun(stack, layout, program, TrainingRows(dataset, ON_TEST), Tensors())
     trained = {member.design.design_id: member.weights for member in run.fit(Deadline(None))}
     return [trained[design.design_id] for design in designs]
 
 
 def by_machine_code(design: Design, dataset: Dataset, dtype: str) -> Weights:
-    network = CompiledNetwork(design, TrainingRows(dataset), dtype)
+    network = CompiledNetwork(design, TrainingRows(dataset, ON_TEST), dtype)
     network.train_epoch(0, design.optimizer.learning_rate, Deadline(None))
     return network.weights()
 

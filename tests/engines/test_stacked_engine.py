@@ -22,6 +22,7 @@ from dnnflow.engines.stacked.stack_run import StackRun, staying
 from dnnflow.engines.stacked.stacked_engine import StackedEngine
 from dnnflow.table.store.dataset import Dataset
 
+ON_TEST = TrainingSettings(select_on="test")
 ADAM = Optimizer("adam", 0.02)
 DIVERGES = Optimizer("adam", 1e30)
 
@@ -37,7 +38,7 @@ def train(
     **settings: object,
 ) -> list[Fitted]:  # fmt: skip
     """Train designs and return what came of them, in their order; weights are taken at once."""
-    context = TrainingContext(dataset, TrainingSettings(**settings))  # type: ignore[arg-type]
+    context = TrainingContext(dataset, TrainingSettings(**{"select_on": "test"} | settings))  # type: ignore[arg-type]
     found = {}
     for fitted in (engine or StackedEngine()).train(some, context):
         weights = fitted.weights() if fitted.weights else ()
@@ -62,11 +63,11 @@ def test_a_stack_that_was_planned_is_not_planned_again_and_has_the_same_bits(
     assert len(stacks) > 1
     monkeypatch.setattr(stacked_engine, "plan_stacks", lambda *_: pytest.fail("a stack is planned once"))
     for stack in stacks:
-        context = TrainingContext(iris, TrainingSettings(), plan=stack)
+        context = TrainingContext(iris, ON_TEST, plan=stack)
         for fitted in StackedEngine().train(stack.designs, context):
             assert bits(fitted) == wanted[fitted.trial.design_id]
     monkeypatch.undo()
-    part = TrainingContext(iris, TrainingSettings(), plan=stacks[0])
+    part = TrainingContext(iris, ON_TEST, plan=stacks[0])
     (fitted,) = StackedEngine().train(stacks[0].designs[:1], part)
     assert fitted.trial.state is TrialState.COMPLETED
 
@@ -93,12 +94,12 @@ def test_the_last_numbers_of_an_array_are_not_rounded_otherwise_when_neighbours_
     layers = tuple(Layer(width, activation) for width in widths)
     sound = designs(21, layers=layers, batch_size=37, epochs=3)
     ill = [one if one.seed in (4, 11) else dataclasses.replace(one, optimizer=DIVERGES) for one in sound]
-    alone = train(sound, digits, validation_fraction=0.2)
-    beside = train(ill, digits, validation_fraction=0.2)
+    alone = train(sound, digits, holdout=0.2)
+    beside = train(ill, digits, holdout=0.2)
     for index in (4, 11):
         assert bits(beside[index]) == bits(alone[index])
         assert beside[index].trial.history == alone[index].trial.history
-        assert beside[index].trial.test_loss == alone[index].trial.test_loss
+        assert beside[index].trial.loss == alone[index].trial.loss
 
 
 def test_those_who_stay_are_as_many_modulo_eight_and_include_the_last() -> None:
@@ -144,7 +145,9 @@ def train_as_one(some: Sequence[Design], dataset: Dataset) -> list:
     shape = TableShape(dataset.rows["train"], dataset.n_features, dataset.n_classes)
     (stack,) = plan_stacks(some, shape, StackLimits(waste=0.9))
     layout = layout_of(stack, dataset)
-    run = StackRun(stack, layout, StackProgram(stack.signature, layout), TrainingRows(dataset), Tensors())
+    run = StackRun(
+        stack, layout, StackProgram(stack.signature, layout), TrainingRows(dataset, ON_TEST), Tensors()
+    )
     members = {member.design.design_id: member for member in run.fit(Deadline(None))}
     return [members[design.design_id] for design in some]
 
@@ -155,7 +158,7 @@ def test_early_stopping_ends_each_design_with_its_own_best_weights(iris: Dataset
         dataclasses.replace(one, optimizer=Optimizer("adam", rate))
         for one, rate in zip(some, (0.3, 0.1, 0.03, 0.2), strict=True)
     ]
-    stopped = train(some, iris, validation_fraction=0.25)
+    stopped = train(some, iris, holdout=0.25)
     assert len({fitted.trial.epochs_run for fitted in stopped}) > 1
     for design, fitted in zip(some, stopped, strict=True):
         losses = fitted.trial.history["val_loss"]
@@ -163,7 +166,7 @@ def test_early_stopping_ends_each_design_with_its_own_best_weights(iris: Dataset
         assert fitted.trial.epochs_run == min(best + 1 + 2, 40)
         assert fitted.trial.validation_loss == losses[best]
         shorter = dataclasses.replace(design, epochs=best + 1, early_stopping=None)
-        again, _ = train([shorter, dataclasses.replace(shorter, seed=9)], iris, validation_fraction=0.25)
+        again, _ = train([shorter, dataclasses.replace(shorter, seed=9)], iris, holdout=0.25)
         assert bits(again) == bits(fitted)
 
 
@@ -183,8 +186,8 @@ def test_schedules_are_followed_as_by_the_keras_engine(
     schedule: Schedule, optimizer: Optimizer, iris: Dataset
 ) -> None:
     some = designs(3, epochs=5, schedule=schedule, optimizer=optimizer)
-    stacked = train(some, iris, validation_fraction=0.2)
-    one_by_one = train(some, iris, KerasEngine(), validation_fraction=0.2)
+    stacked = train(some, iris, holdout=0.2)
+    one_by_one = train(some, iris, KerasEngine(), holdout=0.2)
     for ours, theirs in zip(stacked, one_by_one, strict=True):
         assert ours.weights is not None
         assert theirs.weights is not None
@@ -219,7 +222,7 @@ def test_dropout_zeroes_the_share_it_says_and_keeps_the_mean(iris: Dataset) -> N
 def test_dropout_trains_as_well_as_with_keras(digits: Dataset) -> None:
     some = designs(6, layers=(Layer(32, dropout=0.3), Layer(32, dropout=0.3)), epochs=6)
     ours, theirs = (
-        [fitted.trial.test_accuracy or 0.0 for fitted in train(some, digits, engine)]
+        [fitted.trial.accuracy or 0.0 for fitted in train(some, digits, engine)]
         for engine in (StackedEngine(), KerasEngine())
     )
     assert abs(np.mean(ours) - np.mean(theirs)) < 0.02
@@ -255,7 +258,7 @@ def test_a_stack_past_its_members_limits_is_halved_too(iris: Dataset) -> None:
 
 def test_a_stack_that_cannot_fit_is_halved_before_it_takes_memory(iris: Dataset) -> None:
     wide = designs(4, layers=(Layer(300),) * 3, epochs=1)
-    context = TrainingContext(iris, TrainingSettings(), memory_bytes=15_000_000)
+    context = TrainingContext(iris, ON_TEST, memory_bytes=15_000_000)
     trials = [fitted.trial for fitted in StackedEngine().train(wide, context)]
     assert [trial.state for trial in trials] == [TrialState.COMPLETED] * 4
     assert [trial.amortised for trial in trials] == [False] * 4

@@ -75,8 +75,8 @@ def test_stacks_grow_with_the_memory_they_are_given() -> None:
 
 
 def test_rows_held_back_to_watch_cost_no_training_time() -> None:
-    whole = sum(portion.cost for portion in plan(DENSE).stacks)
-    half = sum(portion.cost for portion in plan(DENSE, validation_fraction=0.5).stacks)
+    whole = sum(portion.cost for portion in plan(DENSE, select_on="test").stacks)
+    half = sum(portion.cost for portion in plan(DENSE, holdout=0.5).stacks)
     assert half == pytest.approx(whole / 2, rel=0.1)
 
 

@@ -123,7 +123,7 @@ def test_a_triggered_study_ends_completed(server: PrefectServer) -> None:
     assert done.returncode == 0, done.stdout
     assert (flow_run["name"], flow_run["state_type"]) == ("quickstart", "COMPLETED")
     source = server.deployment("quickstart")["parameters"]["pipeline"]["dataset"]["source"]
-    expected = [f"upload {source}", "preprocess digit", "train 1 of 1", "aggregate", "report"]
+    expected = [f"upload {source}", "preprocess digit", "train 1 of 1", "aggregate", "test", "report"]
     assert server.task_runs(flow_run["id"]) == dict.fromkeys(expected, "COMPLETED")
 
     artifacts = server.artifacts(flow_run["id"])

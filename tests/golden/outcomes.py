@@ -15,9 +15,9 @@ import numpy as np
 import dnnflow
 from tests.golden.doors import ROOT, wait_for
 
-NUMBERS = ("parameters", "flops", "epochs_run", "test_accuracy", "train_accuracy")
+NUMBERS = ("parameters", "flops", "epochs_run", "accuracy", "train_accuracy")
 """Of a trial; they are the same to the last digit."""
-LOSSES = ("test_loss", "train_loss")
+LOSSES = ("loss", "train_loss")
 IRIS = {"source": str(ROOT / "pipelines" / "data" / "iris.csv"), "label": "species"}
 DESIGNS = 8
 _ENVIRONMENT = Lock()

@@ -112,7 +112,11 @@ def test_numbers_written_with_an_exponent_are_numbers(file: Path) -> None:
         (("depth: {int: [1, 3]}", "early_stopping: {patience: 0}"), 6, "space.early_stopping.patience: "),
         (("depth: {int: [1, 3]}", "schedule: {kind: linear}"), 6, "space.schedule.kind: "),
         (("depth: {int: [1, 3]}", "activation: relux"), 6, "space.activation: activation must be one of"),
-        (("depth: {int: [1, 3]}", "early_stopping: {patience: 3}"), 6, "space.early_stopping: early"),
+        (
+            ("depth: {int: [1, 3]}", "early_stopping: {patience: 3}\nevaluation: {select_on: test}"),
+            6,
+            "space.early_stopping: early",
+        ),
         (("depth: {int: [1, 3]}", "optimizer_parameters:\n    rho: 0.5"), 7, "optimizer_parameters.rho: "),
         (("depth: {int: [1, 3]}", "explicit:\n  - {}\n  - {depth: 3}"), 8, "space.explicit.1: "),
         (("label: kind", "label: kind\n  delimiter: ab"), 5, "dataset.delimiter: delimiter must be one"),

@@ -94,12 +94,13 @@ def test_luck_of_the_first_is_what_a_simulation_says() -> None:
 
 
 def test_the_reader_is_told_that_the_best_is_optimistic() -> None:
-    text = str(Noise(designs=40, rows=360, equal=3, luck=0.011))
+    text = str(Noise(designs=40, rows=360, kind="test", equal=3, luck=0.011))
     assert text.startswith(
         "3 of 40 designs are within noise of the first (two-proportion z-test at 5 % on 360 test"
     )
-    assert "chance alone would put the first about 1.1 points too high. The best of 40 is optimistic" in text
-    assert str(Noise(designs=40, rows=360, equal=1, luck=0.0)).startswith(
+    assert "chance alone would put the first about 1.1 points too high. The best of 40 is chosen" in text
+    assert text.endswith("better than it is: set evaluation.select_on to validation.")
+    assert str(Noise(designs=40, rows=360, kind="validation", equal=1, luck=0.0)).startswith(
         "No other of the 40 designs is within"
     )
 
@@ -203,9 +204,9 @@ def test_few_or_uneven_depths_have_no_spectrum(depths: Sequence[int]) -> None:
 
 def test_bands_hold_the_spread_of_each_depth() -> None:
     frame = pd.DataFrame(
-        {"depth": pd.array([2, 1, 2, None], dtype="Int64"), "test_accuracy": [0.2, 0.9, 0.4, 0.1]}
+        {"depth": pd.array([2, 1, 2, None], dtype="Int64"), "accuracy": [0.2, 0.9, 0.4, 0.1]}
     )
-    one, two = bands(frame, "test_accuracy")
+    one, two = bands(frame, "accuracy")
     assert (one.depth, one.n, one.mean, one.interval) == (1, 1, 0.9, None)
     assert (two.depth, two.n, two.largest) == (2, 2, 0.4)
     assert two.mean == pytest.approx(0.3)
@@ -216,7 +217,7 @@ def deep_trials(accuracy: Sequence[float], depths: Sequence[int], amortised: boo
     return pd.DataFrame(
         {
             "depth": pd.array(depths, dtype="Int64"),
-            "test_accuracy": accuracy,
+            "accuracy": accuracy,
             "training_s": [0.1 * depth for depth in depths],
             "amortised": amortised,
         }
@@ -322,7 +323,7 @@ def add(
 
 
 def completed(design: Design, accuracy: float, **more: object) -> tuple[Design, Trial]:
-    fields = {"state": TrialState.COMPLETED, "engine": "keras", "test_accuracy": accuracy, **more}
+    fields = {"state": TrialState.COMPLETED, "engine": "keras", "accuracy": accuracy, **more}
     return design, Trial(design_id=design.design_id, **fields)  # type: ignore[arg-type]
 
 
@@ -361,21 +362,21 @@ def view(store: Store) -> StudyView:
 def test_counts_are_of_the_whole_study(view: StudyView) -> None:
     assert view.counts == {TrialState.COMPLETED: 30, TrialState.FAILED: 5, TrialState.LOST: 1}
     assert view.waiting == 4
-    assert view.test_rows == 200
+    assert view.measured_rows == 200
 
 
 def test_the_leaderboard_is_ordered_and_says_how_sure_it_is(view: StudyView) -> None:
     first, second = view.leaderboard[:2]
     assert len(view.leaderboard) == 30
     assert (first.rank, first.depth, first.parameters) == (1, 1, 110)
-    assert first.test_accuracy == pytest.approx(0.93)
+    assert first.accuracy == pytest.approx(0.93)
     assert first.design == "1 x 16 relu, adam 0.001, batch 32"
     assert (first.low, first.high) == pytest.approx(wilson_interval(0.93, 200))
-    assert second.test_accuracy == pytest.approx(0.925)
+    assert second.accuracy == pytest.approx(0.925)
     equal = [place for place in view.leaderboard if place.within_noise]
     assert view.noise is not None
     assert (view.noise.designs, view.noise.rows, view.noise.equal) == (30, 200, len(equal))
-    assert all(equal_within_noise(first.test_accuracy, place.test_accuracy, 200) for place in equal)
+    assert all(equal_within_noise(first.accuracy, place.accuracy, 200) for place in equal)
     assert 1 < len(equal) < 30
 
 
@@ -383,7 +384,7 @@ def test_a_place_is_json(view: StudyView) -> None:
     place = view.leaderboard[0].to_dict()
     assert (place["rank"], place["depth"], place["train_accuracy"]) == (1, 1, None)
     assert type(place["parameters"]) is int
-    assert type(place["test_accuracy"]) is float
+    assert type(place["accuracy"]) is float
 
 
 def test_of_equal_designs_the_smaller_is_first(store: Store) -> None:
@@ -501,11 +502,11 @@ def test_an_unknown_study_is_an_error(store: Store) -> None:
         load_view(store, "nothing")
 
 
-def test_test_rows_are_counted_where_the_dataset_does_not_say(store: Store, tmp_path: Path) -> None:
+def test_rows_that_accuracies_are_measured_on_are_counted(store: Store, tmp_path: Path) -> None:
     design, trial = completed(Design(), 0.5, confusion=((2, 1), (0, 4)))
     record = RunRecord(key="k", name="n", dataset_id="d", dataset_path="p", n_designs=1)
     store.add_study(record, [design])
     store.add_trials(record.study_id, [(design, trial)])
     shown = load_view(store, record.study_id)
-    assert shown.test_rows == 7
+    assert shown.measured_rows == 7
     assert shown.class_names == ("0", "1")

@@ -20,9 +20,10 @@ from dnnflow.events import Command
 from dnnflow.paths import canonical_json
 from dnnflow.results.store.database import open_engine, store_url
 from dnnflow.results.store.run_record import Driver, RunKind, RunState
-from dnnflow.results.store.schema import SCHEMA_VERSION, runs, study_designs, trials
+from dnnflow.results.store.schema import SCHEMA_VERSION, runs
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.trial_rows import trial_row
+from dnnflow.run.study import read_stored
 
 VERSION_2 = """
 CREATE TABLE dnnflow_schema (
@@ -110,8 +111,12 @@ CREATE INDEX trials_overview ON trials (study_id, state, depth, test_accuracy, t
 the last index."""
 
 DESIGNS = [Design(layers=(Layer(units=8 + index),), seed=index) for index in range(3)]
-PIPELINE = {"name": "old", "dataset": {"source": "iris.csv", "label": "species"}, "designs": 3}
+PIPELINE = {"name": "old", "dataset": {"source": "iris.csv", "label": "species"}, "designs": 3,
+            "training": {"engine": "keras", "validation_fraction": 0.1}}  # fmt: skip
 DATASET = {"rows": {"train": 120, "test": 30}}
+OLD_COLUMNS = {"accuracy": "test_accuracy", "loss": "test_loss"}
+NAMES_OF_3 = {"run_id": "study_id", "command": "wanted", "acknowledged": "obeyed"}
+"""Columns of `runs`, and what they were in `studies`."""
 DEAD = Driver(socket.gethostname(), 2**22 - 1, 1.0)
 MakeOld = Callable[..., None]
 
@@ -141,34 +146,50 @@ def make_old(url: str) -> MakeOld:
                  "heartbeat_s": 5.0 if driver else None, **more}  # fmt: skip
         blob = zlib.compress("\n".join(canonical_json(one.to_dict()) for one in DESIGNS).encode())
         trial = Trial(design_id=DESIGNS[0].design_id, state=TrialState.COMPLETED, engine="keras",
-                      test_accuracy=0.75, history={"loss": (0.5, 0.25)})  # fmt: skip
+                      accuracy=0.75, history={"loss": (0.5, 0.25)})  # fmt: skip
         with engine.execution_options(writes=True).begin() as connection:
-            for table in ("trials", "study_designs", "runs", "queues", "dnnflow_schema"):
-                connection.execute(sa.text(f"DROP TABLE {table}"))
-            for statement in statements(url, version):
-                connection.execute(sa.text(statement))
-            connection.execute(sa.text(f"INSERT INTO dnnflow_schema (version) VALUES ({version})"))
-            old = sa.table("studies", *(sa.column(name) for name in study))
-            connection.execute(old.insert().values(study))
-            connection.execute(study_designs.insert().values(study_id="old", designs=blob))
-            connection.execute(trials.insert().values(trial_row("old", DESIGNS[0], trial)))
+            if version == 3:
+                for name in ("accuracy", "loss"):
+                    connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {name} TO test_{name}"))
+                connection.execute(sa.text("UPDATE dnnflow_schema SET version = 3"))
+                for ours, theirs in NAMES_OF_3.items():
+                    if theirs in study:
+                        study[ours] = study.pop(theirs)
+            else:
+                for table in ("trials", "study_designs", "runs", "queues", "dnnflow_schema"):
+                    connection.execute(sa.text(f"DROP TABLE {table}"))
+                for statement in statements(url, version):
+                    connection.execute(sa.text(statement))
+                connection.execute(sa.text(f"INSERT INTO dnnflow_schema (version) VALUES ({version})"))
+            row = {OLD_COLUMNS.get(name, name): value for name, value in
+                   trial_row("old", DESIGNS[0], trial).items()}  # fmt: skip
+            for name, values in (("runs" if version == 3 else "studies", study),
+                                 ("study_designs", {"study_id": "old", "designs": blob}),
+                                 ("trials", row)):  # fmt: skip
+                into = sa.table(name, *(sa.column(key) for key in values))
+                connection.execute(into.insert().values(values))
         engine.dispose()
 
     return make
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, version: int) -> None:
-    asked = {"wanted": "pause", "obeyed": "pause"} if version == 2 else {}
+    asked = {"wanted": "pause", "obeyed": "pause"} if version > 1 else {}
     make_old(version, DEAD, **asked)
     with Store(url) as store:
         record = store.study("old")
         assert (record.kind, record.state, record.n_designs) == (RunKind.STUDY, RunState.RUNNING, 3)
         assert (record.key, record.dataset_id, record.dataset_path) == ("k" * 64, "d" * 64, "/data/d")
-        assert (record.pipeline, record.dataset["rows"]["train"]) == (PIPELINE, 120)
+        # What went without saying then is said now: the best was chosen on the test rows
+        training, evaluation = {"engine": "keras"}, {"select_on": "test", "holdout": 0.1}
+        assert record.pipeline == {**PIPELINE, "training": training, "evaluation": evaluation}
+        assert read_stored(record.pipeline).training_settings.held_share == 0.1
+        assert record.dataset["rows"]["train"] == 120
+        assert store.frame("old", columns=["accuracy"])["accuracy"].tolist() == [0.75]
         assert record.dashboard == "http://127.0.0.1:8787/status"
         assert record.updated_at == "2026-01-01T01:00:00.000+00:00"
-        expected = Command.PAUSE if version == 2 else Command.RUN
+        expected = Command.PAUSE if version > 1 else Command.RUN
         assert (record.command, record.acknowledged, record.is_driven) == (expected, expected, False)
         assert store.designs("old") == DESIGNS
         assert store.trial("old", DESIGNS[0].design_id).history == {"loss": (0.5, 0.25)}
@@ -177,7 +198,7 @@ def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, versi
         assert tuple(found) == (str(DEAD), 5.0)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
     url: str, make_old: MakeOld, version: int
 ) -> None:
@@ -194,7 +215,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         store.end("new", RunState.FINISHED, outcome={"last": {"loss": 0.5}})
         assert store.run("new").outcome == {"last": {"loss": 0.5}}
         trial = Trial(
-            design_id=DESIGNS[1].design_id, state=TrialState.COMPLETED, engine="keras", test_accuracy=1.0
+            design_id=DESIGNS[1].design_id, state=TrialState.COMPLETED, engine="keras", accuracy=1.0
         )
         with store.driving("old"):
             assert store.add_trials("old", [(DESIGNS[1], trial)]) == 1
@@ -205,7 +226,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         assert len(store.runs()) == 2
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_whoever_opens_an_old_store_first_brings_it_up(url: str, make_old: MakeOld, version: int) -> None:
     """A web server and a driver may open it at the same moment."""
     make_old(version)
@@ -227,9 +248,7 @@ def test_an_old_store_is_left_as_it_is_while_a_process_of_its_version_trains(
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         started_s = psutil.Process(process.pid).create_time()
         make_old(2, Driver(socket.gethostname(), process.pid, started_s))
-        with pytest.raises(
-            StoreError, match=rf"got study old driven by process {process.pid} on .*; wait for it"
-        ):
+        with pytest.raises(StoreError, match=rf"got old driven by process {process.pid} on .*; wait for it"):
             Store(url)
         engine = open_engine(store_url(url))
         with engine.connect() as connection:
@@ -246,7 +265,7 @@ def test_an_upgrade_that_is_killed_leaves_the_old_store(url: str, make_old: Make
     code = (
         "import os, sys, sqlalchemy as sa\n"
         "from dnnflow.results.store import schema; from dnnflow.results.store.store import Store\n"
-        "schema.queues.create = lambda connection: os.kill(os.getpid(), 9)\n"
+        "schema._say_what_was_selected_on = lambda connection: os.kill(os.getpid(), 9)\n"
         "Store(sys.argv[1])"
     )
     assert subprocess.run([sys.executable, "-c", code, url], check=False).returncode == -9
@@ -261,4 +280,4 @@ def test_dnnflow_of_the_version_before_refuses_a_store_of_this_one(url: str) -> 
     with engine.connect() as connection:
         found = connection.execute(sa.text("SELECT max(version) FROM dnnflow_schema")).scalar()
     engine.dispose()
-    assert found == SCHEMA_VERSION > 2
+    assert found == SCHEMA_VERSION > 3

@@ -43,7 +43,7 @@ def some_designs(count: int) -> list[Design]:
 
 
 def completed(design: Design, accuracy: float = 0.9, **more: object) -> Trial:
-    fields = {"engine": "keras", "test_accuracy": accuracy, **more}
+    fields = {"engine": "keras", "accuracy": accuracy, **more}
     return Trial(design_id=design.design_id, state=TrialState.COMPLETED, **fields)  # type: ignore[arg-type]
 
 
@@ -169,7 +169,7 @@ def test_a_trial_is_stored_once_and_keeps_its_first_result(store: Store) -> None
     again = [(d, completed(d, 0.7)) for d in designs]
     assert store.add_trials(study_id, [*again, *again]) == 2
     assert store.finished(study_id) == {d.design_id for d in designs}
-    assert [store.trial(study_id, d.design_id).test_accuracy for d in designs] == [0.5, 0.5, 0.5, 0.7, 0.7]
+    assert [store.trial(study_id, d.design_id).accuracy for d in designs] == [0.5, 0.5, 0.5, 0.7, 0.7]
     assert store.add_trials(study_id, []) == 0
 
 
@@ -199,7 +199,7 @@ def test_a_trial_comes_back_with_everything(store: Store) -> None:
         parameters=2**40,
         flops=2**41,
         epochs_run=2,
-        test_loss=math.inf,
+        loss=math.inf,
         train_accuracy=1.0,
         train_loss=1e-300,
         validation_accuracy=0.5,
@@ -217,7 +217,7 @@ def test_numbers_of_numpy_and_not_a_number_are_stored(store: Store) -> None:
     trial = completed(
         design,
         np.float32(0.5),  # type: ignore[arg-type]
-        test_loss=math.nan,
+        loss=math.nan,
         parameters=np.int64(7),
         flops=10**30,
         history={"loss": (np.float32(0.25), math.nan, math.inf)},
@@ -225,7 +225,7 @@ def test_numbers_of_numpy_and_not_a_number_are_stored(store: Store) -> None:
     )
     store.add_trials(study_id, [(design, trial)])
     found = store.trial(study_id, design.design_id)
-    assert (found.test_accuracy, found.test_loss, found.parameters, found.flops) == (0.5, None, 7, 2**63 - 1)
+    assert (found.accuracy, found.loss, found.parameters, found.flops) == (0.5, None, 7, 2**63 - 1)
     assert found.history["loss"][0] == 0.25
     assert all(math.isnan(value) for value in found.history["loss"][1:])
     assert found.confusion == ((1,),)
@@ -292,16 +292,16 @@ def test_a_frame_has_the_same_types_empty_or_full(store: Store) -> None:
     full = store.frame(study_id)
     assert full.dtypes.to_dict() == empty.dtypes.to_dict()
     assert (len(empty), len(full)) == (0, 2)
-    assert {"design", "error_type", "error_message", "units", "test_accuracy"} <= set(full.columns)
+    assert {"design", "error_type", "error_message", "units", "accuracy"} <= set(full.columns)
     assert not {"history", "confusion", "error_traceback"} & set(full.columns)
-    assert full.test_accuracy.isna().sum() == 1
+    assert full.accuracy.isna().sum() == 1
 
 
 def test_a_frame_of_chosen_columns(store: Store) -> None:
     study_id = add_study(store, [])
     assert list(store.frame(study_id, columns=["state", "history"]).columns) == ["state", "history"]
-    with pytest.raises(InputError, match=r"a trial's columns are .*, got accuracy"):
-        store.frame(study_id, columns=["accuracy"])
+    with pytest.raises(InputError, match=r"a trial's columns are .*, got test_accuracy"):
+        store.frame(study_id, columns=["test_accuracy"])
 
 
 def test_histories_and_designs_of_many_trials(store: Store) -> None:
@@ -340,7 +340,7 @@ store, seed = Store(sys.argv[1]), 0
 while True:
     designs = [Design(seed=seed + i) for i in range(50)]
     store.add_trials(sys.argv[2], [(d, Trial(design_id=d.design_id, state=TrialState.COMPLETED, engine="x",
-                                             test_accuracy=0.5)) for d in designs])
+                                             accuracy=0.5)) for d in designs])
     seed += 50
     print(seed, flush=True)
 """
@@ -481,7 +481,7 @@ def test_many_may_open_a_new_store_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "remedy"), [(1, "update dnnflow"), (-3, "set DNNFLOW_STORE to a new store")]
+    ("step", "remedy"), [(1, "update dnnflow"), (-4, "set DNNFLOW_STORE to a new store")]
 )
 def test_a_store_of_another_version_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, step: int, remedy: str
@@ -534,7 +534,7 @@ def test_the_database_counts_what_a_page_shows(store: Store) -> None:
         for seed in range(3)
     ]
     study_id = add_study(store, designs)
-    assert overview.grid(store, study_id, "test_accuracy") is None
+    assert overview.grid(store, study_id, "accuracy") is None
     accuracies = (0.5, 0.755, 0.9, 0.9, 0.625)
     pairs = [
         (design, completed(design, accuracy, training_s=2.0, parameters=100 - design.seed))
@@ -548,7 +548,7 @@ def test_the_database_counts_what_a_page_shows(store: Store) -> None:
     assert counted.training_s == pytest.approx(10.0)
     # Of two with the best accuracy, the smaller network
     assert (counted.best_accuracy, counted.best_design_id) == (0.9, designs[2].design_id)
-    found = overview.grid(store, study_id, "test_accuracy")
+    found = overview.grid(store, study_id, "accuracy")
     assert found is not None
     assert (found.first_depth, found.depth_width, found.low, found.is_cut) == (1, 1, 0.5, False)
     last = overview.BINS - 1

@@ -33,6 +33,7 @@ from dnnflow.run.run import StudyRun
 from dnnflow.run.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
+from dnnflow.table.columns.split import Part
 from tests.conftest import PIPELINES, ROOT, begin_study
 
 IRIS = PIPELINES / "iris.yaml"
@@ -68,10 +69,10 @@ def test_every_design_has_one_trial(study) -> None:
 
 def test_stages_are_told_in_order_and_progress_ends_complete(study, events: list[Event]) -> None:
     stages = [event.stage.value for event in events if isinstance(event, StageStarted)]
-    assert stages == ["upload", "preprocess", "train", "aggregate", "report"]
+    assert stages == ["upload", "preprocess", "train", "aggregate", "test", "report"]
     last = [event for event in events if isinstance(event, TrialsStored)][-1]
     assert (last.total, last.completed, last.failed) == (4, 4, 0)
-    assert last.best_accuracy == study.best["test_accuracy"]
+    assert last.best_accuracy == study.best["accuracy"]
 
 
 def test_the_same_command_shows_the_finished_study(study, home: Settings) -> None:
@@ -82,7 +83,7 @@ def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
     other = run_study(iris(), settings=home, new=True)
     assert other.id != study.id
     assert other.key == study.key
-    accuracies = ["design_id", "test_accuracy"]
+    accuracies = ["design_id", "accuracy"]
     first, second = (
         s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other)
     )
@@ -94,7 +95,7 @@ def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path)
     """A study that stopped in the middle of its stacks ends with the numbers of one that did not."""
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
     drawn = ["designs=30", "space.seed={int: [0, 99]}", "space.dropout={choice: [0.0, 0.3]}"]
-    whole = run_study(iris(*drawn, "training.validation_fraction=0.2"), settings=settings)
+    whole = run_study(iris(*drawn, "evaluation.holdout=0.2"), settings=settings)
     first = whole.trials().set_index("design_id").sort_index()
     assert first["amortised"].any()
     folder = settings.workspace.weights_directory(whole.id)
@@ -125,14 +126,15 @@ def test_what_changes_the_result_changes_the_key(study, home: Settings, override
 
 
 def test_a_saved_model_reproduces_the_recorded_accuracy_to_the_row(study) -> None:
-    """The file alone, given raw rows, is right on as many test rows as the leaderboard says."""
+    """The file alone, given raw rows, is right on as many validation rows as the leaderboard says."""
     best = study.best
     saved = load_model(study.settings.workspace.model(study.id, 1))
     assert saved.about["design_id"] == best["design_id"]
-    features, labels = study.dataset.arrays("test")
-    raw = study.dataset.inverse(features)
+    features, labels = study.dataset.arrays("train")
+    _, held = study.dataset.part(Part())
+    raw, labels = study.dataset.inverse(features[held]), labels[held]
     right = saved.predict(raw)["prediction"].to_numpy() == study.dataset.label_names(labels)
-    assert right.sum() == round(best["test_accuracy"] * len(labels))
+    assert right.sum() == round(best["accuracy"] * len(labels))
 
 
 def test_the_models_of_the_best_are_kept_and_no_others(study) -> None:
@@ -299,7 +301,7 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
     features, labels = study.dataset.arrays("test")
     right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
     assert study.best is not None
-    assert right == round(study.best["test_accuracy"] * len(labels))
+    assert right == round(study.best["accuracy"] * len(labels))
 
 
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
@@ -348,7 +350,7 @@ def seeds(portions: Sequence[Portion]) -> list[list[int]]:
 
 
 def one_trial(design: Design, accuracy: float) -> tuple[Design, Trial]:
-    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", test_accuracy=accuracy)
+    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", accuracy=accuracy)
     return design, trial
 
 
@@ -370,7 +372,7 @@ def test_a_stack_with_a_missing_member_is_trained_whole_and_what_is_stored_stays
     again = Study(stacks.store, stacks.settings, stacks.id)
     again.train(LocalExecutor(), listener=told.append)
     assert calls(again) == seeds([x for x in again.plan.portions if x in (whole, unfinished)])
-    accuracies = again.trials().set_index("design_id")["test_accuracy"]
+    accuracies = again.trials().set_index("design_id")["accuracy"]
     assert accuracies[kept.design_id] == 0.25
     assert {accuracies[design.design_id] for design in missing} == {0.5}
     progress = [event for event in told if isinstance(event, TrialsStored)]

@@ -75,13 +75,12 @@ def serve_app(app: FastAPI) -> Iterator[Served]:
 def saved(services: Services, make_study, iris) -> str:
     """A study with trials and a model of iris."""
     from dnnflow.engines.keras.build import build_model
-    from dnnflow.run.saved_model import save_model
+    from dnnflow.run.saved_model import write_model
 
     study_id = make_study(24, failed=2)
     made = design(9)
-    weights = build_model(made, iris.n_features, iris.n_classes).get_weights()
     path = services.settings.workspace.model(study_id, 1)
     path.parent.mkdir(parents=True)
-    record = {"study_id": study_id, "design_id": made.design_id, "test_accuracy": 0.9}
-    save_model(path, made, weights, iris, record)
+    record = {"study_id": study_id, "design_id": made.design_id, "tested": {"accuracy": 0.9}}
+    write_model(path, build_model(made, iris.n_features, iris.n_classes), iris, record)
     return study_id

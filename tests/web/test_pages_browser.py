@@ -189,7 +189,7 @@ def known(site: Site) -> dict[str, str]:
     """Pages of every kind, by a name."""
     done = insert_study(site.services.store, 120, failed=3)
     other = insert_study(site.services.store, 60, name="iris again")
-    best = site.services.store.frame(done).sort_values("test_accuracy", ascending=False)["design_id"].iloc[0]
+    best = site.services.store.frame(done).sort_values("accuracy", ascending=False)["design_id"].iloc[0]
     failed = site.services.store.frame(done).query("state == 'failed'")["design_id"].iloc[0]
     return {
         "studies": "/", "new": "/new", "help": "/about", "login": "/login", "study": f"/studies/{done}",

@@ -111,7 +111,7 @@ STARTS: list[dict[str, Any]] = [
     {"space": {"early_stopping": {"patience": 3},
                "schedule": {"kind": "exponential", "parameters": {"rate": 0.9}},
                "optimizer": "sgd", "optimizer_parameters": {"momentum": 0.9}},
-     "designs": 1, "training": {"validation_fraction": 0.2, "time_limit_s": 30.0}},
+     "designs": 1, "training": {"time_limit_s": 30.0}, "evaluation": {"holdout": 0.2}},
     {"dataset": {"drop": ["a", "b"], "header": False, "delimiter": ";"}, "strategy": "grid",
      "space": {"depth": {"int": [1, 3]}}, "preprocess": {"scale": "standard", "indicator": True}},
     {"refit": {"replicas": 2, "synchronous": True}, "designs": 3, "outputs": {"models": 1}},
@@ -154,9 +154,9 @@ def test_an_optional_section_is_there_only_when_it_is_asked_for() -> None:
 
 def test_a_field_that_is_emptied_is_the_pipelines_default() -> None:
     form = form_of({"name": "x", "dataset": BASE, "designs": 10, "space": {"depth": {"int": [1, 5]}}}, check)
-    back = read_form(sent(form, **{"space.depth": "", "dataset.test_fraction": ""}), check, base=BASE)
+    back = read_form(sent(form, **{"space.depth": "", "evaluation.test_fraction": ""}), check, base=BASE)
     assert back.pipeline.space.depth == 2  # type: ignore[union-attr]
-    assert back.pipeline.dataset.test_fraction == 0.2  # type: ignore[union-attr]
+    assert back.pipeline.evaluation.test_fraction == 0.2  # type: ignore[union-attr]
 
 
 def test_yaml_beside_the_form_has_ranges_in_one_line() -> None:

@@ -304,9 +304,9 @@ def _buffers(sizes: Any, weights: Any) -> Any:
 
 @_compiled
 def measure(
-    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, counts: Any
+    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, classes: Any
 ) -> float:
-    """Add up, in `counts` [true class][predicted class], the rows of `order`; return their summed loss."""
+    """Write the class predicted for each row of `order` into `classes` (rows,); return their summed loss."""
     flows, changes, _, most, starts = _buffers(sizes, weights)
     shares, n_classes, loss = changes[0], sizes[-1], 0.0
     for first in range(0, order.size, BLOCK):
@@ -322,5 +322,5 @@ def measure(
         loss += _losses(logits, labels, order, first, rows, scratch)
         # As the Keras model predicts: probabilities may be equal where logits are not
         for row in range(rows):
-            counts[labels[order[first + row]], shares[row : n_classes * columns : columns].argmax()] += 1
+            classes[first + row] = shares[row : n_classes * columns : columns].argmax()
     return loss

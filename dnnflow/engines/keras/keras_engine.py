@@ -12,7 +12,7 @@ import numpy as np
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
-from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_test, train_designs
+from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
@@ -58,9 +58,9 @@ class KerasEngine(Engine):
             check_memory(design, context)
         with on_device(context.device), graphs_as_written() if _is_plain(design) else nullcontext():
             program = self._program(design, context)
-            rows = TrainingRows(context.dataset, context.settings.validation_fraction, not in_memory(context))
+            rows = TrainingRows(context.dataset, context.settings, not in_memory(context))
             network = KerasNetwork(program, design, rows, self._tensors)
-            return fit_and_test(network, design, context)
+            return fit_and_measure(network, design, context)
 
     def _program(self, design: Design, context: TrainingContext) -> "KerasProgram":
         """Return a program at the start of the design's training."""
@@ -95,7 +95,7 @@ class KerasNetwork(Network):
         self._program = program
         self._tensors = tensors
         # For one evaluation of small layers a trace does not pay; code may hold loops over time.
-        self._traced = rows.validation_fraction > 0 or design.reference is not None
+        self._traced = rows.has_validation or design.reference is not None
 
     def prepare(self, block: Block) -> tuple[Any, Any, Any]:
         """Return a block's features, labels and order as tensors."""
@@ -105,11 +105,9 @@ class KerasNetwork(Network):
         """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
         return self._program.train(block, self.batch_size, first, last, learning_rate)
 
-    def evaluate(self, block: Block, counts: np.ndarray) -> float:
-        """Add a block's rows to counts [true class][predicted class]; return their summed loss."""
-        loss, found = self._program.evaluate(self._tensors.of(block), traced=self._traced)
-        counts += found
-        return loss
+    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
+        return self._program.evaluate(self._tensors.of(block), traced=self._traced)
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""

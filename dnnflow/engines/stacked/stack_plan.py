@@ -58,10 +58,10 @@ class TableShape:
     n_classes: int
 
     @classmethod
-    def of(cls, dataset: "Dataset", validation_fraction: float) -> "TableShape":
+    def of(cls, dataset: "Dataset", held_share: float) -> "TableShape":
         """Return the shape of what an epoch of a dataset fits."""
         rows = dataset.rows["train"]
-        return cls(rows - round(validation_fraction * rows), dataset.n_features, dataset.n_classes)
+        return cls(rows - round(held_share * rows), dataset.n_features, dataset.n_classes)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_rows", max(1, self.n_rows))

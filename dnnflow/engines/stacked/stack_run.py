@@ -9,7 +9,7 @@ from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
-from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
+from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights, as_codes
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -118,8 +118,8 @@ class StackRun:
         self._program.keep(stays)
         return [inside[position] for position in stays]
 
-    def test(self, members: Sequence[Member]) -> list[tuple[float, np.ndarray] | None]:
-        """Return each design's loss over the test rows and its counts [true class][predicted class].
+    def test(self, members: Sequence[Member]) -> list[tuple[float, np.ndarray, np.ndarray] | None]:
+        """Return each design's loss over the rows it is measured on, its counts and its predicted classes.
 
         None for a design that diverged. Measured with the weights that members have, so that what is recorded
         is what is kept.
@@ -130,12 +130,10 @@ class StackRun:
         ]
         arrays = self._layout.pack(weights, self._program.dtype)
         self._program.restart(arrays, self._options, np.ones(len(members)), 0)
-        losses, counts = self._measure(self._rows.test(), len(members))
+        losses, counts, classes = self._measure(self._rows.measured(), len(members))
         self._program.release()
-        return [
-            None if member.error else (loss, count)
-            for member, loss, count in zip(members, losses.tolist(), counts, strict=True)
-        ]
+        found = zip(losses.tolist(), counts, classes, strict=True)
+        return [None if member.error else one for member, one in zip(members, found, strict=True)]
 
     def _start(self, members: Sequence[Member]) -> None:
         n_features, n_classes = self._layout.n_features, self._layout.n_classes
@@ -179,15 +177,22 @@ class StackRun:
         self._edge = -(-_LANES // (length % self._batch_size or self._batch_size))
 
     def _watch(self, n_designs: int) -> list[Metrics] | None:
-        if self._rows.validation_fraction == 0:
+        if not self._rows.has_validation:
             return None
-        losses, counts = self._measure(self._rows.validation(), n_designs)
+        losses, counts, _ = self._measure(self._rows.validation(), n_designs)
         return measures(losses, np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2)))
 
-    def _measure(self, blocks: Iterator[Block], n_designs: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean losses (designs,) over some rows, and counts (designs, true class, predicted class)."""
+    def _measure(self, blocks: Iterator[Block], n_designs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Measure some rows.
+
+        Returns
+        -------
+        tuple of ndarray
+            Mean losses (designs,), counts (designs, true class, predicted class), and the predicted classes
+            (designs, rows).
+        """
         n_classes = self._layout.n_classes
-        loss_sum, rows = np.zeros(n_designs), 0
+        loss_sum, rows, found = np.zeros(n_designs), 0, []
         counts = np.zeros(n_designs * n_classes**2, np.int64)
         size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
         for features, labels, order in blocks:
@@ -197,7 +202,8 @@ class StackRun:
                 cells = (np.arange(n_designs)[:, None] * n_classes + labels[part]) * n_classes + classes
                 counts += np.bincount(cells.ravel(), minlength=len(counts))
                 loss_sum, rows = loss_sum + losses * len(part), rows + len(part)
-        return loss_sum / rows, counts.reshape(n_designs, n_classes, n_classes)
+                found.append(as_codes(classes, n_classes))
+        return loss_sum / rows, counts.reshape(n_designs, n_classes, n_classes), np.hstack(found)
 
 
 def _options(stack: Stack) -> Options:

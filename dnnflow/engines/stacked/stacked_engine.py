@@ -100,7 +100,7 @@ class StackedEngine:
         with on_device(context.device), graphs_as_written():
             layout = layout_of(stack, context.dataset)
             program = self._program(stack, layout, context.device)
-            rows = TrainingRows(context.dataset, settings.validation_fraction, not in_memory(context))
+            rows = TrainingRows(context.dataset, settings, not in_memory(context))
             run = StackRun(stack, layout, program, rows, self._tensors)
             deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
             members = run.fit(deadline)
@@ -127,7 +127,7 @@ class StackedEngine:
 
 
 def _shape(context: TrainingContext) -> TableShape:
-    return TableShape.of(context.dataset, context.settings.validation_fraction)
+    return TableShape.of(context.dataset, context.settings.held_share)
 
 
 def layout_of(stack: Stack, dataset: "Dataset") -> StackLayout:
@@ -169,26 +169,31 @@ def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
 
 
 def _fitted(
-    member: "Member", test: tuple[float, np.ndarray] | None, context: TrainingContext, spent: Spent
+    member: "Member",
+    test: tuple[float, np.ndarray, np.ndarray] | None,
+    context: TrainingContext,
+    spent: Spent,
 ) -> Fitted:
     """Return a member's trial, and its weights as they were tested."""
     design, dataset = member.design, context.dataset
     try:
         if test is None:
             raise member.error or RuntimeError("a design that did not diverge must be tested; report it")
-        loss, confusion = test
-        check_finite(loss, "the test rows")
+        loss, confusion, classes = test
+        check_finite(loss, "the rows it is measured on")
     except (DivergedError, RuntimeError) as error:
         return _failed(design, error, context, spent)
     result = Result(
         history=member.history,
-        test_loss=loss,
+        loss=loss,
         confusion=confusion,
         parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
         flops=count_flops(design, dataset.n_features, dataset.n_classes),
         weights=lambda: member.weights,
+        predicted=classes if in_memory(context) else None,
     )
-    return Fitted(completed_trial(design, result, context, spent, engine=StackedEngine.name), result.weights)
+    trial = completed_trial(design, result, context, spent, engine=StackedEngine.name)
+    return Fitted(trial, result.weights, result.predicted)
 
 
 def _failed(design: Design, error: Exception, context: TrainingContext, spent: Spent) -> Fitted:

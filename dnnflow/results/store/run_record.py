@@ -152,6 +152,19 @@ def check_study_id(study_id: str) -> None:
         )
 
 
+def brought_up(plain: Mapping[str, Any], *, is_begun: bool = False) -> dict[str, Any]:
+    """Return the pipeline of an older dnnflow as one of today; of a begun study it says what went without."""
+    evaluation: dict[str, Any] = {"select_on": "test"} if is_begun else {}
+    found = dict(plain)
+    for section, old, new in (("training", "validation_fraction", "holdout"),
+                              ("dataset", "test_fraction", "test_fraction")):  # fmt: skip
+        if plain.get(section):
+            found[section] = {name: value for name, value in plain[section].items() if name != old}
+            if value := plain[section].get(old):
+                evaluation[new] = value
+    return {**found, "evaluation": evaluation} if evaluation else found
+
+
 def taken_id(study_id: str) -> ConflictError:
     """Return what is raised for the id of another study."""
     return ConflictError(f"a new study has an id of its own, got {study_id}, which another study has; "

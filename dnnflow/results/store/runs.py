@@ -45,6 +45,7 @@ class News(TypedDict, total=False):
     progress: Mapping[str, Any] | None
     dashboard: str | None
     run_url: str | None
+    outcome: Mapping[str, Any] | None
     started_at: str
 
 
@@ -103,6 +104,8 @@ class Runs(Database):
         is_over = runs.c.state == RunState.FINISHED
         state = sa.case((is_over, runs.c.state), else_=sa.literal(record.state, runs.c.state.type))
         part = {name: row[name] for name in (*known, *hidden)} | {"state": state}
+        if record.outcome is None:  # what a study has measured of itself stays
+            del part["outcome"]
         query = self._insert(runs).values(row).on_conflict_do_update(
             index_elements=[runs.c.run_id], set_=part, where=runs.c.queue.is_(None)
         )  # fmt: skip
@@ -218,8 +221,9 @@ class Runs(Database):
             "updated_at": sa.case((is_over, runs.c.updated_at), else_=now),
             "ended_at": now,
             "error": error,
-            "outcome": finite(outcome),
         }
+        if outcome is not None:
+            ended["outcome"] = finite(outcome)
         if state is RunState.FINISHED:
             ended["request"] = None
         self._update(run_id, **ended)

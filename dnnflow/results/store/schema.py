@@ -8,10 +8,11 @@ import sqlalchemy as sa
 
 from dnnflow.errors import InputError, StoreError
 from dnnflow.events import Command
-from dnnflow.results.store.run_record import Driver, RunKind, RunState
+from dnnflow.results.store.run_record import Driver, RunKind, RunState, brought_up
 
-SCHEMA_VERSION = 3
-"""Raised with every change of the tables below; 3 made `runs` of `studies`."""
+SCHEMA_VERSION = 4
+"""Raised with every change of the tables below; 3 made `runs` of `studies`, 4 compares designs on validation
+rows where 3 knew test rows only."""
 
 metadata = sa.MetaData()
 
@@ -114,8 +115,8 @@ trials = sa.Table(
     sa.Column("parameters", sa.BigInteger),
     sa.Column("flops", sa.BigInteger),
     sa.Column("epochs_run", sa.Integer, nullable=False),
-    sa.Column("test_accuracy", sa.Double),
-    sa.Column("test_loss", sa.Double),
+    sa.Column("accuracy", sa.Double),
+    sa.Column("loss", sa.Double),
     sa.Column("train_accuracy", sa.Double),
     sa.Column("train_loss", sa.Double),
     sa.Column("validation_accuracy", sa.Double),
@@ -152,7 +153,7 @@ overview = sa.Index(
     trials.c.study_id,
     trials.c.state,
     trials.c.depth,
-    trials.c.test_accuracy,
+    trials.c.accuracy,
     trials.c.training_s,
     trials.c.started_at,
 )
@@ -167,7 +168,7 @@ def clock(dialect: str) -> sa.ColumnElement[float]:
 
 
 def prepare_schema(connection: sa.Connection) -> None:
-    """Create the tables in an empty database, bring those of versions 1 and 2 up, refuse all others.
+    """Create the tables in an empty database, bring those of older versions up, refuse all others.
 
     Raises
     ------
@@ -175,7 +176,7 @@ def prepare_schema(connection: sa.Connection) -> None:
         If the tables are of another version, or a process of an older version uses them now.
     """
     found = _version(connection)
-    if found in (None, 1, 2):
+    if found in (None, 1, 2, 3):
         if connection.dialect.name == "postgresql":  # two processes may open a database at once
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(3660117)"))
             found = _version(connection)
@@ -197,8 +198,19 @@ def _version(connection: sa.Connection) -> int | None:
 
 
 def _migrate(connection: sa.Connection, version: int) -> None:
-    """Make `runs` of `studies`: rows stay where they are, and so do the trials, which may be gigabytes."""
-    _refuse_while_driven(connection)
+    """Bring an older store up: rows stay where they are, and so do the trials, which may be gigabytes."""
+    for name, key in (("studies", "study_id"),) if version < 3 else (("runs", "run_id"), ("queues", "name")):
+        _refuse_while_driven(connection, name, key)
+    for name in ("accuracy", "loss"):
+        connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN test_{name} TO {name}"))
+    if version < 3:
+        _make_runs(connection, version)
+    _say_what_was_selected_on(connection)
+    connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))
+
+
+def _make_runs(connection: sa.Connection, version: int) -> None:
+    """Make `runs` of `studies`."""
     for statement in (
         "DROP INDEX ix_studies_key",
         "ALTER TABLE studies RENAME TO runs",
@@ -217,18 +229,27 @@ def _migrate(connection: sa.Connection, version: int) -> None:
         index.create(connection)
     overview.create(connection, checkfirst=True)
     queues.create(connection)
-    connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))
 
 
-def _refuse_while_driven(connection: sa.Connection) -> None:
+def _say_what_was_selected_on(connection: sa.Connection) -> None:
+    """Write into pipelines what went without saying: designs were compared on test rows."""
+    for run_id, is_begun, pipeline, request in connection.execute(
+        sa.select(runs.c.run_id, runs.c.key.is_not(None), runs.c.pipeline, runs.c.request)
+    ).all():  # fmt: skip
+        values = {name: brought_up(plain, is_begun=bool(is_begun)) for name, plain in
+                  (("pipeline", pipeline), ("request", request)) if plain is not None}  # fmt: skip
+        connection.execute(runs.update().where(runs.c.run_id == run_id).values(values))
+
+
+def _refuse_while_driven(connection: sa.Connection, name: str, key: str) -> None:
     silent_s = sa.func.coalesce(clock(connection.dialect.name) - sa.column("heartbeat_s"), 0.0)
-    studies = sa.table("studies", sa.column("study_id"), sa.column("driver"), sa.column("heartbeat_s"))
-    query = sa.select(studies.c.study_id, studies.c.driver, silent_s).where(studies.c.driver.is_not(None))
+    table = sa.table(name, sa.column(key), sa.column("driver"), sa.column("heartbeat_s"))
+    query = sa.select(table.c[key], table.c.driver, silent_s).where(table.c.driver.is_not(None))
     for study_id, text, seconds in connection.execute(query):
         driver = Driver.parse(text)
         if driver.is_alive(float(seconds)):
             raise StoreError(
-                f"an older store is brought up while nobody trains, got study {study_id} driven by process "
+                f"an older store is brought up while nobody trains, got {study_id} driven by process "
                 f"{driver.pid} on {driver.host}, which is of an older dnnflow; wait for it or stop it"
             )
 

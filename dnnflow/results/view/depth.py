@@ -209,7 +209,7 @@ def flatness(
     deep = completed[completed["depth"].notna() & (completed["depth"] >= max(beyond, 1))]
     if deep.empty:
         return None
-    depth, accuracy = deep["depth"].to_numpy(dtype=float), deep["test_accuracy"].to_numpy(dtype=float)
+    depth, accuracy = deep["depth"].to_numpy(dtype=float), deep["accuracy"].to_numpy(dtype=float)
     slope, interval = _slope(np.log2(depth), accuracy)
     return Flatness(
         beyond=beyond,

@@ -30,7 +30,7 @@ def wilson_interval(accuracy: float, rows: int) -> tuple[float, float]:
 def equal_within_noise(first: float, other: float, rows: int) -> bool:
     """Whether a two-proportion z-test at 5 % (two-sided, pooled) cannot tell two accuracies apart.
 
-    The test takes both as measured on `rows` rows of their own. Designs of one study share the test rows, so
+    The test takes both as measured on `rows` rows of their own. Designs of one study share these rows, so
     their errors go together and a smaller difference may already be real: the test errs towards "equal".
     """
     pooled = (first + other) / 2
@@ -41,7 +41,7 @@ def equal_within_noise(first: float, other: float, rows: int) -> bool:
 def luck_of_the_first(accuracy: float, rows: int, designs: int) -> float:
     """Return by how much the best of equally good designs is expected to exceed their true accuracy.
 
-    Expected maximum of normal errors after Blom (1958), of designs that err independently. Shared test rows
+    Expected maximum of normal errors after Blom (1958), of designs that err independently. Shared rows
     make it smaller.
     """
     if designs < 2 or rows < 1:

@@ -27,7 +27,7 @@ OTHERS = "others"
 
 @dataclass(frozen=True, kw_only=True)
 class Group(MeanOfTrials):
-    """The test accuracy of trials that share a value of a parameter."""
+    """The accuracy of trials that share a value of a parameter."""
 
     label: str
     median: float
@@ -36,7 +36,7 @@ class Group(MeanOfTrials):
 
 @dataclass(frozen=True)
 class Marginal:
-    """Test accuracy against one parameter."""
+    """Accuracy against one parameter."""
 
     parameter: str
     groups: tuple[Group, ...]
@@ -51,7 +51,7 @@ class Marginal:
 
 def marginals(completed: pd.DataFrame) -> tuple[Marginal, ...]:
     """Return one `Marginal` for each parameter that varies, the one that explains most first."""
-    accuracy = completed["test_accuracy"].to_numpy()
+    accuracy = completed["accuracy"].to_numpy()
     found = (marginal(name, column, accuracy) for name, column in _varying(completed))
     return tuple(sorted((item for item in found if item), key=lambda item: (-item.explained, item.parameter)))
 

@@ -77,7 +77,7 @@ def totals(store: Store, study_id: str) -> Totals:
         sa.func.min(began),
         sa.func.max(began),
         sa.func.sum(trials.c.training_s),
-        sa.func.max(trials.c.test_accuracy),
+        sa.func.max(trials.c.accuracy),
     ).where(trials.c.study_id == study_id)
     with store.reading() as connection:
         rows = connection.execute(query.group_by(trials.c.state)).all()
@@ -97,14 +97,14 @@ def totals(store: Store, study_id: str) -> Totals:
 
 def _first_with(study_id: str, accuracy: float) -> sa.Select[Any]:
     """Return a query for the first on the leaderboard: of equals the smaller network, then the id."""
-    is_best = (trials.c.study_id == study_id) & (trials.c.test_accuracy == accuracy)
+    is_best = (trials.c.study_id == study_id) & (trials.c.accuracy == accuracy)
     done = trials.c.state == TrialState.COMPLETED.value
     size = sa.func.coalesce(trials.c.parameters, 2**62)
     return sa.select(trials.c.design_id).where(is_best, done).order_by(size, trials.c.design_id).limit(1)
 
 
 def grid(store: Store, study_id: str, measure: str) -> Grid | None:
-    """Count completed trials by hidden layers and `test_accuracy` or `training_s`; None without any."""
+    """Count completed trials by hidden layers and `accuracy` or `training_s`; None without any."""
     value, depth = trials.c[measure], trials.c.depth
     done = (trials.c.study_id == study_id, trials.c.state == TrialState.COMPLETED.value,
             depth.is_not(None), value.is_not(None))  # fmt: skip
@@ -153,7 +153,7 @@ class TrialQuery:
     depth: int | None = None
     error_type: str | None = None
     design_id: str | None = None
-    sort: str = "test_accuracy"
+    sort: str = "accuracy"
     """A column of `SORTS`."""
     descending: bool = True
     after: tuple[float | str | None, str] | None = None
@@ -161,7 +161,7 @@ class TrialQuery:
     limit: int = 50
 
 
-SORTS = ("test_accuracy", "train_accuracy", "test_loss", "training_s", "depth", "parameters", "units",
+SORTS = ("accuracy", "train_accuracy", "loss", "training_s", "depth", "parameters", "units",
          "learning_rate", "batch_size", "epochs_run", "started_at", "design_id")  # fmt: skip
 """Columns that trials can be sorted by; rows without a value stand last."""
 
@@ -201,7 +201,7 @@ def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnEle
         if (wanted := getattr(query, name)) is not None:
             yield trials.c[name] == wanted
     if query.min_accuracy is not None:
-        yield trials.c.test_accuracy >= query.min_accuracy
+        yield trials.c.accuracy >= query.min_accuracy
     if after and query.after is not None:
         yield _behind(query, *query.after)
 

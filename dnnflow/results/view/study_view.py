@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pandas as pd
 
 from dnnflow.engines.records import Trial, TrialState
+from dnnflow.results.predictions.prediction_matrix import read_predictions
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.depth import (
@@ -19,8 +21,16 @@ from dnnflow.results.view.depth import (
     time_fit,
     timed_alike,
 )
-from dnnflow.results.view.leaderboard import Noise, Ranked, completed, leaderboard, noise
+from dnnflow.results.view.leaderboard import (
+    Noise,
+    Ranked,
+    completed,
+    leaderboard,
+    noise,
+    told_apart_on,
+)
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
+from dnnflow.results.view.tested import Tested, sentence, tested_in
 
 PLACES = 100
 """Length of the leaderboard."""
@@ -29,7 +39,7 @@ CURVES = 10
 
 COLUMNS = (
     "design_id", "state", "training_s", "amortised", "total_s", "queue_s", "parameters", "flops",
-    "epochs_run", "test_accuracy", "test_loss", "train_accuracy", *PARAMETERS, "more_parameters",
+    "epochs_run", "accuracy", "loss", "train_accuracy", *PARAMETERS, "more_parameters",
     "error_type", "error_message", "started_at", "engine", "device",
 )  # fmt: skip
 """What a view needs of every trial."""
@@ -57,7 +67,7 @@ class LearningCurve:
     rank: int
     design: str
     history: Mapping[str, tuple[float, ...]]
-    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there is a validation part."""
+    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +97,8 @@ class StudyView:
     """The best design's trial, with its confusion counts."""
     failures: tuple[FailureKind, ...]
     """The most frequent first."""
+    tested: tuple[Tested, ...] = ()
+    """What is handed out, best first, then baselines: measured once, on test rows."""
 
     @property
     def waiting(self) -> int:
@@ -94,14 +106,32 @@ class StudyView:
         return self.record.n_designs - sum(self.counts.values())
 
     @property
-    def test_rows(self) -> int:
-        """Rows that accuracies are measured on; 0 where that is not known."""
-        return _test_rows(self.record, self.best)
+    def is_selected_on_test(self) -> bool:
+        """Whether designs are compared on the test rows: none is left that says what the best is worth."""
+        return is_selected_on_test(self.record)
+
+    @property
+    def measured_rows(self) -> int:
+        """Rows that designs are compared on; 0 where that is not known."""
+        return _measured_rows(self.record, self.best)
+
+    @property
+    def measured_on(self) -> str:
+        """Return the rows that designs are compared on, in words."""
+        kind = "test" if self.is_selected_on_test else "validation"
+        return f"{self.measured_rows:,} {kind} rows"
+
+    @property
+    def sentence(self) -> str:
+        """Say what the best design is worth; empty where nothing was measured on test rows."""
+        if self.noise is None:
+            return ""
+        return sentence(self.tested, self.noise.equal, self.noise.designs)
 
     @property
     def majority_rate(self) -> float | None:
-        """Accuracy on the test rows of always guessing their largest class; None where it is not known."""
-        return _majority_rate(self.record)
+        """Accuracy on these rows of always guessing their largest class; None where it is not known."""
+        return _majority_rate(self.best)
 
     @property
     def timings(self) -> tuple[bool, ...]:
@@ -116,8 +146,13 @@ class StudyView:
         return tuple(map(str, names)) if len(names) == size or not size else tuple(map(str, range(size)))
 
 
-def load_view(store: Store, study_id: str) -> StudyView:
+def load_view(store: Store, study_id: str, predictions: Path | None = None) -> StudyView:
     """Read a study's trials and compute everything that is shown of them.
+
+    Parameters
+    ----------
+    predictions
+        Where what the designs predict is kept, if it is.
 
     Raises
     ------
@@ -129,36 +164,46 @@ def load_view(store: Store, study_id: str) -> StudyView:
     done = completed(every)
     best = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
     first = done.head(PLACES)
-    rows = _test_rows(record, best)
-    places = leaderboard(first, store.designs_of(record.study_id, first["design_id"].tolist()), rows)
-    by_depth = bands(done, "test_accuracy")
+    rows = _measured_rows(record, best)
+    found = read_predictions(predictions) if predictions else None
+    right = found.right(done["design_id"].tolist()) if found and len(done) else None
+    apart = told_apart_on(right, done["accuracy"].to_numpy(), rows)
+    designs = store.designs_of(record.study_id, first["design_id"].tolist())
+    places = leaderboard(first, designs, rows, apart)
+    by_depth = bands(done, "accuracy")
     return StudyView(
         record=record,
         counts=store.counts(record.study_id),
         trials=done,
         leaderboard=places,
-        noise=noise(done, rows),
+        noise=noise(done, rows, "test" if is_selected_on_test(record) else "validation", apart, right),
         marginals=marginals(done),
         accuracy_by_depth=by_depth,
         time_by_depth=bands(timed_alike(done), "training_s"),
         time_fit=time_fit(done),
-        flatness=flatness(done, majority=_majority_rate(record)),
+        flatness=flatness(done, majority=_majority_rate(best)),
         spectrum=spectrum(by_depth),
         curves=_curves(store, record.study_id, places[:CURVES]),
         best=best,
         failures=_failures(store, record.study_id, every),
+        tested=tested_in(record.outcome),
     )
 
 
-def _test_rows(record: RunRecord, best: Trial | None) -> int:
-    described = (record.dataset.get("rows") or {}).get("test")
+def is_selected_on_test(record: RunRecord) -> bool:
+    """Say whether a study compares designs on the test rows."""
+    return (record.pipeline.get("evaluation") or {}).get("select_on") == "test"
+
+
+def _measured_rows(record: RunRecord, best: Trial | None) -> int:
     counted = sum(map(sum, best.confusion)) if best else 0
-    return int(described or counted)
+    rows = record.dataset.get("rows") or {}  # of an engine that counts nothing
+    return int(counted or (rows.get("test") or 0 if is_selected_on_test(record) else 0))
 
 
-def _majority_rate(record: RunRecord) -> float | None:
-    counts = (record.dataset.get("class_counts") or {}).get("test")
-    return max(counts) / sum(counts) if counts and sum(counts) else None
+def _majority_rate(best: Trial | None) -> float | None:
+    counts = [sum(row) for row in best.confusion] if best else []
+    return max(counts) / sum(counts) if sum(counts) else None
 
 
 def _curves(store: Store, study_id: str, places: Sequence[Ranked]) -> tuple[LearningCurve, ...]:

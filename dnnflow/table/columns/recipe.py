@@ -148,7 +148,8 @@ class SplitOptions(Parameters):
 
 
 class PreprocessOptions(Parameters):
-    """How columns become the network's input. Statistics come from the training rows only."""
+    """How columns become the network's input. Statistics come from the training rows
+    only, those held back for validation among them."""
 
     missing: Missing = "zero"
     """What replaces a missing number."""
@@ -184,8 +185,13 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON types, without the place of the test rows: a dataset knows their text."""
-        return {name: value for name, value in super().to_dict().items() if name != "test_source"}
+        """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.
+
+        What divides the rows is left out where chance does: so it was before there was anything else.
+        """
+        divided = ("groups", "time", "split")
+        return {name: value for name, value in super().to_dict().items()
+                if name != "test_source" and (name not in divided or value is not None)}  # fmt: skip
 
     @property
     def mark(self) -> dict[str, str]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Dataset", "epoch_order", "open_cached"]
 
-FORMAT = 3
+FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
@@ -99,7 +99,7 @@ class Dataset:
             lengths = (4 * size * self.n_features, 4 * size)
             for index in range(len(self.stored(split).checksums)):
                 yield from zip(chunk_paths(self.path, split, index), lengths, strict=True)
-        for name, (kind, _) in self.manifest["marks"].items():
+        for name, (kind, _) in self.manifest.get("marks", {}).items():
             yield mark_path(self.path, name), np.dtype(kind).itemsize * self.rows["train"]
 
     @property
@@ -220,6 +220,11 @@ class Dataset:
         kept = self.__dict__.get("_arrays", {})
         return kept[split][1] if split in kept else read_labels(self.stored(split))
 
+    @property
+    def marks_validation(self) -> bool:
+        """Whether the table says which training rows are for validation."""
+        return "validation" in self.manifest.get("marks", {})
+
     def marks(self) -> Marks:
         """Read what is known of the training rows besides their class: groups, times, marks for validation.
 
@@ -228,7 +233,7 @@ class Dataset:
         DataError
             If one is missing or damaged.
         """
-        written = self.manifest["marks"].items()
+        written = self.manifest.get("marks", {}).items()
         return Marks(**{name: read_mark(self.path, name, self.rows["train"], *how) for name, how in written})
 
     def part(self, part: Part) -> tuple[RowNumbers, RowNumbers]:

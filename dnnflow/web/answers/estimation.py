@@ -59,8 +59,8 @@ def estimate_of(pipeline: Pipeline, profile: Profile) -> Estimate:
     """
     total, designs = sample(pipeline)
     features, classes = shape_of(pipeline, profile)
-    rows = round(profile.rows * (1 - pipeline.dataset.test_fraction))
-    rows -= round(pipeline.training.validation_fraction * rows)
+    rows = round(profile.rows * (1 - pipeline.recipe.test_fraction))
+    rows -= round(pipeline.training_settings.held_share * rows)
     sizes = [count_parameters(one, features, classes) for one in designs if one.reference is None]
     cost_s = cost_of(designs, TableShape(rows, features, classes), pipeline) * total / max(1, len(designs))
     cores = pipeline.executor.workers or os.cpu_count() or 1

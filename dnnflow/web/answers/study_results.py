@@ -13,6 +13,7 @@ from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
 from dnnflow.errors import NotFoundError
+from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.intervals import equal_within_noise
@@ -30,9 +31,9 @@ COST_FACTOR = 10.0
 PLACES = 10
 """Of a leaderboard, in a comparison."""
 MOST_DIFFERENCES = 200
-HIDDEN = ("dataset.source", "dataset.test_source", "dataset.storage_options")
+HIDDEN = ("dataset.source", "evaluation.test_source", "dataset.storage_options")
 """Of pipelines, what is not compared: places of the server."""
-LIVE_PLOTS = {"live-accuracy": ("accuracy", "test accuracy"), "live-time": ("time", "training time, s")}
+LIVE_PLOTS = {"live-accuracy": ("accuracy", "accuracy"), "live-time": ("time", "training time, s")}
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Kept:
     view: StudyView
     stored: int
     state: RunState
+    outcome: Mapping[str, Any] | None
+    """Of the study's row: what is measured on test rows comes after the last trial."""
     cost_s: float
     at_s: float
     plots: dict[str, str] | None = None
@@ -56,8 +59,8 @@ class Results:
     Safe for threads; one study is computed at a time. Methods block.
     """
 
-    def __init__(self, store: Store, views: Views) -> None:
-        self._store, self.views = store, views
+    def __init__(self, store: Store, views: Views, workspace: Workspace) -> None:
+        self._store, self.views, self._workspace = store, views, workspace
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._computing = threading.Lock()
         self._lock = threading.Lock()
@@ -139,7 +142,7 @@ class Results:
         if kept is None:
             return None
         self._kept.move_to_end(record.study_id)
-        same = kept.stored == stored and kept.state is record.state
+        same = kept.stored == stored and kept.state is record.state and kept.outcome == record.outcome
         young = time.monotonic() - kept.at_s < COST_FACTOR * kept.cost_s
         return (
             kept if same or (young and record.state is RunState.RUNNING and kept.stored <= stored) else None
@@ -147,9 +150,11 @@ class Results:
 
     def _compute(self, record: RunRecord) -> Kept:
         start_s = time.monotonic()
-        view = load_view(self._store, record.study_id)
+        view = load_view(self._store, record.study_id, self._workspace.predictions(record.study_id))
         now = time.monotonic()
-        kept = Kept(view, sum(view.counts.values()), view.record.state, now - start_s, now)
+        kept = Kept(
+            view, sum(view.counts.values()), view.record.state, view.record.outcome, now - start_s, now
+        )
         with self._lock:
             self._kept[record.study_id] = kept
             self._kept.move_to_end(record.study_id)
@@ -203,9 +208,9 @@ def _compared(results: Results, study_id: str, view: StudyView) -> Compared:
     return Compared(
         status=results.views.status(study_id, live=False),
         places=list(view.leaderboard[:PLACES]),
-        median_accuracy=_median(view, "test_accuracy"),
+        median_accuracy=_median(view, "accuracy"),
         median_training_s=_median(view, "training_s"),
-        test_rows=view.test_rows,
+        measured_rows=view.measured_rows,
         majority_rate=view.majority_rate,
     )
 
@@ -217,15 +222,15 @@ def _median(view: StudyView, column: str) -> float | None:
 def _difference(a: StudyView, b: StudyView) -> float | None:
     if not a.leaderboard or not b.leaderboard:
         return None
-    return b.leaderboard[0].test_accuracy - a.leaderboard[0].test_accuracy
+    return b.leaderboard[0].accuracy - a.leaderboard[0].accuracy
 
 
 def _within_noise(a: StudyView, b: StudyView) -> bool | None:
-    """Whether the two best cannot be told apart on the smaller number of test rows."""
+    """Whether the two best cannot be told apart on the smaller number of rows."""
     if not a.leaderboard or not b.leaderboard:
         return None
-    rows = min(a.test_rows, b.test_rows)
-    return bool(equal_within_noise(a.leaderboard[0].test_accuracy, b.leaderboard[0].test_accuracy, rows))
+    rows = min(a.measured_rows, b.measured_rows)
+    return bool(equal_within_noise(a.leaderboard[0].accuracy, b.leaderboard[0].accuracy, rows))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:

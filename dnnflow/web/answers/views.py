@@ -233,7 +233,7 @@ class Views:
             design = store.designs_of(study_id, [found.best_design_id])[found.best_design_id]
             best = Best(accuracy=found.best_accuracy, design_id=design.design_id, design=design.describe())
         live = Live(
-            accuracy=_cells(grid(store, study_id, "test_accuracy")),
+            accuracy=_cells(grid(store, study_id, "accuracy")),
             time=_cells(grid(store, study_id, "training_s")),
         )
         now = time.monotonic()

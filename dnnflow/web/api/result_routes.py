@@ -40,7 +40,7 @@ router = APIRouter(tags=["results"], responses=problems_of(404))
 
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 Sort = Literal[
-    "test_accuracy", "-test_accuracy", "train_accuracy", "-train_accuracy", "test_loss", "-test_loss",
+    "accuracy", "-accuracy", "train_accuracy", "-train_accuracy", "loss", "-loss",
     "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
     "learning_rate", "-learning_rate", "batch_size", "-batch_size", "epochs_run", "-epochs_run",
     "started_at", "-started_at", "design_id", "-design_id",
@@ -52,10 +52,10 @@ def list_trials(
     study: TheStudy,
     services: TheServices,
     state: TrialState | None = None,
-    min_accuracy: Annotated[float | None, Query(ge=0, le=1, description="On the test rows.")] = None,
+    min_accuracy: Annotated[float | None, Query(ge=0, le=1, description="On the rows compared on.")] = None,
     depth: Annotated[int | None, Query(ge=0, lt=2**31, description="Hidden layers.")] = None,
     error_type: Annotated[str | None, Query(max_length=200)] = None,
-    sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-test_accuracy",
+    sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-accuracy",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Cursor = None,
 ) -> TrialPage:
@@ -107,7 +107,10 @@ def get_leaderboard(
         places=list(view.leaderboard[:limit]),
         noise=str(view.noise) if view.noise else None,
         majority_rate=view.majority_rate,
-        test_rows=view.test_rows,
+        measured_rows=view.measured_rows,
+        selected_on="test" if view.is_selected_on_test else "validation",
+        tested=list(view.tested),
+        sentence=view.sentence or None,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
 from dnnflow.results.view.leaderboard import Ranked
+from dnnflow.results.view.tested import Tested
 from dnnflow.web.contract.problems import FieldProblem
 
 
@@ -23,7 +24,7 @@ class Best(ApiReply):
     """The best design so far."""
 
     accuracy: float
-    """On the test rows, 0 to 1."""
+    """On the rows that designs are compared on, 0 to 1."""
     design_id: str
     design: str
     """In words."""
@@ -149,8 +150,8 @@ class TrialRow(ApiReply):
     design: str
     """In words."""
     state: Literal["completed", "failed", "lost"]
-    test_accuracy: float | None
-    test_loss: float | None
+    accuracy: float | None
+    loss: float | None
     train_accuracy: float | None
     train_loss: float | None
     validation_accuracy: float | None
@@ -195,7 +196,7 @@ class TrialDetail(TrialRow):
     description: dict[str, Any]
     """The design as plain data, as `space.explicit` takes it."""
     history: dict[str, list[float | None]]
-    """Per epoch: `loss`, `accuracy`, and `val_…` where there is a validation part."""
+    """Per epoch: `loss`, `accuracy`, and `val_…` where there are validation rows."""
     confusion: list[list[int]]
     """Test rows, [true class][predicted class]."""
     class_names: list[str]
@@ -248,7 +249,14 @@ class Leaderboard(ApiReply):
     """How far the first place can be trusted, in words."""
     majority_rate: float | None
     """Accuracy of always guessing the largest class."""
-    test_rows: int
+    measured_rows: int
+    """Rows that these accuracies are measured on."""
+    selected_on: Literal["validation", "test"]
+    """Which rows these are."""
+    tested: list[Tested]
+    """What is handed out, best first, then baselines: measured once, on test rows."""
+    sentence: str | None
+    """What the best design is worth, in words."""
 
 
 class PlotNames(ApiReply):
@@ -265,7 +273,7 @@ class Compared(ApiReply):
     """The ten best."""
     median_accuracy: float | None
     median_training_s: float | None
-    test_rows: int
+    measured_rows: int
     majority_rate: float | None
 
 
@@ -288,7 +296,7 @@ class Comparison(ApiReply):
     best_difference: float | None
     """Best accuracy of b less that of a."""
     within_noise: bool | None
-    """Whether the two best cannot be told apart on so many test rows."""
+    """Whether the two best cannot be told apart on so many rows."""
     pipeline: list[Difference]
     """Where their pipelines differ."""
 
@@ -447,7 +455,8 @@ class ModelInfo(ApiReply):
     columns: list[str]
     """Names of the columns that it reads."""
     design_id: str | None
-    test_accuracy: float | None
+    accuracy: float | None
+    """On the test rows; None where it was not measured there."""
 
 
 class Models(ApiReply):

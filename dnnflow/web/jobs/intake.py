@@ -33,7 +33,7 @@ MOST_DESIGNS = 1_000_000
 
 PLACES: Mapping[str, str] = {
     "dataset.storage_options": "remove it: it says how a place is reached",
-    "dataset.test_source": "remove it: upload one table, and name its column of train and test in split",
+    "evaluation.test_source": "remove it: upload one table, and name its column of train and test in split",
     "space.reference": "remove it: it names code; describe layers instead",
     "space.code_folder": "remove it: it names code",
     "executor.address": "remove it: jobs run on the cluster that the server was started with",

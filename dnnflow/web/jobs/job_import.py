@@ -9,7 +9,14 @@ from typing import Any
 from dnnflow.errors import LaunchError
 from dnnflow.events import Command
 from dnnflow.paths import content_id
-from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, finite, mask_credentials
+from dnnflow.results.store.run_record import (
+    RunKind,
+    RunRecord,
+    RunState,
+    brought_up,
+    finite,
+    mask_credentials,
+)
 from dnnflow.results.store.store import Store
 
 STATES = {
@@ -47,7 +54,7 @@ def import_jobs(directory: Path, store: Store, queue: str) -> None:
             record,
             idempotency_key=keys.get(record.run_id),
             digest=content_id(request["pipeline"]),
-            request=request["pipeline"] if request["pipeline"] != record.pipeline else None,
+            request=wanted if (wanted := brought_up(request["pipeline"])) != record.pipeline else None,
         )
         with suppress(FileNotFoundError):
             path.rename(path.with_name("imported.json"))
@@ -82,7 +89,7 @@ def _record(directory: Path, request: dict[str, Any], queue: str) -> RunRecord:
         error=standing.get("error"),
         progress=finite(told.get("progress")),
         outcome=finite(answer.get("outcome")),
-        pipeline=mask_credentials(request["pipeline"]),
+        pipeline=mask_credentials(brought_up(request["pipeline"])),
     )
 
 

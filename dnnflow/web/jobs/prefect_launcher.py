@@ -17,7 +17,7 @@ from dnnflow.errors import ConflictError, LaunchError, NotFoundError, StudyStopp
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, mask_credentials
+from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, brought_up, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.launching import kind_of, run_not_found
@@ -224,7 +224,7 @@ class PrefectLauncher:
         kind = RunKind.STUDY if "study_id" in run["parameters"] else RunKind.TRAINING
         return RunRecord(run_id=_id_of(run), kind=kind, name=str(pipeline.get("name", kind)),
                          state=RunState.QUEUED, queue=QUEUE, queued_s=0.0, created_at=created_at,
-                         updated_at=created_at, pipeline=mask_credentials(pipeline))  # fmt: skip
+                         updated_at=created_at, pipeline=mask_credentials(brought_up(pipeline)))  # fmt: skip
 
     def _page(self, run: Mapping[str, Any]) -> str:
         return f"{self._pages}/runs/flow-run/{run['id']}"

@@ -21,7 +21,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 GENERAL = ""
 """Name of the group of fields that stand in no section."""
 LEFT_OUT = (
-    "kind", "dataset.source", "dataset.test_source", "dataset.label", "dataset.storage_options",
+    "kind", "dataset.source", "evaluation.test_source", "dataset.label", "dataset.storage_options",
     "space.reference", "space.explicit", "space.code_folder", "executor.address", "executor.scheduler_file",
     "executor.dashboard_port", "outputs.report",
 )  # fmt: skip
@@ -35,6 +35,7 @@ TITLES = {
     "space": "Designs to draw from",
     "dataset": "Reading the table",
     "preprocess": "Preprocessing",
+    "evaluation": "Rows to compare and to measure on",
     "training": "Training",
     "executor": "Workers",
     "outputs": "What is kept",

@@ -11,6 +11,8 @@ from starlette.responses import Response
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.depth import timing
 from dnnflow.results.view.overview import SORTS, TrialQuery
+from dnnflow.results.view.study_view import is_selected_on_test
+from dnnflow.results.view.tested import first_of, sentence, tested_in
 from dnnflow.show.study_figures import MARGINAL_FIGURES
 from dnnflow.show.study_tables import NAMES, confusion
 from dnnflow.web.answers.model_files import saved_models
@@ -35,14 +37,14 @@ PLACES = 50
 MOST_CLASSES = 30
 """A larger confusion matrix is not shown as a table."""
 COLUMNS = {
-    "test_accuracy": "test accuracy", "train_accuracy": "training accuracy", "test_loss": "test loss",
+    "accuracy": "accuracy", "train_accuracy": "training accuracy", "loss": "loss",
     "training_s": "training, s", "depth": "hidden layers", "units": "units", "activation": "activation",
     "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate",
     "batch_size": "batch size", "epochs_run": "epochs", "parameters": "weights", "seed": "seed",
     "engine": "engine", "state": "state", "error_type": "error",
 }  # fmt: skip
 """Columns of the list of trials, and their names in words."""
-SHOWN = ("test_accuracy", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
+SHOWN = ("accuracy", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
 """Columns that are shown where nobody has chosen."""
 TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
 PLOTS = {
@@ -66,13 +68,14 @@ def show_results(
     state: Annotated[str, Query(pattern="^(completed|failed|lost|all)$")] = "completed",
     min_accuracy: Annotated[str, Query(max_length=20)] = "",
     depth: Annotated[str, Query(max_length=20)] = "",
-    sort: Annotated[str, Query(max_length=40)] = "-test_accuracy",
+    sort: Annotated[str, Query(max_length=40)] = "-accuracy",
     after: Annotated[str | None, Query(max_length=400)] = None,
     column: Annotated[list[str], Query(max_length=40)] = [],  # noqa: B006
 ) -> Response:
     """Show a study's trials, as filtered and sorted."""
-    status = views.status(study_id, live=False)
-    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "test_accuracy"
+    status, record = views.status(study_id, live=False), views.record(study_id)
+    tested = tested_in(record.outcome if record else None)
+    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "accuracy"
     query = TrialQuery(
         state=None if state == "all" else TrialState(state),
         min_accuracy=_number(min_accuracy),
@@ -92,6 +95,8 @@ def show_results(
         columns=COLUMNS, shown=shown,
         sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
         saving=_is_saving(views, study_id), is_first=after is None,
+        tested=first_of(tested), sentence=sentence(tested),
+        selected_on="test" if record and is_selected_on_test(record) else "validation",
         link=_Links(request),
     )  # fmt: skip
 

@@ -62,7 +62,7 @@ function update(status) {
   const bins = JSON.stringify(status.live ?? null);
   if (bins !== drawn) {
     drawn = bins;
-    draw(at("live-accuracy"), status.live?.accuracy, { measure: "test accuracy" });
+    draw(at("live-accuracy"), status.live?.accuracy, { measure: "accuracy" });
     draw(at("live-time"), status.live?.time, { measure: "training time, s", unit: " s" });
   }
   if (status.failed !== failed) { failed = status.failed; if (failed) listFailures(); }

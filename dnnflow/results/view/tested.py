@@ -1,0 +1,74 @@
+"""Hold what was measured once, at a study's end, on test rows that nothing was chosen by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from dnnflow.results.view.intervals import wilson_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """A model that a study hands out, or what a simple model gives on the same rows."""
+
+    kind: Literal["design", "baseline"]
+    name: str
+    """The design or the baseline in words."""
+    rank: int | None = None
+    """Place on the leaderboard; None for a baseline."""
+    design_id: str | None = None
+    accuracy: float
+    """Share of right predictions on the test rows, 0 to 1."""
+    rows: int
+    """Test rows."""
+    selected: float | None = None
+    """Accuracy on the rows that the study selects on, where there are such beside the test rows."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson 95 % interval of `accuracy`."""
+        return wilson_interval(self.accuracy, self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Tested":
+        """Build from what `to_dict` gave, also after a way through JSON."""
+        return cls(**data)
+
+
+def first_of(tested: Sequence[Tested]) -> Tested | None:
+    """Return the first of the leaderboard; None where it was not tested."""
+    return next((one for one in tested if one.rank == 1), None)
+
+
+def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | None = None) -> str:
+    """Say what the best design is worth, beside what one would use instead; empty where nothing was measured.
+
+    Parameters
+    ----------
+    equal, designs
+        Designs that cannot be told from the first, itself included, and all that completed.
+    """
+    best = first_of(tested)
+    others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.accuracy)
+    if best is None:
+        return ""
+    kept = "kept for this" if best.selected is not None else "that it was chosen on, so less on others"
+    low, high = best.interval
+    said = (
+        f"{best.name}: {100 * best.accuracy:.1f} % on {best.rows:,} test rows {kept} "
+        f"({100 * low:.1f} to {100 * high:.1f})"
+    )
+    beside = ", ".join(f"{one.name} {100 * one.accuracy:.1f} %" for one in others)
+    said += f"; {beside}." if beside else "."
+    if equal is not None and designs is not None and equal > 1:
+        said += f" {equal:,} of {designs:,} designs cannot be told from it by the rows it was chosen on."
+    return said
+
+
+def tested_in(outcome: Mapping[str, Any] | None) -> tuple[Tested, ...]:
+    """Return what the outcome of a study's row holds."""
+    return tuple(Tested.from_dict(one) for one in (outcome or {}).get("tested", ()))
