@@ -300,8 +300,7 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
     saved = load_model(settings.workspace.model(study.id, 1))
     features, labels = study.dataset.arrays("test")
     right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
-    assert study.best is not None
-    assert right == round(study.best["accuracy"] * len(labels))
+    assert right == round(study.view().tested[0].accuracy * len(labels))
 
 
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
@@ -21,10 +22,10 @@ from dnnflow.events import Command
 from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.pipeline_file import load_any
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, new_study_id
+from dnnflow.results.store.run_record import Driver, RunKind, RunRecord, RunState, new_study_id
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
-from dnnflow.web.jobs import supervisor
+from dnnflow.web.jobs import embedded_launcher, supervisor
 from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher, environment
 from dnnflow.web.jobs.launching import LOG_BYTES
 from tests.web.recording import insert_study
@@ -425,3 +426,41 @@ def test_a_study_that_an_older_dnnflow_ran_stays_what_it_is(store, settings, hom
         record = store.study(study_id)
     assert (record.state, record.n_designs, record.ended_at) == (RunState.FINISHED, 4, "2026-01-02")
     assert len(store.finished(study_id)) == 4
+
+
+def test_a_run_that_is_resumed_while_its_process_ends_goes_on(launcher, store, monkeypatch) -> None:
+    """Its row says stopped, its process still closes its cluster: who asks then has asked."""
+    monkeypatch.setattr(launcher, "_supervise", lambda: None)
+    study_id = launcher.launch(pipeline(), new_study_id()).run_id
+    assert store.take_next(store.run(study_id).queue) is not None
+    with ThreadPoolExecutor(1) as pool, store.driving(study_id):
+        store.end(study_id, RunState.STOPPED)
+        asked = pool.submit(launcher.resume, study_id)
+        time.sleep(0.5)
+        assert not asked.done()
+        store.release(study_id, Driver.this_process())
+        assert asked.result(timeout=10).state is RunState.QUEUED
+
+
+def test_a_run_whose_process_does_not_end_is_not_resumed_without_a_word(launcher, store, monkeypatch) -> None:
+    monkeypatch.setattr(launcher, "_supervise", lambda: None)
+    monkeypatch.setattr(embedded_launcher, "ENDING_S", 0.0)
+    study_id = launcher.launch(pipeline(), new_study_id()).run_id
+    store.take_next(store.run(study_id).queue)
+    with store.driving(study_id):
+        store.end(study_id, RunState.STOPPED)
+        with pytest.raises(ConflictError, match=f"got a living one for {study_id}; try again"):
+            launcher.resume(study_id)
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_run_asked_for_anew_before_its_process_was_reaped_is_not_settled(store, home, code) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    settling = supervisor.Supervisor(home, store)
+    store.ask("a", RunKind.STUDY, "a", {"name": "a"}, queue="q")
+    assert store.take_next("q") is not None
+    store.end("a", RunState.STOPPED)
+    assert store.enqueue("a", "q")
+    settling._settle("a", code, interrupted=False)
+    record = store.run("a")
+    assert (record.state, record.deaths) == (RunState.QUEUED, 0)

@@ -259,8 +259,11 @@ class Runs(Database):
 
     # ---- queues
 
-    def enqueue(self, run_id: str, queue: str) -> None:
-        """Queue a run once more that has ended unfinished; does nothing to others."""
+    def enqueue(self, run_id: str, queue: str) -> bool:
+        """Queue a run once more that ended unfinished and whose process has ended; return whether it did so.
+
+        Does nothing to others.
+        """
         values = {"state": RunState.QUEUED, "queue": queue, "queued_s": time.time(), "deaths": 0,
                   "command": Command.RUN, "acknowledged": Command.RUN, "ended_at": None, "error": None,
                   "stage": None, "progress": None}  # fmt: skip
@@ -268,8 +271,9 @@ class Runs(Database):
         left_alone = runs.c.queued_s.is_(None) & runs.c.state.in_((RunState.QUEUED, RunState.RUNNING))
         may = (runs.c.run_id == run_id) & (runs.c.state.in_(open_states) | left_alone)
         with self._write() as connection:
-            if self._living_driver(connection, runs, run_id) is None:
-                connection.execute(runs.update().where(may).values(values))
+            if self._living_driver(connection, runs, run_id) is not None:
+                return False
+            return connection.execute(runs.update().where(may).values(values)).rowcount > 0
 
     def reopen(self, run_id: str, state: RunState) -> None:
         """Say that a run waits or goes on, whatever was stored; a finished study stays so."""

@@ -7,15 +7,22 @@ import time
 from pathlib import Path
 from threading import Lock, Thread
 
-from dnnflow.errors import LaunchError
+from dnnflow.errors import ConflictError, LaunchError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.results.store.run_record import RunRecord
+from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
 from dnnflow.web.jobs.job_import import import_jobs
-from dnnflow.web.jobs.launching import LOG_BYTES, kind_of, queue_of, run_not_found
+from dnnflow.web.jobs.launching import (
+    ENDING_EVERY_S,
+    ENDING_S,
+    LOG_BYTES,
+    kind_of,
+    queue_of,
+    run_not_found,
+)
 
 LOOK_EVERY_S = 2.0
 """How often it is looked whether the supervisor of unfinished jobs lives."""
@@ -64,8 +71,17 @@ class EmbeddedLauncher:
 
     def resume(self, run_id: str) -> RunRecord:
         """Queue a run once more that has ended; a study goes on with what is missing."""
-        self._found(run_id)
-        self._store.enqueue(run_id, self._queue)
+        deadline_s = time.monotonic() + ENDING_S
+        while not self._store.enqueue(run_id, self._queue):
+            record = self._found(run_id)
+            if record.state not in (RunState.STOPPED, RunState.FAILED):
+                break  # it waits, runs or is finished
+            if time.monotonic() > deadline_s:
+                raise ConflictError(
+                    f"a run is resumed when its process has ended, got a living one for {run_id}; "
+                    "try again in a moment"
+                )
+            time.sleep(ENDING_EVERY_S)
         self._supervise()
         return self._found(run_id)
 

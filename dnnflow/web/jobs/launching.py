@@ -13,6 +13,11 @@ LOG_BYTES = 256 * 1024
 """Of the end of a log that is shown; a file holds up to twice as much."""
 
 
+ENDING_S, ENDING_EVERY_S = 20.0, 0.2
+"""How long, and how often, it is looked whether a run that has said it ends has ended: it closes its cluster,
+and a Prefect server hears of it last."""
+
+
 class Launcher(Protocol):
     """Has runs done somewhere else; safe for threads."""
 
@@ -57,6 +62,8 @@ class Launcher(Protocol):
         ------
         NotFoundError
             If there is none.
+        ConflictError
+            If it is still ending, and does not come to its end.
         """
         ...
 

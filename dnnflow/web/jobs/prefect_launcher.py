@@ -20,7 +20,7 @@ from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, brought_up, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.settings import Settings
-from dnnflow.web.jobs.launching import kind_of, run_not_found
+from dnnflow.web.jobs.launching import ENDING_EVERY_S, ENDING_S, kind_of, run_not_found
 from dnnflow.web.jobs.places import outcome_of, with_places
 
 TAG = "dnnflow-web"
@@ -32,8 +32,6 @@ FLOWS = {RunKind.STUDY: "study", RunKind.TRAINING: "train"}
 TIMEOUT_S = 10.0
 BUSY_S = (0.5, 1.0, 2.0)
 """Waits before further tries where the server's database is busy; nothing is done twice by them."""
-ENDING_S, ENDING_EVERY_S = 20.0, 0.2
-"""How long, and how often, it is looked whether Prefect knows of the end that a run's process told of."""
 SHOWN = 200
 """Runs a list shows, as many as the server answers at once."""
 STATES = {
@@ -117,13 +115,7 @@ class PrefectLauncher:
                 self._follow(run)
 
     def resume(self, run_id: str) -> RunRecord:
-        """Have a flow run that has ended started again; its study goes on with what is missing.
-
-        Raises
-        ------
-        ConflictError
-            If its process has said that it ended, but Prefect does not hear of it.
-        """
+        """Have a flow run that has ended started again; its study goes on with what is missing."""
         run = self._run(run_id)
         deadline_s = time.monotonic() + ENDING_S
         while self._follow(run).ended_at is not None and not STATES[run["state_type"]].has_ended:

@@ -120,7 +120,7 @@ class Supervisor:
     def _settle(self, run_id: str, code: int, *, interrupted: bool) -> None:
         """Write what becomes of a run whose child has ended, unless the child has written it."""
         record = self._store.run(run_id)
-        if record.ended_at is not None:
+        if record.ended_at is not None or record.state is RunState.QUEUED:  # ended, or asked for anew since
             return
         if record.command is Command.CANCEL:
             self._store.end(run_id, RunState.STOPPED)
