@@ -71,6 +71,7 @@ class EmbeddedLauncher:
 
     def resume(self, run_id: str) -> RunRecord:
         """Queue a run once more that has ended; a study goes on with what is missing."""
+        self._found(run_id)
         deadline_s = time.monotonic() + ENDING_S
         while not self._store.enqueue(run_id, self._queue):
             record = self._found(run_id)
