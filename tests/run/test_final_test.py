@@ -102,6 +102,7 @@ def test_what_designs_predict_is_kept_row_by_row(settings: Settings) -> None:
     assert "McNemar's test on the same 24 validation rows, corrected for all designs" in str(view.noise)
 
 
+@pytest.mark.slow
 def test_a_study_whose_predictions_were_not_kept_is_compared_without_them(settings: Settings) -> None:
     study, _ = done(pipeline(), settings)
     shutil.rmtree(settings.workspace.predictions(study.id))
@@ -111,6 +112,7 @@ def test_a_study_whose_predictions_were_not_kept_is_compared_without_them(settin
     assert "two-proportion z-test" in str(noise)
 
 
+@pytest.mark.slow
 def test_a_handed_out_model_has_the_accuracy_it_is_said_to_have(settings: Settings) -> None:
     study, view = done(pipeline(), settings)
     models = [one for one in view.tested if one.kind == "design"]
@@ -144,6 +146,7 @@ def test_baselines_are_what_scikit_learn_gives_on_the_same_rows(settings: Settin
     assert view.sentence == ""  # without a model nothing is said of one
 
 
+@pytest.mark.slow
 def test_test_rows_are_looked_at_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     study, view = done(pipeline(), settings)
     monkeypatch.setattr("dnnflow.engines.epoch_rows.TrainingRows.test", lambda self: iter([]))
@@ -152,6 +155,7 @@ def test_test_rows_are_looked_at_once(settings: Settings, monkeypatch: pytest.Mo
     assert study.view().tested == view.tested
 
 
+@pytest.mark.slow
 def test_a_study_that_selects_on_test_rows_says_so(settings: Settings) -> None:
     _, view = done(pipeline("evaluation.select_on=test"), settings)
     assert (view.measured_on, view.tested[0].selected) == ("30 test rows", None)
@@ -160,6 +164,7 @@ def test_a_study_that_selects_on_test_rows_says_so(settings: Settings) -> None:
     assert "set evaluation.select_on to validation" in str(view.noise)
 
 
+@pytest.mark.slow
 def test_what_the_best_is_worth_is_said_in_one_sentence(settings: Settings) -> None:
     _, view = done(pipeline(), settings)
     best = view.tested[0]
