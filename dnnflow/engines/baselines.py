@@ -15,7 +15,7 @@ BOOSTING = "gradient boosting"
 
 MAX_VALUES = 20_000_000
 """Numbers of a table, times trees a round, that a baseline is fitted to at most; of a larger table it sees
-some rows, drawn at random: half a minute of a core on 64 features and 10 classes."""
+some rows, drawn at random, and is named so."""
 
 
 def fitted_rows(rows: int, n_features: int, n_classes: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from dnnflow.engines.baselines import Predict, baselines, fitted_rows
+from dnnflow.engines.baselines import LARGEST_CLASS, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
@@ -89,6 +89,7 @@ def measure_baselines(study: "Study", listener: Listener) -> Iterator[Tested]:
     rows, n_classes = TrainingRows(dataset, settings, blocks=True), dataset.n_classes
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, n_classes)
     features, labels = _first(rows.epoch(0, 1), limit)
+    is_part = len(labels) == limit < dataset.rows["train"]
     for name, fit in baselines().items():
         try:
             # Threads that wait for each other took ten times the processor where others worked, too
@@ -101,7 +102,8 @@ def measure_baselines(study: "Study", listener: Listener) -> Iterator[Tested]:
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
-            yield _tested(counts, kind="baseline", name=name, selected=selected)
+            told = f"{name} on {limit:,} rows" if is_part and name != LARGEST_CLASS else name
+            yield _tested(counts, kind="baseline", name=told, selected=selected)
 
 
 def count(predict: Predict, blocks: Iterable[Block], n_classes: int) -> NDArray[np.int64]:

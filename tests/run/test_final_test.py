@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dnnflow.engines.baselines import BOOSTING, LARGEST_CLASS, LINEAR
-from dnnflow.events import ignore
+from dnnflow.events import Notice, ignore
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
@@ -144,6 +144,36 @@ def test_baselines_are_what_scikit_learn_gives_on_the_same_rows(settings: Settin
     assert found[LARGEST_CLASS].accuracy == np.bincount(test_labels).max() / len(test_labels)
     assert found[BOOSTING].accuracy > 0.8
     assert view.sentence == ""  # without a model nothing is said of one
+
+
+@pytest.mark.slow
+def test_a_baseline_that_saw_a_part_of_the_rows_is_named_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dnnflow.run.final_test.fitted_rows", lambda *shape: 40)
+    _, view = done(pipeline("outputs.models=0"), settings)
+    assert [one.name for one in view.tested] == [
+        LARGEST_CLASS,
+        f"{LINEAR} on 40 rows",
+        f"{BOOSTING} on 40 rows",
+    ]
+
+
+@pytest.mark.slow
+def test_a_baseline_that_fails_is_told_and_costs_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(features: np.ndarray, labels: np.ndarray) -> None:
+        raise ValueError("too few of a class")
+
+    monkeypatch.setattr("dnnflow.engines.baselines._boosting", fails)
+    study = begin_study(pipeline(), settings)
+    study.train(LocalExecutor())
+    heard: list[object] = []
+    view = measure_once(study, aggregate(study), heard.append)
+    assert Notice("gradient boosting could not be measured, got ValueError: too few of a class") in heard
+    assert [one.name for one in view.tested][-2:] == [LARGEST_CLASS, LINEAR]
+    assert settings.workspace.model(study.id, 1).is_file()
 
 
 @pytest.mark.slow

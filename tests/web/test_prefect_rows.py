@@ -56,12 +56,16 @@ def now(after_s: float = 0.0) -> str:
     return (datetime.now(UTC) + timedelta(seconds=after_s)).isoformat().replace("+00:00", "Z")
 
 
+def begin(store: Store, flow_run: dict[str, Any]) -> None:
+    store.ask("a", RunKind.STUDY, "a study", {"name": "a study"}, queue=QUEUE)
+    flow_run.update(state_type="RUNNING", state_name="Running", state={"timestamp": now(-5)})
+
+
 def test_an_end_that_prefect_has_not_heard_of_stands(
     launcher: PrefectLauncher, flow_run: dict[str, Any], settings: Settings
 ) -> None:
     with Store(settings.store_url) as store:
-        store.ask("a", RunKind.STUDY, "a study", {"name": "a study"}, queue=QUEUE)
-        flow_run |= {"state_type": "RUNNING", "state_name": "Running", "state": {"timestamp": now(-5)}}
+        begin(store, flow_run)
         launcher.refresh("a")
         assert store.run("a").state is RunState.RUNNING
         store.end("a", RunState.FAILED, error="the table must exist")
@@ -79,8 +83,7 @@ def test_a_run_is_resumed_although_prefect_hears_of_its_end_late(
     launcher: PrefectLauncher, flow_run: dict[str, Any], settings: Settings
 ) -> None:
     with Store(settings.store_url) as store:
-        store.ask("a", RunKind.STUDY, "a study", {"name": "a study"}, queue=QUEUE)
-        flow_run |= {"state_type": "RUNNING", "state_name": "Running", "state": {"timestamp": now(-5)}}
+        begin(store, flow_run)
         launcher.refresh("a")
         store.end("a", RunState.FAILED, error="the table must exist")
         assert launcher.resume("a").state is RunState.QUEUED
@@ -91,8 +94,7 @@ def test_a_run_whose_end_prefect_never_hears_of_is_not_resumed_without_a_word(
 ) -> None:
     monkeypatch.setattr(prefect_launcher, "ENDING_S", 0.0)
     with Store(settings.store_url) as store:
-        store.ask("a", RunKind.STUDY, "a study", {"name": "a study"}, queue=QUEUE)
-        flow_run |= {"state_type": "RUNNING", "state_name": "Running", "state": {"timestamp": now(-5)}}
+        begin(store, flow_run)
         store.end("a", RunState.FAILED, error="the table must exist")
         with pytest.raises(ConflictError, match="got RUNNING for a; try again"):
             launcher.resume("a")

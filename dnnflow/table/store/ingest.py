@@ -98,18 +98,12 @@ def ingest(
                     parsed = parse_table(table, stream.blocks(table.first.start))
                     table = replace(table, first=replace(table.first, text=stream.finish()))
                 return build(table, parsed)
-
-        def opened(one: Source, place: Path) -> tuple[TableText, list[Block]]:
-            text = open_text(one, place, copy=_is_remote(one, client), block_bytes=block_bytes)
-            dialect, start = read_dialect(text, one)
-            return TableText(text, dialect, start), blocks(text, start)
-
-        first, supply = opened(source, scratch)
+        first, supply = _opened(source, scratch, client, block_bytes)
         table = Table(job, first)
         if recipe.test_source is not None:
             place = scratch / "test"
             place.mkdir()
-            test, more = opened(source.replace(url=recipe.test_source), place)
+            test, more = _opened(source.replace(url=recipe.test_source), place, client, block_bytes)
             if test.text.digest == first.text.digest:
                 raise DataError(
                     f"test_source must be another table, got the text of {source.url}; leave it out to have "
@@ -120,6 +114,15 @@ def ingest(
         if not (table.path / MANIFEST).is_file():
             build(table, parse_table(table, iter(supply)))
         return Dataset.open(table.path)
+
+
+def _opened(
+    source: Source, scratch: Path, client: "distributed.Client | None", block_bytes: int
+) -> tuple[TableText, list[Block]]:
+    """Return a table's text, and its blocks."""
+    text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
+    dialect, start = read_dialect(text, source)
+    return TableText(text, dialect, start), blocks(text, start)
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
