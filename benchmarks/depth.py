@@ -170,7 +170,7 @@ def accuracies(outcomes: Sequence[Outcome]) -> str:
     """Return mean accuracy in per cent and the half-width of its 95 % interval, by depth."""
     rows = []
     for one in outcomes:
-        bands = {band.depth: band for band in one.view.accuracy_by_depth}
+        bands = {band.depth: band for band in one.view.score_by_depth}
         shown = [_accuracy(bands.get(depth)) for depth in SHOWN]
         guess = one.view.majority_rate or 0.0
         rows.append([one.table, one.variant, *shown, f"{100 * guess:.1f}", str(one.unfinished)])

@@ -46,7 +46,7 @@ SPACE = {
 class Said:
     """What is said of a design, and what is true, as shares of right predictions."""
 
-    accuracy: float
+    score: float
     low: float
     high: float
     truth: float
@@ -100,7 +100,7 @@ def search(
 def key_of(fitted: Fitted) -> tuple[float, float, str]:
     """Return what orders trials on the leaderboard."""
     trial = fitted.trial
-    return -float(trial.accuracy or 0.0), float(trial.parameters or 0), trial.design_id
+    return -float(trial.score or 0.0), float(trial.parameters or 0), trial.design_id
 
 
 def study(seed: int, n_designs: int) -> dict[str, Said]:
@@ -129,7 +129,7 @@ def study(seed: int, n_designs: int) -> dict[str, Said]:
         corrected = bias_corrected(right)
         naive = corrected.naive
         found["  its validation accuracy"] = Said(naive, *wilson_interval(naive, len(held)), truth)
-        found["  the same by BBC-CV"] = Said(corrected.accuracy, corrected.low, corrected.high, truth)
+        found["  the same by BBC-CV"] = Said(corrected.score, corrected.low, corrected.high, truth)
         design, weights, predicted = search(designs, dataset, TrainingSettings(select_on="test"))
         before = float((predicted[0] == test_labels).mean())
         found["before: best on test rows"] = Said(
@@ -143,9 +143,9 @@ def show(found: Sequence[dict[str, Said]]) -> None:
     print(f"{'':28}{'says':>8}{'true':>8}{'bias':>8}{'±':>7}{'95 % interval holds':>22}")
     for name in found[0]:
         said = [one[name] for one in found]
-        bias = np.array([100 * (one.accuracy - one.truth) for one in said])
+        bias = np.array([100 * (one.score - one.truth) for one in said])
         holds = np.mean([one.low <= one.truth <= one.high for one in said])
-        says, true = (100 * np.mean([getattr(one, field) for one in said]) for field in ("accuracy", "truth"))
+        says, true = (100 * np.mean([getattr(one, field) for one in said]) for field in ("score", "truth"))
         print(f"{name:28}{says:>8.2f}{true:>8.2f}{bias.mean():>+8.2f}"
               f"{1.96 * bias.std(ddof=1) / len(bias) ** 0.5:>7.2f}{100 * holds:>20.1f} %")  # fmt: skip
 

@@ -109,7 +109,7 @@ class TrialsStored:
     rate: float
     """Trials a second over this run."""
     eta_s: float | None
-    best_accuracy: float | None
+    best_score: float | None
     """Best accuracy so far on the rows that designs are compared on, 0 to 1."""
     best_design: str | None
     """The best design in words, e.g. `3 x 64 relu, adam 0.003`."""
@@ -167,7 +167,7 @@ class TrialResult(NamedTuple):
 
     depth: int | None
     """Hidden layers; None where they are not known."""
-    accuracy: float | None
+    score: float | None
     """On the rows that designs are compared on; None for a trial that did not complete."""
     error: str
     """Name of the exception's class; empty where there was none."""

@@ -95,6 +95,14 @@ class Workspace:
         """Directory of what each design predicts for the rows that designs are compared on."""
         return self.study(study_id) / "predictions"
 
+    def final_predictions(self, study_id: str) -> Path:
+        """Directory of what finalists predict for the rows that they were not fitted to."""
+        return self.study(study_id) / "finalists" / "predictions"
+
+    def final_weights(self, study_id: str, design_id: str) -> Path:
+        """File of the weights of a training after the screen."""
+        return self.study(study_id) / "finalists" / "weights" / f"{design_id}.npz"
+
     def weights_directory(self, study_id: str) -> Path:
         """Directory of the best designs' weights."""
         return self.study(study_id) / "weights"
@@ -106,6 +114,10 @@ class Workspace:
     def model(self, study_id: str, rank: int) -> Path:
         """File of the model of the design at `rank` (1 is the best)."""
         return self.study(study_id) / "models" / f"best-{rank}.keras"
+
+    def ensemble(self, study_id: str) -> Path:
+        """File of the model that averages several of the best."""
+        return self.study(study_id) / "models" / "ensemble.keras"
 
     def refit(self, study_id: str) -> Path:
         """File of the best design's model after it was trained on the whole table."""

@@ -40,7 +40,7 @@ def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
     return [
         {
             "rank": place.rank,
-            "accuracy": round(place.accuracy, 4),
+            "score": round(place.score, 4),
             "95 % interval": f"{place.low:.4f} to {place.high:.4f}",
             "design": place.design,
             "parameters": place.parameters,
@@ -60,7 +60,7 @@ def in_markdown(view: StudyView, path: Path, dashboard: str | None) -> str:
     ]
     if view.leaderboard:
         best = view.leaderboard[0]
-        chosen = f"{best.design}, accuracy {best.accuracy:.4f} on {view.measured_on}."
+        chosen = f"{best.design}, accuracy {best.score:.4f} on {view.measured_on}."
         lines.insert(2, f"- **Best**: {view.sentence or chosen} {view.noise}")
     if dashboard:
         lines.append(f"- **Dask dashboard**: <{dashboard}>")

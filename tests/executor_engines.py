@@ -39,7 +39,7 @@ class Instant(Engine):
             log.write(f"{design.seed} {os.getpid()}\n")
         trial = Trial(
             design_id=design.design_id, state=TrialState.COMPLETED, engine=self.name, worker=context.worker,
-            device=context.device, started_at=started_at, accuracy=0.5,
+            device=context.device, started_at=started_at, score=0.5,
         )  # fmt: skip
         return Fitted(trial, weights=lambda: ())
 

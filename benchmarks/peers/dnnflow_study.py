@@ -98,7 +98,7 @@ def run(task: Task) -> Run:
     return Run(
         seconds_s=ended - start,
         startup_s=opened - begun + import_s,
-        accuracies=dict(zip(completed["design_id"], completed["accuracy"].astype(float), strict=True)),
+        accuracies=dict(zip(completed["design_id"], completed["score"].astype(float), strict=True)),
         tracing_s=sum(traces) / task.cores,
         notes=notes,
     )

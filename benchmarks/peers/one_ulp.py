@@ -44,7 +44,7 @@ def measure(task: Task) -> None:
 def accuracies(task: Task, engine: str) -> dict[str, float]:
     """Return the test accuracy of each design that completes, by design id."""
     trials = (outcome.trial for outcome in train_here(replace(task, engine=engine)))
-    return {trial.design_id: trial.accuracy for trial in trials if trial.accuracy is not None}
+    return {trial.design_id: trial.score for trial in trials if trial.score is not None}
 
 
 @contextmanager

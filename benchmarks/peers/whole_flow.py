@@ -87,7 +87,7 @@ def show_study(study: Study, task: Task, wall_s: float) -> None:
     rate = 3600 * counts.get("completed", 0) / wall_s
     best = study.best
     print(f"{wall_s:.1f} s in all, {rate:,.0f} designs an hour, {counts}, "
-          f"best accuracy {'-' if best is None else format(best['accuracy'], '.4f')}")  # fmt: skip
+          f"best accuracy {'-' if best is None else format(best['score'], '.4f')}")  # fmt: skip
     if task.n_designs == GOAL_DESIGNS:  # of fewer, start-up would be too large a part
         verdict = "meets" if wall_s <= GOAL_S else "does not meet"
         print(f"{verdict} the goal of {GOAL_S:.0f} s")

@@ -3,7 +3,7 @@
 import random
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from math import prod
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dnnflow.design.draws import Convert, Draw, read_draw
+from dnnflow.design.draws import Choice, Convert, Draw, read_draw
 from dnnflow.design.layers import (
     MAX_LAYERS,
     OPTIMIZERS,
@@ -27,6 +27,8 @@ from dnnflow.errors import DesignError
 
 LAYER_FIELDS = ("units", "activation", "dropout", "batch_norm", "initializer", "l2")
 """Fields that a hidden layer has; each may be drawn once for all layers or once for each."""
+
+MOST_REPETITIONS = 100
 
 _MAX_MISSES = 100_000
 """Draws in a row without a new design, after which a random sample ends."""
@@ -106,6 +108,7 @@ class Space:
 
     depth: Draw
     optimizer: Draw
+    seed: Draw
     optimizer_parameters: Mapping[str, Draw]
     residual: Draw
     per_layer: tuple[str, ...]
@@ -159,7 +162,7 @@ class Space:
         return plain
 
     def length(self) -> int | None:
-        """Return how many different designs there are, or None with a continuous range among the fields."""
+        """Return how many different designs there are, seeds apart, or None with a continuous range."""
         if self.designs:
             return len(self._listed)
         total = 0
@@ -171,7 +174,7 @@ class Space:
         return total
 
     def grid(self) -> Iterator[Design]:
-        """Yield every design once; the depth changes slowest, the seed fastest.
+        """Yield every design once, with each of its seeds; the depth changes slowest, the seed fastest.
 
         Raises
         ------
@@ -187,10 +190,12 @@ class Space:
                         f"a grid needs values that can be counted, got {draw.spec()} for "
                         f"{key or name}; write a choice or take strategy random"
                     )
-        return (branch.at(index) for branch in self._branches() for index in _count(branch.length or 0))
+        drawn = (branch.at(index) for branch in self._branches() for index in _count(branch.length or 0))
+        return self._with_seeds(drawn)
 
     def sample(self, n: int, seed: int = 0) -> Iterator[Design]:
-        """Yield up to `n` different designs at random; all of them, when the space has no more.
+        """Yield up to `n` different designs at random, each with all its seeds; all that the space has, if
+        these are no more.
 
         The same seed gives the same designs in the same order. Each parameter is drawn by itself; when the
         space has at most 2n designs, they are a random part of all.
@@ -198,8 +203,19 @@ class Space:
         length = self.length()
         if length is not None and length <= 2 * n:
             order = np.random.Generator(np.random.Philox(seed)).permutation(length)[:n]
-            return self._pick(order.tolist())
-        return self._draw(n, random.Random(seed))
+            return self._with_seeds(self._pick(order.tolist()))
+        return self._with_seeds(self._draw(n, random.Random(seed)))
+
+    @property
+    def repetitions(self) -> int:
+        """How often each design is trained: once a seed."""
+        return 1 if self.designs else self.seed.length or 1
+
+    def _with_seeds(self, designs: Iterator[Design]) -> Iterator[Design]:
+        """Yield each design with every seed, one after the other."""
+        if self.repetitions == 1:
+            return designs
+        return (replace(design, seed=seed) for design in designs for seed in _values(self.seed))
 
     def _pick(self, indices: list[int]) -> Iterator[Design]:
         """Yield the designs that have these numbers in the grid."""
@@ -251,7 +267,8 @@ class Space:
             for name, draw in self.optimizer_parameters.items()
             if name in OPTIMIZERS[optimizer]
         ]
-        found += [((name, None), getattr(self, name)) for name in _TRAINING_FIELDS]
+        once = {"seed": _first_of(self.seed)}  # seeds repeat designs, they make none
+        found += [((name, None), once.get(name) or getattr(self, name)) for name in _TRAINING_FIELDS]
         return _Branch(depth, optimizer, reference, tuple(found))
 
     @cached_property
@@ -272,7 +289,12 @@ class Space:
         return found
 
     def _check_kind(self) -> None:
-        """A space is one of: fields of a network, a reference, a list of designs."""
+        """A space is one of: fields of a network, a reference, a list of designs; seeds can be counted."""
+        if not 1 <= (self.seed.length or 0) <= MOST_REPETITIONS:
+            raise DesignError(
+                f"seed repeats the training of each design, at most {MOST_REPETITIONS} times, got "
+                f"{self.seed.spec()}; write {{int: [0, 4]}} for five trainings of each, or leave it out"
+            )
         if self.designs:
             given = sorted(set(self.to_dict()) - {"designs"})
             if given:
@@ -359,6 +381,10 @@ def _default() -> Space:
 
 def _values(draw: Draw) -> Iterator[Any]:
     return (draw.at(index) for index in _count(draw.length or 0))
+
+
+def _first_of(draw: Draw) -> Draw:
+    return Choice.model_construct(choice=(draw.at(0),))
 
 
 def _count(end: int) -> Iterator[int]:

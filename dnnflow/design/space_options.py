@@ -108,6 +108,7 @@ class SpaceOptions(Parameters):
     early_stopping: EarlyStoppingParameter = None
     """{patience: …, min_delta: …} of the validation loss, or a choice; watches the validation rows."""
     seed: Parameter = 0
-    """Seed of initial weights and dropout; {int: [0, 4]} trains each design five times."""
+    """Seed of initial weights and dropout. {int: [0, 4]} trains each design five times: these are repetitions
+    of one design, whose value is their mean, and `designs` does not count them."""
     reference: ReferenceSection | None = None
     """Designs made by code; the parameters about layers are then unused."""

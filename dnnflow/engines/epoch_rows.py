@@ -38,10 +38,19 @@ class TrainingRows:
     settings: TrainingSettings
     blocks: bool = False
     """Whether rows are read in shuffled blocks, because a split is too large to be kept."""
+    part: Part | None = None
+    """Rows to hold back instead of those that the settings or the table say."""
+
+    @classmethod
+    def of(cls, context: TrainingContext) -> "TrainingRows":
+        """Return the rows of a training."""
+        return cls(context.dataset, context.settings, not in_memory(context), context.part)
 
     @property
     def has_validation(self) -> bool:
         """Whether training rows are held back: a share of them, or those that the table marks."""
+        if self.part is not None:
+            return self.part.holds_rows
         return self.settings.held_share > 0 or self.dataset.marks_validation
 
     @cached_property
@@ -49,7 +58,7 @@ class TrainingRows:
         """Numbers of the training rows to fit (None for all) and to watch (None for none)."""
         if not self.has_validation:
             return None, None
-        return self.dataset.part(Part(holdout=self.settings.held_share or DEFAULT_HOLDOUT))
+        return self.dataset.part(self.part or Part(holdout=self.settings.held_share or DEFAULT_HOLDOUT))
 
     def epoch(self, epoch: int, batch_size: int) -> Iterator[Block]:
         """Yield the rows of an epoch; every block but the last holds a whole number of batches."""
@@ -77,7 +86,7 @@ class TrainingRows:
 
     def measured(self) -> Iterator[Block]:
         """Yield the rows that designs are compared on: validation rows, or by the study's word test rows."""
-        if self.settings.select_on == "validation":
+        if self.settings.select_on == "validation" or self.part is not None:
             return self.validation()
         return self.test()
 

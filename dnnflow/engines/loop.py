@@ -11,8 +11,9 @@ import numpy as np
 import psutil
 
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
 from dnnflow.engines.records import Trial, TrialState
+from dnnflow.engines.scoring import Measured, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
 from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
 from dnnflow.events import utc_now
@@ -103,11 +104,11 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Loss and accuracy over some rows."""
+    """Loss and share of right predictions over some rows."""
 
     loss: float
     """Mean cross-entropy plus the design's penalties, as Keras has it."""
-    accuracy: float
+    score: float
     """0 to 1."""
 
 
@@ -143,25 +144,25 @@ class Network(ABC):
 
     def validate(self) -> Metrics | None:
         """Measure the validation rows, or None where there are none."""
-        return self.measure(self.rows.validation())[0] if self.rows.has_validation else None
+        if not self.rows.has_validation:
+            return None
+        found = self.measure(self.rows.validation())
+        return Metrics(found.loss, found.share_right)
 
-    def measure(self, blocks: Iterator[Block]) -> tuple[Metrics, np.ndarray, np.ndarray]:
-        """Return measures over rows, counts [true class][predicted class], and predicted classes (rows,)."""
-        n_classes, loss_sum = self.rows.dataset.n_classes, 0.0
-        found, counts = [], np.zeros(n_classes**2, np.int64)
+    def measure(self, blocks: Iterator[Block]) -> Measured:
+        """Return what the network gives for some rows."""
+        loss_sum, truth, found = 0.0, [], []
         for block in blocks:
-            loss, classes = self.evaluate(block)
-            _, labels, order = block
-            counts += np.bincount(labels[order] * n_classes + classes, minlength=len(counts))
+            loss, outputs = self.evaluate(block)
             loss_sum += loss
-            found.append(classes)
-        confusion, total = counts.reshape(n_classes, n_classes), int(counts.sum())
-        accuracy = float(np.trace(confusion) / total)
-        return Metrics(loss_sum / total, accuracy), confusion, np.concatenate(found)
+            truth.append(block[1][block[2]])
+            found.append(outputs)
+        true = np.concatenate(truth)
+        return Measured(loss_sum / len(true), true, np.concatenate(found))
 
     @abstractmethod
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
+        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
 
     @abstractmethod
     def weights(self) -> Weights:
@@ -186,8 +187,8 @@ class EpochHistory:
         """Return the measures as a trial keeps them."""
         parts = [("", self.fitted), *([("val_", self.watched)] if self.watched else [])]
         return {
-            f"{prefix}{name}": tuple(getattr(x, name) for x in measures)
-            for prefix, measures in parts for name in ("loss", "accuracy")
+            f"{prefix}{name}": tuple(getattr(x, key) for x in measures)
+            for prefix, measures in parts for name, key in (("loss", "loss"), ("accuracy", "score"))
         }  # fmt: skip
 
 
@@ -266,37 +267,37 @@ class Result:
     """A design that was trained and measured."""
 
     history: EpochHistory
-    loss: float
-    """Mean over the rows that designs are compared on, penalties included as Keras does."""
-    confusion: np.ndarray
-    """Shape (classes, classes), int64: counts [true class][predicted class]."""
+    measured: Measured | None
+    """On the rows that designs are compared on, in the table's order; None where nothing was held back."""
     parameters: int
     flops: int | None
     weights: Callable[[], Weights]
     """Valid until the engine goes on to the next design."""
-    predicted: np.ndarray | None = None
-    """Shape (rows,): the class predicted for each row that designs are compared on, in the table's order."""
+
+    def predicted(self, context: TrainingContext) -> np.ndarray | None:
+        """Return what is kept of the predictions: see `Fitted.predicted`."""
+        if self.measured is None or not in_memory(context):
+            return None
+        return kept_of(self.measured, context.dataset, whole=context.part is not None)
 
 
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
     """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
-    found, confusion, predicted = network.measure(network.rows.measured())
+    measured = network.measure(network.rows.measured()) if _is_measured(context) else None
     shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
     return Result(
         history=history,
-        loss=found.loss,
-        confusion=confusion,
+        measured=measured,
         parameters=count_parameters(design, *shape) if known else sum(x.size for x in network.weights()),
         flops=count_flops(design, *shape) if known else None,
         weights=network.weights,
-        predicted=None if network.rows.blocks else as_codes(predicted, context.dataset.n_classes),
     )
 
 
-def as_codes(classes: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return class codes in as few bytes as hold them."""
-    return classes.astype(np.min_scalar_type(n_classes - 1))
+def _is_measured(context: TrainingContext) -> bool:
+    """Say whether a training holds rows back that it is measured on."""
+    return context.part is None or context.part.holds_rows
 
 
 def train_designs(
@@ -307,12 +308,13 @@ def train_designs(
     for design in designs:
         started_at, start = utc_now(), time.monotonic()
         try:
-            check_training(design, context.settings)
+            check_training(design, holds_rows=context.holds_rows)
             result = fit(design, context)
-            check_finite(result.loss, "the rows it is measured on")
+            if result.measured is not None:
+                check_finite(result.measured.loss, "the rows it is measured on")
             spent = Spent(started_at, time.monotonic() - start, result.history.training_s)
             trial = completed_trial(design, result, context, spent, engine=engine)
-            fitted = Fitted(trial, result.weights, result.predicted)
+            fitted = Fitted(trial, result.weights, result.predicted(context))
         except Exception as error:  # user code and libraries may raise anything: the study goes on
             spent = Spent(started_at, time.monotonic() - start)
             fitted = Fitted(failed_trial(design, error, context, spent, engine=engine))
@@ -323,7 +325,7 @@ def completed_trial(
     design: Design, result: Result, context: TrainingContext, spent: Spent, *, engine: str
 ) -> Trial:
     """Return the record of a design that was trained and measured."""
-    history, confusion = result.history, result.confusion
+    history, measured = result.history, result.measured
     fitted = history.fitted[history.kept]
     watched = history.watched[history.kept] if history.watched else None
     return make_trial(
@@ -334,14 +336,14 @@ def completed_trial(
         parameters=result.parameters,
         flops=result.flops,
         epochs_run=len(history.fitted),
-        accuracy=float(np.trace(confusion) / confusion.sum()),
-        loss=result.loss,
-        train_accuracy=fitted.accuracy,
+        score=measured.share_right if measured else None,
+        loss=measured.loss if measured else None,
+        train_score=fitted.score,
         train_loss=fitted.loss,
-        validation_accuracy=watched.accuracy if watched else None,
+        validation_score=watched.score if watched else None,
         validation_loss=watched.loss if watched else None,
         history=history.to_dict(),
-        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion=tuple(map(tuple, measured.confusion().tolist())) if measured else (),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dnnflow.design.layers import Design
+    from dnnflow.table.columns.split import Part
 
 
 DEFAULT_HOLDOUT = 0.2
@@ -71,6 +72,26 @@ class SelectionOptions(Parameters):
         return self.holdout
 
 
+class FinalOptions(Parameters):
+    """How the best of the screen are trained again, and what is made of them."""
+
+    finalists: int = Field(default=20, ge=0, le=1000)
+    """How many of the best designs are trained again with folds, at most: the order among them is by the mean
+    of these trainings; 0 to hand out the first of the screen."""
+    folds: int | None = Field(default=None, ge=2, le=100)
+    """Folds of the training rows for finalists; default: 5 up to 5,000 training rows, above that the rows
+    which the screen holds back, with three seeds."""
+    repeats: int = Field(default=1, ge=1, le=100)
+    """How often the folds are drawn anew, each time with another seed."""
+    finalists_share: float = Field(default=0.3, gt=0.0, lt=1.0)
+    """Most share of the study's arithmetic that finalists, the refit and the ensemble may take; it makes
+    finalists fewer, never fewer than three."""
+    prefer: Literal["accurate", "small"] = "accurate"
+    """Which finalist wins: accurate, the first; small, the smallest that cannot be told from the first."""
+    ensemble: int = Field(default=8, ge=0, le=100)
+    """Most finalists whose probabilities are averaged as one more model; 0 for none."""
+
+
 class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
     """How a study trains, and what it compares designs on: part of what makes two studies the same."""
 
@@ -125,13 +146,14 @@ class Trial:
     flops: int | None = None
     """Floating-point operations of one row's forward pass."""
     epochs_run: int = 0
-    accuracy: float | None = None
-    """Share of right predictions on the rows that the study selects on, 0 to 1."""
+    score: float | None = None
+    """The study's metric on the rows that designs are compared on, greater is better; None where a training
+    held nothing back."""
     loss: float | None = None
-    train_accuracy: float | None = None
+    train_score: float | None = None
     """Running mean over the epoch whose weights were kept (the last; with early stopping the best)."""
     train_loss: float | None = None
-    validation_accuracy: float | None = None
+    validation_score: float | None = None
     validation_loss: float | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
@@ -144,8 +166,6 @@ class Trial:
             raise InputError(
                 f"a trial has an error exactly when it is not completed, got {self.state}, {self.error}"
             )
-        if self.state is TrialState.COMPLETED and self.accuracy is None:
-            raise InputError("a completed trial has an accuracy, got None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +176,7 @@ class Outcome:
     weights: "tuple[np.ndarray, ...] | None" = None
     """The trained weights in the order of the Keras model, for trials good enough to be kept."""
     predicted: "np.ndarray | None" = None
-    """Shape (rows,): the class predicted for each row that designs are compared on."""
+    """What is kept of the predictions for the rows that were measured (`Fitted.predicted`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +188,8 @@ class Portion:
     """Expected time relative to other portions; in seconds where a planner has estimated it."""
     plan: object = None
     """What an engine has planned of these designs, e.g. a `Stack`: the engine is given it on the worker."""
+    part: "Part | None" = None
+    """Rows to hold back instead of those that the study's settings say."""
 
     def __post_init__(self) -> None:
         if not self.designs:

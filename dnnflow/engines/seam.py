@@ -10,6 +10,7 @@ import numpy as np
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import TrainingSettings, Trial, TrialError, TrialState
 from dnnflow.errors import DesignError, InputError
+from dnnflow.table.columns.split import Part
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -30,6 +31,13 @@ class TrainingContext:
     """All that occur in the study, where that is known."""
     plan: object = None
     """What was planned of the designs before (`Portion.plan`); who does not know it plans anew."""
+    part: Part | None = None
+    """Rows to hold back instead of those that the settings say; designs are then measured on these."""
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether training rows are held back."""
+        return self.part.holds_rows if self.part else self.settings.held_share > 0
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,9 @@ class Fitted:
     weights: Callable[[], tuple[np.ndarray, ...]] | None = None
     """Gives the trained weights in the order of the Keras model; None for a failed trial."""
     predicted: np.ndarray | None = None
-    """Shape (rows,), the class predicted for each row that designs are compared on, in the dataset's order;
-    None for a failed trial, and where rows are read in shuffled blocks."""
+    """What the design predicts for each row that it is measured on, in the dataset's order: class codes
+    (rows,), or with a part of its own, probabilities (rows, classes) in float16; None for a failed trial, and
+    where rows are read in shuffled blocks."""
 
 
 class Engine(Protocol):
@@ -64,15 +73,15 @@ class Engine(Protocol):
         ...
 
 
-def check_training(design: Design, settings: TrainingSettings) -> None:
-    """Check that a design can be trained with a study's settings.
+def check_training(design: Design, *, holds_rows: bool) -> None:
+    """Check that a design can be trained where rows are held back, or are not.
 
     Raises
     ------
     DesignError
         When the design watches validation rows and there are none.
     """
-    if design.watches_validation and settings.held_share == 0:
+    if design.watches_validation and not holds_rows:
         what = "early stopping" if design.early_stopping else "a plateau schedule"
         raise DesignError(f"{what} needs validation rows, got none; set holdout to e.g. 0.1")
 

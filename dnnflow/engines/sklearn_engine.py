@@ -81,7 +81,7 @@ class SklearnEngine:
         if reason:
             raise DesignError(reason)
         check_memory(design, context)
-        network = SklearnNetwork(design, TrainingRows(context.dataset, context.settings))
+        network = SklearnNetwork(design, TrainingRows.of(context))
         # scikit-learn warns of the overflow that comes before a loss that is no number
         with np.errstate(all="ignore"):
             return fit_and_measure(network, design, context)
@@ -104,7 +104,7 @@ class SklearnNetwork(Network):
         end of the epoch, as scikit-learn keeps no predictions of its steps.
         """
         fitted = super().train_epoch(epoch, learning_rate, deadline)
-        return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size))[0].accuracy)
+        return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size)).share_right)
 
     def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
         """Learn from the rows `order[first:last]` of a block; return their summed loss, and no right ones."""
@@ -129,12 +129,12 @@ class SklearnNetwork(Network):
             ) from error
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
+        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
         features, labels, order = block
         targets = labels[order]  # (rows,)
         predicted = self._model.predict_proba(features[order])  # (rows, classes)
         likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
-        return -float(np.log(likely, dtype=np.float64).sum()), predicted.argmax(axis=1)
+        return -float(np.log(likely, dtype=np.float64).sum()), predicted
 
     def weights(self) -> Weights:
         """Copy the weights, in the order and form of the Keras model."""

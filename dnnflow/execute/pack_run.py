@@ -53,7 +53,7 @@ def run_pack(
     waiting: list[Outcome] = []
     flushed = time.monotonic()
     for portion in pack.portions:
-        for fitted in _train(engine, portion.designs, replace(context, plan=portion.plan)):
+        for fitted in _train(engine, portion.designs, replace(context, plan=portion.plan, part=portion.part)):
             waiting.append(_outcome(fitted, pack.keep_above))
             if report is not None and time.monotonic() - flushed >= flush_s:
                 report(waiting)
@@ -125,7 +125,7 @@ def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) 
 
 def _outcome(fitted: Fitted, keep_above: float) -> Outcome:
     trial = fitted.trial
-    accuracy = trial.accuracy
-    keep = trial.state is TrialState.COMPLETED and accuracy is not None and accuracy >= keep_above
+    score = trial.score
+    keep = trial.state is TrialState.COMPLETED and (score is None or score >= keep_above)
     weights = fitted.weights() if keep and fitted.weights is not None else None
     return Outcome(trial, weights, fitted.predicted)

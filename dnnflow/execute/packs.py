@@ -197,7 +197,7 @@ class Backlog:
 
 def share(portion: Portion, designs: tuple[Design, ...]) -> Portion:
     """Return a portion of some designs of another one, at their share of its cost."""
-    return Portion(designs, portion.cost * len(designs) / len(portion.designs))
+    return Portion(designs, portion.cost * len(designs) / len(portion.designs), part=portion.part)
 
 
 def halves(items: Sequence[T]) -> list[tuple[T, ...]]:

@@ -21,7 +21,8 @@ def draw_designs(pipeline: Pipeline) -> list[Design]:
     space = pipeline.space.to_space()
     drawn: Iterator[Design]
     if pipeline.strategy == "grid" or pipeline.space.explicit:
-        drawn = islice(space.grid(), pipeline.designs)
+        most = None if pipeline.designs is None else pipeline.designs * space.repetitions
+        drawn = islice(space.grid(), most)
     else:
         drawn = space.sample(pipeline.designs or 1, pipeline.seed)
     designs = list(drawn)
@@ -29,7 +30,7 @@ def draw_designs(pipeline: Pipeline) -> list[Design]:
         raise DesignError("a space must hold at least one design, got none; widen its ranges")
     engine = find_engine(pipeline.training.engine)
     for design in designs:
-        check_training(design, pipeline.training_settings)
+        check_training(design, holds_rows=pipeline.training_settings.held_share > 0)
         refusal = engine.refuse(design)
         if refusal:
             raise DesignError(

@@ -233,7 +233,7 @@ def _validation_rows(pipeline: Pipeline) -> Iterator[Doubt]:
 
     def watch(name: str) -> None:
         for design in Space(**{name: section[name]}).grid():
-            check_training(design, pipeline.training_settings)
+            check_training(design, holds_rows=pipeline.training_settings.held_share > 0)
 
     for name in ("early_stopping", "schedule"):
         yield from _refusal(("space", name), partial(watch, name))

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from dnnflow.design.space import Space
 from dnnflow.design.space_options import SpaceOptions
-from dnnflow.engines.records import SelectionOptions, TrainingOptions, TrainingSettings
+from dnnflow.engines.records import FinalOptions, SelectionOptions, TrainingOptions, TrainingSettings
 from dnnflow.parallel.spec.algorithm import Algorithm, Exchange, Kind, KindName, RefitExchange
 from dnnflow.parallel.spec.train_options import RefitOptions
 from dnnflow.parameters import Parameters, Place, Seed, fields_of, place_of, plain_type
@@ -83,8 +83,8 @@ class SplitSection(SplitOptions, Section):
     """Which rows are kept for the test."""
 
 
-class EvaluationSection(SelectionOptions, SplitSection):
-    """Which rows are kept to measure what is handed out, and which designs are compared on."""
+class EvaluationSection(FinalOptions, SelectionOptions, SplitSection):
+    """Which rows designs are compared and measured on, and what is made of the best."""
 
 
 class TrainingSection(TrainingOptions, Section):

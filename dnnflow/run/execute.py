@@ -283,7 +283,7 @@ def measure_once(study: Study, view: StudyView, listener: Listener = ignore) -> 
     with stage(Stage.TEST, f"study {study.id}", listener) as came_of_it:
         saved, tested = hand_out(study, view, listener)
         came_of_it.append(f"{len(saved)} models saved")
-        came_of_it += [f"{one.name} {one.accuracy:.4f}" for one in tested if one.rank == 1]
+        came_of_it += [f"{one.name} {one.score:.4f}" for one in tested if one.rank == 1]
     return replace(view, tested=tested)
 
 

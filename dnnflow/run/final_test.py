@@ -76,9 +76,9 @@ def _write(study: "Study", place: Ranked, path: Path, known: Tested | None) -> T
         counts = count(predict, rows.test(), dataset.n_classes)
         known = _tested(counts, kind="design", name=place.design, design_id=place.design_id)
     is_apart = study.job().settings.select_on == "validation"
-    tested = replace(known, rank=place.rank, selected=place.accuracy if is_apart else None)
+    tested = replace(known, rank=place.rank, selected=place.score if is_apart else None)
     record = {"design": design.to_dict(), "study_id": study.id, "design_id": place.design_id,
-              "accuracy": place.accuracy, "tested": tested.to_dict()}  # fmt: skip
+              "score": place.score, "tested": tested.to_dict()}  # fmt: skip
     write_model(path, model, dataset, record)
     return tested
 
@@ -133,4 +133,4 @@ def _share_right(counts: NDArray[np.int64]) -> float:
 
 
 def _tested(counts: NDArray[np.int64], **facts: Any) -> Tested:
-    return Tested(accuracy=_share_right(counts), rows=int(counts.sum()), **facts)
+    return Tested(score=_share_right(counts), rows=int(counts.sum()), **facts)

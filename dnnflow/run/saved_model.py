@@ -38,17 +38,17 @@ _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 class LeaderboardKey(NamedTuple):
     """What orders trials on the leaderboard; the smallest is the best."""
 
-    minus_accuracy: float
+    minus_score: float
     parameters: float
     """Of equal accuracies the smaller network is first."""
     design_id: str
 
     @classmethod
-    def of(cls, design_id: str, accuracy: float, parameters: float | None) -> "LeaderboardKey":
+    def of(cls, design_id: str, score: float, parameters: float | None) -> "LeaderboardKey":
         """Return a completed trial's key."""
         # A frame's missing number is pandas' NA, of which nothing can be asked
         size = float(parameters) if isinstance(parameters, int | float | np.number) else float("nan")
-        return cls(-float(accuracy), float("inf") if np.isnan(size) else size, str(design_id))
+        return cls(-float(score), float("inf") if np.isnan(size) else size, str(design_id))
 
 
 class BestWeights:
@@ -66,7 +66,7 @@ class BestWeights:
         """Return the accuracy from which on a trial may be among the best; infinite if none are kept."""
         if self._keep == 0:
             return float("inf")
-        return -self._best[-1].minus_accuracy if len(self._best) == self._keep else 0.0
+        return -self._best[-1].minus_score if len(self._best) == self._keep else 0.0
 
     def offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
         """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""

@@ -46,7 +46,7 @@ NEEDED_TO_GO_ON = ("training", "evaluation", "executor", "outputs")
 """Sections of a stored pipeline that a study goes on with."""
 FIRST_ETA = 5
 """Trials after which the time left is estimated: before, it would be mostly start-up."""
-STORED = ("design_id", "state", "accuracy", "parameters", "error_type")
+STORED = ("design_id", "state", "score", "parameters", "error_type")
 """What a study that goes on needs to know of the trials that it has."""
 DESIGNS_PER_SHARD = 50
 PORTIONS_PER_SHARD = 8
@@ -149,9 +149,7 @@ class Study:
         frame = frame[frame["state"] == TrialState.COMPLETED.value]
         if frame.empty:
             return None
-        return frame.sort_values(["accuracy", "parameters", "design_id"], ascending=[False, True, True]).iloc[
-            0
-        ]
+        return frame.sort_values(["score", "parameters", "design_id"], ascending=[False, True, True]).iloc[0]
 
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
               listener: Listener = ignore) -> None:  # fmt: skip
@@ -240,9 +238,7 @@ class StudyTraining:
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
-        keys = [
-            LeaderboardKey.of(*row) for row in completed[["design_id", "accuracy", "parameters"]].to_numpy()
-        ]
+        keys = [LeaderboardKey.of(*row) for row in completed[["design_id", "score", "parameters"]].to_numpy()]
         self._stored = set(frame["design_id"])
         self._before = [self._result_of_row(row) for row in frame.to_dict("records")]
         self._completed, self._failed, self._trained = len(completed), len(frame) - len(completed), 0
@@ -318,8 +314,8 @@ class StudyTraining:
         trials = [outcome.trial for outcome in outcomes]
         keys = []
         for outcome, trial in zip(outcomes, trials, strict=True):
-            if trial.accuracy is not None:
-                keys.append(LeaderboardKey.of(trial.design_id, trial.accuracy, trial.parameters))
+            if trial.score is not None:
+                keys.append(LeaderboardKey.of(trial.design_id, trial.score, trial.parameters))
                 self._keeper.offer(keys[-1], outcome.weights)
         # The weights of the best are on disk before their trial counts as done
         self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
@@ -341,12 +337,12 @@ class StudyTraining:
 
     def _result(self, trial: Trial) -> TrialResult:
         error = trial.error.type if trial.error else ""
-        return _result(self._designs[trial.design_id], trial.accuracy, error)
+        return _result(self._designs[trial.design_id], trial.score, error)
 
     def _result_of_row(self, row: Mapping[Any, Any]) -> TrialResult:
-        accuracy = float(row["accuracy"]) if row["state"] == TrialState.COMPLETED.value else None
+        score = float(row["score"]) if row["state"] == TrialState.COMPLETED.value else None
         error = row["error_type"]
-        return _result(self._designs[row["design_id"]], accuracy, error if isinstance(error, str) else "")
+        return _result(self._designs[row["design_id"]], score, error if isinstance(error, str) else "")
 
     def _report(self, force: bool = False) -> None:
         elapsed_s = time.monotonic() - self._began_s
@@ -365,12 +361,12 @@ class StudyTraining:
                 elapsed_s=elapsed_s,
                 rate=rate,
                 eta_s=left / rate if self._trained >= FIRST_ETA else None,
-                best_accuracy=-best.minus_accuracy if best else None,
+                best_score=-best.minus_score if best else None,
                 best_design=self._designs[best.design_id].describe() if best else None,
             )
         )
 
 
-def _result(design: Design, accuracy: float | None, error: str) -> TrialResult:
+def _result(design: Design, score: float | None, error: str) -> TrialResult:
     depth = None if design.reference else len(design.layers)
-    return TrialResult(depth, accuracy, error, design.describe)
+    return TrialResult(depth, score, error, design.describe)

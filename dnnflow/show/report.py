@@ -77,7 +77,7 @@ def _of_study(view: StudyView) -> dict[str, Any]:
         "timings": study_tables.timings(view),
         "timing": timing,
         "n_timed": sum(band.n for band in view.time_by_depth),
-        "n_deep": sum(band.n for band in view.accuracy_by_depth),
+        "n_deep": sum(band.n for band in view.score_by_depth),
         "confusion": study_tables.confusion(view),
         "pipeline": study_tables.pipeline_text(view),
         "many": len(view.trials) > study_tables.MOST_POINTS,

@@ -298,8 +298,8 @@ def study_headline(numbers: StudyNumbers) -> list[tuple[str, str, str]]:
     if pace is not None:
         shown.append(("trials a second", f"{pace:,.1f}", f"of the last {LAST_S:g} s"))
     if numbers.best:
-        at, accuracy = numbers.best[-1]
-        shown.append(("best accuracy", f"{accuracy:.4f}", f"since trial {at:,}"))
+        at, score = numbers.best[-1]
+        shown.append(("best accuracy", f"{score:.4f}", f"since trial {at:,}"))
     kinds = f"{len(numbers.failures)} kinds" if numbers.failures else ""
     waiting = f"{max(0, numbers.total - done):,}"
     return [*shown, ("failed", f"{numbers.failed:,}", kinds), ("waiting", waiting, "designs")]

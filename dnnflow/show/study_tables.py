@@ -143,13 +143,13 @@ def headline(view: StudyView) -> list[tuple[str, str, str]]:
                 "accuracy on test rows"
                 if tested.selected is not None
                 else "on the test rows it was chosen on",
-                f"{tested.accuracy:.4f}",
+                f"{tested.score:.4f}",
                 f"95 %: {low:.3f} – {high:.3f}",
             )
         )
     if others := [one for one in view.tested if one.kind == "baseline"]:
-        best = max(others, key=lambda one: one.accuracy)
-        numbers.append(("best baseline there", f"{best.accuracy:.4f}", best.name))
+        best = max(others, key=lambda one: one.score)
+        numbers.append(("best baseline there", f"{best.score:.4f}", best.name))
     numbers += [
         ("designs", f"{view.record.n_designs:,}", waiting),
         ("completed", f"{counts[TrialState.COMPLETED]:,}", bad),
@@ -158,7 +158,7 @@ def headline(view: StudyView) -> list[tuple[str, str, str]]:
         if tested is None:
             first = view.leaderboard[0]
             interval = f"95 %: {first.low:.3f} – {first.high:.3f}, on {view.measured_on} it was chosen on"
-            numbers.append(("best accuracy", f"{first.accuracy:.4f}", interval))
+            numbers.append(("best accuracy", f"{first.score:.4f}", interval))
         numbers.append(("within noise of the best", f"{view.noise.equal:,}", "designs, itself included"))
     return numbers
 
@@ -174,7 +174,7 @@ def cloud(trials: pd.DataFrame, column: str) -> Cloud | None:
         A number that is ≥ 0; trials without it are left out.
     """
     known = trials[trials[column].notna()]
-    x, y = known[column].to_numpy(dtype=float), known["accuracy"].to_numpy(dtype=float)
+    x, y = known[column].to_numpy(dtype=float), known["score"].to_numpy(dtype=float)
     if len(np.unique(x)) < 2:
         return None
     logarithmic = bool(x.min() > 0 and x.max() / x.min() > 20)

@@ -135,7 +135,7 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name in ("rank", "accuracy", "95 % interval"):
+    for name in ("rank", "score", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("design", overflow="fold")
     for name in ("weights", "epochs", "seconds"):
@@ -144,7 +144,7 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
     for place, mark in zip(view.leaderboard[:top], marks, strict=False):
         table.add_row(
             f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
-            f"{place.accuracy:.4f}",
+            f"{place.score:.4f}",
             f"{place.low:.3f} – {place.high:.3f}",
             escape(place.design),
             "" if place.parameters is None else f"{place.parameters:,}",

@@ -76,8 +76,8 @@ def pace_in_words(event: TrialsStored) -> str:
         parts.append(f"{duration(event.eta_s)} left")
     if event.failed:
         parts.append(f"{event.failed:,} failed")
-    if event.best_accuracy is not None:
-        parts.append(f"best {event.best_accuracy:.4f} ({event.best_design})")
+    if event.best_score is not None:
+        parts.append(f"best {event.best_score:.4f} ({event.best_design})")
     return ", ".join(parts)
 
 

@@ -63,7 +63,7 @@ def test_run_prints_leaderboard_study_and_report(call, study_id: str) -> None:
     assert code == 0, err
     assert study_id in out
     assert "report.html" in out
-    assert "accuracy" in out
+    assert "score" in out
 
 
 def test_run_tells_each_stage(call) -> None:
@@ -159,7 +159,7 @@ def test_export_writes_every_trial(call, study_id: str, tmp_path: Path, suffix: 
     assert call("export", study_id, "--out", str(out))[0] == 0
     frame = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert len(frame) == 2
-    assert frame["accuracy"].between(0, 1).all()
+    assert frame["score"].between(0, 1).all()
 
 
 def test_report_is_written_anew(call, study_id: str, tmp_path: Path) -> None:

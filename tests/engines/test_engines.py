@@ -82,9 +82,9 @@ def test_what_is_counted_is_what_is_predicted_for_the_rows_compared_on(
     counts = np.zeros((3, 3), int)
     np.add.at(counts, (truth, fitted.predicted), 1)
     assert counts.tolist() == [list(row) for row in fitted.trial.confusion]
-    assert fitted.trial.accuracy == pytest.approx(np.trace(counts) / len(truth))
-    watched = fitted.trial.validation_accuracy
-    assert watched == (fitted.trial.accuracy if select_on == "validation" else None)
+    assert fitted.trial.score == pytest.approx(np.trace(counts) / len(truth))
+    watched = fitted.trial.validation_score
+    assert watched == (fitted.trial.score if select_on == "validation" else None)
 
 
 def test_engines_agree_on_validation_rows(iris: Dataset) -> None:
@@ -93,7 +93,7 @@ def test_engines_agree_on_validation_rows(iris: Dataset) -> None:
     found = [train_one(find_engine(name), SMALL, context) for name in ("compiled", "stacked", "keras")]
     losses = [one.trial.loss for one in found]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
-    assert [one.trial.accuracy for one in found] == [found[0].trial.accuracy] * 3
+    assert [one.trial.score for one in found] == [found[0].trial.score] * 3
 
 
 def test_rows_in_shuffled_blocks_are_the_same_rows(digits: Dataset) -> None:
@@ -108,8 +108,8 @@ def test_rows_in_shuffled_blocks_are_the_same_rows(digits: Dataset) -> None:
 def test_it_learns_and_records_what_it_did(engine: Engine, digits: Dataset) -> None:
     (trial,) = train(engine, [SMALL], digits, holdout=0.1)
     assert trial.state is TrialState.COMPLETED
-    assert trial.accuracy is not None
-    assert trial.accuracy > 0.85
+    assert trial.score is not None
+    assert trial.score > 0.85
     assert trial.engine == ("compiled" if engine.name == "auto" else engine.name)
     assert trial.epochs_run == 6
     assert trial.parameters == 65 * 16 + 17 * 10
@@ -119,7 +119,7 @@ def test_it_learns_and_records_what_it_did(engine: Engine, digits: Dataset) -> N
     )
     assert trial.history["loss"][-1] < trial.history["loss"][0] / 2
     assert trial.train_loss == trial.history["loss"][-1]
-    assert trial.validation_accuracy == trial.history["val_accuracy"][-1]
+    assert trial.validation_score == trial.history["val_accuracy"][-1]
     assert 0 < trial.training_s <= trial.total_s
 
 
@@ -127,7 +127,7 @@ def test_the_confusion_counts_every_test_row(engine: Engine, iris: Dataset) -> N
     (trial,) = train(engine, [SMALL], iris)
     counts = np.array(trial.confusion)
     np.testing.assert_array_equal(counts.sum(axis=1), iris.class_counts["test"])
-    assert trial.accuracy == np.trace(counts) / iris.rows["test"]
+    assert trial.score == np.trace(counts) / iris.rows["test"]
 
 
 def test_a_design_has_the_same_numbers_again_and_in_any_company(engine: Engine, iris: Dataset) -> None:
@@ -205,15 +205,15 @@ def test_early_stopping_ends_with_the_best_weights(engine: Engine, iris: Dataset
     trial = fitted.trial
     # What is recorded belongs to the weights that were kept, not to the last epoch
     assert trial.validation_loss == trial.history["val_loss"][best]
-    assert trial.validation_accuracy == trial.history["val_accuracy"][best]
-    assert trial.train_accuracy == trial.history["accuracy"][best]
+    assert trial.validation_score == trial.history["val_accuracy"][best]
+    assert trial.train_score == trial.history["accuracy"][best]
 
 
 def test_watching_without_a_validation_part_is_refused(engine: Engine, iris: Dataset) -> None:
     for design, what in ((Design(early_stopping=EarlyStopping()), "early stopping"),
                          (Design(schedule=Schedule("plateau")), "a plateau schedule")):  # fmt: skip
         with pytest.raises(DesignError, match=f"{what} needs validation rows, got none"):
-            check_training(design, ON_TEST)
+            check_training(design, holds_rows=False)
         (trial,) = train(engine, [design], iris)
         assert trial.error is not None
         assert trial.error.type == "DesignError"
@@ -275,9 +275,9 @@ def test_the_keras_engine_does_what_model_fit_does(name: str, iris: Dataset) -> 
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-6)
     learned = list(zip(fitted.trial.history["loss"], fitted.trial.history["accuracy"], strict=True))
     np.testing.assert_allclose(learned, history, rtol=1e-4)
-    loss, accuracy = model.evaluate(*iris.arrays("test"), verbose=0)
+    loss, score = model.evaluate(*iris.arrays("test"), verbose=0)
     assert fitted.trial.loss == pytest.approx(loss, rel=1e-4)
-    assert fitted.trial.accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert fitted.trial.score == pytest.approx(score, abs=1e-6)
 
 
 def test_widths_share_a_trace_where_the_optimizer_allows(iris: Dataset) -> None:
@@ -330,8 +330,8 @@ def test_a_split_too_large_to_keep_is_read_in_blocks(digits: Dataset) -> None:
     dataset = Dataset.open(digits.path)
     context = TrainingContext(dataset, TrainingSettings(select_on="test", holdout=0.1), memory_bytes=900_000)
     fitted = train_one(KerasEngine(), SMALL, context)
-    assert fitted.trial.accuracy is not None
-    assert fitted.trial.accuracy > 0.85
+    assert fitted.trial.score is not None
+    assert fitted.trial.score > 0.85
     assert np.sum(fitted.trial.confusion) == dataset.rows["test"]
     assert "_arrays" not in vars(dataset)  # the split was never held in whole
 

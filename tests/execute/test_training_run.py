@@ -25,7 +25,7 @@ class Quick(Engine):
     def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
         for design in designs:
             trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine=self.name,
-                          worker=context.worker, accuracy=design.seed / 10)  # fmt: skip
+                          worker=context.worker, score=design.seed / 10)  # fmt: skip
             yield Fitted(trial, partial(lambda seed: (np.full(3, seed),), design.seed))
 
 

@@ -40,7 +40,7 @@ from dnnflow.table.store.dataset import Dataset
 
 ROOT = Path(__file__).parents[2]
 STORED = TrialsStored(
-    total=100, completed=20, failed=2, elapsed_s=4.0, rate=5.5, eta_s=14.2, best_accuracy=0.95,
+    total=100, completed=20, failed=2, elapsed_s=4.0, rate=5.5, eta_s=14.2, best_score=0.95,
     best_design="2 x 64 relu",
 )  # fmt: skip
 

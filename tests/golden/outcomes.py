@@ -15,7 +15,7 @@ import numpy as np
 import dnnflow
 from tests.golden.doors import ROOT, wait_for
 
-NUMBERS = ("parameters", "flops", "epochs_run", "accuracy", "train_accuracy")
+NUMBERS = ("parameters", "flops", "epochs_run", "score", "train_score")
 """Of a trial; they are the same to the last digit."""
 LOSSES = ("loss", "train_loss")
 IRIS = {"source": str(ROOT / "pipelines" / "data" / "iris.csv"), "label": "species"}

@@ -91,7 +91,7 @@ def test_a_study_is_as_it_was(reference: tuple[Path, str]) -> None:
     study = study_of(*reference)
     assert (study.key, study.dataset.id) == (EXPECTED["key"], EXPECTED["dataset_id"])
     assert study.best["design_id"] == EXPECTED["best"]
-    tested = {one.name: round(one.accuracy, 4) for one in study.view().tested}
+    tested = {one.name: round(one.score, 4) for one in study.view().tested}
     assert tested == EXPECTED["tested"]
 
 
@@ -124,15 +124,15 @@ def test_every_door_shows_the_same_leaderboard(door: Door, ran: str, reference: 
         places = door.get(f"/studies/{ran}/leaderboard")["places"]
         listed = door.get(f"/studies/{ran}/trials")["trials"]
         stored = trials_of(door.home, ran)
-        assert {row["design_id"]: row["accuracy"] for row in listed} == {
-            design: trial["accuracy"] for design, trial in stored.items()
+        assert {row["design_id"]: row["score"] for row in listed} == {
+            design: trial["score"] for design, trial in stored.items()
         }
     else:
         shown = json.loads(door.cli("show", ran, "--json"))
         assert (shown["state"], shown["trials"]) == ("finished", EXPECTED["counts"])
         places = shown["leaderboard"]
     frame = study_of(*reference).trials()
-    order = frame.sort_values(["accuracy", "parameters", "design_id"], ascending=[False, True, True])
+    order = frame.sort_values(["score", "parameters", "design_id"], ascending=[False, True, True])
     assert [place["design_id"] for place in places] == list(order["design_id"])
 
 

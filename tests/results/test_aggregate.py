@@ -40,7 +40,7 @@ from dnnflow.results.view.study_view import StudyView, load_view
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "rows", "low", "high"),
+    ("score", "rows", "low", "high"),
     [
         (0.9, 100, 0.8256343, 0.9447708),
         (1.0, 30, 0.8864829, 1.0),
@@ -48,8 +48,8 @@ from dnnflow.results.view.study_view import StudyView, load_view
         (0.5, 1, 0.0546, 0.9454),
     ],
 )
-def test_wilson_interval_is_the_published_one(accuracy: float, rows: int, low: float, high: float) -> None:
-    assert wilson_interval(accuracy, rows) == pytest.approx((low, high), abs=1e-4)
+def test_wilson_interval_is_the_published_one(score: float, rows: int, low: float, high: float) -> None:
+    assert wilson_interval(score, rows) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_wilson_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -109,8 +109,8 @@ def test_the_reader_is_told_that_the_best_is_optimistic() -> None:
 
 
 def test_variance_explained_is_eta_squared() -> None:
-    accuracy = np.array([0.1, 0.2, 0.5, 0.6])
-    found = marginal("activation", pd.Series(["relu", "relu", "tanh", "tanh"]), accuracy)
+    score = np.array([0.1, 0.2, 0.5, 0.6])
+    found = marginal("activation", pd.Series(["relu", "relu", "tanh", "tanh"]), score)
     assert found is not None
     # between: 4 · 0.2² = 0.16; within: 4 · 0.05² = 0.01
     assert found.explained == pytest.approx(0.16 / 0.17)
@@ -140,11 +140,11 @@ def test_a_continuous_parameter_is_cut_into_ranges_of_equal_counts() -> None:
 
 
 def test_values_stand_in_their_order_and_a_constant_is_no_parameter() -> None:
-    accuracy = np.array([0.1, 0.2, 0.3, 0.4])
-    found = marginal("units", pd.Series([128, 8, 64, 8], dtype="Int64"), accuracy)
+    score = np.array([0.1, 0.2, 0.3, 0.4])
+    found = marginal("units", pd.Series([128, 8, 64, 8], dtype="Int64"), score)
     assert found is not None
     assert [group.label for group in found.groups] == ["8", "64", "128"]
-    assert marginal("units", pd.Series([8, 8, pd.NA, 8], dtype="Int64"), accuracy) is None
+    assert marginal("units", pd.Series([8, 8, pd.NA, 8], dtype="Int64"), score) is None
 
 
 def test_equal_accuracies_leave_nothing_to_explain() -> None:
@@ -203,29 +203,27 @@ def test_few_or_uneven_depths_have_no_spectrum(depths: Sequence[int]) -> None:
 
 
 def test_bands_hold_the_spread_of_each_depth() -> None:
-    frame = pd.DataFrame(
-        {"depth": pd.array([2, 1, 2, None], dtype="Int64"), "accuracy": [0.2, 0.9, 0.4, 0.1]}
-    )
-    one, two = bands(frame, "accuracy")
+    frame = pd.DataFrame({"depth": pd.array([2, 1, 2, None], dtype="Int64"), "score": [0.2, 0.9, 0.4, 0.1]})
+    one, two = bands(frame, "score")
     assert (one.depth, one.n, one.mean, one.interval) == (1, 1, 0.9, None)
     assert (two.depth, two.n, two.largest) == (2, 2, 0.4)
     assert two.mean == pytest.approx(0.3)
     assert two.quantiles == pytest.approx((0.21, 0.25, 0.3, 0.35, 0.39))
 
 
-def deep_trials(accuracy: Sequence[float], depths: Sequence[int], amortised: bool = False) -> pd.DataFrame:
+def deep_trials(score: Sequence[float], depths: Sequence[int], amortised: bool = False) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "depth": pd.array(depths, dtype="Int64"),
-            "accuracy": accuracy,
+            "score": score,
             "training_s": [0.1 * depth for depth in depths],
             "amortised": amortised,
         }
     )
 
 
-def flat(accuracy: Sequence[float], depths: Sequence[int], **more: float) -> Flatness:
-    found = flatness(deep_trials(accuracy, depths), **more)  # type: ignore[arg-type]
+def flat(score: Sequence[float], depths: Sequence[int], **more: float) -> Flatness:
+    found = flatness(deep_trials(score, depths), **more)  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -256,9 +254,9 @@ def test_flatness_is_shown_refuted_or_left_open() -> None:
 
 def test_a_slow_change_over_many_doublings_is_not_flat() -> None:
     depths = [500, 1000, 2000, 4000, 8000, 16000]
-    accuracy = [0.5 + 0.004 * doubling for doubling in range(6)]  # 2 points in all, 0.4 a doubling
-    assert flat(accuracy, depths).verdict is Verdict.NOT_FLAT
-    assert flat(accuracy[:3], depths[:3]).verdict is Verdict.FLAT
+    score = [0.5 + 0.004 * doubling for doubling in range(6)]  # 2 points in all, 0.4 a doubling
+    assert flat(score, depths).verdict is Verdict.NOT_FLAT
+    assert flat(score[:3], depths[:3]).verdict is Verdict.FLAT
 
 
 def test_a_change_of_one_point_is_seldom_called_flat() -> None:
@@ -322,8 +320,8 @@ def add(
     return record.study_id
 
 
-def completed(design: Design, accuracy: float, **more: object) -> tuple[Design, Trial]:
-    fields = {"state": TrialState.COMPLETED, "engine": "keras", "accuracy": accuracy, **more}
+def completed(design: Design, score: float, **more: object) -> tuple[Design, Trial]:
+    fields = {"state": TrialState.COMPLETED, "engine": "keras", "score": score, **more}
     return design, Trial(design_id=design.design_id, **fields)  # type: ignore[arg-type]
 
 
@@ -345,7 +343,7 @@ def view(store: Store) -> StudyView:
             parameters=100 * depth + 10,
             flops=200 * depth,
             epochs_run=2,
-            history={"loss": (1.0, 0.5), "accuracy": (0.5, 0.6)},
+            history={"loss": (1.0, 0.5), "score": (0.5, 0.6)},
             confusion=((90, 10), (20, 80)),
         )
         for depth in (1, 2, 3, 4, 5)
@@ -369,22 +367,22 @@ def test_the_leaderboard_is_ordered_and_says_how_sure_it_is(view: StudyView) -> 
     first, second = view.leaderboard[:2]
     assert len(view.leaderboard) == 30
     assert (first.rank, first.depth, first.parameters) == (1, 1, 110)
-    assert first.accuracy == pytest.approx(0.93)
+    assert first.score == pytest.approx(0.93)
     assert first.design == "1 x 16 relu, adam 0.001, batch 32"
     assert (first.low, first.high) == pytest.approx(wilson_interval(0.93, 200))
-    assert second.accuracy == pytest.approx(0.925)
+    assert second.score == pytest.approx(0.925)
     equal = [place for place in view.leaderboard if place.within_noise]
     assert view.noise is not None
     assert (view.noise.designs, view.noise.rows, view.noise.equal) == (30, 200, len(equal))
-    assert all(equal_within_noise(first.accuracy, place.accuracy, 200) for place in equal)
+    assert all(equal_within_noise(first.score, place.score, 200) for place in equal)
     assert 1 < len(equal) < 30
 
 
 def test_a_place_is_json(view: StudyView) -> None:
     place = view.leaderboard[0].to_dict()
-    assert (place["rank"], place["depth"], place["train_accuracy"]) == (1, 1, None)
+    assert (place["rank"], place["depth"], place["train_score"]) == (1, 1, None)
     assert type(place["parameters"]) is int
-    assert type(place["accuracy"]) is float
+    assert type(place["score"]) is float
 
 
 def test_of_equal_designs_the_smaller_is_first(store: Store) -> None:
@@ -404,7 +402,7 @@ def test_marginals_are_ranked_by_what_they_explain(view: StudyView) -> None:
 
 
 def test_depth_is_seen_in_accuracy_time_and_spectrum(view: StudyView) -> None:
-    assert [item.depth for item in view.accuracy_by_depth] == [1, 2, 3, 4, 5]
+    assert [item.depth for item in view.score_by_depth] == [1, 2, 3, 4, 5]
     assert view.time_fit is not None
     assert (view.time_fit.slope, view.time_fit.intercept, view.time_fit.r2) == pytest.approx((0.25, 0.5, 1.0))
     assert not view.time_fit.amortised
@@ -415,7 +413,7 @@ def test_depth_is_seen_in_accuracy_time_and_spectrum(view: StudyView) -> None:
 
 def test_the_best_are_shown_in_detail(view: StudyView) -> None:
     assert [curve.rank for curve in view.curves] == list(range(1, 11))
-    assert view.curves[0].history == {"loss": (1.0, 0.5), "accuracy": (0.5, 0.6)}
+    assert view.curves[0].history == {"loss": (1.0, 0.5), "score": (0.5, 0.6)}
     assert view.best is not None
     assert view.best.confusion == ((90, 10), (20, 80))
     assert view.class_names == ("no", "yes")
@@ -435,7 +433,7 @@ def test_failures_are_grouped_by_kind_with_the_most_frequent_message(view: Study
 def test_a_study_without_a_completed_trial_can_be_looked_at(store: Store) -> None:
     empty = load_view(store, add(store, [failed(Design(), "MemoryError", "too big")], waiting=2))
     assert (empty.leaderboard, empty.noise, empty.best, empty.marginals) == ((), None, None, ())
-    assert (empty.time_fit, empty.spectrum, empty.accuracy_by_depth, empty.curves) == (None, None, (), ())
+    assert (empty.time_fit, empty.spectrum, empty.score_by_depth, empty.curves) == (None, None, (), ())
     assert len(empty.failures) == 1
 
 
@@ -446,7 +444,7 @@ def test_designs_by_reference_are_compared_by_their_parameters(store: Store) -> 
         for kind in ("lstm", "gru")
     ]
     shown = load_view(store, add(store, trials))
-    assert shown.accuracy_by_depth == ()
+    assert shown.score_by_depth == ()
     assert shown.leaderboard[0].depth is None
     assert [item.parameter for item in shown.marginals] == ["reference.width", "reference.kind"]
     assert shown.marginals[0].explained == pytest.approx(1.0)

@@ -16,7 +16,7 @@ def trials() -> pd.DataFrame:
         {
             "design_id": pd.array(["a", "b"], dtype="str"),
             "depth": pd.array([2, None], dtype="Int64"),
-            "accuracy": [0.1 + 0.2, float("nan")],
+            "score": [0.1 + 0.2, float("nan")],
             "error_message": pd.array([None, "=cmd|' /C calc'!A0"], dtype="str"),
         }
     )
@@ -30,7 +30,7 @@ def test_parquet_keeps_values_and_types(trials: pd.DataFrame, tmp_path: Path) ->
 def test_csv_is_read_back(trials: pd.DataFrame, tmp_path: Path) -> None:
     export_trials(trials, tmp_path / "trials.CSV")
     read = pd.read_csv(tmp_path / "trials.CSV")
-    assert read["accuracy"][0] == trials["accuracy"][0]
+    assert read["score"][0] == trials["score"][0]
     assert read["depth"].tolist()[0] == 2
     assert read["error_message"].isna().tolist() == [True, False]
 
@@ -49,8 +49,8 @@ def test_json_is_a_list_of_records(trials: pd.DataFrame, tmp_path: Path) -> None
 
     export_trials(trials, tmp_path / "trials.json")
     first, second = json.loads((tmp_path / "trials.json").read_text())
-    assert first == {"design_id": "a", "depth": 2, "accuracy": pytest.approx(0.3), "error_message": None}
-    assert (second["depth"], second["accuracy"]) == (None, None)
+    assert first == {"design_id": "a", "depth": 2, "score": pytest.approx(0.3), "error_message": None}
+    assert (second["depth"], second["score"]) == (None, None)
 
 
 def test_another_suffix_is_refused(trials: pd.DataFrame, tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ DESIGNS = [Design(layers=(Layer(units=8 + index),), seed=index) for index in ran
 PIPELINE = {"name": "old", "dataset": {"source": "iris.csv", "label": "species"}, "designs": 3,
             "training": {"engine": "keras", "validation_fraction": 0.1}}  # fmt: skip
 DATASET = {"rows": {"train": 120, "test": 30}}
-OLD_COLUMNS = {"accuracy": "test_accuracy", "loss": "test_loss"}
+COLUMNS_OF_4 = {"score": "accuracy", "train_score": "train_accuracy",
+                "validation_score": "validation_accuracy"}  # fmt: skip
+OLD_COLUMNS = {**COLUMNS_OF_4, "score": "test_accuracy", "loss": "test_loss"}
 NAMES_OF_3 = {"run_id": "study_id", "command": "wanted", "acknowledged": "obeyed"}
 """Columns of `runs`, and what they were in `studies`."""
 DEAD = Driver(socket.gethostname(), 2**22 - 1, 1.0)
@@ -146,12 +148,14 @@ def make_old(url: str) -> MakeOld:
                  "heartbeat_s": 5.0 if driver else None, **more}  # fmt: skip
         blob = zlib.compress("\n".join(canonical_json(one.to_dict()) for one in DESIGNS).encode())
         trial = Trial(design_id=DESIGNS[0].design_id, state=TrialState.COMPLETED, engine="keras",
-                      accuracy=0.75, history={"loss": (0.5, 0.25)})  # fmt: skip
+                      score=0.75, history={"loss": (0.5, 0.25)})  # fmt: skip
         with engine.execution_options(writes=True).begin() as connection:
-            if version == 3:
-                for name in ("accuracy", "loss"):
-                    connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {name} TO test_{name}"))
-                connection.execute(sa.text("UPDATE dnnflow_schema SET version = 3"))
+            columns = COLUMNS_OF_4 if version == 4 else OLD_COLUMNS
+            connection.execute(sa.text("DROP TABLE final_trials"))
+            if version >= 3:
+                for ours, theirs in columns.items():
+                    connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {ours} TO {theirs}"))
+                connection.execute(sa.text(f"UPDATE dnnflow_schema SET version = {version}"))
                 for ours, theirs in NAMES_OF_3.items():
                     if theirs in study:
                         study[ours] = study.pop(theirs)
@@ -161,9 +165,9 @@ def make_old(url: str) -> MakeOld:
                 for statement in statements(url, version):
                     connection.execute(sa.text(statement))
                 connection.execute(sa.text(f"INSERT INTO dnnflow_schema (version) VALUES ({version})"))
-            row = {OLD_COLUMNS.get(name, name): value for name, value in
+            row = {columns.get(name, name): value for name, value in
                    trial_row("old", DESIGNS[0], trial).items()}  # fmt: skip
-            for name, values in (("runs" if version == 3 else "studies", study),
+            for name, values in (("runs" if version >= 3 else "studies", study),
                                  ("study_designs", {"study_id": "old", "designs": blob}),
                                  ("trials", row)):  # fmt: skip
                 into = sa.table(name, *(sa.column(key) for key in values))
@@ -173,7 +177,7 @@ def make_old(url: str) -> MakeOld:
     return make
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, version: int) -> None:
     asked = {"wanted": "pause", "obeyed": "pause"} if version > 1 else {}
     make_old(version, DEAD, **asked)
@@ -181,12 +185,13 @@ def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, versi
         record = store.study("old")
         assert (record.kind, record.state, record.n_designs) == (RunKind.STUDY, RunState.RUNNING, 3)
         assert (record.key, record.dataset_id, record.dataset_path) == ("k" * 64, "d" * 64, "/data/d")
-        # What went without saying then is said now: the best was chosen on the test rows
-        training, evaluation = {"engine": "keras"}, {"select_on": "test", "holdout": 0.1}
-        assert record.pipeline == {**PIPELINE, "training": training, "evaluation": evaluation}
-        assert read_stored(record.pipeline).training_settings.held_share == 0.1
+        if version < 4:
+            # What went without saying then is said now: the best was chosen on the test rows
+            training, evaluation = {"engine": "keras"}, {"select_on": "test", "holdout": 0.1}
+            assert record.pipeline == {**PIPELINE, "training": training, "evaluation": evaluation}
+            assert read_stored(record.pipeline).training_settings.held_share == 0.1
         assert record.dataset["rows"]["train"] == 120
-        assert store.frame("old", columns=["accuracy"])["accuracy"].tolist() == [0.75]
+        assert store.frame("old", columns=["score"])["score"].tolist() == [0.75]
         assert record.dashboard == "http://127.0.0.1:8787/status"
         assert record.updated_at == "2026-01-01T01:00:00.000+00:00"
         expected = Command.PAUSE if version > 1 else Command.RUN
@@ -198,7 +203,7 @@ def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, versi
         assert tuple(found) == (str(DEAD), 5.0)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
     url: str, make_old: MakeOld, version: int
 ) -> None:
@@ -214,9 +219,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         assert taken.run_id == "new"
         store.end("new", RunState.FINISHED, outcome={"last": {"loss": 0.5}})
         assert store.run("new").outcome == {"last": {"loss": 0.5}}
-        trial = Trial(
-            design_id=DESIGNS[1].design_id, state=TrialState.COMPLETED, engine="keras", accuracy=1.0
-        )
+        trial = Trial(design_id=DESIGNS[1].design_id, state=TrialState.COMPLETED, engine="keras", score=1.0)
         with store.driving("old"):
             assert store.add_trials("old", [(DESIGNS[1], trial)]) == 1
             store.set_state("old", RunState.FINISHED)
@@ -226,7 +229,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         assert len(store.runs()) == 2
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_whoever_opens_an_old_store_first_brings_it_up(url: str, make_old: MakeOld, version: int) -> None:
     """A web server and a driver may open it at the same moment."""
     make_old(version)

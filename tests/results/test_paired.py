@@ -55,7 +55,7 @@ def test_bias_corrected_is_what_a_bootstrap_in_plain_python_says(designs: int, r
     right = simulated(np.random.default_rng(designs), [0.7] * designs, rows)
     wanted = brute_force(right.tolist(), 5, 60)
     got = bias_corrected(right, seed=5, bootstraps=60)
-    assert got.accuracy == pytest.approx(fmean(wanted))
+    assert got.score == pytest.approx(fmean(wanted))
     assert (got.low, got.high) == pytest.approx(np.percentile(wanted, [2.5, 97.5]))
     assert got.naive == max(map(fmean, right.tolist()))
     assert got.bootstraps == 60
@@ -73,7 +73,7 @@ def test_blocks_change_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> N
 def test_of_equals_the_first_is_chosen() -> None:
     """Each is right where the other is wrong; where as many rows of either are drawn, order decides."""
     right = np.array([[True, False] * 3, [False, True] * 3])
-    assert bias_corrected(right, bootstraps=80).accuracy == pytest.approx(
+    assert bias_corrected(right, bootstraps=80).score == pytest.approx(
         fmean(brute_force(right.tolist(), 0, 80))
     )
     assert bias_corrected(right, bootstraps=80) != bias_corrected(right[::-1], bootstraps=80)
@@ -116,7 +116,7 @@ def test_of_equally_good_designs_the_leaderboard_is_biased_and_the_corrected_is_
         for study in range(250)
     ]
     assert fmean(one.naive for one in every) > 0.89
-    assert fmean(one.accuracy for one in every) == pytest.approx(0.85, abs=0.003)
+    assert fmean(one.score for one in every) == pytest.approx(0.85, abs=0.003)
     assert fmean(one.low <= 0.85 <= one.high for one in every) >= 0.95
 
 
@@ -129,7 +129,7 @@ def test_of_unequal_designs_the_corrected_errs_downwards_and_less() -> None:
         right = simulated(generator, truths.tolist(), 200, shared=0.5)
         one, truth = bias_corrected(right, seed=study, bootstraps=60), truths[right.sum(axis=1).argmax()]
         naive.append(one.naive - truth)
-        corrected.append(one.accuracy - truth)
+        corrected.append(one.score - truth)
         covered.append(one.low <= truth <= one.high)
     assert fmean(naive) > 0.02
     assert -0.01 < fmean(corrected) < 0.003
@@ -139,7 +139,7 @@ def test_of_unequal_designs_the_corrected_errs_downwards_and_less() -> None:
 def test_one_design_has_no_selection_bias() -> None:
     right = simulated(np.random.default_rng(8), [0.8], 500)
     one = bias_corrected(right)
-    assert one.accuracy == pytest.approx(one.naive, abs=0.003)
+    assert one.score == pytest.approx(one.naive, abs=0.003)
     assert one.low < one.naive < one.high
     assert told_apart(right) == ()
     assert smallest_equal(right, [7]) == 0
@@ -149,7 +149,7 @@ def test_one_design_has_no_selection_bias() -> None:
 def test_designs_that_say_the_same_are_equal(value: bool) -> None:
     right = np.full((5, 30), value)
     one = bias_corrected(right, bootstraps=20)
-    assert {one.accuracy, one.low, one.high, one.naive} == {float(value)}
+    assert {one.score, one.low, one.high, one.naive} == {float(value)}
     assert told_apart(right) == (False,) * 4
     assert smallest_equal(right, [5, 3, 3, 9, 4]) == 1
 

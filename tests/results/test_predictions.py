@@ -37,12 +37,12 @@ def test_what_was_written_is_read_by_design(tmp_path: Path) -> None:
     found = read_predictions(path)
     assert found is not None
     assert found.design_ids == (name(2), name(0), name(3))
-    assert found.classes.tolist() == [[0, 1, 2, 1, 0], [1, 1, 1, 1, 1], [2, 2, 2, 2, 2]]
+    assert found.values.tolist() == [[0, 1, 2, 1, 0], [1, 1, 1, 1, 1], [2, 2, 2, 2, 2]]
     right = found.right([name(3), name(2)])
     assert right is not None
     assert right.tolist() == [[False, False, True, False, False], [True] * 5]
     assert found.right([name(1)]) is None
-    assert found.classes.dtype == np.uint8
+    assert found.values.dtype == np.uint8
     assert found.truth.tolist() == TRUTH.tolist()
 
 
@@ -52,7 +52,7 @@ def test_of_a_design_that_was_trained_twice_the_last_counts(tmp_path: Path) -> N
     one.append({name(0): codes(1, 1, 1, 1, 1), name(1): codes(2, 2, 2, 2, 2)})
     found = read_predictions(tmp_path / "p")
     assert found is not None
-    assert dict(zip(found.design_ids, found.classes.tolist(), strict=True)) == {
+    assert dict(zip(found.design_ids, found.values.tolist(), strict=True)) == {
         name(0): [1] * 5,
         name(1): [2] * 5,
     }
@@ -70,11 +70,11 @@ def test_a_writer_that_died_leaves_whole_designs(
         group["designs"].resize((3, 32))
     found = read_predictions(path)
     assert found is not None
-    assert (found.design_ids, found.classes.tolist()) == ((name(0),), [TRUTH.tolist()])
+    assert (found.design_ids, found.values.tolist()) == ((name(0),), [TRUTH.tolist()])
     writer(path).append({name(3): codes(1, 1, 1, 1, 1)})
     found = read_predictions(path)
     assert found is not None
-    assert (found.design_ids, found.classes[1].tolist()) == ((name(0), name(3)), [1] * 5)
+    assert (found.design_ids, found.values[1].tolist()) == ((name(0), name(3)), [1] * 5)
 
 
 def test_predictions_for_other_rows_are_not_mixed(tmp_path: Path) -> None:
@@ -105,4 +105,4 @@ def test_many_designs_take_one_byte_a_row(tmp_path: Path) -> None:
         one.append({name(first + i): row for i, row in enumerate(drawn[first : first + 77])})
     found = read_predictions(tmp_path / "p")
     assert found is not None
-    np.testing.assert_array_equal(found.classes, drawn)
+    np.testing.assert_array_equal(found.values, drawn)

@@ -42,8 +42,8 @@ def some_designs(count: int) -> list[Design]:
     return [Design(layers=(Layer(units=8 + index),), seed=index) for index in range(count)]
 
 
-def completed(design: Design, accuracy: float = 0.9, **more: object) -> Trial:
-    fields = {"engine": "keras", "accuracy": accuracy, **more}
+def completed(design: Design, score: float = 0.9, **more: object) -> Trial:
+    fields = {"engine": "keras", "score": score, **more}
     return Trial(design_id=design.design_id, state=TrialState.COMPLETED, **fields)  # type: ignore[arg-type]
 
 
@@ -169,7 +169,7 @@ def test_a_trial_is_stored_once_and_keeps_its_first_result(store: Store) -> None
     again = [(d, completed(d, 0.7)) for d in designs]
     assert store.add_trials(study_id, [*again, *again]) == 2
     assert store.finished(study_id) == {d.design_id for d in designs}
-    assert [store.trial(study_id, d.design_id).accuracy for d in designs] == [0.5, 0.5, 0.5, 0.7, 0.7]
+    assert [store.trial(study_id, d.design_id).score for d in designs] == [0.5, 0.5, 0.5, 0.7, 0.7]
     assert store.add_trials(study_id, []) == 0
 
 
@@ -200,11 +200,11 @@ def test_a_trial_comes_back_with_everything(store: Store) -> None:
         flops=2**41,
         epochs_run=2,
         loss=math.inf,
-        train_accuracy=1.0,
+        train_score=1.0,
         train_loss=1e-300,
-        validation_accuracy=0.5,
+        validation_score=0.5,
         validation_loss=0.25,
-        history={"loss": (1 / 3, 0.1), "accuracy": (0.5, 1.0)},
+        history={"loss": (1 / 3, 0.1), "score": (0.5, 1.0)},
         confusion=((3, 1), (0, 4)),
     )
     store.add_trials(study_id, [(design, trial)])
@@ -225,7 +225,7 @@ def test_numbers_of_numpy_and_not_a_number_are_stored(store: Store) -> None:
     )
     store.add_trials(study_id, [(design, trial)])
     found = store.trial(study_id, design.design_id)
-    assert (found.accuracy, found.loss, found.parameters, found.flops) == (0.5, None, 7, 2**63 - 1)
+    assert (found.score, found.loss, found.parameters, found.flops) == (0.5, None, 7, 2**63 - 1)
     assert found.history["loss"][0] == 0.25
     assert all(math.isnan(value) for value in found.history["loss"][1:])
     assert found.confusion == ((1,),)
@@ -292,9 +292,9 @@ def test_a_frame_has_the_same_types_empty_or_full(store: Store) -> None:
     full = store.frame(study_id)
     assert full.dtypes.to_dict() == empty.dtypes.to_dict()
     assert (len(empty), len(full)) == (0, 2)
-    assert {"design", "error_type", "error_message", "units", "accuracy"} <= set(full.columns)
+    assert {"design", "error_type", "error_message", "units", "score"} <= set(full.columns)
     assert not {"history", "confusion", "error_traceback"} & set(full.columns)
-    assert full.accuracy.isna().sum() == 1
+    assert full.score.isna().sum() == 1
 
 
 def test_a_frame_of_chosen_columns(store: Store) -> None:
@@ -340,7 +340,7 @@ store, seed = Store(sys.argv[1]), 0
 while True:
     designs = [Design(seed=seed + i) for i in range(50)]
     store.add_trials(sys.argv[2], [(d, Trial(design_id=d.design_id, state=TrialState.COMPLETED, engine="x",
-                                             accuracy=0.5)) for d in designs])
+                                             score=0.5)) for d in designs])
     seed += 50
     print(seed, flush=True)
 """
@@ -534,7 +534,7 @@ def test_the_database_counts_what_a_page_shows(store: Store) -> None:
         for seed in range(3)
     ]
     study_id = add_study(store, designs)
-    assert overview.grid(store, study_id, "accuracy") is None
+    assert overview.grid(store, study_id, "score") is None
     accuracies = (0.5, 0.755, 0.9, 0.9, 0.625)
     pairs = [
         (design, completed(design, accuracy, training_s=2.0, parameters=100 - design.seed))
@@ -547,8 +547,8 @@ def test_the_database_counts_what_a_page_shows(store: Store) -> None:
     assert counted.counts[TrialState.FAILED] == 1
     assert counted.training_s == pytest.approx(10.0)
     # Of two with the best accuracy, the smaller network
-    assert (counted.best_accuracy, counted.best_design_id) == (0.9, designs[2].design_id)
-    found = overview.grid(store, study_id, "accuracy")
+    assert (counted.best_score, counted.best_design_id) == (0.9, designs[2].design_id)
+    found = overview.grid(store, study_id, "score")
     assert found is not None
     assert (found.first_depth, found.depth_width, found.low, found.is_cut) == (1, 1, 0.5, False)
     last = overview.BINS - 1

@@ -78,11 +78,11 @@ def test_no_label_of_a_test_row_has_a_say_in_what_is_chosen(settings: Settings, 
     kept = [read_predictions(settings.workspace.predictions(one.id)) for one, _ in found]
     assert kept[0] is not None
     assert kept[1] is not None
-    np.testing.assert_array_equal(kept[0].classes, kept[1].classes)
+    np.testing.assert_array_equal(kept[0].values, kept[1].classes)
     assert str(clean.noise) == str(poisoned.noise)
     for right, wrong in zip(clean.tested, poisoned.tested, strict=True):
         assert (right.name, right.selected) == (wrong.name, wrong.selected)
-    assert clean.tested[0].accuracy > 0.6 > 0.5 > poisoned.tested[0].accuracy
+    assert clean.tested[0].score > 0.6 > 0.5 > poisoned.tested[0].score
 
 
 def test_what_designs_predict_is_kept_row_by_row(settings: Settings) -> None:
@@ -93,11 +93,11 @@ def test_what_designs_predict_is_kept_row_by_row(settings: Settings) -> None:
     ids = view.trials["design_id"].tolist()
     right = kept.right(ids)
     assert right is not None
-    assert right.mean(axis=1).tolist() == pytest.approx(view.trials["accuracy"].tolist())
+    assert right.mean(axis=1).tolist() == pytest.approx(view.trials["score"].tolist())
     assert view.noise is not None
     assert view.noise.corrected is not None
-    assert view.noise.corrected.naive == pytest.approx(view.leaderboard[0].accuracy)
-    assert view.noise.corrected.low <= view.noise.corrected.accuracy <= view.noise.corrected.high
+    assert view.noise.corrected.naive == pytest.approx(view.leaderboard[0].score)
+    assert view.noise.corrected.low <= view.noise.corrected.score <= view.noise.corrected.high
     assert view.noise.equal == 1 + sum(not apart for apart in told_apart(right))
     assert "McNemar's test on the same 24 validation rows, corrected for all designs" in str(view.noise)
 
@@ -124,10 +124,10 @@ def test_a_handed_out_model_has_the_accuracy_it_is_said_to_have(settings: Settin
         model = load_model(settings.workspace.model(study.id, one.rank))
         predicted = model.predict(raw)["prediction"].to_numpy()
         right = int((predicted == study.dataset.label_names(labels)).sum())
-        assert (right / len(labels), len(labels)) == (one.accuracy, one.rows)
-        assert model.about["tested"]["accuracy"] == one.accuracy
-        assert one.selected == view.leaderboard[one.rank - 1].accuracy
-        assert one.interval[0] < one.accuracy <= one.interval[1]
+        assert (right / len(labels), len(labels)) == (one.score, one.rows)
+        assert model.about["tested"]["score"] == one.score
+        assert one.selected == view.leaderboard[one.rank - 1].score
+        assert one.interval[0] < one.score <= one.interval[1]
 
 
 def test_baselines_are_what_scikit_learn_gives_on_the_same_rows(settings: Settings) -> None:
@@ -140,9 +140,9 @@ def test_baselines_are_what_scikit_learn_gives_on_the_same_rows(settings: Settin
     test_features, test_labels = study.dataset.arrays("test")
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, labels)
     found = {one.name: one for one in view.tested}
-    assert found[LINEAR].accuracy == pytest.approx(linear.score(test_features, test_labels))
-    assert found[LARGEST_CLASS].accuracy == np.bincount(test_labels).max() / len(test_labels)
-    assert found[BOOSTING].accuracy > 0.8
+    assert found[LINEAR].score == pytest.approx(linear.score(test_features, test_labels))
+    assert found[LARGEST_CLASS].score == np.bincount(test_labels).max() / len(test_labels)
+    assert found[BOOSTING].score > 0.8
     assert view.sentence == ""  # without a model nothing is said of one
 
 
@@ -189,7 +189,7 @@ def test_test_rows_are_looked_at_once(settings: Settings, monkeypatch: pytest.Mo
 def test_a_study_that_selects_on_test_rows_says_so(settings: Settings) -> None:
     _, view = done(pipeline("evaluation.select_on=test"), settings)
     assert (view.measured_on, view.tested[0].selected) == ("30 test rows", None)
-    assert view.tested[0].accuracy == view.leaderboard[0].accuracy
+    assert view.tested[0].score == view.leaderboard[0].score
     assert "on 30 test rows that it was chosen on, so less on others" in view.sentence
     assert "set evaluation.select_on to validation" in str(view.noise)
 
@@ -198,9 +198,7 @@ def test_a_study_that_selects_on_test_rows_says_so(settings: Settings) -> None:
 def test_what_the_best_is_worth_is_said_in_one_sentence(settings: Settings) -> None:
     _, view = done(pipeline(), settings)
     best = view.tested[0]
-    assert view.sentence.startswith(
-        f"{best.name}: {100 * best.accuracy:.1f} % on 30 test rows kept for this ("
-    )
+    assert view.sentence.startswith(f"{best.name}: {100 * best.score:.1f} % on 30 test rows kept for this (")
     assert "logistic regression " in view.sentence
     assert "always the largest class 33.3 %" in view.sentence
     assert "24 validation rows" in str(view.noise)

@@ -75,7 +75,7 @@ def test_the_best_design_is_trained_on_every_row_and_predicts_raw_rows(client, h
     saved = load_model(path)
     assert saved.about["rows"] == 150
     assert saved.about["refit"]["replicas"] == 2
-    assert "accuracy" not in saved.about  # there is none
+    assert "score" not in saved.about  # there is none
     table = saved.predict(read_rows(saved.source(str(PIPELINES / "data" / "iris.csv"))))
     assert len(table) == 150
 

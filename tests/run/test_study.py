@@ -72,7 +72,7 @@ def test_stages_are_told_in_order_and_progress_ends_complete(study, events: list
     assert stages == ["upload", "preprocess", "train", "aggregate", "test", "report"]
     last = [event for event in events if isinstance(event, TrialsStored)][-1]
     assert (last.total, last.completed, last.failed) == (4, 4, 0)
-    assert last.best_accuracy == study.best["accuracy"]
+    assert last.best_score == study.best["score"]
 
 
 def test_the_same_command_shows_the_finished_study(study, home: Settings) -> None:
@@ -83,7 +83,7 @@ def test_new_makes_another_study_of_the_same_key(study, home: Settings) -> None:
     other = run_study(iris(), settings=home, new=True)
     assert other.id != study.id
     assert other.key == study.key
-    accuracies = ["design_id", "accuracy"]
+    accuracies = ["design_id", "score"]
     first, second = (
         s.trials()[accuracies].sort_values("design_id", ignore_index=True) for s in (study, other)
     )
@@ -134,7 +134,7 @@ def test_a_saved_model_reproduces_the_recorded_accuracy_to_the_row(study) -> Non
     _, held = study.dataset.part(Part())
     raw, labels = study.dataset.inverse(features[held]), labels[held]
     right = saved.predict(raw)["prediction"].to_numpy() == study.dataset.label_names(labels)
-    assert right.sum() == round(best["accuracy"] * len(labels))
+    assert right.sum() == round(best["score"] * len(labels))
 
 
 def test_the_models_of_the_best_are_kept_and_no_others(study) -> None:
@@ -300,7 +300,7 @@ def test_a_module_beside_the_pipeline_file_makes_designs_on_workers_too(
     saved = load_model(settings.workspace.model(study.id, 1))
     features, labels = study.dataset.arrays("test")
     right = (saved.model.predict(features, verbose=0).argmax(axis=1) == labels).sum()
-    assert right == round(study.view().tested[0].accuracy * len(labels))
+    assert right == round(study.view().tested[0].score * len(labels))
 
 
 def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
@@ -348,8 +348,8 @@ def seeds(portions: Sequence[Portion]) -> list[list[int]]:
     return [[design.seed for design in portion.designs] for portion in portions]
 
 
-def one_trial(design: Design, accuracy: float) -> tuple[Design, Trial]:
-    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", accuracy=accuracy)
+def one_trial(design: Design, score: float) -> tuple[Design, Trial]:
+    trial = Trial(design_id=design.design_id, state=TrialState.COMPLETED, engine="x", score=score)
     return design, trial
 
 
@@ -371,7 +371,7 @@ def test_a_stack_with_a_missing_member_is_trained_whole_and_what_is_stored_stays
     again = Study(stacks.store, stacks.settings, stacks.id)
     again.train(LocalExecutor(), listener=told.append)
     assert calls(again) == seeds([x for x in again.plan.portions if x in (whole, unfinished)])
-    accuracies = again.trials().set_index("design_id")["accuracy"]
+    accuracies = again.trials().set_index("design_id")["score"]
     assert accuracies[kept.design_id] == 0.25
     assert {accuracies[design.design_id] for design in missing} == {0.5}
     progress = [event for event in told if isinstance(event, TrialsStored)]

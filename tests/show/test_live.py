@@ -200,7 +200,7 @@ def test_a_browser_sees_a_study(client: Client, settings) -> None:
     tiny = ("space.epochs=1", "space.seed=0", "designs=8", "strategy=random", "training.engine=keras")
     study = run_study(load_pipeline(PIPELINES / "iris.yaml", list(tiny)), client, settings=settings)
     trials = study.trials()
-    best = trials["accuracy"].max()
+    best = trials["score"].max()
     with browser() as tab:
         tab.open(page_of(client))
         text = tab.wait(f"(text => text.includes('designs trained') && text)({TEXTS})")

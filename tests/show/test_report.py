@@ -58,8 +58,8 @@ def made_trials() -> list[tuple[Design, Trial]]:
             parameters=units * 64,
             flops=units * 128,
             epochs_run=3,
-            accuracy=round(float(rng.uniform(0.8, 0.99)) * 300) / 300,
-            history={"loss": (2.0, 1.0, 0.5), "accuracy": (0.3, 0.6, 0.9)},
+            score=round(float(rng.uniform(0.8, 0.99)) * 300) / 300,
+            history={"loss": (2.0, 1.0, 0.5), "score": (0.3, 0.6, 0.9)},
             confusion=((95, 3, 2), (0, 100, 0), (7, 0, 93)),
         )
         if index < 2:
@@ -182,7 +182,7 @@ def test_every_part_is_there(page: str, view: StudyView) -> None:
 
 def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
     drawn = draw_study(view)
-    names = "accuracy time parameters flops curves-accuracy curves-loss confusion spectrum"
+    names = "accuracy time parameters flops curves-score curves-loss confusion spectrum"
     assert set(drawn) == {*names.split(), "marginal-0", "marginal-1", "marginal-2"}
     assert page.count('data-root-id="') == len(drawn)
 
@@ -194,7 +194,7 @@ def deep(view: StudyView, amortised: bool) -> StudyView:
     return replace(
         view,
         trials=trials,
-        accuracy_by_depth=bands(trials, "accuracy"),
+        score_by_depth=bands(trials, "score"),
         time_by_depth=bands(timed_alike(trials), "training_s"),
         time_fit=time_fit(trials),
         flatness=flatness(trials, majority=view.majority_rate),
@@ -209,16 +209,16 @@ def in_terminal(view: StudyView) -> str:
 
 
 def test_depths_that_span_much_are_drawn_on_a_logarithmic_axis(view: StudyView) -> None:
-    for figure in (draw_study(deep(view, True))["accuracy"], draw_study(deep(view, True))["time"]):
+    for figure in (draw_study(deep(view, True))["score"], draw_study(deep(view, True))["time"]):
         assert isinstance(figure.x_scale, LogScale)
-    assert isinstance(draw_study(view)["accuracy"].x_scale, LinearScale)
+    assert isinstance(draw_study(view)["score"].x_scale, LinearScale)
     assert not tables.spans_much(np.array([0.0, 100.0]))
-    moved = tables.depth_points(deep(view, True).trials, "accuracy")
+    moved = tables.depth_points(deep(view, True).trials, "score")
     assert moved is not None
     ratio = moved.x / deep(view, True).trials["depth"].to_numpy(dtype=float)
     assert 1 < ratio.max() <= 1.03
     many_deep = deep(view, True)
-    assert draw_study(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["accuracy"].renderers
+    assert draw_study(replace(many_deep, trials=pd.concat([many_deep.trials] * 80)))["score"].renderers
 
 
 @pytest.mark.slow
@@ -226,7 +226,7 @@ def test_the_accuracy_of_guessing_stands_in_the_figure_of_depth(view: StudyView)
     def legends(figure: Plot) -> set[str]:
         return {item.label.value for item in figure.legend[0].items}
 
-    assert "always the largest class: 0.3333" in legends(draw_study(view)["accuracy"])
+    assert "always the largest class: 0.3333" in legends(draw_study(view)["score"])
     assert not any("largest" in text for text in legends(draw_study(view)["time"]))
 
 
@@ -289,7 +289,7 @@ def test_the_file_replaces_an_older_one_whole(view: StudyView, tmp_path: Path) -
 def test_a_study_without_results_has_a_report(view: StudyView) -> None:
     nothing = replace(
         view, counts=dict.fromkeys(TrialState, 0), trials=view.trials.head(0), leaderboard=(), noise=None,
-        marginals=(), accuracy_by_depth=(), time_by_depth=(), time_fit=None, spectrum=None, curves=(),
+        marginals=(), score_by_depth=(), time_by_depth=(), time_fit=None, spectrum=None, curves=(),
         best=None, failures=(),
     )  # fmt: skip
     text = Elements(render_report(nothing)).text
@@ -304,13 +304,13 @@ def many(view: StudyView, count: int) -> StudyView:
     """Return a view of so many completed trials, made from the few by repetition with noise."""
     rng = np.random.default_rng(1)
     trials = view.trials.sample(count, replace=True, random_state=1, ignore_index=True)
-    trials["accuracy"] = (trials["accuracy"] - rng.uniform(0, 0.1, count)).clip(0, 1)
+    trials["score"] = (trials["score"] - rng.uniform(0, 0.1, count)).clip(0, 1)
     trials["parameters"] += rng.integers(0, 100_000, count)
     trials["training_s"] += rng.normal(0, 0.01, count)
     return replace(
         view,
         trials=trials,
-        accuracy_by_depth=bands(trials, "accuracy"),
+        score_by_depth=bands(trials, "score"),
         time_by_depth=bands(trials, "training_s"),
         time_fit=time_fit(trials),
     )
@@ -333,7 +333,7 @@ def test_many_trials_are_counted_not_drawn_one_by_one(view: StudyView) -> None:
     assert (cloud.trials.bottom < cloud.trials.top).all()
     assert cloud.trials.left.min() == trials["parameters"].min()
     assert cloud.trials.right.max() == trials["parameters"].max()
-    assert tables.depth_points(trials, "accuracy") is None
+    assert tables.depth_points(trials, "score") is None
 
 
 # ---- the numbers behind the figures
@@ -346,10 +346,10 @@ def test_few_trials_are_points_with_names(view: StudyView) -> None:
     assert cloud.logarithmic
     assert len(cloud.trials.names) == 38
     assert re.fullmatch(r"\d x \d+ relu, adam [\d.e-]+, batch 32", cloud.trials.names[0])
-    depth = tables.depth_points(view.trials, "accuracy")
+    depth = tables.depth_points(view.trials, "score")
     assert depth is not None
     assert np.abs(depth.x - view.trials["depth"].to_numpy(dtype=float)).max() <= 0.25
-    assert np.array_equal(depth.y, view.trials["accuracy"])
+    assert np.array_equal(depth.y, view.trials["score"])
 
 
 def test_a_size_that_is_the_same_everywhere_is_not_drawn(view: StudyView) -> None:
@@ -381,15 +381,15 @@ def test_of_many_classes_those_with_most_errors_are_shown(view: StudyView) -> No
 
 
 def test_curves_are_of_validation_rows_only_where_all_have_them(view: StudyView) -> None:
-    training = tables.curves(view, "accuracy")
+    training = tables.curves(view, "score")
     assert training is not None
     assert training.measure == "training accuracy"
     assert training.epochs[0].tolist() == [1, 2, 3]
     watched = tuple(replace(c, history={**c.history, "val_accuracy": (0.1, 0.2)}) for c in view.curves)
-    validation = tables.curves(replace(view, curves=watched), "accuracy")
+    validation = tables.curves(replace(view, curves=watched), "score")
     assert validation is not None
     assert (validation.measure, validation.values[0].tolist()) == ("validation accuracy", [0.1, 0.2])
-    some = tables.curves(replace(view, curves=(watched[0], *view.curves[1:])), "accuracy")
+    some = tables.curves(replace(view, curves=(watched[0], *view.curves[1:])), "score")
     assert some is not None
     assert some.measure == "training accuracy"
 
@@ -426,7 +426,7 @@ def test_the_terminal_shows_the_same_leaderboard(view: StudyView) -> None:
     assert "[red]x[/red]: the best designs" in text
     for place in view.leaderboard[:3]:
         assert place.design in text
-        assert f"{place.accuracy:.4f}" in text
+        assert f"{place.score:.4f}" in text
     assert view.leaderboard[3].design not in text
     assert "better than it is" in " ".join(text.split())
 

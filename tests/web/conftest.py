@@ -81,6 +81,6 @@ def saved(services: Services, make_study, iris) -> str:
     made = design(9)
     path = services.settings.workspace.model(study_id, 1)
     path.parent.mkdir(parents=True)
-    record = {"study_id": study_id, "design_id": made.design_id, "tested": {"accuracy": 0.9}}
+    record = {"study_id": study_id, "design_id": made.design_id, "tested": {"score": 0.9}}
     write_model(path, build_model(made, iris.n_features, iris.n_classes), iris, record)
     return study_id

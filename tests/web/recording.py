@@ -128,18 +128,18 @@ def trial(made: Design, index: int, *, has_failed: bool = False) -> Trial:
     if has_failed:
         return failed
     right = 5 + (index * 7) % 5
-    accuracy = (20 + right) / 30
+    score = (20 + right) / 30
     history = {
         "loss": tuple(1.0 / (1 + epoch + index % 3) for epoch in range(EPOCHS)),
-        "accuracy": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
+        "score": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
     }
     return replace(
         failed,
         state=TrialState.COMPLETED,
         error=None,
-        accuracy=accuracy,
+        score=score,
         loss=float("nan") if index % 11 == 0 else 0.3,
-        train_accuracy=0.95,
+        train_score=0.95,
         train_loss=0.2,
         parameters=100 + 40 * len(made.layers),
         flops=200 + 80 * len(made.layers),

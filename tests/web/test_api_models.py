@@ -96,7 +96,7 @@ def test_a_model_that_is_none_of_ours_is_not_given_out(
 
 def test_models_are_listed_and_downloaded(client: TestClient, services: Services, saved: str) -> None:
     listed = client.get(f"/api/v1/studies/{saved}/models").json()["models"]
-    assert [(one["rank"], one["columns"], one["accuracy"]) for one in listed] == [(1, list(ROW), 0.9)]
+    assert [(one["rank"], one["columns"], one["score"]) for one in listed] == [(1, list(ROW), 0.9)]
     assert listed[0]["classes"] == ["setosa", "versicolor", "virginica"]
     answer = client.get(f"/api/v1/studies/{saved}/models/1")
     assert answer.content == Path(services.settings.workspace.model(saved, 1)).read_bytes()

@@ -11,7 +11,7 @@ def test_a_study_is_listed_and_shown(client: TestClient, make_study) -> None:
     assert [one["study_id"] for one in listed["studies"]] == [study_id]
     shown = client.get(f"/api/v1/studies/{study_id}").json()
     assert (shown["state"], shown["completed"], shown["failed"], shown["missing"]) == ("finished", 22, 2, 0)
-    assert sum(count for _, _, count in shown["live"]["accuracy"]["cells"]) == 22
+    assert sum(count for _, _, count in shown["live"]["score"]["cells"]) == 22
 
 
 def test_health(client: TestClient) -> None:

@@ -53,7 +53,7 @@ def test_the_whole_way_from_a_table_to_predictions(tab: Tab, site: Site, shots: 
     page.wait_for_selector("#state.finished", timeout=FINISHES_UNDER_MS)
     assert page.inner_text("#done") == "24"
     assert float(page.inner_text("#best")) > 0.5
-    page.wait_for_selector("#live-accuracy svg rect")
+    page.wait_for_selector("#live-score svg rect")
     tab.picture("study-digits")
     page.get_by_role("link", name="Results").first.click()
     page.wait_for_selector("#trials tbody tr")
@@ -169,7 +169,7 @@ def test_fifty_thousand_trials_are_painted_from_counts(tab: Tab, site: Site) -> 
     tab.page.on("response", lambda answer: received.append(answer))
     start_s = time.monotonic()
     tab.open(f"/studies/{study_id}")
-    tab.page.wait_for_selector("#live-accuracy svg rect")
+    tab.page.wait_for_selector("#live-score svg rect")
     spent_s = time.monotonic() - start_s
     assert tab.page.inner_text("#done") == "50,000"
     assert tab.page.inner_text("#failed") == "40"
@@ -189,7 +189,7 @@ def known(site: Site) -> dict[str, str]:
     """Pages of every kind, by a name."""
     done = insert_study(site.services.store, 120, failed=3)
     other = insert_study(site.services.store, 60, name="iris again")
-    best = site.services.store.frame(done).sort_values("accuracy", ascending=False)["design_id"].iloc[0]
+    best = site.services.store.frame(done).sort_values("score", ascending=False)["design_id"].iloc[0]
     failed = site.services.store.frame(done).query("state == 'failed'")["design_id"].iloc[0]
     return {
         "studies": "/", "new": "/new", "help": "/about", "login": "/login", "study": f"/studies/{done}",

@@ -153,8 +153,8 @@ def test_a_study_is_controlled_without_scripts(
 
 @pytest.mark.parametrize(
     ("query", "rows"),
-    [("", 50), ("state=failed", 2), ("state=all&depth=3", 9), ("min_accuracy=0.96", None),
-     ("min_accuracy=x", 50),
+    [("", 50), ("state=failed", 2), ("state=all&depth=3", 9), ("min_score=0.96", None),
+     ("min_score=x", 50),
      ("sort=-depth&column=depth&column=seed", 50), ("sort=nonsense", 50), ("depth=1e300", 50)],
 )  # fmt: skip
 def test_trials_are_filtered_and_sorted_by_address(

@@ -62,7 +62,7 @@ def known_ids(url: str, store: Store) -> dict[str, Sequence[object]]:
     ]
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,
-            "b": studies, "name": ["accuracy", "confusion", "marginal-0", "live-time"], "rank": [1],
+            "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"], "rank": [1],
             "run_id": []}  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_the_counts_are_new_as_soon_as_there_are_trials(
 def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, make_study) -> None:
     study_id = make_study(240, failed=40)
     live = status(client, study_id)["live"]
-    for grid in (live["accuracy"], live["time"]):
+    for grid in (live["score"], live["time"]):
         assert sum(count for _, _, count in grid["cells"]) == 200
         by_depth: dict[int, int] = {}
         for column, row, count in grid["cells"]:
@@ -150,8 +150,8 @@ def test_the_grid_counts_every_completed_trial_at_its_depth(client: TestClient, 
             by_depth[depth] = by_depth.get(depth, 0) + count
         assert by_depth == dict.fromkeys(range(8), 25)
     accuracies = {(20 + 5 + (index * 7) % 5) / 30 for index in range(40, 240)}
-    rows = {row for _, row, _ in live["accuracy"]["cells"]}
-    low, height = live["accuracy"]["low"], live["accuracy"]["height"]
+    rows = {row for _, row, _ in live["score"]["cells"]}
+    low, height = live["score"]["low"], live["score"]["height"]
     assert rows == {min(39, int((accuracy - low) / height + 1e-9)) for accuracy in accuracies}
 
 
@@ -164,7 +164,7 @@ def test_a_million_layers_are_forty_columns(client: TestClient, services: Servic
     record = RunRecord(key="k", name="deep", dataset_id="d", dataset_path="/", n_designs=4)
     services.store.add_study(record, made)
     services.store.add_trials(record.study_id, [(one, trial(one, 3)) for one in made])
-    grid = status(client, record.study_id)["live"]["accuracy"]
+    grid = status(client, record.study_id)["live"]["score"]
     assert grid["depth_width"] == 10
     assert [column for column, _, _ in grid["cells"]] == [0, 4, 39, 39] or len(grid["cells"]) == 3
 

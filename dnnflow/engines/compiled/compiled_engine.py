@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops
-from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
 from dnnflow.engines.process_setup import limit_threads
 from dnnflow.engines.seam import Fitted, TrainingContext
@@ -64,8 +64,7 @@ def _refusal(rule: str, got: str) -> str:
 
 def _fit(design: Design, context: TrainingContext) -> Result:
     check_memory(design, context)
-    rows = TrainingRows(context.dataset, context.settings, not in_memory(context))
-    return fit_and_measure(CompiledNetwork(design, rows), design, context)
+    return fit_and_measure(CompiledNetwork(design, TrainingRows.of(context)), design, context)
 
 
 class CompiledNetwork(Network):
@@ -101,10 +100,10 @@ class CompiledNetwork(Network):
         return loss, right
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
-        classes = np.empty(len(block[2]), np.int64)
-        loss: float = self._kernels.measure(*block, self._sizes, self._kinds, self._weights, classes)
-        return loss, classes
+        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
+        shares = np.empty((len(block[2]), self._sizes[-1]), self._dtype)
+        loss: float = self._kernels.measure(*block, self._sizes, self._kinds, self._weights, shares)
+        return loss, shares
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""

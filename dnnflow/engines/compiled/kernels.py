@@ -304,9 +304,9 @@ def _buffers(sizes: Any, weights: Any) -> Any:
 
 @_compiled
 def measure(
-    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, classes: Any
+    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any
 ) -> float:
-    """Write the class predicted for each row of `order` into `classes` (rows,); return their summed loss."""
+    """Write probabilities of the rows of `order` into `outputs` (rows, classes); return the summed loss."""
     flows, changes, _, most, starts = _buffers(sizes, weights)
     shares, n_classes, loss = changes[0], sizes[-1], 0.0
     for first in range(0, order.size, BLOCK):
@@ -320,7 +320,7 @@ def measure(
         )
         _softmax(logits, columns, shares, scratch)
         loss += _losses(logits, labels, order, first, rows, scratch)
-        # As the Keras model predicts: probabilities may be equal where logits are not
         for row in range(rows):
-            classes[first + row] = shares[row : n_classes * columns : columns].argmax()
+            for output in range(n_classes):
+                outputs[first + row, output] = shares[output * columns + row]
     return loss

@@ -11,7 +11,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
-from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext
@@ -58,7 +58,7 @@ class KerasEngine(Engine):
             check_memory(design, context)
         with on_device(context.device), graphs_as_written() if _is_plain(design) else nullcontext():
             program = self._program(design, context)
-            rows = TrainingRows(context.dataset, context.settings, not in_memory(context))
+            rows = TrainingRows.of(context)
             network = KerasNetwork(program, design, rows, self._tensors)
             return fit_and_measure(network, design, context)
 
@@ -106,7 +106,7 @@ class KerasNetwork(Network):
         return self._program.train(block, self.batch_size, first, last, learning_rate)
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows, and the class predicted for each, in its order."""
+        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
         return self._program.evaluate(self._tensors.of(block), traced=self._traced)
 
     def weights(self) -> Weights:

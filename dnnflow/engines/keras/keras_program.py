@@ -91,7 +91,7 @@ class KerasProgram:
         return float(loss), int(right)
 
     def evaluate(self, block: tuple[Any, Any, Any], *, traced: bool) -> tuple[float, np.ndarray]:
-        """Return the summed loss over a block's rows, and the class predicted for each, in its order.
+        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order.
 
         With `traced` the first evaluation costs as much as some twenty without, the later ones half as much.
         """
@@ -99,9 +99,9 @@ class KerasProgram:
         measure = self._traced_measure if traced else self._measure
         loss_sum, found = 0.0, []
         for rows in _blocks(order):
-            loss, classes = (one.numpy() for one in measure(features, labels, rows))
-            loss_sum += float(loss) * len(classes)
-            found.append(classes)
+            loss, probabilities = (one.numpy() for one in measure(features, labels, rows))
+            loss_sum += float(loss) * len(probabilities)
+            found.append(probabilities)
         return loss_sum, np.concatenate(found)
 
     def _train_steps(
@@ -136,11 +136,10 @@ class KerasProgram:
         return loss, outputs
 
     def _measure(self, features: Any, labels: Any, rows: Any) -> Any:
-        """Return the mean loss over rows, and their predicted classes."""
+        """Return the mean loss over rows, and their probabilities (rows, classes)."""
         targets = tf.gather(labels, rows)  # (rows,)
         outputs = self.network.forward(tf.gather(features, rows), training=False)  # (rows, classes)
-        classes = tf.argmax(self.network.probabilities(outputs), axis=1, output_type=tf.int32)
-        return self.network.loss(targets, outputs), classes
+        return self.network.loss(targets, outputs), self.network.probabilities(outputs)
 
 
 def _blocks(order: Any) -> list[Any]:

@@ -69,9 +69,9 @@ class StackProgram:
         return loss_sum.numpy(), right.numpy()
 
     def measure(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Return each design's mean loss (designs,) over rows, and its predicted classes (designs, rows)."""
-        losses, classes = self._traced_measure(*rows)
-        return losses.numpy(), classes.numpy()
+        """Return each design's mean loss (designs,) over rows, and probabilities (designs, rows, classes)."""
+        losses, probabilities = self._traced_measure(*rows)
+        return losses.numpy(), probabilities.numpy()
 
     def weights(self, positions: Sequence[int]) -> list[np.ndarray]:
         """Copy the arrays of some designs, for `StackLayout.unpack`."""
@@ -135,8 +135,7 @@ class StackProgram:
         batch = tf.cast(tf.gather(features, order), self.dtype)  # (rows, n_features)
         logits, _ = self._network.forward(batch, self._all(), options, None)  # (designs, rows, classes)
         losses = self._losses(logits, tf.gather(labels, order), self._update.read(), options)
-        # As the Keras model predicts: probabilities may be equal where logits are not
-        return losses, tf.argmax(tf.nn.softmax(logits), axis=2, output_type=tf.int32)
+        return losses, tf.nn.softmax(logits)
 
     def _losses(self, logits: Any, targets: Any, weights: Sequence[Any], options: Options) -> Any:
         """Return each design's mean cross-entropy plus penalties, (designs,)."""

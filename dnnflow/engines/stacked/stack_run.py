@@ -9,7 +9,8 @@ from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
-from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights, as_codes
+from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
+from dnnflow.engines.scoring import Measured
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -118,11 +119,10 @@ class StackRun:
         self._program.keep(stays)
         return [inside[position] for position in stays]
 
-    def test(self, members: Sequence[Member]) -> list[tuple[float, np.ndarray, np.ndarray] | None]:
-        """Return each design's loss over the rows it is measured on, its counts and its predicted classes.
+    def test(self, members: Sequence[Member]) -> list[Measured | None]:
+        """Return what each design gives for the rows it is measured on; None for a design that diverged.
 
-        None for a design that diverged. Measured with the weights that members have, so that what is recorded
-        is what is kept.
+        Measured with the weights that members have, so that what is recorded is what is kept.
         """
         weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
             member.weights or tuple(map(np.zeros, shapes))
@@ -130,9 +130,8 @@ class StackRun:
         ]
         arrays = self._layout.pack(weights, self._program.dtype)
         self._program.restart(arrays, self._options, np.ones(len(members)), 0)
-        losses, counts, classes = self._measure(self._rows.measured(), len(members))
+        found = self._measure(self._rows.measured(), len(members))
         self._program.release()
-        found = zip(losses.tolist(), counts, classes, strict=True)
         return [None if member.error else one for member, one in zip(members, found, strict=True)]
 
     def _start(self, members: Sequence[Member]) -> None:
@@ -179,31 +178,24 @@ class StackRun:
     def _watch(self, n_designs: int) -> list[Metrics] | None:
         if not self._rows.has_validation:
             return None
-        losses, counts, _ = self._measure(self._rows.validation(), n_designs)
-        return measures(losses, np.trace(counts, axis1=1, axis2=2) / counts.sum(axis=(1, 2)))
+        found = self._measure(self._rows.validation(), n_designs)
+        return [Metrics(one.loss, one.share_right) for one in found]
 
-    def _measure(self, blocks: Iterator[Block], n_designs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Measure some rows.
-
-        Returns
-        -------
-        tuple of ndarray
-            Mean losses (designs,), counts (designs, true class, predicted class), and the predicted classes
-            (designs, rows).
-        """
+    def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[Measured]:
+        """Return what each design gives for some rows; of no rows, outputs of length 0 and a loss of NaN."""
         n_classes = self._layout.n_classes
-        loss_sum, rows, found = np.zeros(n_designs), 0, []
-        counts = np.zeros(n_designs * n_classes**2, np.int64)
+        loss_sum, truth, found = np.zeros(n_designs), [np.empty(0, np.int32)], []
         size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
         for features, labels, order in blocks:
             for first in range(0, len(order), size):
                 part = order[first : first + size]
-                losses, classes = self._program.measure(self._tensors.of((features, labels, part)))
-                cells = (np.arange(n_designs)[:, None] * n_classes + labels[part]) * n_classes + classes
-                counts += np.bincount(cells.ravel(), minlength=len(counts))
-                loss_sum, rows = loss_sum + losses * len(part), rows + len(part)
-                found.append(as_codes(classes, n_classes))
-        return loss_sum / rows, counts.reshape(n_designs, n_classes, n_classes), np.hstack(found)
+                losses, probabilities = self._program.measure(self._tensors.of((features, labels, part)))
+                loss_sum += losses * len(part)
+                truth.append(labels[part])
+                found.append(probabilities)
+        true = np.concatenate(truth)
+        outputs = np.concatenate(found, axis=1)  # (designs, rows, classes)
+        return [Measured(loss / len(true), true, one) for loss, one in zip(loss_sum, outputs, strict=True)]
 
 
 def _options(stack: Stack) -> Options:

@@ -5,12 +5,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dnnflow.design.layers import Design, count_flops, count_parameters
-from dnnflow.engines.epoch_rows import TrainingRows, in_memory
+from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.loop import Deadline, Result, check_finite, check_memory, completed_trial, memory_limit
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
+from dnnflow.engines.scoring import Measured
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial
 from dnnflow.engines.stacked.stack_plan import (
     Stack,
@@ -58,7 +57,7 @@ class StackedEngine:
         sound = []
         for design in designs:
             try:
-                check_training(design, context.settings)
+                check_training(design, holds_rows=context.holds_rows)
                 sound.append(design)
             except DesignError as error:
                 yield _failed(design, error, context, Spent(utc_now()))
@@ -100,8 +99,7 @@ class StackedEngine:
         with on_device(context.device), graphs_as_written():
             layout = layout_of(stack, context.dataset)
             program = self._program(stack, layout, context.device)
-            rows = TrainingRows(context.dataset, settings, not in_memory(context))
-            run = StackRun(stack, layout, program, rows, self._tensors)
+            run = StackRun(stack, layout, program, TrainingRows.of(context), self._tensors)
             deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
             members = run.fit(deadline)
             training_s = time.monotonic() - deadline.started_s
@@ -170,7 +168,7 @@ def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
 
 def _fitted(
     member: "Member",
-    test: tuple[float, np.ndarray, np.ndarray] | None,
+    test: Measured | None,
     context: TrainingContext,
     spent: Spent,
 ) -> Fitted:
@@ -179,21 +177,18 @@ def _fitted(
     try:
         if test is None:
             raise member.error or RuntimeError("a design that did not diverge must be tested; report it")
-        loss, confusion, classes = test
-        check_finite(loss, "the rows it is measured on")
+        check_finite(test.loss, "the rows it is measured on")
     except (DivergedError, RuntimeError) as error:
         return _failed(design, error, context, spent)
     result = Result(
         history=member.history,
-        loss=loss,
-        confusion=confusion,
+        measured=test,
         parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
         flops=count_flops(design, dataset.n_features, dataset.n_classes),
         weights=lambda: member.weights,
-        predicted=classes if in_memory(context) else None,
     )
     trial = completed_trial(design, result, context, spent, engine=StackedEngine.name)
-    return Fitted(trial, result.weights, result.predicted)
+    return Fitted(trial, result.weights, result.predicted(context))
 
 
 def _failed(design: Design, error: Exception, context: TrainingContext, spent: Spent) -> Fitted:

@@ -1,8 +1,9 @@
-"""Append each design's predicted classes to a zarr array, and read them back with the true classes."""
+"""Append what each design predicts to a zarr array, and read it back with the true classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -20,23 +21,28 @@ _CLASSES, _DESIGNS, _TRUTH = "classes", "designs", "truth"
 
 
 @dataclass(frozen=True)
-class PredictedClasses:
+class Predictions:
     """What designs predict, as it was read."""
 
     truth: NDArray[np.integer]
     """Shape (rows,): class codes of the rows that designs are compared on."""
-    classes: NDArray[np.integer]
-    """Shape (designs, rows): predicted class codes."""
+    values: NDArray[Any]
+    """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16, NaN
+    for rows that a design was fitted to."""
     design_ids: tuple[str, ...]
-    """Whose rows of `classes` these are."""
+    """Whose rows of `values` these are."""
 
-    def right(self, design_ids: Sequence[str]) -> NDArray[np.bool_] | None:
-        """Return whether predictions of these designs are right, shape (designs, rows); None without some."""
+    def of(self, design_ids: Sequence[str]) -> NDArray[Any] | None:
+        """Return what these designs predict, (designs, rows, ...); None where one of them is not there."""
         row_of = {design_id: row for row, design_id in enumerate(self.design_ids)}
         if any(design_id not in row_of for design_id in design_ids):
             return None
-        found: NDArray[np.bool_] = self.classes == self.truth
-        return found[[row_of[design_id] for design_id in design_ids]]
+        return self.values[[row_of[design_id] for design_id in design_ids]]
+
+    def right(self, design_ids: Sequence[str]) -> NDArray[np.bool_] | None:
+        """Return whether class codes of these designs are right, (designs, rows); None without some."""
+        found = self.of(design_ids)
+        return None if found is None else np.asarray(found == self.truth)
 
 
 class PredictionWriter:
@@ -58,8 +64,8 @@ class PredictionWriter:
         self.is_too_large = False
         """Whether the matrix would be larger than `MAX_BYTES`; nothing is then written."""
 
-    def append(self, predicted: Mapping[str, NDArray[np.integer]]) -> None:
-        """Write class codes (rows,) that some designs predict, by the design's id.
+    def append(self, predicted: Mapping[str, NDArray[Any]]) -> None:
+        """Write what some designs predict, (rows,) or (rows, outputs), by the design's id.
 
         Raises
         ------
@@ -73,21 +79,22 @@ class PredictionWriter:
             self.is_too_large = self._n_designs * first.nbytes > MAX_BYTES
             if self.is_too_large:
                 return
-            self._group = self._opened(first.dtype)
+            self._group = self._opened(first)
         designs, classes = _array(self._group, _DESIGNS), _array(self._group, _CLASSES)
         begin, end = designs.shape[0], designs.shape[0] + len(predicted)
-        classes.resize((end, classes.shape[1]))
+        classes.resize((end, *classes.shape[1:]))
         classes[begin:end] = np.stack(list(predicted.values()))
         designs.resize((end, _ID_BYTES))  # after what it counts
         designs[begin:end] = np.frombuffer(bytes.fromhex("".join(predicted)), np.uint8).reshape(-1, _ID_BYTES)
 
-    def _opened(self, dtype: "np.dtype[np.integer]") -> zarr.Group:
+    def _opened(self, first: NDArray[Any]) -> zarr.Group:
         group, truth = zarr.open_group(self._path, mode="a"), self._truth()
         if _DESIGNS not in group:
-            rows = len(truth)
-            designs = max(1, min(_CHUNK_DESIGNS, _CHUNK_BYTES // max(1, rows * dtype.itemsize)))
-            group.create_array(_TRUTH, data=truth.astype(dtype), overwrite=True)
-            group.create_array(_CLASSES, shape=(0, rows), chunks=(designs, rows), dtype=dtype, overwrite=True)
+            designs = max(1, min(_CHUNK_DESIGNS, _CHUNK_BYTES // max(1, first.nbytes)))
+            codes = truth.astype(first.dtype if first.dtype.kind in "iu" else truth.dtype)
+            group.create_array(_TRUTH, data=codes, overwrite=True)
+            group.create_array(_CLASSES, shape=(0, *first.shape), chunks=(designs, *first.shape),
+                               dtype=first.dtype, overwrite=True)  # fmt: skip
             group.create_array(_DESIGNS, shape=(0, _ID_BYTES), chunks=(4096, _ID_BYTES), dtype=np.uint8)
         elif not np.array_equal(_read(group, _TRUTH), truth):
             raise DataError(
@@ -97,7 +104,7 @@ class PredictionWriter:
         return group
 
 
-def read_predictions(path: Path) -> PredictedClasses | None:
+def read_predictions(path: Path) -> Predictions | None:
     """Return what was written; None where nothing was kept.
 
     Raises
@@ -118,7 +125,7 @@ def read_predictions(path: Path) -> PredictedClasses | None:
         ) from error
     # Of a design that was trained twice the last one counts; a process that died may have left an empty id
     rows = {design.tobytes().hex(): row for row, design in enumerate(designs) if design.any()}
-    return PredictedClasses(truth, classes[list(rows.values())], tuple(rows))
+    return Predictions(truth, classes[list(rows.values())], tuple(rows))
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[zarr.core.metadata.v3.ArrayV3Metadata]":

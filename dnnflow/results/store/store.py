@@ -11,6 +11,7 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import utc_now
+from dnnflow.results.store.final_trials import FinalTrials
 from dnnflow.results.store.run_record import (
     RunRecord,
     designs_blob,
@@ -30,7 +31,7 @@ LONG_COLUMNS = ("confusion", "error_traceback", "history")
 """Left out of a frame of trials unless asked for."""
 
 
-class Store(Runs):
+class Store(Runs, FinalTrials):
     """Keeps runs with their designs and trials in a SQLite file or a PostgreSQL database; see `Database`."""
 
     # ---- studies

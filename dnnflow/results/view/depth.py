@@ -209,8 +209,8 @@ def flatness(
     deep = completed[completed["depth"].notna() & (completed["depth"] >= max(beyond, 1))]
     if deep.empty:
         return None
-    depth, accuracy = deep["depth"].to_numpy(dtype=float), deep["accuracy"].to_numpy(dtype=float)
-    slope, interval = _slope(np.log2(depth), accuracy)
+    depth, score = deep["depth"].to_numpy(dtype=float), deep["score"].to_numpy(dtype=float)
+    slope, interval = _slope(np.log2(depth), score)
     return Flatness(
         beyond=beyond,
         n=len(deep),
@@ -219,8 +219,8 @@ def flatness(
         slope=slope,
         interval=interval,
         verdict=_verdict(interval, max(1.0, math.log2(depth.max() / max(beyond, 1)))),
-        mean=float(accuracy.mean()),
-        mean_interval=mean_interval(accuracy),
+        mean=float(score.mean()),
+        mean_interval=mean_interval(score),
         majority=majority,
     )
 
@@ -245,17 +245,17 @@ def _verdict(interval: tuple[float, float] | None, doublings: float) -> Verdict:
     return Verdict.UNKNOWN if low <= 0 <= high else Verdict.NOT_FLAT
 
 
-def spectrum(accuracy: tuple[Band, ...]) -> Spectrum | None:
+def spectrum(score: tuple[Band, ...]) -> Spectrum | None:
     """Return the spectrum of mean accuracy over depth.
 
     None where depths are fewer than `FEWEST_DEPTHS` or not evenly spaced.
     """
-    depths = [band.depth for band in accuracy]
+    depths = [band.depth for band in score]
     steps = set(np.diff(depths).tolist())
     if len(depths) < FEWEST_DEPTHS or len(steps) != 1:
         return None
     step = int(steps.pop())
-    means = np.array([band.mean for band in accuracy])
+    means = np.array([band.mean for band in score])
     magnitude = np.abs(np.fft.rfft(means - means.mean())) * 2 / len(means)
     if len(means) % 2 == 0:
         magnitude[-1] /= 2  # the highest frequency has no mirror image

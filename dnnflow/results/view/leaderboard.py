@@ -13,7 +13,7 @@ from dnnflow.engines.records import TrialState
 from dnnflow.results.view.intervals import equal_within_noise, luck_of_the_first, wilson_interval
 from dnnflow.results.view.paired import Corrected, bias_corrected, told_apart
 
-ORDER = ("accuracy", "parameters", "design_id")
+ORDER = ("score", "parameters", "design_id")
 """Accuracy first; of equals the smaller network; then the id, so that the order is always the same."""
 
 
@@ -26,14 +26,14 @@ class Ranked:
     design_id: str
     design: str
     """In words, e.g. `3 x 64 relu, adam 0.003, batch 32`."""
-    accuracy: float
+    score: float
     low: float
     """Lower end of the Wilson 95 % interval of `accuracy`."""
     high: float
     """Upper end of it."""
     within_noise: bool
     """Whether its accuracy cannot be told from the first's (`told_apart_on`)."""
-    train_accuracy: float | None
+    train_score: float | None
     loss: float | None
     depth: int | None
     """Hidden layers; None for a design by reference."""
@@ -102,7 +102,7 @@ class Noise:
         width = "" if corrected.low == corrected.high else f" ({corrected.low:.3f} to {corrected.high:.3f})"
         return (
             f"{near} Chosen among {self.designs:,} on these rows, the first is expected to have "
-            f"{corrected.accuracy:.4f}{width} on others by BBC-CV, not {corrected.naive:.4f}{remedy}."
+            f"{corrected.score:.4f}{width} on others by BBC-CV, not {corrected.naive:.4f}{remedy}."
         )
 
 
@@ -150,17 +150,17 @@ def leaderboard(
 
 
 def _ranked(rank: int, row: Mapping[Any, Any], design: Design, rows: int, *, is_apart: bool) -> Ranked:
-    accuracy = float(row["accuracy"])
-    low, high = wilson_interval(accuracy, rows)
+    score = float(row["score"])
+    low, high = wilson_interval(score, rows)
     return Ranked(
         rank=rank,
         design_id=row["design_id"],
         design=design.describe(),
-        accuracy=accuracy,
+        score=score,
         low=low,
         high=high,
         within_noise=not is_apart,
-        train_accuracy=_optional(row["train_accuracy"], float),
+        train_score=_optional(row["train_score"], float),
         loss=_optional(row["loss"], float),
         depth=_optional(row["depth"], int),
         parameters=_optional(row["parameters"], int),
@@ -188,7 +188,7 @@ def noise(
         rows=rows,
         kind=kind,
         equal=equal,
-        luck=luck_of_the_first(float(best["accuracy"].iloc[0]), rows, equal),
+        luck=luck_of_the_first(float(best["score"].iloc[0]), rows, equal),
         corrected=bias_corrected(right) if right is not None and rows > 1 else None,
         smallest=1 + int(np.where(apart, math.inf, sizes).argmin()),
     )

@@ -51,19 +51,19 @@ class Marginal:
 
 def marginals(completed: pd.DataFrame) -> tuple[Marginal, ...]:
     """Return one `Marginal` for each parameter that varies, the one that explains most first."""
-    accuracy = completed["accuracy"].to_numpy()
-    found = (marginal(name, column, accuracy) for name, column in _varying(completed))
+    score = completed["score"].to_numpy()
+    found = (marginal(name, column, score) for name, column in _varying(completed))
     return tuple(sorted((item for item in found if item), key=lambda item: (-item.explained, item.parameter)))
 
 
-def marginal(name: str, column: "pd.Series[Any]", accuracy: np.ndarray) -> Marginal | None:
+def marginal(name: str, column: "pd.Series[Any]", score: np.ndarray) -> Marginal | None:
     """Return how accuracy (trials,) goes with one parameter, None where it does not vary.
 
     Trials without a value of it are left out.
     """
     present = column.notna().to_numpy()
     codes, labels, binned = _grouped(column[present])
-    values = accuracy[present]
+    values = score[present]
     if len(labels) < 2:
         return None
     groups = tuple(_group(label, values[codes == code]) for code, label in enumerate(labels))

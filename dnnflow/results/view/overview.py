@@ -31,7 +31,7 @@ class Totals:
     first_at: str | None
     """When the first trial began; UTC, ISO 8601."""
     last_at: str | None
-    best_accuracy: float | None
+    best_score: float | None
     best_design_id: str | None
     training_s: float
     """Summed."""
@@ -77,7 +77,7 @@ def totals(store: Store, study_id: str) -> Totals:
         sa.func.min(began),
         sa.func.max(began),
         sa.func.sum(trials.c.training_s),
-        sa.func.max(trials.c.accuracy),
+        sa.func.max(trials.c.score),
     ).where(trials.c.study_id == study_id)
     with store.reading() as connection:
         rows = connection.execute(query.group_by(trials.c.state)).all()
@@ -89,15 +89,15 @@ def totals(store: Store, study_id: str) -> Totals:
         recent=sum(int(row[2]) for row in rows),
         first_at=min((row[3] for row in rows if row[3]), default=None),
         last_at=max((row[4] for row in rows if row[4]), default=None),
-        best_accuracy=best,
+        best_score=best,
         best_design_id=best_id,
         training_s=float(sum(row[5] or 0.0 for row in rows)),
     )
 
 
-def _first_with(study_id: str, accuracy: float) -> sa.Select[Any]:
+def _first_with(study_id: str, score: float) -> sa.Select[Any]:
     """Return a query for the first on the leaderboard: of equals the smaller network, then the id."""
-    is_best = (trials.c.study_id == study_id) & (trials.c.accuracy == accuracy)
+    is_best = (trials.c.study_id == study_id) & (trials.c.score == score)
     done = trials.c.state == TrialState.COMPLETED.value
     size = sa.func.coalesce(trials.c.parameters, 2**62)
     return sa.select(trials.c.design_id).where(is_best, done).order_by(size, trials.c.design_id).limit(1)
@@ -149,11 +149,11 @@ class TrialQuery:
     """Which trials of a study, in which order, from where on."""
 
     state: TrialState | None = None
-    min_accuracy: float | None = None
+    min_score: float | None = None
     depth: int | None = None
     error_type: str | None = None
     design_id: str | None = None
-    sort: str = "accuracy"
+    sort: str = "score"
     """A column of `SORTS`."""
     descending: bool = True
     after: tuple[float | str | None, str] | None = None
@@ -161,7 +161,7 @@ class TrialQuery:
     limit: int = 50
 
 
-SORTS = ("accuracy", "train_accuracy", "loss", "training_s", "depth", "parameters", "units",
+SORTS = ("score", "train_score", "loss", "training_s", "depth", "parameters", "units",
          "learning_rate", "batch_size", "epochs_run", "started_at", "design_id")  # fmt: skip
 """Columns that trials can be sorted by; rows without a value stand last."""
 
@@ -200,8 +200,8 @@ def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnEle
     for name in ("state", "depth", "error_type", "design_id"):
         if (wanted := getattr(query, name)) is not None:
             yield trials.c[name] == wanted
-    if query.min_accuracy is not None:
-        yield trials.c.accuracy >= query.min_accuracy
+    if query.min_score is not None:
+        yield trials.c.score >= query.min_score
     if after and query.after is not None:
         yield _behind(query, *query.after)
 

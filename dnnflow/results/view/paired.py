@@ -26,7 +26,7 @@ HOPELESS = 1e-6
 class Corrected:
     """The accuracy of the best of several designs, without the luck of having been chosen on these rows."""
 
-    accuracy: float
+    score: float
     """Mean over the bootstraps."""
     low: float
     """2.5th percentile of the bootstraps."""
@@ -84,7 +84,7 @@ def bias_corrected(right: np.ndarray, *, seed: int = 0, bootstraps: int = 1000) 
     )  # (bootstraps,)
     low, high = np.percentile(measured, (2.5, 97.5))
     return Corrected(
-        accuracy=float(measured.mean()),
+        score=float(measured.mean()),
         low=float(low),
         high=float(high),
         naive=float(counts.max()) / rows,

@@ -39,7 +39,7 @@ CURVES = 10
 
 COLUMNS = (
     "design_id", "state", "training_s", "amortised", "total_s", "queue_s", "parameters", "flops",
-    "epochs_run", "accuracy", "loss", "train_accuracy", *PARAMETERS, "more_parameters",
+    "epochs_run", "score", "loss", "train_score", *PARAMETERS, "more_parameters",
     "error_type", "error_message", "started_at", "engine", "device",
 )  # fmt: skip
 """What a view needs of every trial."""
@@ -84,7 +84,7 @@ class StudyView:
     """How far the first place can be trusted; None without a completed trial."""
     marginals: tuple[Marginal, ...]
     """The parameter that explains most first."""
-    accuracy_by_depth: tuple[Band, ...]
+    score_by_depth: tuple[Band, ...]
     time_by_depth: tuple[Band, ...]
     """Training seconds of trials that are timed alike: all measured alone, or all shares of stacks' times."""
     time_fit: TimeFit | None
@@ -167,10 +167,10 @@ def load_view(store: Store, study_id: str, predictions: Path | None = None) -> S
     rows = _measured_rows(record, best)
     found = read_predictions(predictions) if predictions else None
     right = found.right(done["design_id"].tolist()) if found and len(done) else None
-    apart = told_apart_on(right, done["accuracy"].to_numpy(), rows)
+    apart = told_apart_on(right, done["score"].to_numpy(), rows)
     designs = store.designs_of(record.study_id, first["design_id"].tolist())
     places = leaderboard(first, designs, rows, apart)
-    by_depth = bands(done, "accuracy")
+    by_depth = bands(done, "score")
     return StudyView(
         record=record,
         counts=store.counts(record.study_id),
@@ -178,7 +178,7 @@ def load_view(store: Store, study_id: str, predictions: Path | None = None) -> S
         leaderboard=places,
         noise=noise(done, rows, "test" if is_selected_on_test(record) else "validation", apart, right),
         marginals=marginals(done),
-        accuracy_by_depth=by_depth,
+        score_by_depth=by_depth,
         time_by_depth=bands(timed_alike(done), "training_s"),
         time_fit=time_fit(done),
         flatness=flatness(done, majority=_majority_rate(best)),

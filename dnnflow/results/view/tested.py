@@ -17,7 +17,7 @@ class Tested:
     rank: int | None = None
     """Place on the leaderboard; None for a baseline."""
     design_id: str | None = None
-    accuracy: float
+    score: float
     """Share of right predictions on the test rows, 0 to 1."""
     rows: int
     """Test rows."""
@@ -27,7 +27,7 @@ class Tested:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson 95 % interval of `accuracy`."""
-        return wilson_interval(self.accuracy, self.rows)
+        return wilson_interval(self.score, self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON types."""
@@ -53,16 +53,16 @@ def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | 
         Designs that cannot be told from the first, itself included, and all that completed.
     """
     best = first_of(tested)
-    others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.accuracy)
+    others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.score)
     if best is None:
         return ""
     kept = "kept for this" if best.selected is not None else "that it was chosen on, so less on others"
     low, high = best.interval
     said = (
-        f"{best.name}: {100 * best.accuracy:.1f} % on {best.rows:,} test rows {kept} "
+        f"{best.name}: {100 * best.score:.1f} % on {best.rows:,} test rows {kept} "
         f"({100 * low:.1f} to {100 * high:.1f})"
     )
-    beside = ", ".join(f"{one.name} {100 * one.accuracy:.1f} %" for one in others)
+    beside = ", ".join(f"{one.name} {100 * one.score:.1f} %" for one in others)
     said += f"; {beside}." if beside else "."
     if equal is not None and designs is not None and equal > 1:
         said += f" {equal:,} of {designs:,} designs cannot be told from it by the rows it was chosen on."

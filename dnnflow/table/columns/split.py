@@ -106,6 +106,11 @@ class Part:
         require(0 <= self.fold <= most, f"fold must be a number of a fold, 0 to {most}", self.fold)
         require(0 <= self.repeat < 2**63, "repeat must be in [0, 2^63)", self.repeat)
 
+    @property
+    def holds_rows(self) -> bool:
+        """Whether any row is held out."""
+        return self.folds is not None or self.holdout > 0
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -138,7 +143,7 @@ def divide(
         If there are fewer than two rows, or fewer rows, groups or instants than the part needs.
     """
     n_rows, marks = len(classes), marks or Marks()
-    if part.folds is None and part.holdout == 0:
+    if not part.holds_rows:
         return np.arange(n_rows), np.empty(0, dtype=np.int64)
     if n_rows < (least := part.folds or 2):
         what = "a validation part needs" if part.folds is None else f"{part.folds} folds need"

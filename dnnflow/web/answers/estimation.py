@@ -82,7 +82,7 @@ def sample(pipeline: Pipeline) -> tuple[int, list[Design]]:
     space = pipeline.space.to_space()
     length = space.length()
     wanted = pipeline.designs
-    total = min((one for one in (length, wanted) if one is not None), default=1)
+    total = min((one for one in (length, wanted) if one is not None), default=1) * space.repetitions
     if pipeline.space.explicit or (pipeline.strategy == "grid" and total <= SAMPLE):
         return total, list(islice(space.grid(), min(total, SAMPLE)))
     return total, list(space.sample(min(total, SAMPLE), pipeline.seed))

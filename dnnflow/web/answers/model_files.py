@@ -52,7 +52,7 @@ def saved_models(workspace: Workspace, study_id: str) -> list[ModelInfo]:
 
 def _info(path: Path, rank: int) -> ModelInfo:
     about = read_about(path)
-    accuracy = (about.get("tested") or {}).get("accuracy", about.get("test_accuracy"))
+    score = (about.get("tested") or {}).get("score", about.get("test_accuracy"))
     columns = (about.get("preprocessing") or {}).get("columns") or []
     return ModelInfo(
         rank=rank,
@@ -60,7 +60,7 @@ def _info(path: Path, rank: int) -> ModelInfo:
         classes=[str(name) for name in about.get("class_names") or ()],
         columns=[str(one.get("name")) for one in columns if isinstance(one, dict) and "name" in one],
         design_id=str(about["design_id"]) if about.get("design_id") else None,
-        accuracy=float(accuracy) if isinstance(accuracy, int | float) else None,
+        score=float(score) if isinstance(score, int | float) else None,
     )
 
 

@@ -33,7 +33,7 @@ PLACES = 10
 MOST_DIFFERENCES = 200
 HIDDEN = ("dataset.source", "evaluation.test_source", "dataset.storage_options")
 """Of pipelines, what is not compared: places of the server."""
-LIVE_PLOTS = {"live-accuracy": ("accuracy", "accuracy"), "live-time": ("time", "training time, s")}
+LIVE_PLOTS = {"live-score": ("score", "score"), "live-time": ("time", "training time, s")}
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Results:
         field_name, measure = LIVE_PLOTS[name]
         record = self.views.stored(study_id)
         live = self.views.counted(record).live
-        cells = live.accuracy if field_name == "accuracy" else live.time
+        cells = live.score if field_name == "score" else live.time
         if cells is None:
             raise NotFoundError(
                 f"a plot needs a completed trial, got a study without one: {study_id}; wait for it"
@@ -208,7 +208,7 @@ def _compared(results: Results, study_id: str, view: StudyView) -> Compared:
     return Compared(
         status=results.views.status(study_id, live=False),
         places=list(view.leaderboard[:PLACES]),
-        median_accuracy=_median(view, "accuracy"),
+        median_score=_median(view, "score"),
         median_training_s=_median(view, "training_s"),
         measured_rows=view.measured_rows,
         majority_rate=view.majority_rate,
@@ -222,7 +222,7 @@ def _median(view: StudyView, column: str) -> float | None:
 def _difference(a: StudyView, b: StudyView) -> float | None:
     if not a.leaderboard or not b.leaderboard:
         return None
-    return b.leaderboard[0].accuracy - a.leaderboard[0].accuracy
+    return b.leaderboard[0].score - a.leaderboard[0].score
 
 
 def _within_noise(a: StudyView, b: StudyView) -> bool | None:
@@ -230,7 +230,7 @@ def _within_noise(a: StudyView, b: StudyView) -> bool | None:
     if not a.leaderboard or not b.leaderboard:
         return None
     rows = min(a.measured_rows, b.measured_rows)
-    return bool(equal_within_noise(a.leaderboard[0].accuracy, b.leaderboard[0].accuracy, rows))
+    return bool(equal_within_noise(a.leaderboard[0].score, b.leaderboard[0].score, rows))
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:

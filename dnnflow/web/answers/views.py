@@ -196,7 +196,7 @@ class Views:
             total=status.total,
             completed=status.completed,
             failed=status.failed,
-            best_accuracy=status.best.accuracy if status.best else None,
+            best_score=status.best.score if status.best else None,
             created_at=status.created_at,
             updated_at=status.updated_at,
         )
@@ -229,11 +229,11 @@ class Views:
         store, study_id, start_s = self._services.store, record.study_id, time.monotonic()
         found = totals(store, study_id)
         best = None
-        if found.best_design_id is not None and found.best_accuracy is not None:
+        if found.best_design_id is not None and found.best_score is not None:
             design = store.designs_of(study_id, [found.best_design_id])[found.best_design_id]
-            best = Best(accuracy=found.best_accuracy, design_id=design.design_id, design=design.describe())
+            best = Best(score=found.best_score, design_id=design.design_id, design=design.describe())
         live = Live(
-            accuracy=_cells(grid(store, study_id, "accuracy")),
+            score=_cells(grid(store, study_id, "score")),
             time=_cells(grid(store, study_id, "training_s")),
         )
         now = time.monotonic()

@@ -40,7 +40,7 @@ router = APIRouter(tags=["results"], responses=problems_of(404))
 
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 Sort = Literal[
-    "accuracy", "-accuracy", "train_accuracy", "-train_accuracy", "loss", "-loss",
+    "score", "-score", "train_score", "-train_score", "loss", "-loss",
     "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
     "learning_rate", "-learning_rate", "batch_size", "-batch_size", "epochs_run", "-epochs_run",
     "started_at", "-started_at", "design_id", "-design_id",
@@ -52,10 +52,10 @@ def list_trials(
     study: TheStudy,
     services: TheServices,
     state: TrialState | None = None,
-    min_accuracy: Annotated[float | None, Query(ge=0, le=1, description="On the rows compared on.")] = None,
+    min_score: Annotated[float | None, Query(ge=0, le=1, description="On the rows compared on.")] = None,
     depth: Annotated[int | None, Query(ge=0, lt=2**31, description="Hidden layers.")] = None,
     error_type: Annotated[str | None, Query(max_length=200)] = None,
-    sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-accuracy",
+    sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-score",
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Cursor = None,
 ) -> TrialPage:
@@ -63,7 +63,7 @@ def list_trials(
     column = sort.removeprefix("-")
     query = TrialQuery(
         state=state,
-        min_accuracy=min_accuracy,
+        min_score=min_score,
         depth=depth,
         error_type=error_type,
         sort=column if column in SORTS else "design_id",
@@ -132,7 +132,7 @@ def list_plots(study_id: StudyId, results: TheResults) -> PlotNames:
 )  # fmt: skip
 def get_plot(
     study_id: StudyId,
-    name: Annotated[str, PathOf(max_length=64, examples=["accuracy"], description="One of /plots.")],
+    name: Annotated[str, PathOf(max_length=64, examples=["score"], description="One of /plots.")],
     results: TheResults,
 ) -> Response:
     """Return a plot for `Bokeh.embed.embed_item`."""

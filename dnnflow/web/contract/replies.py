@@ -23,7 +23,7 @@ StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stop
 class Best(ApiReply):
     """The best design so far."""
 
-    accuracy: float
+    score: float
     """On the rows that designs are compared on, 0 to 1."""
     design_id: str
     design: str
@@ -63,7 +63,7 @@ class CellGrid(ApiReply):
 class Live(ApiReply):
     """What is drawn while a study runs."""
 
-    accuracy: CellGrid | None
+    score: CellGrid | None
     time: CellGrid | None
     """Training seconds."""
 
@@ -84,7 +84,7 @@ class StudySummary(ApiReply):
     completed: int
     failed: int
     """Failed or lost with their worker."""
-    best_accuracy: float | None
+    best_score: float | None
     created_at: str
     """UTC, ISO 8601."""
     updated_at: str
@@ -150,11 +150,11 @@ class TrialRow(ApiReply):
     design: str
     """In words."""
     state: Literal["completed", "failed", "lost"]
-    accuracy: float | None
+    score: float | None
     loss: float | None
-    train_accuracy: float | None
+    train_score: float | None
     train_loss: float | None
-    validation_accuracy: float | None
+    validation_score: float | None
     validation_loss: float | None
     training_s: float | None
     amortised: bool
@@ -271,7 +271,7 @@ class Compared(ApiReply):
     status: StudyStatus
     places: list[Ranked]
     """The ten best."""
-    median_accuracy: float | None
+    median_score: float | None
     median_training_s: float | None
     measured_rows: int
     majority_rate: float | None
@@ -455,7 +455,7 @@ class ModelInfo(ApiReply):
     columns: list[str]
     """Names of the columns that it reads."""
     design_id: str | None
-    accuracy: float | None
+    score: float | None
     """On the test rows; None where it was not measured there."""
 
 

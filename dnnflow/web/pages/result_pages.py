@@ -37,20 +37,20 @@ PLACES = 50
 MOST_CLASSES = 30
 """A larger confusion matrix is not shown as a table."""
 COLUMNS = {
-    "accuracy": "accuracy", "train_accuracy": "training accuracy", "loss": "loss",
+    "score": "score", "train_score": "training accuracy", "loss": "loss",
     "training_s": "training, s", "depth": "hidden layers", "units": "units", "activation": "activation",
     "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate",
     "batch_size": "batch size", "epochs_run": "epochs", "parameters": "weights", "seed": "seed",
     "engine": "engine", "state": "state", "error_type": "error",
 }  # fmt: skip
 """Columns of the list of trials, and their names in words."""
-SHOWN = ("accuracy", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
+SHOWN = ("score", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
 """Columns that are shown where nobody has chosen."""
 TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
 PLOTS = {
-    "accuracy": "Accuracy against hidden layers", "time": "Training time against hidden layers",
+    "score": "Accuracy against hidden layers", "time": "Training time against hidden layers",
     "parameters": "Accuracy against weights", "flops": "Accuracy against FLOPs",
-    "curves-accuracy": "Learning curves of the best: accuracy",
+    "curves-score": "Learning curves of the best: accuracy",
     "curves-loss": "Learning curves of the best: loss",
     "confusion": "Confusion of the best design", "spectrum": "Spectrum of accuracy over depth (FFT)",
 }  # fmt: skip
@@ -66,19 +66,19 @@ def show_results(
     services: TheServices,
     views: TheViews,
     state: Annotated[str, Query(pattern="^(completed|failed|lost|all)$")] = "completed",
-    min_accuracy: Annotated[str, Query(max_length=20)] = "",
+    min_score: Annotated[str, Query(max_length=20)] = "",
     depth: Annotated[str, Query(max_length=20)] = "",
-    sort: Annotated[str, Query(max_length=40)] = "-accuracy",
+    sort: Annotated[str, Query(max_length=40)] = "-score",
     after: Annotated[str | None, Query(max_length=400)] = None,
     column: Annotated[list[str], Query(max_length=40)] = [],  # noqa: B006
 ) -> Response:
     """Show a study's trials, as filtered and sorted."""
     status, record = views.status(study_id, live=False), views.record(study_id)
     tested = tested_in(record.outcome if record else None)
-    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "accuracy"
+    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "score"
     query = TrialQuery(
         state=None if state == "all" else TrialState(state),
-        min_accuracy=_number(min_accuracy),
+        min_score=_number(min_score),
         depth=None if _number(depth) is None else int(_number(depth) or 0),
         sort=column_name,
         descending=sort.startswith("-"),
@@ -91,7 +91,7 @@ def show_results(
     shown = [name for name in COLUMNS if name in column] or list(SHOWN)
     return page(
         request, "results.html", title=f"Results of {status.name}", place="studies", status=status,
-        trials=trials, query=query, state=state, sort=sort, min_accuracy=min_accuracy, depth=depth,
+        trials=trials, query=query, state=state, sort=sort, min_score=min_score, depth=depth,
         columns=COLUMNS, shown=shown,
         sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
         saving=_is_saving(views, study_id), is_first=after is None,
@@ -148,7 +148,7 @@ def show_trial(request: Request, study: TheStudy, design_id: DesignId, services:
     trial = trial_detail(services.store, study, design_id)
     measures = {
         name: sketch({key: trial.history.get(key, []) for key in (name, f"val_{name}")})
-        for name in ("accuracy", "loss")
+        for name in ("score", "loss")
     }
     facts = [
         (words, getattr(trial, name)) for name, words in COLUMNS.items() if getattr(trial, name) is not None

@@ -38,7 +38,7 @@ function update(status) {
   at("bar").value = done;
   text("done", count(done));
   text("total", status.total === null ? "–" : count(status.total));
-  text("best", number(status.best?.accuracy));
+  text("best", number(status.best?.score));
   at("best-design").hidden = !status.best;
   if (status.best) {
     text("best-design", status.best.design);
@@ -62,7 +62,7 @@ function update(status) {
   const bins = JSON.stringify(status.live ?? null);
   if (bins !== drawn) {
     drawn = bins;
-    draw(at("live-accuracy"), status.live?.accuracy, { measure: "accuracy" });
+    draw(at("live-score"), status.live?.score, { measure: "score" });
     draw(at("live-time"), status.live?.time, { measure: "training time, s", unit: " s" });
   }
   if (status.failed !== failed) { failed = status.failed; if (failed) listFailures(); }
@@ -73,7 +73,7 @@ function announce(before, status, done) {
   const now = performance.now();
   if (before.state === status.state && now - saidAt < 20000) return;  // often enough for a screen reader
   saidAt = now;
-  text("announced", `${status.state}, ${count(done)} of ${count(status.total)} designs, best accuracy ${number(status.best?.accuracy)}`);
+  text("announced", `${status.state}, ${count(done)} of ${count(status.total)} designs, best accuracy ${number(status.best?.score)}`);
 }
 
 async function listFailures() {
