@@ -34,6 +34,7 @@ class Stage(StrEnum):
     PREPROCESS = "preprocess"
     TRAIN = "train"
     AGGREGATE = "aggregate"
+    FINALISTS = "finalists"
     TEST = "test"
     REPORT = "report"
     REFIT = "refit"
@@ -113,6 +114,15 @@ class TrialsStored:
     """Best accuracy so far on the rows that designs are compared on, 0 to 1."""
     best_design: str | None
     """The best design in words, e.g. `3 x 64 relu, adam 0.003`."""
+
+
+@dataclass(frozen=True)
+class FinalsProgress:
+    """Trainings after a study's screen have reached the store."""
+
+    done: int
+    total: int
+    """Of the stage."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +240,7 @@ Event = (
     | WorkerLost
     | WorkerRecycled
     | TrialsStored
+    | FinalsProgress
     | TrainingProgress
     | ReplicaLost
     | StudyBegun

@@ -20,6 +20,7 @@ from prefect.logging import get_run_logger
 from dnnflow.events import (
     ClusterReady,
     Event,
+    FinalsProgress,
     ReplicaLost,
     RowsRead,
     TrainingProgress,
@@ -86,7 +87,7 @@ class Watch:
             case ClusterReady(dashboard=str(dashboard)):
                 self.dashboard = dashboard
                 create_link_artifact(dashboard, "Dask dashboard", self.key("dashboard"), "Workers and tasks.")
-            case RowsRead() | TrainingProgress() if not self._is_due_to_log():
+            case RowsRead() | TrainingProgress() | FinalsProgress() if not self._is_due_to_log():
                 return
         level = logging.WARNING if isinstance(event, WorkerLost | ReplicaLost) else logging.INFO
         run_logger().log(level, in_words(event))

@@ -1,4 +1,4 @@
-"""The study flow: upload, preprocess, train, aggregate, test, report, and refit where it is asked for.
+"""The study flow: upload, preprocess, train, aggregate, finalists, test, report, and refit if asked for.
 
 Tasks run in the flow's process; designs run as Dask futures inside the training tasks.
 """
@@ -22,6 +22,7 @@ from dnnflow.execute.executor import Executor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run import execute as stages
+from dnnflow.run.finals import has_finals
 from dnnflow.run.run import StudyRun
 from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Shard, Study, shards
@@ -89,6 +90,13 @@ def aggregate(study: Study, row: RunRow) -> StudyView:
     return stages.aggregate(study, row)
 
 
+@task(task_run_name="finalists", retries=1, retry_delay_seconds=10, retry_condition_fn=may_pass,
+      cache_policy=NO_CACHE)  # fmt: skip
+def finalists(study: Study, view: StudyView, executor: Executor, row: RunRow) -> StudyView:
+    """Train the best designs again, with folds and seeds."""
+    return stages.finalists(study, view, executor, row)
+
+
 @task(task_run_name="test", cache_policy=NO_CACHE)
 def measure_once(study: Study, view: StudyView, row: RunRow, watch: Watch) -> StudyView:
     """Save the best models, measured once on the test rows."""
@@ -119,7 +127,10 @@ def all_stages(run: StudyRun, row: RunRow, watch: Watch) -> str:
         held = stages.begin(run, preprocess(run, workers.client, row), row, row)
         for shard in shards(held):
             train(held, workers.executor(), shard, row)
-    view = measure_once(held, aggregate(held, row), row, watch)
+        view = aggregate(held, row)
+        if has_finals(held, view):
+            view = finalists(held, view, workers.executor(), row)
+    view = measure_once(held, view, row, watch)
     report(run, held, view, row, watch)
     if run.pipeline.refit is not None:
         refit(run, held, view, row)

@@ -248,6 +248,13 @@ class Design(DesignPart):
         """sha256 of the canonical JSON, 64 hexadecimal digits."""
         return content_id(self.to_dict())
 
+    @cached_property
+    def unseeded_id(self) -> str:
+        """sha256 of the design without its seed: what trainings of one design with several seeds share."""
+        plain = self.to_dict()
+        plain.pop("seed", None)
+        return content_id(plain)
+
     @property
     def watches_validation(self) -> bool:
         """Whether training needs validation rows."""

@@ -1,4 +1,4 @@
-"""Do a run, stage by stage or whole: upload, preprocess, train, aggregate, test, report, refit."""
+"""Do a run, stage by stage or whole: from the upload of a table to a refit."""
 
 import time
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.final_test import hand_out
+from dnnflow.run.finals import has_finals, train_finals
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.run_row import RunRow, recorded
@@ -101,14 +102,19 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
         report_file = study.settings.workspace.report(study.id)
         is_shown = study.is_trained and report_file.is_file() and study.record.outcome is not None
         had_finished = is_shown and run.study is None  # one that is resumed has its files written anew
-        if not study.is_trained:
-            train(study, workers.executor(), listener=row)
+        if had_finished:
+            row(Notice(f"study {study.id} has finished before; a new one is made with --new"))
+            view = study.view()
+        else:
+            if not study.is_trained:
+                train(study, workers.executor(), listener=row)
+            view = aggregate(study, row)
+            if has_finals(study, view):
+                view = finalists(study, view, workers.executor(), row)
     if had_finished:
-        row(Notice(f"study {study.id} has finished before; a new one is made with --new"))
-        view = study.view()
         _copy_report(run, study)
     else:
-        view = measure_once(study, aggregate(study, row), row)
+        view = measure_once(study, view, row)
         report(run, study, view, draw, row)
     refit(run, study, view, client=client, listener=row)
     row.error = why_useless(view)
@@ -278,12 +284,29 @@ def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
     return view
 
 
+def finalists(study: Study, view: StudyView, executor: "Executor", listener: Listener = ignore) -> StudyView:
+    """Train the best designs again, with folds and seeds; return the view with their order.
+
+    Nothing is trained where no design completed, the pipeline asks for no finalist, or designs are compared
+    on test rows.
+    """
+    with stage(Stage.FINALISTS, f"study {study.id}", listener) as came_of_it:
+        finals = train_finals(study, view, executor, listener)
+        if finals is None:
+            came_of_it.append("no finalist completed all its trainings")
+            return view
+        first = finals.finalists[0]
+        came_of_it.append(f"{len(finals.finalists)} designs trained {first.trainings} times each")
+        came_of_it += [f"{len(finals.ensemble)} of them in the ensemble"] if finals.ensemble else []
+    return study.view()
+
+
 def measure_once(study: Study, view: StudyView, listener: Listener = ignore) -> StudyView:
     """Save the best models, measured on the test rows beside baselines; return the view with the numbers."""
     with stage(Stage.TEST, f"study {study.id}", listener) as came_of_it:
         saved, tested = hand_out(study, view, listener)
         came_of_it.append(f"{len(saved)} models saved")
-        came_of_it += [f"{one.name} {one.score:.4f}" for one in tested if one.rank == 1]
+        came_of_it += [f"{one.name} {one.score:.4f}" for one in tested if one.rank == 1 or one.rank is None]
     return replace(view, tested=tested)
 
 

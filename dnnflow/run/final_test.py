@@ -1,21 +1,24 @@
 """Measure what a study hands out, and baselines, once, on test rows that nothing was chosen by."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from dnnflow.design.layers import Design
 from dnnflow.engines.baselines import LARGEST_CLASS, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.results.view.leaderboard import Ranked
+from dnnflow.results.view.finals import Finals
 from dnnflow.results.view.tested import Tested, tested_in
+from dnnflow.run.ensemble_model import averaged
+from dnnflow.run.finals import handed_out, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
 
 if TYPE_CHECKING:
@@ -28,23 +31,23 @@ _BATCH_ROWS = 8192
 def hand_out(
     study: "Study", view: "StudyView", listener: Listener = ignore
 ) -> tuple[list[Path], tuple[Tested, ...]]:
-    """Write the best designs' models, each with what it is worth on the test rows; return paths and numbers.
+    """Write the models that are handed out, each with what it is worth on the test rows; return both.
 
-    What was measured before is not measured again: the test rows are looked at once.
+    These are the winner, the first of the leaderboard and the ensemble; of a study without finalists, the
+    first of the leaderboard. What was measured before is not measured again: the test rows are looked at
+    once.
     """
-    known = tested_in(study.record.outcome)
-    by_design = {one.design_id: one for one in known if one.kind == "design"}
+    known = {one.key: one for one in tested_in(study.record.outcome)}
     paths: list[Path] = []
     found: list[Tested] = []
-    for place in view.leaderboard[: study.pipeline.outputs.models]:
-        path = study.settings.workspace.model(study.id, place.rank)
-        one = _write(study, place, path, by_design.get(place.design_id))
+    for handed in _handed_out(study, view):
+        one = _write(study, handed, known)
         if one is None:
-            listener(Notice(f"no model is saved at rank {place.rank}: its weights were not kept"))
+            listener(Notice(f"no model of {handed.name} is saved: its weights were not kept"))
             continue
-        paths.append(path)
+        paths.append(handed.path)
         found.append(one)
-    measured = [one for one in known if one.kind == "baseline"]
+    measured = [one for one in known.values() if one.kind == "baseline"]
     if view.leaderboard and not measured:
         measured = list(measure_baselines(study, listener))
     tested = (*found, *measured)
@@ -52,35 +55,100 @@ def hand_out(
     return paths, tested
 
 
-def _write(study: "Study", place: Ranked, path: Path, known: Tested | None) -> Tested | None:
-    """Write the model of a place; return its numbers, or None where its weights are gone."""
-    weights = read_weights(study.settings.workspace.weights(study.id, place.design_id))
-    if weights is None:
-        return None
+@dataclass(frozen=True)
+class _Handed:
+    """A model to hand out: one network, or the weighted mean of several."""
+
+    kind: Literal["design", "ensemble"]
+    name: str
+    path: Path
+    networks: tuple[tuple[Design, Path, float], ...]
+    """Design, file of its weights, and share of the output of each network."""
+    rank: int | None = None
+    selected: float | None = None
+    design_id: str | None = None
+    """Of the study's design that a single network is of."""
+
+
+def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
+    workspace, finals = study.settings.workspace, view.finals
+    places = {place.design_id: place for place in view.leaderboard}
+    wanted = [place.design_id for place in view.leaderboard[: study.pipeline.outputs.models]]
+    if finals is not None:
+        wanted = handed_out(study, finals)
+    designs = {design.design_id: design for design in study.designs}
+    is_apart = study.job().settings.select_on == "validation"
+    for design_id in wanted:
+        place, design = places[design_id], designs[design_id]
+        if finals is not None:
+            trained = refit_task(design, finals).design
+            weights = workspace.final_weights(study.id, trained.design_id)
+        else:
+            trained, weights = design, workspace.weights(study.id, design_id)
+        yield _Handed(
+            "design", place.design, workspace.model(study.id, place.rank), ((trained, weights, 1.0),),
+            rank=place.rank, selected=place.score if is_apart else None, design_id=design_id,
+        )  # fmt: skip
+    if finals is not None and finals.ensemble:
+        yield _ensemble(study, finals)
+
+
+def _ensemble(study: "Study", finals: Finals) -> _Handed:
+    workspace, counts = study.settings.workspace, finals.ensemble
+    trained = [one for one in study.store.final_trials(study.id) if one.stage == "folds"]
+    total, networks = sum(counts.values()), []
+    for design_id, count in counts.items():
+        mine = [one.design for one in trained if one.finalist == design_id]
+        networks += [
+            (design, workspace.final_weights(study.id, design.design_id), count / total / len(mine))
+            for design in mine
+        ]
+    designs = f"{len(counts)} designs" if len(counts) > 1 else "one design"
+    return _Handed(
+        "ensemble", f"an ensemble of {designs} ({len(networks)} networks)", workspace.ensemble(study.id),
+        tuple(networks), selected=finals.ensemble_score,
+    )  # fmt: skip
+
+
+def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Tested | None:
+    """Write a model; return its numbers, or None where its weights are gone."""
+    weights = [read_weights(path) for _, path, _ in handed.networks]
+    before = known.get(handed.design_id or handed.kind)
+    if any(one is None for one in weights):
+        return before if before is not None and handed.path.is_file() else None
     make_importable(study.job().import_paths)
     import_tensorflow()
     from dnnflow.engines.keras.build import build_model
 
     dataset = study.dataset
-    design = next(one for one in study.designs if one.design_id == place.design_id)
-    model = build_model(design, dataset.n_features, dataset.n_classes)
-    model.set_weights(weights)
+    members = []
+    for (design, _, share), arrays in zip(handed.networks, weights, strict=True):
+        network = build_model(design, dataset.n_features, dataset.n_classes)
+        network.set_weights(arrays)
+        members.append((network, share))
+    model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
 
     def predict(features: NDArray[np.float32]) -> NDArray[np.integer]:
         outputs = [np.asarray(model(features[at : at + _BATCH_ROWS], training=False))
                    for at in range(0, len(features), _BATCH_ROWS)]  # fmt: skip
         return np.asarray(np.concatenate(outputs).argmax(axis=1))
 
-    if known is None:
+    if before is None:
         rows = TrainingRows(dataset, study.job().settings, blocks=True)
         counts = count(predict, rows.test(), dataset.n_classes)
-        known = _tested(counts, kind="design", name=place.design, design_id=place.design_id)
-    is_apart = study.job().settings.select_on == "validation"
-    tested = replace(known, rank=place.rank, selected=place.score if is_apart else None)
-    record = {"design": design.to_dict(), "study_id": study.id, "design_id": place.design_id,
-              "score": place.score, "tested": tested.to_dict()}  # fmt: skip
-    write_model(path, model, dataset, record)
+        before = _tested(counts, kind=handed.kind, name=handed.name, design_id=handed.design_id)
+    tested = replace(before, rank=handed.rank, selected=handed.selected)
+    record = {"study_id": study.id, "design_id": handed.design_id, "score": handed.selected,
+              "tested": tested.to_dict(), **_described(handed)}  # fmt: skip
+    write_model(handed.path, model, dataset, record)
     return tested
+
+
+def _described(handed: _Handed) -> dict[str, Any]:
+    """Return the designs of a model, as JSON types."""
+    if handed.kind == "design":
+        return {"design": handed.networks[0][0].to_dict()}
+    return {"members": [{"design": design.to_dict(), "share": share} for design, _, share in handed.networks]}
 
 
 def measure_baselines(study: "Study", listener: Listener) -> Iterator[Tested]:

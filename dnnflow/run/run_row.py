@@ -11,7 +11,9 @@ from dnnflow.events import (
     ClusterReady,
     Command,
     Event,
+    FinalsProgress,
     Listener,
+    Stage,
     StageStarted,
     TrainingProgress,
     TrialsStored,
@@ -54,6 +56,8 @@ class RunRow:
         match event:
             case StageStarted():
                 self._tell(stage=f"{event.stage.value}: {event.detail}")
+            case FinalsProgress():
+                self._tell(stage=f"{Stage.FINALISTS.value}: {event.done:,} of {event.total:,} trainings")
             case ClusterReady():
                 self._tell(dashboard=event.dashboard)
             case TrainingProgress() | TrialsStored():

@@ -76,7 +76,7 @@ class BestWeights:
         if key in dropped:
             return
         if weights:
-            write_file(self._file(key), _pack(weights))
+            write_weights(self._file(key), weights)
         for other in dropped:
             self._file(other).unlink(missing_ok=True)
 
@@ -84,10 +84,11 @@ class BestWeights:
         return self._directory / f"{key.design_id}.npz"
 
 
-def _pack(weights: Sequence[np.ndarray]) -> bytes:
+def write_weights(path: Path, weights: Sequence[np.ndarray]) -> None:
+    """Write the arrays of a network, for `read_weights`."""
     buffer = io.BytesIO()
     np.savez(buffer, *weights)
-    return buffer.getvalue()
+    write_file(path, buffer.getvalue())
 
 
 def read_weights(path: Path) -> list[np.ndarray] | None:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +12,7 @@ from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
-from dnnflow.errors import StudyStopped
 from dnnflow.events import (
-    Command,
     Listener,
     Notice,
     StudyBegun,
@@ -25,7 +22,7 @@ from dnnflow.events import (
     announced,
     ignore,
 )
-from dnnflow.execute.control import Control, Stopped, control_from
+from dnnflow.execute.control import Control, control_from
 from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
 from dnnflow.pipeline.pipeline_checks import validate_leniently
 from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
@@ -34,6 +31,7 @@ from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.run.saved_model import BestWeights, LeaderboardKey
+from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 
@@ -119,14 +117,13 @@ class Study:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every design has a trial."""
+        """Whether all its stages have ended well."""
         return self.record.state is RunState.FINISHED
 
     @property
     def is_trained(self) -> bool:
-        """Whether training it has ended, and no trial was taken away since."""
-        counts = self.store.counts(self.study_id)
-        return self.is_finished and sum(counts.values()) >= self.record.n_designs
+        """Whether every design has a trial."""
+        return sum(self.store.counts(self.study_id).values()) >= self.record.n_designs
 
     def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
         """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
@@ -140,7 +137,7 @@ class Study:
 
     def view(self) -> StudyView:
         """Return leaderboard, marginals, curves and failures, ready to be shown."""
-        return load_view(self.store, self.study_id, self.settings.workspace.predictions(self.study_id))
+        return load_view(self.store, self.study_id, self.settings.workspace)
 
     @property
     def best(self) -> "pd.Series[Any] | None":
@@ -183,8 +180,6 @@ class Study:
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
-            if not self.missing():
-                self.store.set_state(self.study_id, RunState.FINISHED)
 
     def forget_failed(self) -> int:
         """Forget the trials that did not complete, so that they are trained again; return how many."""
@@ -230,11 +225,11 @@ def read_stored(plain: Mapping[str, Any]) -> Pipeline:
     return pipeline or Pipeline(dataset=DatasetSection(source="-", label="-"), designs=1)
 
 
-class StudyTraining:
+class StudyTraining(TrialLoop):
     """One training of a study's missing designs: stores trials, keeps the best weights, reports progress."""
 
     def __init__(self, study: Study, listener: Listener) -> None:
-        self._study, self._listener = study, listener
+        super().__init__(study, listener)
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
@@ -250,7 +245,6 @@ class StudyTraining:
             len(self._designs),
             lambda: TrainingRows(study.dataset, study.job().settings).measured_labels(),
         )
-        self._began_s = time.monotonic()
         self._reported_s, self._reported = 0.0, -1
 
     def run(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
@@ -261,50 +255,13 @@ class StudyTraining:
         StudyStopped
             If it says so before all are trained.
         """
-        left, study = list(portions), self._study
+        study = self._study
         begun = StudyBegun(study.record.name, study.about, len(self._designs), self._before, executor.client)
         with announced(begun, self._listener):
-            while left := [portion for portion in left if not self._has(portion)]:
-                if control.command is Command.CANCEL:
-                    raise self._stopped()
-                if control.command is Command.PAUSE:
-                    self._pause(control)
-                else:
-                    with suppress(Stopped):
-                        self._train(executor, left, control)
-                    self._report(force=True)
+            self._train_all(executor, portions, control)
 
-    def _train(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
-        """Store every batch of outcomes before the next is awaited."""
-        batches = executor.train(
-            portions,
-            self._study.job(),
-            keep_above=self._keeper.threshold,
-            control=control,
-            listener=self._listener,
-        )
-        with closing(batches):  # an error here, or Ctrl-C, stops what is in flight
-            for outcomes in batches:
-                self._store([x for x in outcomes if x.trial.design_id not in self._stored])
-
-    def _has(self, portion: Portion) -> bool:
-        return all(design.design_id in self._stored for design in portion.designs)
-
-    def _pause(self, control: Control) -> None:
-        """Wait while the command is to pause; the time is none of the training's."""
-        study, paused_s = self._study, time.monotonic()
-        study.store.acknowledge(study.id, Command.PAUSE)
-        self._listener(Notice(f"paused by request, {self._progress()}; dnnflow resume {study.id} goes on"))
-        control.wait()
-        self._began_s += time.monotonic() - paused_s
-        if control.command is Command.RUN:
-            study.store.acknowledge(study.id, Command.RUN)
-            self._listener(Notice("goes on by request"))
-
-    def _stopped(self) -> StudyStopped:
-        study_id = self._study.id
-        return StudyStopped(f"a study is trained while it is wanted, got a request to stop study {study_id}, "
-                            f"{self._progress()}; dnnflow resume {study_id} goes on")  # fmt: skip
+    def _keep_above(self) -> float:
+        return self._keeper.threshold()
 
     def _progress(self) -> str:
         return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
@@ -344,7 +301,7 @@ class StudyTraining:
         error = row["error_type"]
         return _result(self._designs[row["design_id"]], score, error if isinstance(error, str) else "")
 
-    def _report(self, force: bool = False) -> None:
+    def _report(self, *, force: bool = False) -> None:
         elapsed_s = time.monotonic() - self._began_s
         is_soon = elapsed_s - self._reported_s < PROGRESS_S
         if self._reported == self._trained or (is_soon and not force):

@@ -206,13 +206,13 @@ def spans_much(depths: np.ndarray) -> bool:
 
 def time_marks(view: StudyView) -> list[str]:
     """Return a mark for each place of the leaderboard: a star at a share, where others are measured alone."""
-    mixed = len(set(view.timings)) == 2
-    return ["*" if mixed and shared else "" for shared in view.timings]
+    mixed = len({place.amortised for place in view.leaderboard}) == 2
+    return ["*" if mixed and place.amortised else "" for place in view.leaderboard]
 
 
 def timings(view: StudyView) -> str | None:
     """Say how the training times of the leaderboard were found; None without one."""
-    shared = set(view.timings)
+    shared = {place.amortised for place in view.leaderboard}
     if not shared:
         return None
     return f"*: {timing(True)}, the others are {timing(False)}" if len(shared) == 2 else timing(shared.pop())

@@ -12,7 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from dnnflow.events import Event, RowsRead, StageFinished, StageStarted, TrainingProgress, TrialsStored
+from dnnflow.events import (
+    Event,
+    FinalsProgress,
+    RowsRead,
+    StageFinished,
+    StageStarted,
+    TrainingProgress,
+    TrialsStored,
+)
 from dnnflow.show.study_tables import time_marks, timings
 from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
 
@@ -76,6 +84,8 @@ class Progress:
             case TrialsStored():
                 done = event.completed + event.failed
                 self._advance(event, "designs", done, event.total, pace_in_words(event))
+            case FinalsProgress():
+                self._advance(event, "trainings", event.done, event.total, "")
             case TrainingProgress():
                 self._advance(event, "samples", event.samples, event.total, measures_in_words(event))
             case RowsRead():

@@ -24,6 +24,8 @@ def in_words(event: Event) -> str:
             return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
         case events.TrialsStored():
             return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
+        case events.FinalsProgress():
+            return f"{event.done:,} of {event.total:,} trainings of finalists"
         case events.TrainingProgress():
             return training_in_words(event)
         case events.ReplicaLost():

@@ -481,7 +481,7 @@ def test_an_exported_trial_says_how_its_time_was_found(store: Store, tmp_path: P
     exported = pd.read_csv(tmp_path / "trials.csv").set_index("seed")
     assert exported["amortised"].to_dict() == {0: False, 1: True}
     shown = load_view(store, study_id)
-    assert [shown.trials["seed"][place] for place, shared in enumerate(shown.timings) if shared] == [1]
+    assert [place.design_id for place in shown.leaderboard if place.amortised] == []
 
 
 def test_a_deep_study_is_tested_for_flatness(store: Store) -> None:

@@ -28,9 +28,9 @@ def views(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of studies whose numbers were computed, one for each time."""
     computed: list[str] = []
 
-    def load_view(store: Any, study_id: str, predictions: Path) -> study_view.StudyView:
+    def load_view(store: Any, study_id: str, workspace: Any) -> study_view.StudyView:
         computed.append(study_id)
-        return study_view.load_view(store, study_id, predictions)
+        return study_view.load_view(store, study_id, workspace)
 
     monkeypatch.setattr(stored, "load_view", load_view)
     return computed

@@ -27,8 +27,8 @@ class Predictions:
     truth: NDArray[np.integer]
     """Shape (rows,): class codes of the rows that designs are compared on."""
     values: NDArray[Any]
-    """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16, NaN
-    for rows that a design was fitted to."""
+    """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16,
+    NaN for rows that a design was fitted to."""
     design_ids: tuple[str, ...]
     """Whose rows of `values` these are."""
 

@@ -1,6 +1,7 @@
 """Compare designs row by row: what the best of them is worth, and which are truly worse.
 
-`right` is an ndarray, shape (designs, rows), bool: whether a design's prediction of a row is right. Designs
+`right` is an ndarray, shape (designs, rows): whether a design's prediction of a row is right, bool; or how
+good it is, float, as the share of right predictions over several seeds. Designs
 stand in the leaderboard's order, and their rows are the same. The statistics take rows as independent of each
 other, and models as given: with folds, a row is predicted by the model that was not trained on it.
 """
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import bdtr
+from scipy.special import bdtr, stdtr
 
 from dnnflow.errors import InputError
 
@@ -18,6 +19,8 @@ BLOCK = 2**23
 MOST_PRODUCTS = 4e10
 """Designs × rows × bootstraps, about two seconds of a core; above, fewer bootstraps are drawn."""
 FEWEST_BOOTSTRAPS = 200
+MOST_NEAR = 1000
+"""Designs that may be the best of a bootstrap where predictions are not just right or wrong."""
 HOPELESS = 1e-6
 """Most probability that leaving designs out beforehand changes a result."""
 
@@ -76,7 +79,7 @@ def bias_corrected(right: np.ndarray, *, seed: int = 0, bootstraps: int = 1000) 
         raise InputError(f"bootstraps must be >= 1, got {bootstraps}; leave it out for 1000")
     rows = right.shape[1]
     counts = _counts(right, np.ones((1, rows), bool))[:, 0]
-    kept = _hopeful(right, int(counts.argmax()), bootstraps)
+    kept = _hopeful(right, int(counts.argmax()), bootstraps) if right.dtype == bool else _nearest(counts)
     affordable = int(MOST_PRODUCTS / (len(kept) * rows))
     bootstraps = min(bootstraps, max(FEWEST_BOOTSTRAPS, affordable))
     measured = np.concatenate(
@@ -111,10 +114,12 @@ def told_apart(right: np.ndarray, *, alpha: float = 0.05) -> tuple[bool, ...]:
     (Dietterich, Approximate statistical tests for comparing supervised classification learning algorithms,
     1998).
 
+    Of numbers other than right and wrong, the test is a one-sided paired t-test.
+
     Parameters
     ----------
     right
-        Shape (designs, rows), bool; the first is who the others are compared with.
+        Shape (designs, rows), bool or float; the first is who the others are compared with.
     alpha
         Most probability that a design told apart is as good as the first, over all designs together.
 
@@ -124,13 +129,32 @@ def told_apart(right: np.ndarray, *, alpha: float = 0.05) -> tuple[bool, ...]:
         Without a design or a row.
     """
     _check(right, least_rows=1)
-    only_first, only_other = _discordant(right, 0)
-    p = bdtr(only_other[1:], (only_first + only_other)[1:].astype(np.int64), 0.5)  # (designs - 1,)
+    p = _exact(right) if right.dtype == bool else _by_mean(right)  # (designs - 1,)
     order = np.argsort(p, kind="stable")
     levels = alpha / len(right) / np.arange(len(p), 0, -1)
     told = np.empty(len(p), bool)
     told[order] = np.logical_and.accumulate(p[order] <= levels)
     return tuple(told.tolist())
+
+
+def _exact(right: np.ndarray) -> np.ndarray:
+    """Return for each design but the first the p-value of McNemar's exact test, one-sided."""
+    only_first, only_other = _discordant(right, 0)
+    return np.asarray(bdtr(only_other[1:], (only_first + only_other)[1:].astype(np.int64), 0.5))
+
+
+def _by_mean(good: np.ndarray) -> np.ndarray:
+    """Return for each design but the first the p-value of a paired t-test, one-sided."""
+    rows = good.shape[1]
+    found = []
+    for other in good[1:]:
+        ahead = good[0].astype(np.float64) - other
+        mean, deviation = ahead.mean(), ahead.std(ddof=1) if rows > 1 else 0.0
+        if deviation == 0:
+            found.append(0.0 if mean > 0 and rows > 1 else 1.0)
+        else:
+            found.append(float(stdtr(rows - 1, -mean / deviation * np.sqrt(rows))))
+    return np.array(found)
 
 
 def smallest_equal(right: np.ndarray, sizes: Sequence[float], *, alpha: float = 0.05) -> int:
@@ -157,10 +181,10 @@ def smallest_equal(right: np.ndarray, sizes: Sequence[float], *, alpha: float = 
 
 
 def _check(right: np.ndarray, *, least_rows: int) -> None:
-    if right.ndim != 2 or right.dtype != bool:
+    if right.ndim != 2 or right.dtype.kind not in "bf":
         raise InputError(
-            f"right must be a bool array of shape (designs, rows), got {right.dtype} of shape {right.shape}; "
-            "compare predictions with labels"
+            f"right must be a bool or float array of shape (designs, rows), got {right.dtype} of shape "
+            f"{right.shape}; compare predictions with labels"
         )
     designs, rows = right.shape
     if designs < 1:
@@ -218,6 +242,11 @@ def _hopeful(right: np.ndarray, best: int, bootstraps: int) -> np.ndarray:
     return np.flatnonzero(behind <= np.log(len(right) * bootstraps / HOPELESS))
 
 
+def _nearest(counts: np.ndarray) -> np.ndarray:
+    """Return the indices of the designs with the largest sums (designs,), as no bound is known for them."""
+    return np.sort(np.argsort(-counts, kind="stable")[:MOST_NEAR])
+
+
 def _draws(rows: int, bootstraps: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each row is drawn, shape (block, rows), float32; at least one row is not."""
     generator = np.random.default_rng(seed)
@@ -237,11 +266,11 @@ def _measure_left_out(right: np.ndarray, kept: np.ndarray, drawn: np.ndarray) ->
     """Return for each bootstrap the accuracy, on rows not drawn, of the best design on rows drawn."""
     each = np.arange(len(drawn))
     best = np.zeros(len(drawn), int)
-    highest = np.full(len(drawn), -1.0)
+    highest = np.full(len(drawn), -np.inf)
     for block, numbers in _products(right, kept, drawn):
         place = numbers.argmax(axis=1)
         higher = numbers[each, place] > highest
         best[higher] = block[place[higher]]
         highest[higher] = numbers[each, place][higher]
     left_out = drawn == 0  # (bootstraps, rows)
-    return np.asarray((right[best] & left_out).sum(axis=1) / left_out.sum(axis=1))
+    return np.asarray((right[best] * left_out).sum(axis=1) / left_out.sum(axis=1))

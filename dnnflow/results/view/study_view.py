@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from dnnflow.engines.records import Trial, TrialState
-from dnnflow.results.predictions.prediction_matrix import read_predictions
+from dnnflow.engines.records import FinalOptions, Trial, TrialState
+from dnnflow.paths import Workspace
+from dnnflow.results.predictions.prediction_matrix import Predictions, read_predictions
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.depth import (
@@ -21,19 +22,22 @@ from dnnflow.results.view.depth import (
     time_fit,
     timed_alike,
 )
+from dnnflow.results.view.finals import Finals, finals_of
 from dnnflow.results.view.leaderboard import (
+    PLACES,
     Noise,
     Ranked,
+    by_design,
     completed,
     leaderboard,
     noise,
     told_apart_on,
+    with_finals,
 )
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
+from dnnflow.results.view.paired import bias_corrected
 from dnnflow.results.view.tested import Tested, sentence, tested_in
 
-PLACES = 100
-"""Length of the leaderboard."""
 CURVES = 10
 """Learning curves are shown for so many of the best."""
 
@@ -79,7 +83,11 @@ class StudyView:
     trials: pd.DataFrame = field(repr=False)
     """One row a completed trial, best first, with the columns `COLUMNS`."""
     leaderboard: tuple[Ranked, ...]
-    """The best designs, at most `PLACES`."""
+    """The best designs, at most `PLACES`: finalists first, then the others by the screen."""
+    screen: tuple[Ranked, ...]
+    """The best designs by the screen alone, at most `PLACES`."""
+    finals: Finals | None
+    """The finalists and what is handed out of them; None before they are trained, and without any."""
     noise: Noise | None
     """How far the first place can be trusted; None without a completed trial."""
     marginals: tuple[Marginal, ...]
@@ -134,11 +142,6 @@ class StudyView:
         return _majority_rate(self.best)
 
     @property
-    def timings(self) -> tuple[bool, ...]:
-        """For each place of the leaderboard: whether its training time is a share of a stack's."""
-        return tuple(map(bool, self.trials["amortised"].head(len(self.leaderboard))))
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the confusion counts."""
         names = self.record.dataset.get("class_names") or ()
@@ -146,12 +149,12 @@ class StudyView:
         return tuple(map(str, names)) if len(names) == size or not size else tuple(map(str, range(size)))
 
 
-def load_view(store: Store, study_id: str, predictions: Path | None = None) -> StudyView:
+def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -> StudyView:
     """Read a study's trials and compute everything that is shown of them.
 
     Parameters
     ----------
-    predictions
+    workspace
         Where what the designs predict is kept, if it is.
 
     Raises
@@ -162,21 +165,33 @@ def load_view(store: Store, study_id: str, predictions: Path | None = None) -> S
     record = store.study(study_id)
     every = store.frame(record.study_id, columns=COLUMNS)
     done = completed(every)
-    best = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
-    first = done.head(PLACES)
-    rows = _measured_rows(record, best)
-    found = read_predictions(predictions) if predictions else None
-    right = found.right(done["design_id"].tolist()) if found and len(done) else None
-    apart = told_apart_on(right, done["score"].to_numpy(), rows)
-    designs = store.designs_of(record.study_id, first["design_id"].tolist())
-    places = leaderboard(first, designs, rows, apart)
+    some = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
+    rows = _measured_rows(record, some)
+    screened, members = by_design(
+        done, lambda: {one.design_id: one for one in store.designs(record.study_id)}, rows
+    )
+    right = _right(members, read_predictions(workspace.predictions(record.study_id)) if workspace else None)
+    apart = told_apart_on(right, screened["score"].to_numpy(), rows)
+    finals = load_finals(store, record, workspace) if workspace else None
+    ordered, told = screened, apart
+    if finals is not None:
+        ordered = with_finals(screened, finals)
+        told = _told_with_finals(screened, ordered, finals, right, rows)
+    designs = store.designs_of(
+        record.study_id, [*screened["design_id"].head(PLACES), *ordered["design_id"].head(PLACES)]
+    )
+    places = leaderboard(ordered, designs, told)
+    best = store.trial(record.study_id, places[0].design_id) if places else None
+    corrected = bias_corrected(right) if right is not None and rows > 1 else None
     by_depth = bands(done, "score")
     return StudyView(
         record=record,
         counts=store.counts(record.study_id),
         trials=done,
         leaderboard=places,
-        noise=noise(done, rows, "test" if is_selected_on_test(record) else "validation", apart, right),
+        screen=leaderboard(screened, designs, apart),
+        finals=finals,
+        noise=noise(ordered, rows, "test" if is_selected_on_test(record) else "validation", told, corrected),
         marginals=marginals(done),
         score_by_depth=by_depth,
         time_by_depth=bands(timed_alike(done), "training_s"),
@@ -188,6 +203,45 @@ def load_view(store: Store, study_id: str, predictions: Path | None = None) -> S
         failures=_failures(store, record.study_id, every),
         tested=tested_in(record.outcome),
     )
+
+
+def load_finals(store: Store, record: RunRecord, workspace: Workspace) -> Finals | None:
+    """Return the order of a study's finalists as far as they are trained; None without any."""
+    found = store.final_trials(record.study_id)
+    if not found:
+        return None
+    given = record.pipeline.get("evaluation") or {}
+    options = FinalOptions(**{name: given[name] for name in FinalOptions.model_fields if name in given})
+    predictions = read_predictions(workspace.final_predictions(record.study_id))
+    return finals_of(found, predictions, prefer=options.prefer, members=options.ensemble)
+
+
+def _right(members: Sequence[Sequence[str]], found: Predictions | None) -> np.ndarray | None:
+    """Return whether designs' predictions are right, (designs, rows): of several seeds the share of them."""
+    if found is None or not members:
+        return None
+    right = found.right([design_id for group in members for design_id in group])
+    if right is None or all(len(group) == 1 for group in members):
+        return right
+    starts = np.cumsum([0, *map(len, members)])[:-1]
+    sums = np.add.reduceat(right, starts, axis=0, dtype=np.float32)
+    return np.asarray(sums / np.array([[len(group)] for group in members], np.float32))
+
+
+def _told_with_finals(
+    screened: pd.DataFrame, ordered: pd.DataFrame, finals: Finals, right: np.ndarray | None, rows: int
+) -> np.ndarray:
+    """Return for each design whether it can be told from the first finalist, in the order with finalists.
+
+    Finalists are compared by their own trainings, all others with the first one's in the screen.
+    """
+    place = pd.Series(screened.index, index=screened["design_id"])[ordered["design_id"]].to_numpy()
+    n_finalists = len(finals.finalists)
+    others = [place[0], *place[n_finalists:]]
+    behind = told_apart_on(
+        None if right is None else right[others], screened["score"].to_numpy()[others], rows
+    )
+    return np.concatenate([finals.apart, behind[1:]]).astype(bool)
 
 
 def is_selected_on_test(record: RunRecord) -> bool:

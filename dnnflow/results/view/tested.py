@@ -11,18 +11,23 @@ from dnnflow.results.view.intervals import wilson_interval
 class Tested:
     """A model that a study hands out, or what a simple model gives on the same rows."""
 
-    kind: Literal["design", "baseline"]
+    kind: Literal["design", "ensemble", "baseline"]
     name: str
-    """The design or the baseline in words."""
+    """The design, the ensemble or the baseline in words."""
     rank: int | None = None
-    """Place on the leaderboard; None for a baseline."""
+    """Place on the leaderboard; of a design only."""
     design_id: str | None = None
     score: float
-    """Share of right predictions on the test rows, 0 to 1."""
+    """The study's metric on the test rows, greater is better."""
     rows: int
     """Test rows."""
     selected: float | None = None
-    """Accuracy on the rows that the study selects on, where there are such beside the test rows."""
+    """The same on the rows that it was chosen by, where these are others; of a finalist its mean."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of its study."""
+        return self.design_id or (self.kind if self.kind == "ensemble" else self.name)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -36,12 +41,13 @@ class Tested:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Tested":
         """Build from what `to_dict` gave, also after a way through JSON."""
-        return cls(**data)
+        known = {"accuracy": "score"}  # as it was called before
+        return cls(**{known.get(name, name): value for name, value in data.items()})
 
 
 def first_of(tested: Sequence[Tested]) -> Tested | None:
-    """Return the first of the leaderboard; None where it was not tested."""
-    return next((one for one in tested if one.rank == 1), None)
+    """Return the winner, which stands first; None where no design was tested."""
+    return next((one for one in tested if one.kind == "design"), None)
 
 
 def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | None = None) -> str:
@@ -53,6 +59,7 @@ def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | 
         Designs that cannot be told from the first, itself included, and all that completed.
     """
     best = first_of(tested)
+    ensemble = [one for one in tested if one.kind == "ensemble"]
     others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.score)
     if best is None:
         return ""
@@ -63,6 +70,7 @@ def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | 
         f"({100 * low:.1f} to {100 * high:.1f})"
     )
     beside = ", ".join(f"{one.name} {100 * one.score:.1f} %" for one in others)
+    said += "".join(f"; {one.name}: {100 * one.score:.1f} %" for one in ensemble)
     said += f"; {beside}." if beside else "."
     if equal is not None and designs is not None and equal > 1:
         said += f" {equal:,} of {designs:,} designs cannot be told from it by the rows it was chosen on."

@@ -150,7 +150,7 @@ class Results:
 
     def _compute(self, record: RunRecord) -> Kept:
         start_s = time.monotonic()
-        view = load_view(self._store, record.study_id, self._workspace.predictions(record.study_id))
+        view = load_view(self._store, record.study_id, self._workspace)
         now = time.monotonic()
         kept = Kept(
             view, sum(view.counts.values()), view.record.state, view.record.outcome, now - start_s, now

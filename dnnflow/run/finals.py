@@ -1,0 +1,218 @@
+"""Train the best designs of a screen again with folds and seeds, and refit what is handed out.
+
+What is trained follows from the screen alone, by arithmetic and not by the clock: a study that goes on trains
+what is missing, and comes to the same numbers.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnnflow.design.layers import Design
+from dnnflow.engines.records import FinalOptions, Outcome, Portion
+from dnnflow.errors import InputError
+from dnnflow.events import FinalsProgress, Listener, Notice, ignore
+from dnnflow.execute.control import control_from
+from dnnflow.execute.portions import plan_study
+from dnnflow.parameters import fields_of
+from dnnflow.results.predictions.prediction_matrix import PredictionWriter
+from dnnflow.results.store.final_trials import FinalStage, FinalTrial
+from dnnflow.results.view.finals import Finals, refitted
+from dnnflow.results.view.study_view import load_finals
+from dnnflow.run.saved_model import write_weights
+from dnnflow.run.trial_loop import TrialLoop
+from dnnflow.table.columns.split import Part
+
+if TYPE_CHECKING:
+    from dnnflow.execute.executor import Executor
+    from dnnflow.results.view.study_view import StudyView
+    from dnnflow.run.study import Study
+
+SMALL_ROWS = 5000
+"""Training rows up to which finalists have folds."""
+FOLDS, SEEDS = 5, 3
+LEAST_FINALISTS = 3
+"""Trained whatever share of the study they take."""
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training after the screen."""
+
+    stage: FinalStage
+    finalist: str
+    """Id of the design that the study compares."""
+    design: Design
+    """What is trained: with a seed of its own, so that no two trainings of a study are the same design."""
+    part: Part
+    repeat: int = 0
+
+
+def options_of(study: "Study") -> FinalOptions:
+    """Return how a study's best are trained again."""
+    return FinalOptions(**fields_of(FinalOptions, study.pipeline.evaluation))
+
+
+def parts_of(study: "Study", options: FinalOptions) -> list[tuple[Part, int]]:
+    """Return the rows that each training of a finalist holds out, and the number of its seed.
+
+    Raises
+    ------
+    InputError
+        If there are fewer rows, groups or instants than the folds that were asked for.
+    """
+    dataset, settings = study.dataset, study.job().settings
+    folds = options.folds or (FOLDS if dataset.rows["train"] <= SMALL_ROWS else None)
+    if folds is not None:
+        parts = [(Part(folds=folds, fold=fold, repeat=repeat), repeat)
+                 for repeat in range(options.repeats) for fold in range(folds)]  # fmt: skip
+        try:
+            dataset.part(parts[0][0])
+        except InputError:
+            if options.folds is not None:
+                raise
+        else:
+            return parts
+    return [(Part(holdout=settings.held_share), repeat) for repeat in range(max(SEEDS, options.repeats))]
+
+
+def finalists_of(view: "StudyView", options: FinalOptions, trainings: int) -> list[str]:
+    """Return the ids of the best designs of a screen, as many as their share of the arithmetic allows."""
+    wanted = [place.design_id for place in view.screen[: options.finalists]]
+    work = view.trials["flops"].fillna(view.trials["parameters"]).fillna(1).astype(float)
+    work *= view.trials["epochs_run"]
+    of_design = dict(zip(view.trials["design_id"], work, strict=True))
+    most = work.sum() * options.finalists_share / (1 - options.finalists_share)
+    spent = np.cumsum([of_design[design_id] * (trainings + 1) for design_id in wanted])
+    return wanted[: max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right")))]
+
+
+def has_finals(study: "Study", view: "StudyView") -> bool:
+    """Whether the best of a study's screen are trained again."""
+    settings = study.job().settings
+    return bool(settings.select_on == "validation" and options_of(study).finalists and view.screen)
+
+
+def train_finals(
+    study: "Study", view: "StudyView", executor: "Executor", listener: Listener = ignore
+) -> Finals | None:
+    """Train the finalists with folds, then what is handed out on all training rows; return their order.
+
+    Stopping it loses no stored training; the next call goes on with what is missing.
+
+    Raises
+    ------
+    StudyStopped
+        If somebody asks for it meanwhile.
+    StudyError
+        If another living process trains this study.
+    """
+    options = options_of(study)
+    parts = parts_of(study, options)
+    chosen = finalists_of(view, options, len(parts))
+    if len(chosen) < min(options.finalists, len(view.screen)):
+        listener(Notice(
+            f"{len(chosen)} finalists of {options.finalists}: more would take over "
+            f"{options.finalists_share:.0%} of the study; raise evaluation.finalists_share for more"
+        ))  # fmt: skip
+    designs = {design.design_id: design for design in study.designs}
+    folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
+    with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
+        FinalTraining(study, folds, listener).run(executor, control)
+        finals = load_finals(study.store, study.record, study.settings.workspace)
+        if finals is not None:
+            refits = [refit_task(designs[one], finals) for one in handed_out(study, finals)]
+            FinalTraining(study, refits, listener).run(executor, control)
+    return finals
+
+
+def handed_out(study: "Study", finals: Finals) -> list[str]:
+    """Return the ids of the finalists whose models are saved: the winner, and the first of the order."""
+    first = [one.design_id for one in finals.finalists[: study.pipeline.outputs.models]]
+    return list(dict.fromkeys([finals.winner, *first]))
+
+
+def _fold_tasks(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[Task]:
+    for number, (part, repeat) in enumerate(parts, start=1):
+        seeded = replace(design, seed=(design.seed + number) % _MAX_SEED)
+        yield Task("folds", design.design_id, seeded, part, repeat)
+
+
+def refit_task(design: Design, finals: Finals) -> Task:
+    """Return the training of a finalist on all training rows, for the epochs that its folds found."""
+    to_fit = refitted(design, finals.of(design.design_id).epochs)
+    part = Part(holdout=0.0) if not to_fit.watches_validation else Part()
+    return Task("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
+
+
+class FinalTraining(TrialLoop):
+    """Trains tasks of one stage, and keeps weights, predictions and trials, in this order."""
+
+    def __init__(self, study: "Study", tasks: Sequence[Task], listener: Listener) -> None:
+        super().__init__(study, listener)
+        self._tasks = {task.design.design_id: task for task in tasks}
+        self._stored = {one.design.design_id for one in study.store.final_trials(study.id)}
+        self._predictions = PredictionWriter(
+            study.settings.workspace.final_predictions(study.id), len(tasks), self._truth
+        )
+
+    def run(self, executor: "Executor", control: Any) -> None:
+        """Train what is missing, portion by portion."""
+        portions = list(self._portions())
+        self._train_all(executor, portions, control)
+
+    def _portions(self) -> Iterator[Portion]:
+        """Yield the tasks of each part as its engine trains them together."""
+        settings, dataset = self._study.job().settings, self._study.dataset
+        by_part: dict[Part, list[Design]] = {}
+        for task in self._tasks.values():
+            by_part.setdefault(task.part, []).append(task.design)
+        for part, designs in by_part.items():
+            for portion in plan_study(designs, settings, lambda: dataset).portions:
+                yield replace(portion, part=part)
+
+    def _keep_above(self) -> float:
+        return -math.inf
+
+    def _store(self, outcomes: Sequence[Outcome]) -> None:
+        study, found, predicted = self._study, [], {}
+        for outcome in outcomes:
+            task = self._tasks[outcome.trial.design_id]
+            if outcome.weights is not None:
+                path = study.settings.workspace.final_weights(study.id, task.design.design_id)
+                write_weights(path, outcome.weights)
+            if outcome.predicted is not None:
+                predicted[task.design.design_id] = self._in_rows(outcome.predicted, task.part)
+            found.append(
+                FinalTrial(task.stage, task.finalist, task.design, task.part.fold, task.repeat, outcome.trial)
+            )
+        self._predictions.append(predicted)
+        study.store.add_final_trials(study.id, found)
+        self._stored |= {one.design.design_id for one in found}
+        self._report()
+
+    def _truth(self) -> NDArray[np.integer]:
+        part = next(iter(self._tasks.values())).part
+        labels = self._study.dataset.labels("train")
+        return labels if part.folds is not None else labels[self._study.dataset.part(part)[1]]
+
+    def _in_rows(self, predicted: NDArray[Any], part: Part) -> NDArray[Any]:
+        """Return predictions (held rows, outputs) in their places among all training rows, NaN elsewhere."""
+        if part.folds is None:
+            return predicted
+        placed = np.full((self._study.dataset.rows["train"], *predicted.shape[1:]), np.nan, np.float16)
+        placed[self._study.dataset.part(part)[1]] = predicted
+        return placed
+
+    def _progress(self) -> str:
+        done = sum(design_id in self._stored for design_id in self._tasks)
+        return f"with {done:,} of {len(self._tasks):,} trainings of finalists done"
+
+    def _report(self, *, force: bool = False) -> None:
+        done = sum(design_id in self._stored for design_id in self._tasks)
+        self._listener(FinalsProgress(done, len(self._tasks)))
