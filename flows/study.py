@@ -22,7 +22,7 @@ from dnnflow.execute.executor import Executor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run import execute as stages
-from dnnflow.run.finals import has_finals
+from dnnflow.run.final_stage import has_finals
 from dnnflow.run.run import StudyRun
 from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Shard, Study, shards

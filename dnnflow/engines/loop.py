@@ -13,7 +13,7 @@ import psutil
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.scoring import Measured, kept_of
+from dnnflow.engines.scoring import MeasuredRows, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
 from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
 from dnnflow.events import utc_now
@@ -149,7 +149,7 @@ class Network(ABC):
         found = self.measure(self.rows.validation())
         return Metrics(found.loss, found.share_right)
 
-    def measure(self, blocks: Iterator[Block]) -> Measured:
+    def measure(self, blocks: Iterator[Block]) -> MeasuredRows:
         """Return what the network gives for some rows."""
         loss_sum, truth, found = 0.0, [], []
         for block in blocks:
@@ -158,7 +158,7 @@ class Network(ABC):
             truth.append(block[1][block[2]])
             found.append(outputs)
         true = np.concatenate(truth)
-        return Measured(loss_sum / len(true), true, np.concatenate(found))
+        return MeasuredRows(loss_sum / len(true), true, np.concatenate(found))
 
     @abstractmethod
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
@@ -267,7 +267,7 @@ class Result:
     """A design that was trained and measured."""
 
     history: EpochHistory
-    measured: Measured | None
+    measured: MeasuredRows | None
     """On the rows that designs are compared on, in the table's order; None where nothing was held back."""
     parameters: int
     flops: int | None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRows:
     """What a network gives for some rows, beside what is true."""
 
     loss: float
@@ -42,7 +42,7 @@ def as_codes(classes: NDArray[np.integer], n_classes: int) -> NDArray[np.integer
     return classes.astype(np.min_scalar_type(n_classes - 1))
 
 
-def kept_of(measured: Measured, dataset: "Dataset", *, whole: bool) -> NDArray[np.generic]:
+def kept_of(measured: MeasuredRows, dataset: "Dataset", *, whole: bool) -> NDArray[np.generic]:
     """Return class codes (rows,) to be kept, or, `whole`, probabilities (rows, classes) in float16."""
     if whole:
         return measured.outputs.astype(np.float16)

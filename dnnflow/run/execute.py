@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, overload
 import fsspec
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.errors import DataError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
@@ -20,14 +21,15 @@ from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView
+from dnnflow.run.final_stage import has_finals, train_finals
 from dnnflow.run.final_test import hand_out
-from dnnflow.run.finals import has_finals, train_finals
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Study
 from dnnflow.run.train import Trained, open_workers, outcome_of_training, train_pipeline, write_trained
 from dnnflow.settings import Settings
+from dnnflow.table.columns.split import Part
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
@@ -91,7 +93,8 @@ def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
     with recorded(run, listener) as row:
         if isinstance(run, TrainingRun):
             return _execute_training(run, draw, client, row)
-        return _execute_study(run, draw, client, row)
+        end = _execute_study(run, draw, client, row)
+    return replace(end, view=replace(end.view, record=end.study.record))  # it says that it has ended
 
 
 def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunRow) -> StudyEnd:
@@ -197,6 +200,7 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
         listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
+    _check_parts(pipeline, dataset)
     key = study_key(pipeline, dataset, designs)
     path, plain = str(dataset.path.absolute()), mask_credentials(pipeline.plain())
     known = run.find(store, key)
@@ -218,6 +222,19 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     if row is not None:
         row.move_to(known.run_id)
     return Study(store, run.settings, known.run_id)
+
+
+def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
+    """Check that the rows that designs are compared on can be held back, before all fail for it one by one.
+
+    Raises
+    ------
+    InputError
+        If there are too few rows, groups or instants.
+    """
+    TrainingRows(dataset, pipeline.training_settings).measured_labels()
+    if pipeline.evaluation.folds is not None:
+        dataset.part(Part(folds=pipeline.evaluation.folds))
 
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:

@@ -1,6 +1,6 @@
 """Measure what a study hands out, and baselines, once, on test rows that nothing was chosen by."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,8 +18,9 @@ from dnnflow.events import Listener, Notice, ignore
 from dnnflow.results.view.finals import Finals
 from dnnflow.results.view.tested import Tested, tested_in
 from dnnflow.run.ensemble_model import averaged
-from dnnflow.run.finals import handed_out, refit_task
+from dnnflow.run.final_stage import handed_out, options_of, parts_of, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
+from dnnflow.table.columns.split import Part
 
 if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
@@ -49,7 +50,8 @@ def hand_out(
         found.append(one)
     measured = [one for one in known.values() if one.kind == "baseline"]
     if view.leaderboard and not measured:
-        measured = list(measure_baselines(study, listener))
+        parts = parts_of(study, options_of(study)) if view.finals else []
+        measured = list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
     tested = (*found, *measured)
     study.store.tell(study.id, outcome={"tested": [one.to_dict() for one in tested]})
     return paths, tested
@@ -151,12 +153,23 @@ def _described(handed: _Handed) -> dict[str, Any]:
     return {"members": [{"design": design.to_dict(), "share": share} for design, _, share in handed.networks]}
 
 
-def measure_baselines(study: "Study", listener: Listener) -> Iterator[Tested]:
-    """Yield what simple models give that are fitted to the rows the designs were fitted to."""
+def measure_baselines(
+    study: "Study", listener: Listener, parts: Sequence[Part] | None = None
+) -> Iterator[Tested]:
+    """Yield what simple models give that are fitted to the rows that networks were fitted to.
+
+    Parameters
+    ----------
+    parts
+        What finalists held out, each once: baselines are then chosen by the same rows, and fitted to all
+        training rows for the test. Without, they are fitted to the rows of the screen.
+    """
     dataset, settings = study.dataset, study.job().settings
     rows, n_classes = TrainingRows(dataset, settings, blocks=True), dataset.n_classes
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, n_classes)
-    features, labels = _first(rows.epoch(0, 1), limit)
+    whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
+    held = [replace(rows, part=part) for part in parts or ()] or [rows]
+    features, labels = _first(whole.epoch(0, 1), limit)
     is_part = len(labels) == limit < dataset.rows["train"]
     for name, fit in baselines().items():
         try:
@@ -165,7 +178,10 @@ def measure_baselines(study: "Study", listener: Listener) -> Iterator[Tested]:
                 predict = fit(features, labels)
                 selected = None
                 if settings.select_on == "validation":
-                    selected = _share_right(count(predict, rows.validation(), n_classes))
+                    fits = [fit(*_first(one.epoch(0, 1), limit)) for one in held] if parts else [predict]
+                    shares = [_share_right(count(one, some.validation(), n_classes))
+                              for one, some in zip(fits, held, strict=True)]  # fmt: skip
+                    selected = float(np.mean(shares))
                 counts = count(predict, rows.test(), n_classes)
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))

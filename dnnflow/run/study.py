@@ -229,7 +229,8 @@ class StudyTraining(TrialLoop):
     """One training of a study's missing designs: stores trials, keeps the best weights, reports progress."""
 
     def __init__(self, study: Study, listener: Listener) -> None:
-        super().__init__(study, listener)
+        super().__init__(study.store, study.id, study.job(), listener)
+        self._study = study
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]

@@ -7,20 +7,21 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from dnnflow.engines.records import Outcome, Portion
+from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import StudyStopped
 from dnnflow.events import Command, Listener, Notice
 from dnnflow.execute.control import Control, Stopped
+from dnnflow.results.store.store import Store
 
 if TYPE_CHECKING:
     from dnnflow.execute.executor import Executor
-    from dnnflow.run.study import Study
 
 
 class TrialLoop(ABC):
     """Trainings of a study, stored as they come."""
 
-    def __init__(self, study: "Study", listener: Listener) -> None:
-        self._study, self._listener = study, listener
+    def __init__(self, store: Store, study_id: str, job: StudyContext, listener: Listener) -> None:
+        self._store_of_runs, self._study_id, self._job, self._listener = store, study_id, job, listener
         self._stored: set[str] = set()
         """Ids of designs that are trained."""
         self._began_s = time.monotonic()
@@ -48,7 +49,7 @@ class TrialLoop(ABC):
         """Store every batch of outcomes before the next is awaited."""
         batches = executor.train(
             portions,
-            self._study.job(),
+            self._job,
             keep_above=self._keep_above,
             control=control,
             listener=self._listener,
@@ -62,17 +63,17 @@ class TrialLoop(ABC):
 
     def _pause(self, control: Control) -> None:
         """Wait while the command is to pause; the time is none of the training's."""
-        study, paused_s = self._study, time.monotonic()
-        study.store.acknowledge(study.id, Command.PAUSE)
-        self._listener(Notice(f"paused by request, {self._progress()}; dnnflow resume {study.id} goes on"))
+        store, study_id, paused_s = self._store_of_runs, self._study_id, time.monotonic()
+        store.acknowledge(study_id, Command.PAUSE)
+        self._listener(Notice(f"paused by request, {self._progress()}; dnnflow resume {study_id} goes on"))
         control.wait()
         self._began_s += time.monotonic() - paused_s
         if control.command is Command.RUN:
-            study.store.acknowledge(study.id, Command.RUN)
+            store.acknowledge(study_id, Command.RUN)
             self._listener(Notice("goes on by request"))
 
     def _stopped(self) -> StudyStopped:
-        study_id = self._study.id
+        study_id = self._study_id
         return StudyStopped(f"a study is trained while it is wanted, got a request to stop study {study_id}, "
                             f"{self._progress()}; dnnflow resume {study_id} goes on")  # fmt: skip
 

@@ -10,7 +10,7 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
 from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
-from dnnflow.engines.scoring import Measured
+from dnnflow.engines.scoring import MeasuredRows
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
@@ -119,10 +119,10 @@ class StackRun:
         self._program.keep(stays)
         return [inside[position] for position in stays]
 
-    def test(self, members: Sequence[Member]) -> list[Measured | None]:
+    def test(self, members: Sequence[Member]) -> list[MeasuredRows | None]:
         """Return what each design gives for the rows it is measured on; None for a design that diverged.
 
-        Measured with the weights that members have, so that what is recorded is what is kept.
+        MeasuredRows with the weights that members have, so that what is recorded is what is kept.
         """
         weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
             member.weights or tuple(map(np.zeros, shapes))
@@ -181,7 +181,7 @@ class StackRun:
         found = self._measure(self._rows.validation(), n_designs)
         return [Metrics(one.loss, one.share_right) for one in found]
 
-    def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[Measured]:
+    def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[MeasuredRows]:
         """Return what each design gives for some rows; of no rows, outputs of length 0 and a loss of NaN."""
         n_classes = self._layout.n_classes
         loss_sum, truth, found = np.zeros(n_designs), [np.empty(0, np.int32)], []
@@ -195,7 +195,10 @@ class StackRun:
                 found.append(probabilities)
         true = np.concatenate(truth)
         outputs = np.concatenate(found, axis=1)  # (designs, rows, classes)
-        return [Measured(loss / len(true), true, one) for loss, one in zip(loss_sum, outputs, strict=True)]
+        return [
+            MeasuredRows(float(loss) / len(true), true, one)
+            for loss, one in zip(loss_sum, outputs, strict=True)
+        ]
 
 
 def _options(stack: Stack) -> Options:

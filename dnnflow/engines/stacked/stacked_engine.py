@@ -9,7 +9,7 @@ from dnnflow.design.layers import Design, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.loop import Deadline, Result, check_finite, check_memory, completed_trial, memory_limit
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
-from dnnflow.engines.scoring import Measured
+from dnnflow.engines.scoring import MeasuredRows
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial
 from dnnflow.engines.stacked.stack_plan import (
     Stack,
@@ -168,7 +168,7 @@ def _shares(members: "Sequence[Member]", shape: TableShape) -> list[float]:
 
 def _fitted(
     member: "Member",
-    test: Measured | None,
+    test: MeasuredRows | None,
     context: TrainingContext,
     spent: Spent,
 ) -> Fitted:

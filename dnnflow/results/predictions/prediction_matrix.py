@@ -21,7 +21,7 @@ _CLASSES, _DESIGNS, _TRUTH = "classes", "designs", "truth"
 
 
 @dataclass(frozen=True)
-class Predictions:
+class KeptPredictions:
     """What designs predict, as it was read."""
 
     truth: NDArray[np.integer]
@@ -104,7 +104,7 @@ class PredictionWriter:
         return group
 
 
-def read_predictions(path: Path) -> Predictions | None:
+def read_predictions(path: Path) -> KeptPredictions | None:
     """Return what was written; None where nothing was kept.
 
     Raises
@@ -125,7 +125,7 @@ def read_predictions(path: Path) -> Predictions | None:
         ) from error
     # Of a design that was trained twice the last one counts; a process that died may have left an empty id
     rows = {design.tobytes().hex(): row for row, design in enumerate(designs) if design.any()}
-    return Predictions(truth, classes[list(rows.values())], tuple(rows))
+    return KeptPredictions(truth, classes[list(rows.values())], tuple(rows))
 
 
 def _array(group: zarr.Group, name: str) -> "zarr.Array[zarr.core.metadata.v3.ArrayV3Metadata]":

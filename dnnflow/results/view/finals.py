@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.loop import Patience
-from dnnflow.results.predictions.prediction_matrix import Predictions
+from dnnflow.results.predictions.prediction_matrix import KeptPredictions
 from dnnflow.results.store.final_trials import FinalTrial
 from dnnflow.results.view.ensemble import greedy
 from dnnflow.results.view.paired import smallest_equal, told_apart
@@ -56,7 +56,7 @@ class Finals:
 
 
 def finals_of(
-    trainings: Sequence[FinalTrial], predictions: Predictions | None, *,
+    trainings: Sequence[FinalTrial], predictions: KeptPredictions | None, *,
     prefer: Literal["accurate", "small"] = "accurate", members: int = 8,
 ) -> Finals | None:  # fmt: skip
     """Return the order of the finalists that have completed all their trainings; None without any.
@@ -139,7 +139,7 @@ def refitted(design: Design, epochs: int) -> Design:
 
 
 def _outputs(
-    groups: Sequence[Sequence[FinalTrial]], predictions: Predictions
+    groups: Sequence[Sequence[FinalTrial]], predictions: KeptPredictions
 ) -> tuple[NDArray[np.floating[Any]] | None, NDArray[np.integer] | None]:
     """Return the mean over trainings of each finalist's outputs for a row, and the truth of the row.
 

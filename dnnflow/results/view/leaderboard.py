@@ -168,7 +168,7 @@ def with_finals(best: pd.DataFrame, finals: Finals) -> pd.DataFrame:
     found = best.loc[order].reset_index(drop=True)
     first = found.index[: len(place)]
     found.loc[first, "score"] = [one.score for one in finals.finalists]
-    found.loc[first, "spread"] = [one.spread for one in finals.finalists]
+    found.loc[first, "spread"] = [math.nan if x.spread is None else x.spread for x in finals.finalists]
     found.loc[first, "trainings"] = [one.trainings for one in finals.finalists]
     found.loc[first, "rows"] = finals.rows or found.loc[first, "rows"]
     return found.assign(is_finalist=found.index < len(place))

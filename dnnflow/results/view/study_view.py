@@ -8,7 +8,7 @@ import pandas as pd
 
 from dnnflow.engines.records import FinalOptions, Trial, TrialState
 from dnnflow.paths import Workspace
-from dnnflow.results.predictions.prediction_matrix import Predictions, read_predictions
+from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.depth import (
@@ -205,10 +205,18 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
     )
 
 
-def load_finals(store: Store, record: RunRecord, workspace: Workspace) -> Finals | None:
-    """Return the order of a study's finalists as far as they are trained; None without any."""
+def load_finals(
+    store: Store, record: RunRecord, workspace: Workspace, *, is_trained: bool = False
+) -> Finals | None:
+    """Return the order of a study's finalists; None before all of them are trained, and without any.
+
+    Parameters
+    ----------
+    is_trained
+        Whether it is known that they are; else what came after them tells.
+    """
     found = store.final_trials(record.study_id)
-    if not found:
+    if not is_trained and not any(one.stage == "refit" for one in found):
         return None
     given = record.pipeline.get("evaluation") or {}
     options = FinalOptions(**{name: given[name] for name in FinalOptions.model_fields if name in given})
@@ -216,7 +224,7 @@ def load_finals(store: Store, record: RunRecord, workspace: Workspace) -> Finals
     return finals_of(found, predictions, prefer=options.prefer, members=options.ensemble)
 
 
-def _right(members: Sequence[Sequence[str]], found: Predictions | None) -> np.ndarray | None:
+def _right(members: Sequence[Sequence[str]], found: KeptPredictions | None) -> np.ndarray | None:
     """Return whether designs' predictions are right, (designs, rows): of several seeds the share of them."""
     if found is None or not members:
         return None

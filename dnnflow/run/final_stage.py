@@ -124,7 +124,7 @@ def train_finals(
     folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
     with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
         FinalTraining(study, folds, listener).run(executor, control)
-        finals = load_finals(study.store, study.record, study.settings.workspace)
+        finals = load_finals(study.store, study.record, study.settings.workspace, is_trained=True)
         if finals is not None:
             refits = [refit_task(designs[one], finals) for one in handed_out(study, finals)]
             FinalTraining(study, refits, listener).run(executor, control)
@@ -154,9 +154,11 @@ class FinalTraining(TrialLoop):
     """Trains tasks of one stage, and keeps weights, predictions and trials, in this order."""
 
     def __init__(self, study: "Study", tasks: Sequence[Task], listener: Listener) -> None:
-        super().__init__(study, listener)
+        super().__init__(study.store, study.id, study.job(), listener)
+        self._study = study
         self._tasks = {task.design.design_id: task for task in tasks}
         self._stored = {one.design.design_id for one in study.store.final_trials(study.id)}
+        self._reported = -1
         self._predictions = PredictionWriter(
             study.settings.workspace.final_predictions(study.id), len(tasks), self._truth
         )
@@ -209,10 +211,14 @@ class FinalTraining(TrialLoop):
         placed[self._study.dataset.part(part)[1]] = predicted
         return placed
 
+    @property
+    def _done(self) -> int:
+        return sum(design_id in self._stored for design_id in self._tasks)
+
     def _progress(self) -> str:
-        done = sum(design_id in self._stored for design_id in self._tasks)
-        return f"with {done:,} of {len(self._tasks):,} trainings of finalists done"
+        return f"with {self._done:,} of {len(self._tasks):,} trainings of finalists done"
 
     def _report(self, *, force: bool = False) -> None:
-        done = sum(design_id in self._stored for design_id in self._tasks)
-        self._listener(FinalsProgress(done, len(self._tasks)))
+        if self._done != self._reported:
+            self._reported = self._done
+            self._listener(FinalsProgress(self._done, len(self._tasks)))
