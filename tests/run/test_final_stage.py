@@ -47,7 +47,7 @@ class DyingExecutor(LocalExecutor):
     def __init__(self, batches: int) -> None:
         self.left = batches
 
-    def train(self, *args: object, **more: object):  # type: ignore[no-untyped-def]
+    def train(self, *args: object, **more: object):
         for outcomes in super().train(*args, **more):  # type: ignore[arg-type]
             yield outcomes
             self.left -= 1
