@@ -22,6 +22,7 @@ from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
+    from dnnflow.pipeline.pipeline_file import AnyPipeline
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
@@ -64,6 +65,10 @@ def run(
     new: Annotated[
         bool, typer.Option("--new", help="A new study, even if there is one of the same key.")
     ] = False,
+    widen: Annotated[
+        bool,
+        typer.Option("--widen", help="A wider space, where the best of the study before lie at its edge."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a pipeline: a study from data to report (an unfinished one goes on), or a parallel training."""
@@ -72,7 +77,23 @@ def run(
 
     address = [f"executor.address={json.dumps(cluster)}"] if cluster else []
     pipeline = load_any(file, [*(overrides or []), *address])
+    if widen:
+        pipeline = _widened(pipeline, as_json)
     _execute(run_of(pipeline, Settings.from_environment(), new=new), as_json)
+
+
+def _widened(pipeline: "AnyPipeline", as_json: bool) -> "AnyPipeline":
+    from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.run.widen import follow_up
+
+    if not isinstance(pipeline, Pipeline):
+        raise InputError("--widen is for studies, got a training, which has no space; leave it out")
+    wider, edges = follow_up(pipeline, Settings.from_environment())
+    if not as_json:
+        for edge in edges:
+            written = wider.plain()["space"][edge.parameter]
+            _print(f"wider: {edge}; {edge.parameter} is {json.dumps(written)} now")
+    return wider
 
 
 def _execute(run: "Run", as_json: bool) -> None:

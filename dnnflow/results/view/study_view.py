@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from dnnflow.design.edges import Edge, edges_of
+from dnnflow.design.layers import Design
+from dnnflow.design.space import Space
 from dnnflow.engines.records import FinalOptions, Trial, TrialState
+from dnnflow.errors import DesignError
 from dnnflow.paths import Workspace
 from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
 from dnnflow.results.store.run_record import RunRecord
@@ -105,6 +109,8 @@ class StudyView:
     """The best design's trial, with its confusion counts."""
     failures: tuple[FailureKind, ...]
     """The most frequent first."""
+    edges: tuple[Edge, ...] = ()
+    """Where the best designs lie at the edge of the study's space, or still learn at their last epoch."""
     tested: tuple[Tested, ...] = ()
     """What is handed out, best first, then baselines: measured once, on test rows."""
 
@@ -184,6 +190,7 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
     best = store.trial(record.study_id, places[0].design_id) if places else None
     corrected = bias_corrected(right) if right is not None and rows > 1 else None
     by_depth = bands(done, "score")
+    curves = _curves(store, record.study_id, places[:CURVES])
     return StudyView(
         record=record,
         counts=store.counts(record.study_id),
@@ -198,7 +205,8 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         time_fit=time_fit(done),
         flatness=flatness(done, majority=_majority_rate(best)),
         spectrum=spectrum(by_depth),
-        curves=_curves(store, record.study_id, places[:CURVES]),
+        curves=curves,
+        edges=_edges(record, [designs[place.design_id] for place in places[:CURVES]], curves),
         best=best,
         failures=_failures(store, record.study_id, every),
         tested=tested_in(record.outcome),
@@ -272,6 +280,28 @@ def _curves(store: Store, study_id: str, places: Sequence[Ranked]) -> tuple[Lear
     histories = store.histories(study_id, [place.design_id for place in places])
     curves = (LearningCurve(place.rank, place.design, histories[place.design_id]) for place in places)
     return tuple(curve for curve in curves if curve.history)
+
+
+def _edges(record: RunRecord, best: Sequence[Design], curves: Sequence[LearningCurve]) -> tuple[Edge, ...]:
+    """Return where a study's best designs lie at the edge of its space; of one that is not read, nothing."""
+    written = dict(record.pipeline.get("space") or {})
+    written.pop("code_folder", None)
+    if "explicit" in written:
+        return ()
+    try:
+        space = Space.from_dict(written)
+    except DesignError:  # another version's
+        return ()
+    rising = [_still_rises(best[curve.rank - 1], curve.history) for curve in curves]
+    return edges_of(space, best, rising)
+
+
+def _still_rises(design: Design, history: Mapping[str, tuple[float, ...]]) -> bool:
+    """Whether the validation loss was lowest in the last twentieth of the epochs that a design may take."""
+    losses = history.get("val_loss", ())
+    if len(losses) < design.epochs:
+        return False
+    return int(np.argmin(losses)) >= design.epochs - max(1, design.epochs // 20)
 
 
 def _failures(store: Store, study_id: str, trials: pd.DataFrame) -> tuple[FailureKind, ...]:
