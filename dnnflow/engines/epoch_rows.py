@@ -53,6 +53,11 @@ class TrainingRows:
             return self.part.holds_rows
         return self.settings.held_share > 0 or self.dataset.marks_validation
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether there are rows to measure a design on: not where it is fitted to all training rows."""
+        return self.part is None or self.part.holds_rows
+
     @cached_property
     def _parts(self) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
         """Numbers of the training rows to fit (None for all) and to watch (None for none)."""

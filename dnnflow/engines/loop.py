@@ -284,7 +284,7 @@ class Result:
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
     """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
-    measured = network.measure(network.rows.measured()) if _is_measured(context) else None
+    measured = network.measure(network.rows.measured()) if network.rows.is_measured else None
     shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
     return Result(
         history=history,
@@ -293,11 +293,6 @@ def fit_and_measure(network: Network, design: Design, context: TrainingContext) 
         flops=count_flops(design, *shape) if known else None,
         weights=network.weights,
     )
-
-
-def _is_measured(context: TrainingContext) -> bool:
-    """Say whether a training holds rows back that it is measured on."""
-    return context.part is None or context.part.holds_rows
 
 
 def train_designs(

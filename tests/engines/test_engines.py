@@ -18,6 +18,7 @@ from dnnflow.engines.registry import find_engine
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext, check_training
 from dnnflow.engines.sklearn_engine import SklearnEngine
 from dnnflow.errors import DataError, DesignError, NotFoundError
+from dnnflow.table.columns.split import Part
 from dnnflow.table.store.dataset import Dataset
 
 ON_TEST = TrainingSettings(select_on="test")
@@ -386,3 +387,29 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(name: str, message: st
 
 def test_an_engine_is_found_by_module_and_class() -> None:
     assert isinstance(find_engine("dnnflow.engines.keras.keras_engine:KerasEngine"), KerasEngine)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "compiled", "keras", "auto"])
+def test_a_design_that_is_fitted_to_all_rows_has_weights_and_no_score(engine: str, iris: Dataset) -> None:
+    context = TrainingContext(iris, TrainingSettings(), part=Part(holdout=0.0))
+    designs = [Design((Layer(8),), epochs=2, seed=seed) for seed in (0, 1)]
+    for fitted in find_engine(engine).train(designs, context):
+        assert fitted.trial.state is TrialState.COMPLETED
+        assert (fitted.trial.score, fitted.trial.confusion, fitted.predicted) == (None, (), None)
+        assert fitted.weights is not None
+        assert len(fitted.weights()) == 4
+
+
+@pytest.mark.parametrize("engine", ["stacked", "compiled", "keras", "auto"])
+def test_a_design_is_measured_on_the_fold_that_it_was_not_fitted_to(engine: str, iris: Dataset) -> None:
+    part = Part(folds=5, fold=2)
+    fitted, held = iris.part(part)
+    labels = iris.labels("train")[held]
+    (found,) = find_engine(engine).train(
+        [Design((Layer(8),), epochs=2)], TrainingContext(iris, TrainingSettings(), part=part)
+    )
+    assert found.predicted is not None
+    assert found.predicted.dtype == np.dtype(np.float16)
+    assert found.predicted.shape == (len(held), 3)
+    assert (found.predicted.argmax(axis=1) == labels).mean() == pytest.approx(found.trial.score)
+    assert len(held) + len(fitted) == iris.rows["train"]

@@ -120,10 +120,12 @@ class StackRun:
         return [inside[position] for position in stays]
 
     def test(self, members: Sequence[Member]) -> list[MeasuredRows | None]:
-        """Return what each design gives for the rows it is measured on; None for a design that diverged.
+        """Return what each design gives for the rows it is measured on; None where there are none.
 
-        MeasuredRows with the weights that members have, so that what is recorded is what is kept.
+        Measured with the weights that members have, so that what is recorded is what is kept.
         """
+        if not self._rows.is_measured:
+            return [None] * len(members)
         weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
             member.weights or tuple(map(np.zeros, shapes))
             for member, shapes in zip(members, self._shapes, strict=True)
@@ -132,7 +134,7 @@ class StackRun:
         self._program.restart(arrays, self._options, np.ones(len(members)), 0)
         found = self._measure(self._rows.measured(), len(members))
         self._program.release()
-        return [None if member.error else one for member, one in zip(members, found, strict=True)]
+        return list(found)
 
     def _start(self, members: Sequence[Member]) -> None:
         n_features, n_classes = self._layout.n_features, self._layout.n_classes

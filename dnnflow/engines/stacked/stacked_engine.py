@@ -175,10 +175,11 @@ def _fitted(
     """Return a member's trial, and its weights as they were tested."""
     design, dataset = member.design, context.dataset
     try:
-        if test is None:
-            raise member.error or RuntimeError("a design that did not diverge must be tested; report it")
-        check_finite(test.loss, "the rows it is measured on")
-    except (DivergedError, RuntimeError) as error:
+        if member.error is not None:
+            raise member.error
+        if test is not None:
+            check_finite(test.loss, "the rows it is measured on")
+    except DivergedError as error:
         return _failed(design, error, context, spent)
     result = Result(
         history=member.history,
