@@ -40,7 +40,7 @@ def draw_study(view: StudyView) -> dict[str, figure]:
         drawn["score"] = by_depth(
             view.score_by_depth,
             tables.depth_points(view.trials, "score"),
-            measure="score",
+            measure="accuracy",
             guess=view.majority_rate,
         )
         drawn["time"] = _time_figure(view)
@@ -50,10 +50,10 @@ def draw_study(view: StudyView) -> dict[str, figure]:
             drawn[column] = cloud_figure(cloud, x=words)
     for place, marginal in enumerate(view.marginals[:MARGINAL_FIGURES]):
         drawn[f"marginal-{place}"] = marginal_figure(marginal)
-    for measure in ("score", "loss"):
+    for name, measure in (("score", "accuracy"), ("loss", "loss")):
         curves = tables.curves(view, measure)
         if curves:
-            drawn[f"curves-{measure}"] = curves_figure(curves)
+            drawn[f"curves-{name}"] = curves_figure(curves)
     confusion = tables.confusion(view)
     if confusion:
         drawn["confusion"] = confusion_figure(confusion)
@@ -193,17 +193,17 @@ def _whiskers(plot: figure, source: ColumnDataSource, base: str, *, vertical: bo
 
 def cloud_figure(cloud: Cloud, *, x: str) -> figure:
     """Draw accuracy against a measure, as points or as a grid of counts."""
-    plot = canvas(x=x, y="score", x_axis_type="log" if cloud.logarithmic else "linear")
+    plot = canvas(x=x, y="accuracy", x_axis_type="log" if cloud.logarithmic else "linear")
     if not cloud.logarithmic:
         plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
     trials = cloud.trials
     if isinstance(trials, Points):
         plot.scatter("x", "y", source=_points_source(trials), size=5, color=BLUE, alpha=0.45, line_color=None)
-        rows = [("design", "@name"), (x, "@x{0,0}"), ("score", "@y{0.0000}")]
+        rows = [("design", "@name"), (x, "@x{0,0}"), ("accuracy", "@y{0.0000}")]
     else:
         rows = [
             ("trials", "@count{0,0}"),
-            ("score", "@bottom{0.000} – @top{0.000}"),
+            ("accuracy", "@bottom{0.000} – @top{0.000}"),
             (x, "@left{0,0} – @right{0,0}"),
         ]
         return quads(plot, _cells_source(trials), rows)
@@ -221,7 +221,7 @@ def marginal_figure(marginal: Marginal) -> figure:
     """Draw mean accuracy for each value of a parameter, with the interval of the mean and the best."""
     labels = _labels(group.label for group in marginal.groups)
     height = 72 + 26 * len(labels)
-    plot = canvas(x="score", y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups))
+    plot = canvas(x="accuracy", y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups))
     source = _marginal_source(marginal.groups, labels)
     _whiskers(plot, source, "label", vertical=False)
     dots = plot.scatter("mean", "label", source=source, size=8, color=ORANGE)

@@ -145,7 +145,7 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name in ("rank", "score", "95 % interval"):
+    for name in ("rank", "accuracy", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("design", overflow="fold")
     for name in ("weights", "epochs", "seconds"):

@@ -204,7 +204,7 @@ def test_a_trial_comes_back_with_everything(store: Store) -> None:
         train_loss=1e-300,
         validation_score=0.5,
         validation_loss=0.25,
-        history={"loss": (1 / 3, 0.1), "score": (0.5, 1.0)},
+        history={"loss": (1 / 3, 0.1), "accuracy": (0.5, 1.0)},
         confusion=((3, 1), (0, 4)),
     )
     store.add_trials(study_id, [(design, trial)])
@@ -481,7 +481,7 @@ def test_many_may_open_a_new_store_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "remedy"), [(1, "update dnnflow"), (-4, "set DNNFLOW_STORE to a new store")]
+    ("step", "remedy"), [(1, "update dnnflow"), (-5, "set DNNFLOW_STORE to a new store")]
 )
 def test_a_store_of_another_version_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, step: int, remedy: str

@@ -31,7 +31,7 @@ class Tested:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of `accuracy`."""
+        """Wilson 95 % interval of `score`."""
         return wilson_interval(self.score, self.rows)
 
     def to_dict(self) -> dict[str, Any]:
