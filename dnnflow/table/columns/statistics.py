@@ -86,12 +86,11 @@ class Moments:
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Moments(count, low, high, mean, squares)
 
-    def summary(self, column: int) -> dict[str, float]:
-        """Return mean, standard deviation and range of a column, as plain JSON values; nothing of no rows."""
-        if not self.count[column]:
-            return {}
+    def summary(self, column: int) -> dict[str, float | None]:
+        """Return mean, standard deviation and range of a column, None where it is beyond float64."""
         named = {"mean": self.mean, "std": self.std, "min": self.low, "max": self.high}
-        return {name: float(values[column]) for name, values in named.items()}
+        found = {name: float(values[column]) for name, values in named.items()}
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
     def with_fill(self, fill: NDArray[np.float64], missing: NDArray[np.int64]) -> "Moments":
         """Add `missing` rows that hold `fill`."""

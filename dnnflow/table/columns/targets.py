@@ -59,10 +59,8 @@ class Targets:
         if self.task is Task.REGRESSION:
             numbers = (to_number(text) for text in texts)
             return np.array([np.nan if n is None else n for n in numbers], dtype=np.float64)
-        classes = self.classes[label]
-        if self.task is Task.MULTILABEL and all(map(is_boolean, classes.names)):
-            texts = (text.lower() for text in texts)
-        codes = np.array(classes.codes(texts), dtype=np.float64)
+        texts = map(_one_spelling, texts) if self.task is Task.MULTILABEL else texts
+        codes = np.array(self.classes[label].codes(texts), dtype=np.float64)
         codes[codes < 0] = np.nan
         return codes
 
@@ -164,5 +162,8 @@ class Targets:
 
 def two_values(texts: Iterable[str]) -> Classes:
     """Find the values of a label that is to have two: true and True are one, as 1 and 1.0 are."""
-    distinct = set(texts)
-    return Classes.of({text.lower() for text in distinct} if all(map(is_boolean, distinct)) else distinct)
+    return Classes.of(map(_one_spelling, texts))
+
+
+def _one_spelling(text: str) -> str:
+    return text.lower() if is_boolean(text) else text
