@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given
@@ -422,11 +423,11 @@ def test_numbers_come_back(rows: list[tuple[float, float]]):
 )
 def test_texts_of_two_values_come_back(pair: tuple[str, str], chosen: list[bool]):
     targets = Targets.of(Task.MULTILABEL, {"a": pair})
-    values = targets.values(0, [pair[one] for one in chosen])
+    values = targets.values(0, pa.array([pair[one] for one in chosen]))
     decoded = targets.decode(targets.encode(values[:, None]))[:, 0]
-    assert np.array_equal(targets.values(0, decoded.tolist()), values)
+    assert np.array_equal(targets.values(0, pa.array(decoded.tolist())), values)
     assert len(set(decoded)) == len(set(chosen))
-    assert np.isnan(targets.values(0, ["other"])).all()
+    assert np.isnan(targets.values(0, pa.array(["other"]))).all()
 
 
 # ---- what reads datasets

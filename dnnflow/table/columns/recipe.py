@@ -103,7 +103,8 @@ class ColumnOptions(Parameters):
     column_2, …"""
     task: TaskName = "auto"
     """classification: the class of the label; multilabel: which of two values each label has; regression: a
-    number for each label; auto: as the values of the labels say."""
+    number for each label; auto: one label is classification, or regression if it has more than 20 different
+    numbers that are not all whole; several are multilabel if each has two values, else regression."""
     drop: Texts = ()
     """Columns to leave out."""
     missing_values: Annotated[Texts, Display(option="missing-value")] = ()

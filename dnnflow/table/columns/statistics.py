@@ -138,7 +138,7 @@ def labels_of(columns: Columns, targets: Targets) -> NDArray[np.float64]:
     found = np.empty((columns.rows, len(targets.names)))
     for i, name in enumerate(targets.names):
         column = columns.text(name)
-        values = targets.values(i, column.dictionary.to_pylist())
+        values = targets.values(i, column.dictionary)
         found[:, i] = np.append(values, np.nan)[codes(column)]
     return found
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import Classes, Task, is_boolean, number_name, to_number
+from dnnflow.table.columns.arrow import numbers_in
+from dnnflow.table.columns.kinds import Classes, Task, is_boolean, number_name
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -54,11 +55,14 @@ class Targets:
         """Of encoded labels."""
         return "int32" if self.task is Task.CLASSIFICATION else "float32"
 
-    def values(self, label: int, texts: Iterable[str]) -> NDArray[np.float64]:
-        """Return what each text of a label's column stands for: a number, or a class's code; else NaN."""
+    def values(self, label: int, column: Any) -> NDArray[np.float64]:
+        """Return what each text of a label's column stands for: a number, or a class's code; else NaN.
+
+        `column` is a pyarrow array of texts.
+        """
         if self.task is Task.REGRESSION:
-            numbers = (to_number(text) for text in texts)
-            return np.array([np.nan if n is None else n for n in numbers], dtype=np.float64)
+            return numbers_in(column)
+        texts = column.to_pylist()
         texts = map(_one_spelling, texts) if self.task is Task.MULTILABEL else texts
         codes = np.array(self.classes[label].codes(texts), dtype=np.float64)
         codes[codes < 0] = np.nan

@@ -8,6 +8,7 @@ is not is an error.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, text_column, whole
+from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
@@ -144,7 +145,7 @@ def _limit(name: str, plan: ParsePlan) -> int:
 def _capped(facts: ColumnFacts, limit: int) -> ColumnFacts:
     if len(facts.texts) <= limit + 1:
         return facts
-    return replace(facts, texts=frozenset(sorted(facts.texts)[: limit + 1]))
+    return replace(facts, texts=frozenset(nsmallest(limit + 1, facts.texts)))
 
 
 def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, dict[str, ColumnFacts]]:
@@ -168,15 +169,8 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
         facts, tidy = _text_facts(whole(table, name), plan.missing_values, index)
         if facts.first_text is not None:
             corrected[name] = replace(facts, texts=frozenset())
-        values.append(_as_numbers(tidy))
+        values.append(np.append(numbers_in(tidy.dictionary), np.nan)[codes(tidy)])
     return Columns.of(plan.numbers, values, table.select(plan.texts)), corrected
-
-
-def _as_numbers(column: pa.DictionaryArray) -> NDArray[np.float64]:
-    values = [to_number(text) for text in column.dictionary.to_pylist()]
-    known = np.array([*(np.nan if value is None else value for value in values), np.nan])
-    rows: NDArray[np.float64] = known[codes(column)]
-    return rows
 
 
 def _text_facts(
