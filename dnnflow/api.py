@@ -194,7 +194,7 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
 
 def ingest(
     source: str,
-    label: str,
+    label: str | Sequence[str],
     *,
     out: str | Path | None = None,
     client: "Client | None" = None,
@@ -208,10 +208,12 @@ def ingest(
     ----------
     source
         Path or URL.
+    label
+        Name of the column to predict, or names of several.
     out
         Directory in which datasets are kept; default: the workspace's.
     options
-        Fields of `Source` (delimiter, quote, encoding, header, storage_options) and of `Recipe` (drop,
+        Fields of `Source` (delimiter, quote, encoding, header, storage_options) and of `Recipe` (task, drop,
         missing_values, text_columns, test_fraction, groups, time, split, test_source, split_seed, missing,
         indicator, scale, clip).
 

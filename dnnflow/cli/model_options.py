@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from inspect import Parameter, Signature, signature
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -143,13 +143,14 @@ def _help(field: FieldInfo) -> str:
     choices = choices_of(kind)
     if not all(choice in text for choice in choices):
         text += f" One of {', '.join(choices)}."
-    return f"{text} Repeatable." if get_origin(kind) is tuple else text
+    return f"{text} Repeatable." if _kind(field) == list[str] else text
 
 
 def _kind(field: FieldInfo) -> Any:
     """Return the type that an option reads."""
     kind = plain_type(field.annotation)
-    if get_origin(kind) is tuple:
+    variants = () if isinstance(field.default, str) else get_args(field.annotation)
+    if any(get_origin(one) is tuple for one in (kind, *variants)):
         return list[str]
     return kind if kind in (bool, int, float) else str
 

@@ -11,7 +11,7 @@ import fsspec
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import TrainingRows
-from dnnflow.errors import DataError, StudyError
+from dnnflow.errors import DataError, InputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
 from dnnflow.paths import content_id, write_file
@@ -29,6 +29,7 @@ from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Study
 from dnnflow.run.train import Trained, open_workers, outcome_of_training, train_pipeline, write_trained
 from dnnflow.settings import Settings
+from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
@@ -167,13 +168,14 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
     DataError
         For everything wrong with the table, with row, column and value.
     """
-    with stage(Stage.PREPROCESS, f"label {pipeline.dataset.label}", listener) as came_of_it:
+    with stage(Stage.PREPROCESS, f"label {', '.join(pipeline.dataset.labels)}", listener) as came_of_it:
         dataset = ingest(
             pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
         )
         came_of_it.append(
             f"{dataset.rows['train']:,} rows to train, {dataset.rows['test']:,} to test, "
-            f"{dataset.n_features} features, {dataset.n_classes} classes"
+            f"{dataset.n_features} features, {dataset.n_outputs} "
+            + ("classes" if dataset.task is Task.CLASSIFICATION else f"targets of {dataset.task}")
         )
     return dataset
 
@@ -191,11 +193,18 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
 
     Raises
     ------
+    InputError
+        If the table's task is no classification.
     ConflictError
         If another study has the run's id.
     StudyError
         If another living process trains the study.
     """
+    if dataset.task is not Task.CLASSIFICATION:
+        raise InputError(
+            f"a study's task must be classification, got {dataset.task}, which engines do not train yet; "
+            "choose a label of classes"
+        )
     pipeline, store = run.pipeline, Store(run.settings.store_url)
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:

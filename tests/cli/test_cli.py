@@ -250,3 +250,13 @@ def test_ingest_prints_what_the_dataset_holds(call, tmp_path: Path) -> None:
         "120 to train, 30 to test"
         in call("ingest", source, "--label", "species", "--out", str(tmp_path / "sets"))[1]
     )
+
+
+def test_ingest_takes_several_labels(call, tmp_path: Path) -> None:
+    arguments = ["ingest", str(PIPELINES / "data" / "iris.csv"), "--out", str(tmp_path), "--json"]
+    labels = ["--label", "petal_width_cm", "--label", "petal_length_cm"]
+    code, out, err = call(*arguments, *labels, "--drop", "species", "--task", "regression")
+    assert code == 0, err
+    told = json.loads(out)
+    assert (told["label"], told["task"]) == (["petal_width_cm", "petal_length_cm"], "regression")
+    assert [one["name"] for one in told["targets"]] == told["label"]

@@ -79,6 +79,16 @@ def test_an_absolute_source_stays_as_it_is(file: Path, source: str) -> None:
     assert load_pipeline(file).dataset.source == source
 
 
+def test_a_pipeline_may_have_several_labels(file: Path) -> None:
+    file.write_text(GOOD.replace("label: kind", "label: [kind, size]\n  task: multilabel"))
+    pipeline = load_pipeline(file)
+    assert (pipeline.recipe.labels, pipeline.recipe.task) == (("kind", "size"), "multilabel")
+    file.write_text(to_yaml(pipeline))
+    assert load_pipeline(file) == pipeline
+    file.write_text(GOOD.replace("label: kind", "label: [kind]"))
+    assert load_pipeline(file).recipe.label == "kind"
+
+
 def test_a_pipeline_survives_being_written_and_read(file: Path) -> None:
     pipeline = load_pipeline(PIPELINES / "wide-search.yaml")
     file.write_text(to_yaml(pipeline))
@@ -96,6 +106,9 @@ def test_numbers_written_with_an_exponent_are_numbers(file: Path) -> None:
     [
         (("label: kind", "lable: kind"), 4, "dataset.lable: unknown key; known keys here: source, label"),
         (("  label: kind\n", ""), 2, "dataset.label: this key is required"),
+        (("label: kind", "label: [kind, kind]"), 4, "dataset.label: labels must differ, got 'kind' twice"),
+        (("label: kind", "label: 5"), 4, "dataset.label: label must be a text or a list of texts, got 5"),
+        (("label: kind", "label: kind\n  task: sort"), 5, "dataset.task: Input should be 'auto', 'class"),
         (("designs: 2", "designs: 0"), 7, "designs: Input should be greater than or equal to 1, got 0"),
         (("designs: 2", "designs: many"), 7, "designs: "),
         (("{int: [1, 3]}", "{int: [3, 1]}"), 6, "space.depth: int takes whole numbers"),

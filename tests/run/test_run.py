@@ -8,7 +8,7 @@ import pytest
 
 from dnnflow.api import execute, open_study, run_study
 from dnnflow.cli import main as cli
-from dnnflow.errors import DataError
+from dnnflow.errors import DataError, InputError
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import OutputsSection, Pipeline
 from dnnflow.results.view import study_view
@@ -133,6 +133,18 @@ def test_the_same_run_is_found_finished(settings: Settings) -> None:
 def test_a_table_that_is_missing_is_said_before_a_cluster_is_waited_for(settings: Settings) -> None:
     pipeline = load_pipeline(IRIS, ["dataset.source=none.csv", 'executor={address: "tcp://127.0.0.1:1"}'])
     with pytest.raises(DataError, match=r"none\.csv"):
+        execute(StudyRun(pipeline, settings))
+
+
+@pytest.mark.parametrize(
+    ("label", "task"),
+    [("sepal_length_cm", "regression"), ("[sepal_length_cm, petal_width_cm]", "regression")],
+)
+def test_a_study_of_another_task_is_refused_at_its_beginning(
+    settings: Settings, label: str, task: str
+) -> None:
+    pipeline = load_pipeline(IRIS, [*TINY, f"dataset.label={label}", "dataset.drop=[species]"])
+    with pytest.raises(InputError, match=f"a study's task must be classification, got {task}, which"):
         execute(StudyRun(pipeline, settings))
 
 

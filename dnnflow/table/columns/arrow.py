@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dnnflow.table.columns.kinds import to_number
+
 TEXT = pa.dictionary(pa.int32(), pa.string())
 """How text is parsed and kept: codes and the block's own distinct values."""
 
@@ -95,6 +97,15 @@ def numbers(array: Any) -> NDArray[np.float64]:
     """Return numbers, shape (rows,), NaN where missing."""
     values = _values(array, np.dtype(np.float64))
     return np.where(_present(array), values, np.nan) if array.null_count else values
+
+
+def numbers_in(texts: Any) -> NDArray[np.float64]:
+    """Return the number that each text stands for, shape (texts,), NaN where it stands for none."""
+    try:
+        return numbers(texts.cast(pa.float64()))  # in a tenth of the time, but all texts must be numbers
+    except pa.ArrowInvalid:
+        found = map(to_number, texts.to_pylist())
+        return np.array([np.nan if number is None else number for number in found], dtype=np.float64)
 
 
 def codes(array: Any) -> NDArray[np.int32]:

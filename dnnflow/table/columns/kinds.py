@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -19,6 +19,17 @@ CONTINUOUS_CLASSES = 20
 
 _MARKERS = ("", "na", "n/a", "nan", "null", "none", "?")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
+
+
+class Task(StrEnum):
+    """What is predicted of a row."""
+
+    CLASSIFICATION = "classification"
+    """The class of one label."""
+    MULTILABEL = "multilabel"
+    """Which of two values each label has."""
+    REGRESSION = "regression"
+    """A number for each label."""
 
 
 class ColumnKind(StrEnum):
@@ -119,26 +130,28 @@ class Classes:
         number = to_number(text) if self.numeric else None
         return text if number is None else number_name(number)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        return {"names": list(self.names), "numeric": self.numeric}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Classes":
+        """Make it of what `to_dict` returned."""
+        return cls(tuple(values["names"]), values["numeric"])
+
     def check(self, label: str) -> None:
         """Refuse what cannot be told apart by a classifier.
 
         Raises
         ------
         DataError
-            If there is one class, too many, or the values look continuous.
+            If there is one class, or too many.
         """
         n = len(self.names)
         if n == 1:
             raise DataError(
                 f"a label needs at least 2 classes, got 1 ({quoted(self.names[0])}) in column {label!r}; "
                 "choose another label column"
-            )
-        fractions = self.numeric and any("." in name or "e-" in name for name in self.names)
-        if fractions and n > CONTINUOUS_CLASSES:
-            raise DataError(
-                f"a label must be classes, but column {label!r} looks continuous (numbers that are not "
-                f"whole, more than {CONTINUOUS_CLASSES} different); choose another label or group its "
-                "values first"
             )
         if n > MAX_CLASSES:
             raise DataError(
@@ -155,9 +168,12 @@ class Classes:
         """
         least = min(range(len(counts)), key=counts.__getitem__)
         if counts[least] < 2:
+            remedy = "add rows of it, or remove that row"
+            if self.numeric:
+                remedy = "add rows of it, remove that row, or set task to regression if these are amounts"
             raise DataError(
                 f"a class needs at least 2 rows (one to train, one to test), got 1 of "
-                f"{quoted(self.names[least])} in column {label!r}; add rows of it, or remove that row"
+                f"{quoted(self.names[least])} in column {label!r}; {remedy}"
             )
 
 
@@ -166,8 +182,8 @@ def number_name(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
 
 
-def check_columns(names: Sequence[str], label: str, listed: dict[str, tuple[str, ...]]) -> None:
-    """Refuse a header with a name twice, and a recipe (label, lists by field) that names no column of it.
+def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[str, tuple[str, ...]]) -> None:
+    """Refuse a header with a name twice, and a recipe (labels, lists by field) that names no column of it.
 
     Raises
     ------
@@ -182,7 +198,7 @@ def check_columns(names: Sequence[str], label: str, listed: dict[str, tuple[str,
                 "rename one of them"
             )
         seen[name] = number
-    for field, wanted in {"label": (label,), **listed}.items():
+    for field, wanted in {"label": labels, **listed}.items():
         for name in wanted:
             if name not in seen:
                 raise DataError(

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import codes
-from dnnflow.table.columns.kinds import Classes, quoted, to_number
+from dnnflow.table.columns.arrow import Columns, codes
+from dnnflow.table.columns.kinds import Task, quoted, to_number
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import Marks, grouped, latest
-from dnnflow.table.columns.statistics import KeptBlock, classes_of
+from dnnflow.table.columns.statistics import KeptBlock, labels_of, strata_of
+from dnnflow.table.columns.targets import Targets
 
 TRAIN, TEST, VALIDATION = range(3)
 _SPLITS = {
@@ -28,6 +29,11 @@ _RULES = {
     "date": "a time must be written as ISO 8601 says, without a zone like the first, e.g. 2024-05-31T18:00",
     "instant": "a time must be written as ISO 8601 says, with a zone like the first, e.g. 2024-05-31T18:00Z",
 }
+_KNOWN = {
+    Task.CLASSIFICATION: "a class of the training rows",
+    Task.MULTILABEL: "one of its two values in the training rows",
+    Task.REGRESSION: "a finite number",
+}
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -39,9 +45,9 @@ class Fault(NamedTuple):
 
 
 class MarkedBlock(NamedTuple):
-    """What a block's rows are, shape (rows,) each: their classes, and the values that divide them."""
+    """What a block's rows are, shape (rows,) each: their strata, and the values that divide them."""
 
-    classes: NDArray[np.int16]
+    strata: NDArray[np.int16]
     values: NDArray[Any]
     fault: Fault | None
     """The first row with a label and without a value that can be read."""
@@ -76,10 +82,10 @@ class MarkColumn:
             kind = "number" if numbers else "instant" if has_zone else "date"
         return cls(field, name, recipe.split_seed, kind)
 
-    def read(self, block: KeptBlock, label: str, classes: Classes) -> MarkedBlock:
+    def read(self, block: KeptBlock, targets: Targets) -> MarkedBlock:
         """Read a block's rows; groups become keys drawn from the seed and their text."""
         columns = block.read()
-        mine = classes_of(columns, label, classes)
+        mine = strata_of(labels_of(columns, targets), targets)
         column = columns.text(self.name)
         texts, row_codes = column.dictionary.to_pylist(), codes(column)
         values = [self._value(text) for text in texts]
@@ -115,7 +121,7 @@ class MarkColumn:
         remedy = f"correct it, remove the row, or leave {self.field} out"
         return Fault(row + 1, f"column {self.name!r} of {self.field}: {rule}, got {got}; {remedy}")
 
-    def test(self, values: NDArray[Any], classes: NDArray[np.integer], fraction: float) -> NDArray[np.bool_]:
+    def test(self, values: NDArray[Any], strata: NDArray[np.integer], fraction: float) -> NDArray[np.bool_]:
         """Say which of all rows with a label are test rows.
 
         Raises
@@ -124,7 +130,7 @@ class MarkColumn:
             If the rows cannot be divided so.
         """
         if self.field == "groups":
-            return grouped(values, classes, fraction)
+            return grouped(values, strata, fraction)
         if self.field == "time":
             return latest(values, fraction)
         for split, name in ((TRAIN, "train"), (TEST, "test")):
@@ -146,40 +152,53 @@ class MarkColumn:
         return Marks(validation=held) if held.any() else Marks()
 
 
-def mark_block(block: KeptBlock, column: MarkColumn, label: str, classes: Classes) -> MarkedBlock:
+def mark_block(block: KeptBlock, column: MarkColumn, targets: Targets) -> MarkedBlock:
     """Read how a kept block's rows are divided."""
-    return column.read(block, label, classes)
+    return column.read(block, targets)
 
 
-def test_block(block: KeptBlock, label: str, classes: Classes) -> MarkedBlock:
-    """Read a block of test rows only, whose labels must be classes of the training rows."""
+def test_block(block: KeptBlock, targets: Targets) -> MarkedBlock:
+    """Read a block of test rows only, whose labels must be such as the training rows have."""
     columns = block.read()
-    mine, column = classes_of(columns, label, classes), columns.text(label)
+    labels = labels_of(columns, targets)
+    found = (_unknown_label(columns, name, label, targets.task)
+             for name, label in zip(targets.names, labels.T, strict=True))  # fmt: skip
+    fault = min((one for one in found if one is not None), key=lambda one: one.row, default=None)
+    return MarkedBlock(strata_of(labels, targets), np.empty(0), fault)
+
+
+def _unknown_label(columns: Columns, name: str, label: NDArray[np.float64], task: Task) -> Fault | None:
+    """Return the first row whose text in a label's column stands for no value of it."""
+    column = columns.text(name)
     texts, row_codes = column.dictionary.to_pylist(), codes(column)
-    unknown = (mine < 0) & (row_codes < len(texts))
-    fault = None
-    if unknown.any():
-        row = int(unknown.argmax())
-        text = quoted(texts[row_codes[row]])
-        rule = "a label of test_source must be a class of the training rows"
-        fault = Fault(row + 1, f"column {label!r}: {rule}, got {text}; correct it, or remove the row")
-    return MarkedBlock(mine, np.empty(0), fault)
+    unknown = ~np.isfinite(label) & (row_codes < len(texts))
+    if not unknown.any():
+        return None
+    row = int(unknown.argmax())
+    text, rule = quoted(texts[row_codes[row]]), f"a label of test_source must be {_KNOWN[task]}"
+    return Fault(row + 1, f"column {name!r}: {rule}, got {text}; correct it, or remove the row")
 
 
-def check_training_rows(fitted: NDArray[np.integer], classes: Classes, label: str, *, field: str) -> None:
-    """Refuse a class without rows to train on, given the classes of the rows that train.
+def check_training_rows(fitted: NDArray[np.integer], targets: Targets, *, field: str) -> None:
+    """Refuse a class without rows to train on, or none at all, given the strata of the rows that train.
 
     Raises
     ------
     DataError
     """
-    counts = np.bincount(fitted, minlength=len(classes.names))
-    if not counts.all():
-        name = quoted(classes.names[int(counts.argmin())])
+    counts = np.bincount(fitted, minlength=targets.n_strata)
+    if counts.all():
+        return
+    if targets.task is not Task.CLASSIFICATION:
         raise DataError(
-            f"each class needs rows to train on, got none of {name} in "
-            f"column {label!r}, as {field} divides the rows; divide them differently, or remove that class"
+            f"a table needs rows with labels to train on, got none as {field} divides the rows; divide them "
+            "differently"
         )
+    name, label = quoted(targets.classes[0].names[int(counts.argmin())]), targets.names[0]
+    raise DataError(
+        f"each class needs rows to train on, got none of {name} in "
+        f"column {label!r}, as {field} divides the rows; divide them differently, or remove that class"
+    )
 
 
 def _time(text: str) -> datetime | None:

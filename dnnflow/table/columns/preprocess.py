@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import Classes, is_missing, nearest, quoted, to_number
+from dnnflow.table.columns.kinds import Classes, Task, is_missing, nearest, quoted, to_number
+from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,10 +126,14 @@ class Preprocessing:
 
     columns: tuple[FittedColumn, ...]
     """In the order of the network's input."""
-    label: str
-    classes: Classes
+    targets: Targets
     missing_values: tuple[str, ...]
     clip: bool
+
+    @property
+    def classes(self) -> Classes:
+        """The label's classes; none where it is no classification."""
+        return self.targets.classes[0] if self.targets.task is Task.CLASSIFICATION else Classes((), False)
 
     @cached_property
     def feature_names(self) -> tuple[str, ...]:
@@ -214,17 +219,16 @@ class Preprocessing:
 
     def label_names(self, codes: Sequence[int] | NDArray[np.integer]) -> NDArray[np.object_]:
         """Return the class names of codes."""
-        names: NDArray[np.object_] = np.array(self.classes.names, dtype=object)[
-            np.asarray(codes, dtype=np.int64)
-        ]
-        return names
+        return self.targets.decode(np.asarray(codes))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return plain JSON values; those of classification as they were before there was anything else."""
+        targets: dict[str, Any] = {"targets": self.targets.to_dict()}
+        if self.targets.task is Task.CLASSIFICATION:
+            targets = {"label": self.targets.names[0], "classes": self.classes.to_dict()}
         return {
             "columns": [_column_dict(column) for column in self.columns],
-            "label": self.label,
-            "classes": {"names": list(self.classes.names), "numeric": self.classes.numeric},
+            **targets,
             "missing_values": list(self.missing_values),
             "clip": self.clip,
         }
@@ -241,16 +245,21 @@ class Preprocessing:
         try:
             return cls(
                 tuple(_column(dict(column)) for column in values["columns"]),
-                values["label"],
-                Classes(tuple(values["classes"]["names"]), values["classes"]["numeric"]),
+                _targets(values),
                 tuple(values["missing_values"]),
                 values["clip"],
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(
                 f"a preprocessing must be what dnnflow wrote, got other values ({reason})"
             ) from error
+
+
+def _targets(values: Mapping[str, Any]) -> Targets:
+    if "targets" in values:
+        return Targets.from_dict(values["targets"])
+    return Targets(Task.CLASSIFICATION, (values["label"],), (Classes.from_dict(values["classes"]),))
 
 
 def _column_dict(column: FittedColumn) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 import codecs
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
+TaskName = Literal["auto", "classification", "multilabel", "regression"]
 
 
 def _names_a_file(url: str) -> str:
@@ -82,11 +83,28 @@ class Source(TextOptions, CheckedParameters):
         return self
 
 
+def _label(given: Any) -> Any:
+    """Return the name of one column, or a tuple of several."""
+    names = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise InputError(f"label must be a text or a list of texts, got {given!r}")
+    if "" in names:
+        raise InputError("label must name a column, got an empty text; give the column to predict")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"labels must differ, got {twice[0]!r} twice; name each column once")
+    return names[0] if len(names) == 1 else names
+
+
 class ColumnOptions(Parameters):
     """Which columns of a table are what."""
 
-    label: str
-    """Name of the column to predict; columns of a file without a header are column_1, column_2, …"""
+    label: Annotated[str | tuple[str, ...], BeforeValidator(_label)]
+    """Name of the column to predict, or a list of several; columns of a file without a header are column_1,
+    column_2, …"""
+    task: TaskName = "auto"
+    """classification: the class of the label; multilabel: which of two values each label has; regression: a
+    number for each label; auto: one label is classification, or regression if it has more than 20 different
+    numbers that are not all whole; several are multilabel if each has two values, else regression."""
     drop: Texts = ()
     """Columns to leave out."""
     missing_values: Annotated[Texts, Display(option="missing-value")] = ()
@@ -94,12 +112,10 @@ class ColumnOptions(Parameters):
     text_columns: Annotated[Texts, Display(option="text-column")] = ()
     """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
 
-    @field_validator("label")
-    @classmethod
-    def _names_a_column(cls, label: str) -> str:
-        if not label:
-            raise InputError("label must name a column, got an empty text; give the column to predict")
-        return label
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns to predict."""
+        return (self.label,) if isinstance(self.label, str) else self.label
 
 
 class SplitOptions(Parameters):
@@ -174,24 +190,31 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
     """Seed of the split and of the order of rows in training."""
 
     @model_validator(mode="after")
-    def _keeps_its_label(self) -> Self:
-        if self.label in self.drop:
-            raise InputError(f"label must not be dropped, got {self.label!r} in drop; remove it there")
-        if self.label in self.mark.values():
+    def _keeps_its_labels(self) -> Self:
+        for label in self.labels:
+            if label in self.drop:
+                raise InputError(f"label must not be dropped, got {label!r} in drop; remove it there")
+            if label in self.mark.values():
+                raise InputError(
+                    f"{next(iter(self.mark))} must name another column than the label, got {label!r}; "
+                    "leave it out"
+                )
+        if self.task == "classification" and len(self.labels) > 1:
             raise InputError(
-                f"{next(iter(self.mark))} must name another column than the label, got {self.label!r}; "
-                "leave it out"
+                f"classification takes one label, got {len(self.labels)}; name one, or set task to "
+                "multilabel or regression"
             )
         return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.
 
-        What divides the rows is left out where chance does: so it was before there was anything else.
+        What divides the rows is left out where chance does, and the task where the labels say it: so it was
+        before there was anything else.
         """
-        divided = ("groups", "time", "split")
+        implied = {"groups": None, "time": None, "split": None, "task": "auto"}
         return {name: value for name, value in super().to_dict().items()
-                if name != "test_source" and (name not in divided or value is not None)}  # fmt: skip
+                if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip
 
     @property
     def mark(self) -> dict[str, str]:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns, codes
-from dnnflow.table.columns.kinds import Classes, ColumnKind, FeatureColumn
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import SplitRule, class_counts
+from dnnflow.table.columns.targets import Targets
 
 MAX_FREQUENT_VALUES = 100_000
 """Distinct values of a column up to which its most frequent one is known."""
@@ -28,12 +29,11 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Layout:
     """What is where in the kept blocks, and which rows are whose."""
 
-    label: str
     numbers: tuple[str, ...]
     texts: tuple[str, ...]
     booleans: frozenset[str]
     """Texts of which upper and lower case are the same."""
-    classes: Classes
+    targets: Targets
     rule: SplitRule
     """Says which rows are test rows in blocks that are not marked."""
 
@@ -70,6 +70,11 @@ class Moments:
     mean: NDArray[np.float64]
     squares: NDArray[np.float64]
 
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """Standard deviation of each column's values; 0 of none."""
+        return np.sqrt(self.squares / np.maximum(self.count, 1))
+
     def merge(self, other: "Moments") -> "Moments":
         """Add the rows of another block."""
         count = self.count + other.count
@@ -80,6 +85,12 @@ class Moments:
             squares = self.squares + other.squares + delta**2 * self.count * share
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Moments(count, low, high, mean, squares)
+
+    def summary(self, column: int) -> dict[str, float | None]:
+        """Return mean, standard deviation and range of a column, None where it is beyond float64."""
+        named = {"mean": self.mean, "std": self.std, "min": self.low, "max": self.high}
+        found = {name: float(values[column]) for name, values in named.items()}
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
 
     def with_fill(self, fill: NDArray[np.float64], missing: NDArray[np.int64]) -> "Moments":
         """Add `missing` rows that hold `fill`."""
@@ -93,10 +104,13 @@ class BlockStatistics:
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
-    """Rows of each class, shape (classes,)."""
+    """Rows of each stratum, shape (strata,)."""
     moments: Moments
     categories: tuple[dict[str, int], ...]
     """For each text column: training rows of each value."""
+    train_labels: Moments
+    test_labels: Moments
+    """Of the labels, but for classification, whose rows are counted."""
 
     @property
     def train_rows(self) -> int:
@@ -109,47 +123,68 @@ class BlockStatistics:
             {value: a.get(value, 0) + b.get(value, 0) for value in (*a, *b)}
             for a, b in zip(self.categories, other.categories, strict=True)
         )
-        moments = self.moments.merge(other.moments)
-        return BlockStatistics(self.train + other.train, self.test + other.test, moments, categories)
+        return BlockStatistics(
+            self.train + other.train,
+            self.test + other.test,
+            self.moments.merge(other.moments),
+            categories,
+            self.train_labels.merge(other.train_labels),
+            self.test_labels.merge(other.test_labels),
+        )
 
 
-def classes_of(columns: Columns, label: str, classes: Classes) -> NDArray[np.int16]:
-    """Return the class of each row of a block, -1 where the label is missing."""
-    column = columns.text(label)
-    code = np.array([*classes.codes(column.dictionary.to_pylist()), -1], dtype=np.int16)
-    rows: NDArray[np.int16] = code[codes(column)]
-    return rows
+def labels_of(columns: Columns, targets: Targets) -> NDArray[np.float64]:
+    """Return the labels of a block's rows, (rows, labels), by `Targets.values`; NaN where missing."""
+    found = np.empty((columns.rows, len(targets.names)))
+    for i, name in enumerate(targets.names):
+        column = columns.text(name)
+        values = targets.values(i, column.dictionary)
+        found[:, i] = np.append(values, np.nan)[codes(column)]
+    return found
 
 
-def label_block(block: KeptBlock, label: str, classes: Classes) -> NDArray[np.int16]:
-    """Return the classes of a kept block's rows."""
-    return classes_of(block.read(), label, classes)
+def strata_of(labels: NDArray[np.float64], targets: Targets) -> NDArray[np.int16]:
+    """Return what a split divides alike: the class of each row, or 0; -1 where a label is missing.
+
+    `labels` (rows, labels) are those of `labels_of`.
+    """
+    strata = labels[:, 0] if targets.task is Task.CLASSIFICATION else 0.0
+    return np.where(np.isnan(labels).any(axis=1), -1.0, strata).astype(np.int16)
+
+
+def label_block(block: KeptBlock, targets: Targets) -> NDArray[np.int16]:
+    """Return the strata of a kept block's rows."""
+    return strata_of(labels_of(block.read(), targets), targets)
 
 
 def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
     """Return the statistics of one block."""
-    columns, mine, train = _training_rows(block, layout)
-    n_classes = len(layout.classes.names)
-    counts = class_counts(mine[train], n_classes)
+    columns, targets = block.read(), layout.targets
+    labels = labels_of(columns, targets)
+    rows, strata = split_rows(block, layout, labels), strata_of(labels, targets)
+    measured = () if targets.task is Task.CLASSIFICATION else labels.T
     return BlockStatistics(
-        counts,
-        class_counts(mine, n_classes) - counts,
-        moments(columns.number(name)[train] for name in layout.numbers),
-        tuple(_categories(columns.text(name), train, name in layout.booleans) for name in layout.texts),
+        class_counts(strata[rows["train"]], targets.n_strata),
+        class_counts(strata[rows["test"]], targets.n_strata),
+        moments(columns.number(name)[rows["train"]] for name in layout.numbers),
+        tuple(
+            _categories(columns.text(name), rows["train"], name in layout.booleans) for name in layout.texts
+        ),
+        moments(label[rows["train"]] for label in measured),
+        moments(label[rows["test"]] for label in measured),
     )
 
 
-def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[np.int16], NDArray[np.int64]]:
+def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[np.int64]]:
     columns = block.read()
-    mine = classes_of(columns, layout.label, layout.classes)
-    return columns, mine, np.flatnonzero((mine >= 0) & ~test_rows(block, layout, mine))
+    return columns, split_rows(block, layout, labels_of(columns, layout.targets))["train"]
 
 
-def test_rows(block: KeptBlock, layout: Layout, classes: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Say which of a block's rows, of these classes, are test rows."""
-    if block.test is not None:
-        return block.test
-    return layout.rule.is_test(block.first_row, classes)
+def split_rows(block: KeptBlock, layout: Layout, labels: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    """Return which of a block's rows, with these labels, belong to each split."""
+    strata = strata_of(labels, layout.targets)
+    test = layout.rule.is_test(block.first_row, strata) if block.test is None else block.test
+    return {"train": np.flatnonzero((strata >= 0) & ~test), "test": np.flatnonzero(test)}
 
 
 def _present(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,7 +233,7 @@ Frequencies = tuple[NDArray[np.float64], NDArray[np.int64]] | None
 
 def frequency_block(block: KeptBlock, layout: Layout) -> list[Frequencies]:
     """Count the distinct training values of each column of numbers."""
-    columns, _, train = _training_rows(block, layout)
+    columns, train = _training_rows(block, layout)
     found: list[Frequencies] = []
     for name in layout.numbers:
         values, counts = np.unique(_present(columns.number(name)[train]) + 0.0, return_counts=True)
@@ -265,7 +300,7 @@ class MedianSearch:
 
 def median_block(block: KeptBlock, layout: Layout, search: MedianSearch) -> NDArray[np.int64]:
     """Count a block's training values by their next bits, shape (columns, 2, 2048)."""
-    columns, _, train = _training_rows(block, layout)
+    columns, train = _training_rows(block, layout)
     present = (_present(columns.number(name)[train]) for name in layout.numbers)
     counts = [count_bits(values, search, i) for i, values in enumerate(present)]
     return np.array(counts, dtype=np.int64).reshape(len(counts), 2, _DIGITS)
@@ -322,7 +357,7 @@ def fit_preprocessing(
     Raises
     ------
     DataError
-        If a column's range does not fit the arithmetic.
+        If a column's range does not fit the arithmetic, or a target is the same in all rows.
     """
     missing = statistics.train_rows - statistics.moments.count
     filled = statistics.moments.with_fill(np.nan_to_num(fill), missing)
@@ -333,7 +368,9 @@ def fit_preprocessing(
     for name, counts in zip(layout.texts, statistics.categories, strict=True):
         fitted[name] = _text(name, recipe, counts, name in layout.booleans, statistics.train_rows)
     used = tuple(fitted[column.name] for column in columns if column.name in fitted)
-    return Preprocessing(used, recipe.label, layout.classes, recipe.missing_values, recipe.clip)
+    labels = statistics.train_labels
+    targets = layout.targets.fit(labels.mean, labels.std, labels.low, labels.high)
+    return Preprocessing(used, targets, recipe.missing_values, recipe.clip)
 
 
 def _number(
@@ -347,7 +384,7 @@ def _number(
         offset, spread = low, high - low
     elif recipe.scale == "standard":
         # A constant column is told by its range: its deviation is rounding noise, not exactly 0.
-        deviation = float(np.sqrt(moments.squares[i] / moments.count[i])) if high > low else 0.0
+        deviation = float(moments.std[i]) if high > low else 0.0
         offset, spread = float(moments.mean[i]), deviation
     if not np.isfinite(spread) or (recipe.scale == "none" and max(abs(low), abs(high)) > _LARGEST):
         raise DataError(

@@ -101,9 +101,10 @@ class DatasetSource(RowSource):
 
     @classmethod
     def open(cls, path: str | Path, *splits: Split) -> "DatasetSource":
-        """Open the dataset in a directory; inputs are its encoded columns, targets the classes' numbers.
+        """Open the dataset in a directory; inputs are its encoded columns, targets its labels.
 
-        Without any split these are its training rows.
+        These are the classes' numbers, () int32, or of another task (outputs,) float32. Without any split the
+        rows are the training rows.
 
         Raises
         ------
@@ -113,7 +114,7 @@ class DatasetSource(RowSource):
         dataset, splits = open_cached(Path(path).absolute()), splits or ("train",)
         return cls(
             inputs=(Field("X", (dataset.n_features,), "float32"),),
-            targets=(Field("y", (), "int32"),),
+            targets=(Field("y", dataset.targets.shape, dataset.targets.dtype),),
             counts=tuple(dataset.rows[split] for split in splits),
             grains=tuple(dataset.stored(split).size for split in splits),
             path=str(dataset.path),

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,7 +21,8 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
 from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing
 from dnnflow.table.columns.split import Marks
-from dnnflow.table.columns.statistics import KeptBlock, Layout, classes_of, test_rows
+from dnnflow.table.columns.statistics import KeptBlock, Layout, labels_of, split_rows
+from dnnflow.table.columns.targets import Targets
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, Split] = ("train", "test")
@@ -28,9 +30,9 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 _CHUNK_BYTES = 2 << 20
 
 
-def chunk_rows(rows: int, n_features: int) -> int:
-    """Return how many rows a chunk has: about 2 MiB of features, but no more than there are."""
-    return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, 1))))
+def chunk_rows(rows: int, n_features: int, targets: Targets) -> int:
+    """Return how many rows a chunk has: about 2 MiB of features or labels, but no more than there are."""
+    return max(1, min(rows, _CHUNK_BYTES // (4 * max(n_features, *targets.shape, 1))))
 
 
 class BlockRows(NamedTuple):
@@ -67,10 +69,11 @@ def chunks(split: Split, blocks: Sequence[KeptBlock], counts: Sequence[int], siz
     return [*found, SplitChunk(split, len(found), tuple(parts))] if parts else found
 
 
-def create_arrays(root: Path, split: Split, rows: int, n_features: int, size: int) -> None:
+def create_arrays(root: Path, split: Split, rows: int, preprocessing: Preprocessing, size: int) -> None:
     """Write zarr's metadata of a split's arrays `X` and `y`, in chunks of `size` rows."""
+    n_features, targets = preprocessing.n_features, preprocessing.targets
     _create(root / split / "X", [rows, n_features], [size, n_features], "float32")
-    _create(root / split / "y", [rows], [size], "int32")
+    _create(root / split / "y", [rows, *targets.shape], [size, *targets.shape], targets.dtype)
 
 
 def _create(path: Path, shape: list[int], chunk: list[int], kind: str) -> None:
@@ -90,9 +93,14 @@ def _create(path: Path, shape: list[int], chunk: list[int], kind: str) -> None:
     (path / "zarr.json").write_text(json.dumps(metadata))
 
 
-def chunk_paths(root: Path, split: Split, index: int) -> tuple[Path, Path]:
+def chunk_paths(root: Path, split: Split, index: int, targets: Targets) -> tuple[Path, Path]:
     """Return the files of a chunk of `X` and of `y`."""
-    return root / split / "X" / "c" / str(index) / "0", root / split / "y" / "c" / str(index)
+    labels = root / split / "y" / "c" / str(index)
+    return root / split / "X" / "c" / str(index) / "0", labels / "0" if targets.shape else labels
+
+
+def _empty_labels(rows: int, targets: Targets) -> NDArray[Any]:
+    return np.zeros((rows, *targets.shape), dtype=np.dtype(targets.dtype).newbyteorder("<"))
 
 
 def write_chunk(
@@ -100,25 +108,23 @@ def write_chunk(
 ) -> tuple[str, str]:
     """Encode and write one chunk of `size` rows; return the BLAKE3 hashes of its two files."""
     features = np.zeros((size, preprocessing.n_features), dtype="<f4")  # the last chunk is padded
-    labels = np.zeros(size, dtype="<i4")
+    labels = _empty_labels(size, preprocessing.targets)
     at = 0
     for part in chunk.parts:
         end = at + part.rows
         labels[at:end] = _encode(part, chunk.split, layout, preprocessing, features[at:end])
         at = end
-    paths = chunk_paths(root, chunk.split, chunk.index)
+    paths = chunk_paths(root, chunk.split, chunk.index, preprocessing.targets)
     return _write(paths[0], features), _write(paths[1], labels)
 
 
 def _encode(
     part: BlockRows, split: Split, layout: Layout, preprocessing: Preprocessing, out: NDArray[np.float32]
-) -> NDArray[np.int16]:
-    """Write a part's rows into zeros, and return their classes."""
+) -> NDArray[Any]:
+    """Write a part's rows into zeros, and return their encoded labels."""
     kept = part.block.read()
-    classes = classes_of(kept, layout.label, layout.classes)
-    test = test_rows(part.block, layout, classes)
-    mine = np.flatnonzero(test if split == "test" else (classes >= 0) & ~test)
-    rows = mine[part.skip : part.skip + part.rows]
+    labels = labels_of(kept, layout.targets)
+    rows = split_rows(part.block, layout, labels)[split][part.skip : part.skip + part.rows]
 
     def column(fitted: FittedColumn) -> NDArray[Any]:
         if isinstance(fitted, NumberColumn):
@@ -128,7 +134,7 @@ def _encode(
         return known[codes(texts)[rows]]
 
     preprocessing.encode_into(map(column, preprocessing.columns), out)
-    return classes[rows]
+    return preprocessing.targets.encode(labels[rows])
 
 
 def _write(path: Path, array: NDArray[np.generic]) -> str:
@@ -181,29 +187,39 @@ class Stored:
     """Rows of a chunk."""
     checksums: Sequence[tuple[str, str]]
     """BLAKE3 of the files of `X` and `y`, chunk by chunk."""
+    targets: Targets
 
     def lengths(self, wanted: Sequence[int]) -> list[int]:
         """Return how many rows of chunks are rows of the split; the last chunk is padded."""
         return [min(self.size, self.rows - index * self.size) for index in wanted]
 
+    def paths(self, index: int) -> tuple[Path, Path]:
+        """Return the files of a chunk of `X` and of `y`."""
+        return chunk_paths(self.root, self.split, index, self.targets)
 
-def read_labels(stored: Stored) -> NDArray[np.int32]:
-    """Read and verify the labels of a split, (rows,) int32, without its features.
+    @property
+    def row_bytes(self) -> tuple[int, int]:
+        """Bytes of a row of `X` and of `y`."""
+        return 4 * self.n_features, 4 * prod(self.targets.shape)
+
+
+def read_labels(stored: Stored) -> NDArray[Any]:
+    """Read and verify the labels of a split, (rows,) int32 or (rows, outputs) float32, without its features.
 
     Raises
     ------
     DataError
         If a chunk is missing or damaged.
     """
-    labels = np.empty(stored.rows, dtype="<i4")
+    labels = _empty_labels(stored.rows, stored.targets)
     for index, (_, checksum) in enumerate(stored.checksums):
-        _, path = chunk_paths(stored.root, stored.split, index)
+        _, path = stored.paths(index)
         _read(path, checksum, labels[index * stored.size : (index + 1) * stored.size], stored.size)
     return labels
 
 
-def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Read and verify chunks of a split, in the order wanted: (rows, n_features) float32 and (rows,) int32.
+def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Read and verify chunks of a split, in the order wanted: (rows, n_features) float32, and labels.
 
     Raises
     ------
@@ -212,11 +228,12 @@ def read_chunks(stored: Stored, wanted: Sequence[int]) -> tuple[NDArray[np.float
     """
     lengths, n_features = stored.lengths(wanted), stored.n_features
     features = np.empty((sum(lengths), n_features), dtype="<f4")
-    labels = np.empty(sum(lengths), dtype="<i4")
+    labels = _empty_labels(sum(lengths), stored.targets)
     at = 0
     for index, length in zip(wanted, lengths, strict=True):
-        paths = chunk_paths(stored.root, stored.split, index)
-        for path, checksum, out in zip(paths, stored.checksums[index], (features, labels), strict=True):
+        for path, checksum, out in zip(
+            stored.paths(index), stored.checksums[index], (features, labels), strict=True
+        ):
             _read(path, checksum, out[at : at + length], stored.size)
         at += length
     return features, labels

@@ -110,8 +110,8 @@ class Parsed:
     rows: int
     columns: list[FeatureColumn]
     """The features."""
-    labels: ColumnFacts
-    """Without those of test rows that have a text of their own."""
+    labels: dict[str, ColumnFacts]
+    """Of each label, without those of test rows that have a text of their own."""
     sources: list[Block]
     """The text of each block."""
     mark: MarkColumn | None = None
@@ -134,17 +134,20 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
         plan = replace(plan, text=text)
         read = _parse_by(table, plan, iter(read.sources))
         kinds = _kinds(table, plan, read)
-    check_label(plan.label, read.facts[plan.label])
+    labels = {name: read.facts[name] for name in plan.labels}
+    for name, facts in labels.items():
+        check_label(name, facts)
     if not text and ColumnKind.NUMBER not in kinds.values():
         raise DataError(
-            f"a table needs a feature column with values, got none besides the label {plan.label!r}; "
+            f"a table needs a feature column with values, got none besides the label "
+            f"{', '.join(map(repr, labels))}; "
             "check delimiter and drop"
         )
     columns = [
         FeatureColumn(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()
     ]
     mark = _mark(table.job.recipe, read.facts[plan.mark[0]]) if plan.mark else None
-    return Parsed(read.kept, read.rows, columns, read.facts[plan.label], read.sources, mark)
+    return Parsed(read.kept, read.rows, columns, labels, read.sources, mark)
 
 
 def _mark(recipe: Recipe, facts: ColumnFacts) -> MarkColumn:
@@ -157,13 +160,13 @@ def _plan(table: Table, head: Block) -> ParsePlan:
     names = first.dialect.columns
     mark = tuple(recipe.mark.values())
     listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, **dict.fromkeys(recipe.mark, mark)}
-    check_columns(names, recipe.label, listed)
-    features = tuple(n for n in names if n not in (recipe.label, *mark, *recipe.drop))
+    check_columns(names, recipe.labels, listed)
+    features = tuple(n for n in names if n not in (*recipe.labels, *mark, *recipe.drop))
     forced = frozenset(recipe.text_columns) & frozenset(features)
     if table.test is not None:
         _check_same(names, table.test.dialect.columns)
     quick = first.text.end - first.text.start >= csv_reader.QUICK_BYTES
-    draft = ParsePlan(first.dialect, recipe.label, features, forced, recipe.missing_values, quick, mark)
+    draft = ParsePlan(first.dialect, recipe.labels, features, forced, recipe.missing_values, quick, mark)
     cutter = Cutter(first.dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     sample = replace(head, end=min([*cutter.cuts, head.end]), held=None)
@@ -203,7 +206,7 @@ class _Read:
 
 
 def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
-    read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, plan.label, *plan.mark)})
+    read = _Read([], [], {name: ColumnFacts() for name in (*plan.features, *plan.labels, *plan.mark)})
     limit = HELD_BYTES if table.job.tasks.in_process else 0
     total = sum(one.text.end - one.start for one in table.texts)
 
@@ -222,7 +225,8 @@ def _parse_by(table: Table, plan: ParsePlan, supply: Iterable[Block]) -> _Read:
                 RowError(row, f"{own.name} {reason}".lstrip()), before, own.text, own.dialect, block
             )
         if own is table.test:
-            del facts.columns[plan.label]
+            for name in plan.labels:
+                del facts.columns[name]
         merge_facts(read.facts, facts, plan)
         read.kept.append(KeptBlock(_path(table, block), read.rows, facts.rows, facts.kept))
         read.held += facts.kept.nbytes if facts.kept is not None else 0

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.paths import canonical_json, content_id
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import Marks, Part, RowNumbers, divide, epoch_order
+from dnnflow.table.columns.targets import Targets
 from dnnflow.table.store.chunks import (
     SPLITS,
     Split,
     Stored,
-    chunk_paths,
     mark_path,
     read_chunks,
     read_labels,
@@ -95,10 +95,10 @@ class Dataset:
     def _files(self) -> Iterator[tuple[Path, int]]:
         """Yield each file that holds rows, and its size in bytes."""
         for split in SPLITS:
-            size = self.stored(split).size
-            lengths = (4 * size * self.n_features, 4 * size)
-            for index in range(len(self.stored(split).checksums)):
-                yield from zip(chunk_paths(self.path, split, index), lengths, strict=True)
+            stored = self.stored(split)
+            lengths = [stored.size * row_bytes for row_bytes in stored.row_bytes]
+            for index in range(len(stored.checksums)):
+                yield from zip(stored.paths(index), lengths, strict=True)
         for name, (kind, _) in self.manifest.get("marks", {}).items():
             yield mark_path(self.path, name), np.dtype(kind).itemsize * self.rows["train"]
 
@@ -125,13 +125,28 @@ class Dataset:
         return Preprocessing.from_dict(self.manifest["preprocessing"])
 
     @property
+    def targets(self) -> Targets:
+        """What is predicted, and how it is encoded."""
+        return self.fitted.targets
+
+    @property
+    def task(self) -> Task:
+        """What is predicted of a row: its class, which of two values each label has, or numbers."""
+        return self.targets.task
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of a network's output: classes, or labels."""
+        return self.targets.n_outputs
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their codes."""
+        """Names of the classes, in the order of their codes; none but for classification."""
         return self.fitted.classes.names
 
     @property
     def n_classes(self) -> int:
-        """How many classes there are."""
+        """How many classes there are; 0 but for classification."""
         return len(self.class_names)
 
     @property
@@ -156,7 +171,7 @@ class Dataset:
 
     @cached_property
     def class_counts(self) -> dict[str, tuple[int, ...]]:
-        """Rows of each class in each split."""
+        """Rows of each class in each split; one number, all rows, but for classification."""
         return {split: tuple(self.manifest["class_counts"][split]) for split in SPLITS}
 
     @property
@@ -173,13 +188,15 @@ class Dataset:
         """Return what a person wants to know, as plain JSON values."""
         return {
             "id": self.id,
-            "label": self.recipe.label,
+            "label": self.recipe.to_dict()["label"],
             "rows": dict(self.rows),
             "dropped_rows": self.dropped_rows,
             "n_features": self.n_features,
             "feature_names": list(self.feature_names),
             "class_names": list(self.class_names),
             "class_counts": {split: list(counts) for split, counts in self.class_counts.items()},
+            "task": str(self.task),
+            "targets": self.manifest.get("targets", []),
             "columns": [column.to_dict() for column in self.schema],
             "recipe": self.recipe.to_dict(),
             "source": dict(self.manifest["source"]),
@@ -187,21 +204,20 @@ class Dataset:
 
     def split_bytes(self, split: Split) -> int:
         """Return the memory that a split's arrays take, in bytes."""
-        return self.rows[split] * 4 * (self.n_features + 1)
+        return self.rows[split] * sum(self.stored(split).row_bytes)
 
-    def arrays(self, split: Split) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    def arrays(self, split: Split) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Return a split, read once and kept; the arrays are shared and therefore read-only.
 
-        Shapes are (rows, n_features) float32 in C order, and (rows,) int32.
+        Features are (rows, n_features) float32 in C order. Labels are (rows,) int32, the codes of classes, or
+        of another task (rows, n_outputs) float32; see `Targets.encode`.
 
         Raises
         ------
         DataError
             If a chunk is missing or damaged.
         """
-        kept: dict[str, tuple[NDArray[np.float32], NDArray[np.int32]]] = self.__dict__.setdefault(
-            "_arrays", {}
-        )
+        kept: dict[str, tuple[NDArray[np.float32], NDArray[Any]]] = self.__dict__.setdefault("_arrays", {})
         if split not in kept:
             stored = self.stored(split)
             features, labels = read_chunks(stored, range(len(stored.checksums)))
@@ -209,8 +225,8 @@ class Dataset:
             kept[split] = features, labels
         return kept[split]
 
-    def labels(self, split: Split) -> NDArray[np.int32]:
-        """Return the labels of a split's rows, (rows,) int32; its features are not read for them.
+    def labels(self, split: Split) -> NDArray[Any]:
+        """Return the labels of a split's rows, as `arrays` does; its features are not read for them.
 
         Raises
         ------
@@ -249,7 +265,9 @@ class Dataset:
         """
         kept: dict[Part, tuple[RowNumbers, RowNumbers]] = self.__dict__.setdefault("_parts", {})
         if (found := kept.get(part)) is None:
-            found = divide(part, self.seed, self.labels("train"), self.marks())
+            is_stratified = self.task is Task.CLASSIFICATION
+            strata = self.labels("train") if is_stratified else np.zeros(self.rows["train"], dtype=np.int32)
+            found = divide(part, self.seed, strata, self.marks())
             for rows in found:
                 rows.flags.writeable = False
             while len(kept) >= max(1, min(_KEPT_PARTS, _KEPT_ROWS // self.rows["train"])):
@@ -259,7 +277,7 @@ class Dataset:
 
     def batches(
         self, split: Split, batch_size: int, *, epoch: int, rows: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         """Yield an epoch's batches in the order of `epoch_order`; the last may be smaller.
 
         `rows` (n,), int64, are those of the split to use; all by default.
@@ -273,7 +291,7 @@ class Dataset:
 
     def shuffled_blocks(
         self, split: Split, *, epoch: int, rows: NDArray[np.int64] | None = None
-    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
         """Yield an epoch's rows in blocks, for a split that is too large for the memory.
 
         Chunks come in an order drawn from (seed, epoch); a block is a few of them with their rows shuffled.
@@ -323,7 +341,7 @@ class Dataset:
     def stored(self, split: Split) -> Stored:
         """Return where a split's arrays lie, and how."""
         size, checksums = self.manifest["chunk_rows"][split], self.manifest["checksums"][split]
-        return Stored(self.path, split, self.rows[split], self.n_features, size, checksums)
+        return Stored(self.path, split, self.rows[split], self.n_features, size, checksums, self.targets)
 
 
 def _row_numbers(stored: Stored, wanted: Sequence[int]) -> NDArray[np.int64]:

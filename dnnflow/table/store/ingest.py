@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,18 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
-from dnnflow.table.columns.kinds import Classes, ColumnKind, FeatureColumn
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.marks import MarkColumn, MarkedBlock, check_training_rows, mark_block, test_block
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
-from dnnflow.table.columns.split import EXACT_SPLIT_ROWS, Marks, SplitRule, exact_rule, threshold_rule
+from dnnflow.table.columns.split import (
+    EXACT_SPLIT_ROWS,
+    Marks,
+    SplitRule,
+    class_counts,
+    exact_rule,
+    threshold_rule,
+)
 from dnnflow.table.columns.statistics import (
     BlockStatistics,
     Layout,
@@ -38,10 +45,12 @@ from dnnflow.table.columns.statistics import (
     merge_all_frequencies,
     modes,
 )
+from dnnflow.table.columns.targets import Targets
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
 from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, TableText, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
+from dnnflow.table.store.table_targets import find_targets
 from dnnflow.table.text.csv_reader import Block, blocks, read_dialect
 from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
@@ -152,16 +161,15 @@ def _size(path: str) -> int:
 def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
     path = table.path
-    classes = Classes.of(parsed.labels.texts)
-    classes.check(table.job.recipe.label)
-    marks, rule = Marks(), threshold_rule(0, 0.0, len(classes.names))  # nothing by chance in marked blocks
+    targets = find_targets(table, parsed)
+    marks, rule = Marks(), threshold_rule(0, 0.0, targets.n_strata)  # nothing by chance in marked blocks
     if table.test is not None:
-        parsed = _with_test_rows(table, parsed, table.test, classes)
+        parsed = _with_test_rows(table, parsed, table.test, targets)
     elif parsed.mark is not None:
-        parsed, marks = _divided(table, parsed, parsed.mark, classes)
+        parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
-        rule = _split(table, parsed, classes)
-    layout = _layout(table.job.recipe, parsed.columns, classes, rule)
+        rule = _split(table, parsed, targets)
+    layout = _layout(parsed.columns, targets, rule)
     fitted = _fit(table, parsed, layout)
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
@@ -185,50 +193,53 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
             "marks": marked,
+            **({"targets": fitted.measured()} if targets.task is not Task.CLASSIFICATION else {}),
         }
         write_file(aside / MANIFEST, sealed(manifest))
     return Dataset.open(path)
 
 
-def _split(table: Table, parsed: Parsed, classes: Classes) -> SplitRule:
+def _split(table: Table, parsed: Parsed, targets: Targets) -> SplitRule:
     recipe = table.job.recipe
-    if parsed.labels.values > EXACT_SPLIT_ROWS:
-        return threshold_rule(recipe.split_seed, recipe.test_fraction, len(classes.names))
-    calls = ((block, recipe.label, classes) for block in parsed.blocks)
-    codes = np.concatenate(list(table.job.tasks.run("label", label_block, calls)))
-    classes.check_counts(np.bincount(codes[codes >= 0], minlength=len(classes.names)).tolist(), recipe.label)
-    return exact_rule(recipe.split_seed, recipe.test_fraction, codes)
+    if min(facts.values for facts in parsed.labels.values()) > EXACT_SPLIT_ROWS:
+        return threshold_rule(recipe.split_seed, recipe.test_fraction, targets.n_strata)
+    calls = ((block, targets) for block in parsed.blocks)
+    strata = np.concatenate(list(table.job.tasks.run("label", label_block, calls)))
+    targets.check_counts(class_counts(strata, targets.n_strata).tolist())
+    return exact_rule(recipe.split_seed, recipe.test_fraction, strata)
 
 
-def _divided(table: Table, parsed: Parsed, column: MarkColumn, classes: Classes) -> tuple[Parsed, Marks]:
+def _divided(table: Table, parsed: Parsed, column: MarkColumn, targets: Targets) -> tuple[Parsed, Marks]:
     """Mark the test rows by the values of a column; ten bytes a row of the table are held for it."""
     recipe, found = table.job.recipe, []
-    calls = ((block, column, recipe.label, classes) for block in parsed.blocks)
+    calls = ((block, column, targets) for block in parsed.blocks)
     for index, block in enumerate(table.job.tasks.run("mark", mark_block, calls)):
         _check(table, parsed, index, block)
         found.append(block)
-    codes, values = np.concatenate([b.classes for b in found]), np.concatenate([b.values for b in found])
-    labelled, test = codes >= 0, np.zeros(len(codes), dtype=np.bool_)
-    test[labelled] = column.test(values[labelled], codes[labelled], recipe.test_fraction)
+    strata, values = np.concatenate([b.strata for b in found]), np.concatenate([b.values for b in found])
+    labelled, test = strata >= 0, np.zeros(len(strata), dtype=np.bool_)
+    if targets.task is not Task.CLASSIFICATION:
+        targets.check_counts([int(labelled.sum())])
+    test[labelled] = column.test(values[labelled], strata[labelled], recipe.test_fraction)
     train = labelled & ~test
     marks = column.marks(values[train])
-    fitted = codes[train] if marks.validation is None else codes[train][~marks.validation]
-    check_training_rows(fitted, classes, recipe.label, field=column.field)
+    fitted = strata[train] if marks.validation is None else strata[train][~marks.validation]
+    check_training_rows(fitted, targets, field=column.field)
     blocks = [replace(b, test=test[b.first_row : b.first_row + b.rows]) for b in parsed.blocks]
     return replace(parsed, blocks=blocks), marks
 
 
-def _with_test_rows(table: Table, parsed: Parsed, test: TableText, classes: Classes) -> Parsed:
+def _with_test_rows(table: Table, parsed: Parsed, test: TableText, targets: Targets) -> Parsed:
     """Mark the rows of the first text as training rows, those of the second as test rows."""
-    label, blocks, rows = table.job.recipe.label, [], 0
-    calls = ((block, label, classes) for block in parsed.blocks[test.first_block :])
+    blocks, rows = [], 0
+    calls = ((block, targets) for block in parsed.blocks[test.first_block :])
     checked = table.job.tasks.run("mark", test_block, calls)
     for index, block in enumerate(parsed.blocks):
         mark = np.zeros(block.rows, dtype=np.bool_)
         if index >= test.first_block:
             found = next(checked)
             _check(table, parsed, index, found)
-            mark = found.classes >= 0
+            mark = found.strata >= 0
             rows += int(mark.sum())
         blocks.append(replace(block, test=mark))
     if not rows:
@@ -243,13 +254,12 @@ def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock) -> None
         raise DataError(f"{parsed.where(table, BadValue(index, row, ''))}, {reason}")
 
 
-def _layout(recipe: Recipe, columns: list[FeatureColumn], classes: Classes, rule: SplitRule) -> Layout:
+def _layout(columns: list[FeatureColumn], targets: Targets, rule: SplitRule) -> Layout:
     return Layout(
-        recipe.label,
         tuple(c.name for c in columns if c.kind is ColumnKind.NUMBER),
         tuple(c.name for c in columns if c.kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN)),
         frozenset(c.name for c in columns if c.kind is ColumnKind.BOOLEAN),
-        classes,
+        targets,
         rule,
     )
 
@@ -264,7 +274,16 @@ class _Fitted:
     block_rows: dict[str, list[int]]
 
     def chunk_rows(self, split: str) -> int:
-        return chunk_rows(sum(self.block_rows[split]), self.preprocessing.n_features)
+        fitted = self.preprocessing
+        return chunk_rows(sum(self.block_rows[split]), fitted.n_features, fitted.targets)
+
+    def measured(self) -> list[dict[str, Any]]:
+        """Return what a manifest says of each label: its name, and its numbers in both splits."""
+        moments = {"train": self.statistics.train_labels, "test": self.statistics.test_labels}
+        return [
+            {"name": name, **{split: of.summary(i) for split, of in moments.items()}}
+            for i, name in enumerate(self.layout.targets.names)
+        ]
 
 
 def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
@@ -278,7 +297,13 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
 
     statistics = reduce(BlockStatistics.merge, counted())
     if parsed.mark is None and table.test is None:
-        layout.classes.check_counts((statistics.train + statistics.test).tolist(), layout.label)
+        layout.targets.check_counts((statistics.train + statistics.test).tolist())
+    for split in SPLITS:
+        if not sum(block_rows[split]):
+            raise DataError(
+                f"a table needs rows with all labels in both splits, got none to {split}; add rows, or leave "
+                "labels out"
+            )
     fill = _fill(table, parsed, layout, statistics.moments)
     preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)
@@ -308,7 +333,7 @@ def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[s
     checksums: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
         counts, size = fitted.block_rows[split], fitted.chunk_rows(split)
-        create_arrays(aside, split, sum(counts), fitted.preprocessing.n_features, size)
+        create_arrays(aside, split, sum(counts), fitted.preprocessing, size)
         calls = (
             (chunk, fitted.layout, fitted.preprocessing, size, aside)
             for chunk in chunks(split, parsed.blocks, counts, size)

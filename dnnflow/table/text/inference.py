@@ -8,6 +8,7 @@ is not is an error.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, text_column, whole
+from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
@@ -39,7 +40,7 @@ class ParsePlan:
     """How to parse a table's blocks."""
 
     dialect: Dialect
-    label: str
+    labels: tuple[str, ...]
     features: tuple[str, ...]
     text: frozenset[str]
     """Features to parse as text; the others are numbers."""
@@ -56,13 +57,13 @@ class ParsePlan:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Columns to parse as text, the label among them."""
-        return (*(name for name in self.features if name in self.text), self.label, *self.mark)
+        """Columns to parse as text, the labels among them."""
+        return (*(name for name in self.features if name in self.text), *self.labels, *self.mark)
 
     def types(self) -> dict[str, pa.DataType]:
         """Return the type of each wanted column."""
         features = {n: TEXT if n in self.text else pa.float64() for n in self.features}
-        return {**features, **dict.fromkeys((self.label, *self.mark), TEXT)}
+        return {**features, **dict.fromkeys((*self.labels, *self.mark), TEXT)}
 
 
 class BadValue(NamedTuple):
@@ -88,6 +89,8 @@ class ColumnFacts:
     first_text: BadValue | None = None
     """The first value that is not a number."""
     first_infinite: BadValue | None = None
+    fractions: bool = False
+    """Whether some value of a column parsed as text is a number that is not whole."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -98,6 +101,7 @@ class ColumnFacts:
             self.texts if len(self.texts) > limit else self.texts | other.texts,
             self.first_text or other.first_text,
             self.first_infinite or other.first_infinite,
+            self.fractions or other.fractions,
         )
 
 
@@ -107,7 +111,7 @@ class BlockFacts:
 
     rows: int
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
-    """Of the features, the label and the column that divides the rows."""
+    """Of the features, the labels and the column that divides the rows."""
     kept: Columns | None = None
     """The columns, unless they were written to a file."""
     error: tuple[int, str] | None = None
@@ -135,13 +139,13 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
 
 
 def _limit(name: str, plan: ParsePlan) -> int:
-    return MAX_CLASSES if name == plan.label else MAX_CATEGORIES
+    return MAX_CLASSES if name in plan.labels else MAX_CATEGORIES
 
 
 def _capped(facts: ColumnFacts, limit: int) -> ColumnFacts:
     if len(facts.texts) <= limit + 1:
         return facts
-    return replace(facts, texts=frozenset(sorted(facts.texts)[: limit + 1]))
+    return replace(facts, texts=frozenset(nsmallest(limit + 1, facts.texts)))
 
 
 def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, dict[str, ColumnFacts]]:
@@ -165,15 +169,8 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
         facts, tidy = _text_facts(whole(table, name), plan.missing_values, index)
         if facts.first_text is not None:
             corrected[name] = replace(facts, texts=frozenset())
-        values.append(_as_numbers(tidy))
+        values.append(np.append(numbers_in(tidy.dictionary), np.nan)[codes(tidy)])
     return Columns.of(plan.numbers, values, table.select(plan.texts)), corrected
-
-
-def _as_numbers(column: pa.DictionaryArray) -> NDArray[np.float64]:
-    values = [to_number(text) for text in column.dictionary.to_pylist()]
-    known = np.array([*(np.nan if value is None else value for value in values), np.nan])
-    rows: NDArray[np.float64] = known[codes(column)]
-    return rows
 
 
 def _text_facts(
@@ -188,8 +185,10 @@ def _text_facts(
     row_codes = np.where(gone[row_codes], len(texts), row_codes)
     counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
     present = [text for text, count in zip(texts, counts, strict=True) if count]
-    numeric = np.array([to_number(text) is not None for text in texts], dtype=bool)
-    infinite = np.array([_is_infinite(text) for text in texts], dtype=bool)
+    values = [to_number(text) for text in texts]
+    numeric = np.array([value is not None for value in values], dtype=bool)
+    known = np.array([0.0 if value is None else value for value in values])
+    infinite = np.isinf(known)
     facts = ColumnFacts(
         int(counts.sum()),
         int(counts[numeric].sum()),
@@ -197,13 +196,9 @@ def _text_facts(
         frozenset(present),
         _first(~numeric & (counts > 0), row_codes, texts, index),
         _first(infinite & (counts > 0), row_codes, texts, index),
+        bool((np.isfinite(known) & (known != np.floor(known)) & (counts > 0)).any()),
     )
     return facts, tidy
-
-
-def _is_infinite(text: str) -> bool:
-    number = to_number(text)
-    return number is not None and bool(np.isinf(number))
 
 
 def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:

@@ -106,11 +106,9 @@ class NumberCounts:
             self._have_many(np.array([*self._values]))
 
     def _have_many(self, values: NDArray[np.float64]) -> None:
-        """Stop to count values; keep as many as show that they are too many or continuous."""
+        """Stop to count values; keep as many as show that they are too many for classes."""
         self._many = True
-        fractions = values[values != np.floor(values)]
-        kept = [*fractions[: CONTINUOUS_CLASSES + 1], *values[: CONTINUOUS_CLASSES + 1]]
-        self._values = dict.fromkeys(map(float, kept if len(fractions) else values[: MOST_CLASSES + 1]), 0)
+        self._values = dict.fromkeys(values[: MOST_CLASSES + 1].tolist(), 0)
 
     def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
         """Return the column's profile."""
@@ -181,6 +179,9 @@ def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> s
     try:
         check_label(name, facts)
         classes = Classes.of(counts)
+        is_number = facts.numbers == facts.values and facts.first_infinite is None
+        if is_number and len(classes.names) > CONTINUOUS_CLASSES:
+            return None  # amounts, or classes if the task says so
         classes.check(name)
         rows = [0] * len(classes.names)
         for code, count in zip(classes.codes(counts), counts.values(), strict=True):

@@ -298,21 +298,6 @@ class TextReader:
             yield piece
 
 
-class _UnlabelledPlan(ParsePlan):
-    """A plan for a table whose label is not chosen yet: all columns are features."""
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Columns to parse as text."""
-        return tuple(name for name in self.features if name in self.text)
-
-    def types(self) -> dict[str, Any]:
-        """Return the type of each column."""
-        types = super().types()
-        del types[self.label]
-        return types
-
-
 @dataclass
 class _Pass:
     """Counts gathered in one pass over the text."""
@@ -439,7 +424,7 @@ class _SentTable:
             raise LimitError(
                 f"a table may have at most {self.limits.columns} columns, got {width}; leave some out"
             )
-        check_columns(dialect.columns, dialect.columns[0], {})
+        check_columns(dialect.columns, (), {})
         return min(max(BLOCK_BYTES, _COLUMN_BYTES * width), _WIDE_BLOCK_BYTES)
 
     def where(self, block_bytes: int, rows_before: int, place: BadValue) -> str:
@@ -484,8 +469,8 @@ class _SentTable:
 
 
 def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
-    """Plan by the first records, as the intake does."""
-    draft = _UnlabelledPlan(dialect, "", dialect.columns, texts, (), quick)
+    """Plan by the first records, as the intake does; no label is chosen yet."""
+    draft = ParsePlan(dialect, (), dialect.columns, texts, (), quick)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])

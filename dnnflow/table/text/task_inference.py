@@ -1,0 +1,90 @@
+"""Infer from the labels of a table what is predicted, and tell what does not fit the task."""
+
+from collections.abc import Mapping
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, MAX_CLASSES, Task, quoted
+from dnnflow.table.columns.targets import two_values
+from dnnflow.table.text.inference import BadValue, ColumnFacts
+
+ROWS_A_CLASS = 20
+"""Different whole numbers with fewer rows each than this, on average, may be amounts."""
+
+
+def infer_task(labels: Mapping[str, ColumnFacts]) -> Task:
+    """Tell the task from the values of one label or of several, by name.
+
+    One label of text or truth values, of at most 20 different numbers, or of whole numbers that return often
+    enough to be classes, is classification; one of other numbers is regression. Several labels are multilabel
+    if each has two values, and regression if all are numbers.
+
+    Raises
+    ------
+    DataError
+        If whole numbers may be classes or amounts, or several labels are of no task.
+    """
+    if len(labels) == 1:
+        return _infer_task_of(*next(iter(labels.items())))
+    if all(_distinct(facts) == 2 for facts in labels.values()):
+        return Task.MULTILABEL
+    if all(_are_numbers(facts) for facts in labels.values()):
+        return Task.REGRESSION
+    many = next(name for name, facts in labels.items() if _distinct(facts) != 2)
+    text = next(name for name, facts in labels.items() if not _are_numbers(facts))
+    distinct = min(_distinct(labels[many]), MAX_CLASSES + 1)
+    raise DataError(
+        "several labels must have two different values each, or all be numbers, got "
+        f"{distinct if distinct <= MAX_CLASSES else f'more than {MAX_CLASSES}'} different values in column "
+        f"{many!r} and text in column {text!r}; leave labels out"
+    )
+
+
+def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
+    distinct = _distinct(facts)
+    if not _are_numbers(facts):
+        # Beyond the number of classes, a column of mostly numbers has a wrong value, which is then named.
+        is_mostly = distinct > MAX_CLASSES and 2 * facts.numbers >= facts.values
+        return Task.REGRESSION if is_mostly else Task.CLASSIFICATION
+    if distinct <= CONTINUOUS_CLASSES:
+        return Task.CLASSIFICATION
+    if facts.fractions:
+        return Task.REGRESSION
+    if distinct > MAX_CLASSES:
+        raise DataError(
+            f"a label of more than {MAX_CLASSES} different whole numbers may be amounts, or names such as "
+            f"ids, got column {name!r}; set task to regression, or choose another label"
+        )
+    if distinct * ROWS_A_CLASS > facts.values:
+        raise DataError(
+            f"a label of {distinct} different whole numbers in {facts.values} rows may be classes or "
+            f"amounts, got column {name!r}; set task to classification or regression"
+        )
+    return Task.CLASSIFICATION
+
+
+def _distinct(facts: ColumnFacts) -> int:
+    """Return how many different values there are; more than `MAX_CLASSES` if there are too many to know."""
+    return len(two_values(facts.texts).names)
+
+
+def _are_numbers(facts: ColumnFacts) -> bool:
+    return facts.numbers == facts.values and facts.first_infinite is None
+
+
+def label_fault(task: Task, name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
+    """Return what is wrong with a label of that task: where, if in a single row, and in words; or "".
+
+    The row of a label's third value is known only to who reads the rows again.
+    """
+    if task is Task.CLASSIFICATION:
+        return None, ""
+    if task is Task.MULTILABEL:
+        distinct = _distinct(facts)
+        rule = f"a label of multilabel needs two different values, got one in column {name!r}"
+        return None, f"{rule}; leave that label out" if distinct == 1 else ""
+    remedy = "correct it, name it in missing_values, or set another task"
+    if place := facts.first_text:
+        return place, f"column {name!r}: {quoted(place.value)} is not a number, as regression needs; {remedy}"
+    if place := facts.first_infinite:
+        return place, f"column {name!r}: numbers must be finite, got {quoted(place.value)}; {remedy}"
+    return None, ""
