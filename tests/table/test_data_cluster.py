@@ -40,6 +40,17 @@ def test_a_cluster_divides_rows_alike(client, tmp_path: Path):
         assert there.manifest == ingest(source, recipe, tmp_path / "here").manifest
 
 
+@pytest.mark.parametrize(("label", "task"), [(["x", "y"], "regression"), (["p", "q"], "multilabel")])
+def test_a_cluster_encodes_targets_alike(client, tmp_path: Path, label: list[str], task: str):
+    rows = "".join(f"{i},{i % 37 / 8},{i * i % 31},{i % 2},{'yn'[i % 3 == 0]}\n" for i in range(400))
+    (tmp_path / "a.csv").write_text(f"a,x,y,p,q\n{rows}")
+    source = Source(url=str(tmp_path / "a.csv"))
+    recipe = Recipe.from_dict({"label": label, "drop": [n for n in "xypq" if n not in label]})
+    there = ingest(source, recipe, tmp_path / "there", client=client, block_bytes=500)
+    assert there.task == task
+    assert there.manifest == ingest(source, recipe, tmp_path / "here", block_bytes=500).manifest
+
+
 def test_a_cluster_makes_the_same_dataset(client, digits: Dataset, tmp_path: Path):
     source = Source(url=str(PIPELINES / "data" / "digits.csv"))
     dataset = ingest(source, Recipe(label="digit"), tmp_path, client=client, block_bytes=20_000)
