@@ -1,38 +1,38 @@
-"""Is what a study says of its best design true? Whole studies on simulated tables whose truth is known.
+"""Is what a study says true? Whole studies on simulated tables whose truth is known.
 
     python benchmarks/honest.py                                # 200 studies of 200 designs
-    python benchmarks/honest.py --designs 20000 --studies 10   # hours
+    python benchmarks/honest.py --designs 20000 --studies 10   # an hour
 
-A table of 400 rows is drawn from a mixture of two classes, ingested, and searched by the compiled engine. The
-truth of a trained network is its accuracy on 100,000 further rows. Printed is what a study says of the design
-that it hands out, less what is true, in points, and how often the 95 % interval holds the truth:
+A table of 400 rows is drawn from a mixture of two classes and goes through all stages of a study, in this
+process. The truth of a model is its accuracy on 100,000 further rows. Printed is what is said of it less what
+is true, in points, and how often the 95 % interval holds the truth:
 
-- today: chosen on validation rows, measured once on test rows;
-- the leaderboard's number of that design, and the same without the luck of being chosen (BBC-CV);
+- the winner and the ensemble, measured once on test rows, and what they had on the rows they were chosen by;
+- the best of the screen on its validation rows, and the same without the luck of being chosen (BBC-CV);
 - the way before (`select_on: test`): the best on the test rows, by its accuracy there.
 """
 
 import argparse
-import io
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from dnnflow.design.layers import Design
-from dnnflow.design.space import Space
 from dnnflow.engines.compiled.compiled_engine import CompiledEngine
 from dnnflow.engines.records import TrainingSettings
-from dnnflow.engines.seam import Fitted, TrainingContext
+from dnnflow.engines.seam import TrainingContext
+from dnnflow.execute.local import LocalExecutor
+from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.intervals import wilson_interval
-from dnnflow.results.view.paired import bias_corrected
-from dnnflow.table.columns.recipe import Recipe, Source
-from dnnflow.table.columns.split import Part
+from dnnflow.run.execute import begin, finalists, measure_once, preprocess
+from dnnflow.run.run import StudyRun
+from dnnflow.run.saved_model import load_model, read_weights
+from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
-from dnnflow.table.store.ingest import ingest
 
 ROWS, FEATURES, TRUE_ROWS = 400, 6, 100_000
 SPACE = {
@@ -60,14 +60,13 @@ def draw(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return features, labels
 
 
-def make_dataset(rng: np.random.Generator, folder: Path) -> Dataset:
-    """Return a drawn table as a dataset."""
+def write_table(rng: np.random.Generator, folder: Path) -> Path:
+    """Write a drawn table as a CSV and return its path."""
     features, labels = draw(rng, ROWS)
-    text = io.StringIO()
-    np.savetxt(text, np.column_stack([features, labels]), delimiter=",", fmt=["%.6f"] * FEATURES + ["%d"],
+    path = folder / "table.csv"
+    np.savetxt(path, np.column_stack([features, labels]), delimiter=",", fmt=["%.6f"] * FEATURES + ["%d"],
                header=",".join([*(f"x{i}" for i in range(FEATURES)), "label"]), comments="")  # fmt: skip
-    (folder / "table.csv").write_text(text.getvalue())
-    return ingest(Source(url=str(folder / "table.csv")), Recipe(label="label"), folder / "datasets")
+    return path
 
 
 def predict(design: Design, weights: Sequence[np.ndarray], features: np.ndarray) -> np.ndarray:
@@ -79,62 +78,58 @@ def predict(design: Design, weights: Sequence[np.ndarray], features: np.ndarray)
     return np.asarray((flow @ weights[-2] + weights[-1]).argmax(axis=1))
 
 
-def search(
-    designs: Sequence[Design], dataset: Dataset, settings: TrainingSettings
-) -> tuple[Design, list[np.ndarray], np.ndarray]:
-    """Return the first of the leaderboard, its weights, and what all predict, best first (designs, rows)."""
-    places: list[tuple[tuple[float, float, str], Design, np.ndarray]] = []
+def best_on_test_rows(designs: Sequence[Design], dataset: Dataset) -> tuple[Design, list[np.ndarray], float]:
+    """Return the first design by its accuracy on test rows, its weights, and that accuracy."""
     by_id = {design.design_id: design for design in designs}
-    best: tuple[float, float, str] | None = None
-    weights: list[np.ndarray] = []
-    for fitted in CompiledEngine().train(designs, TrainingContext(dataset, settings)):
-        key = key_of(fitted)
-        if best is None or key < best:
-            best, weights = key, list(fitted.weights()) if fitted.weights else []
-        places.append((key, by_id[fitted.trial.design_id], np.asarray(fitted.predicted)))
-    places.sort(key=lambda place: place[0])
-    return places[0][1], weights, np.stack([place[2] for place in places])
-
-
-def key_of(fitted: Fitted) -> tuple[float, float, str]:
-    """Return what orders trials on the leaderboard."""
-    trial = fitted.trial
-    return -float(trial.score or 0.0), float(trial.parameters or 0), trial.design_id
+    best, weights = (np.inf, 0.0, ""), list[np.ndarray]()
+    context = TrainingContext(dataset, TrainingSettings(select_on="test"))
+    for fitted in CompiledEngine().train(designs, context):
+        trial = fitted.trial
+        key = -float(trial.score or 0.0), float(trial.parameters or 0), trial.design_id
+        if key < best and fitted.weights:
+            best, weights = key, list(fitted.weights())
+    return by_id[best[2]], weights, -best[0]
 
 
 def study(seed: int, n_designs: int) -> dict[str, Said]:
-    """Do one study both ways and return what is said."""
+    """Do one study and return what is said."""
     rng = np.random.default_rng(seed)
-    drawn = enumerate(Space.from_dict(SPACE).sample(n_designs, seed))
-    designs = [replace(design, seed=number) for number, design in drawn]
     with tempfile.TemporaryDirectory() as folder:
-        dataset = make_dataset(rng, Path(folder))
+        settings = Settings.from_environment({"DNNFLOW_HOME": str(Path(folder) / "home")})
+        workspace = settings.workspace
+        pipeline = Pipeline.model_validate({
+            "dataset": {"source": str(write_table(rng, Path(folder))), "label": "label"}, "space": SPACE,
+            "designs": n_designs, "seed": seed, "outputs": {"models": 1},
+        })  # fmt: skip
+        run, executor = StudyRun(pipeline, settings), LocalExecutor()
+        held = begin(run, preprocess(pipeline, settings))
+        held.train(executor)
+        screened = held.view()
+        view = measure_once(held, finalists(held, screened, executor))
         raw, labels = draw(rng, TRUE_ROWS)
-        rows = dataset.transform(pd.DataFrame(raw, columns=[f"x{i}" for i in range(FEATURES)]))
-        names = dataset.label_names(np.arange(2)).tolist()
+        rows = held.dataset.transform(pd.DataFrame(raw, columns=[f"x{i}" for i in range(FEATURES)]))
+        names = held.dataset.label_names(np.arange(2)).tolist()
         codes = np.array([names.index(str(label)) for label in (0, 1)])[labels]
-
-        def truth_of(design: Design, weights: list[np.ndarray]) -> float:
-            return float((predict(design, weights, rows) == codes).mean())
-
         found: dict[str, Said] = {}
-        settings = TrainingSettings()
-        design, weights, predicted = search(designs, dataset, settings)
-        truth = truth_of(design, weights)
-        test_rows, test_labels = dataset.arrays("test")
-        tested = float((predict(design, weights, test_rows) == test_labels).mean())
-        found["today: tested once"] = Said(tested, *wilson_interval(tested, len(test_labels)), truth)
-        _, held = dataset.part(Part())
-        right = predicted == dataset.labels("train")[held]
-        corrected = bias_corrected(right)
-        naive = corrected.naive
-        found["  its validation accuracy"] = Said(naive, *wilson_interval(naive, len(held)), truth)
+        files = workspace.model(held.id, 1), workspace.ensemble(held.id)
+        for one, path in zip(view.tested, files, strict=False):
+            outputs = load_model(path).model.predict(rows, batch_size=8192, verbose=0)
+            truth = float((outputs.argmax(axis=1) == codes).mean())
+            found[f"{one.kind}: tested once"] = Said(one.score, *one.interval, truth)
+            chosen, among = float(one.selected or 0.0), view.finals.rows
+            found[f"  {one.kind}, as chosen"] = Said(chosen, *wilson_interval(chosen, among), truth)
+        first = screened.leaderboard[0]
+        best = next(design for design in held.designs if design.design_id == first.design_id)
+        weights = read_weights(workspace.weights(held.id, first.design_id))
+        truth = float((predict(best, weights, rows) == codes).mean())
+        found["screen: validation accuracy"] = Said(first.score, first.low, first.high, truth)
+        corrected = screened.noise.corrected
         found["  the same by BBC-CV"] = Said(corrected.score, corrected.low, corrected.high, truth)
-        design, weights, predicted = search(designs, dataset, TrainingSettings(select_on="test"))
-        before = float((predicted[0] == test_labels).mean())
+        design, weights, before = best_on_test_rows(held.designs, held.dataset)
         found["before: best on test rows"] = Said(
-            before, *wilson_interval(before, len(test_labels)), truth_of(design, weights)
-        )
+            before, *wilson_interval(before, held.dataset.rows["test"]),
+            float((predict(design, weights, rows) == codes).mean()),
+        )  # fmt: skip
     return found
 
 
