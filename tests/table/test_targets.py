@@ -457,3 +457,10 @@ def test_the_task_is_part_of_an_id_where_it_is_said(make: Made):
     recipe = Recipe.from_dict({"label": ["price", "rent"], "task": "regression"})
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     assert recipe.labels == ("price", "rent")
+
+
+def test_classes_spelled_in_too_many_ways_are_refused_and_no_row_is_lost(tmp_path: Path) -> None:
+    rows = [f"{row},{number}{'.' + '0' * row if row else ''}" for row in range(600) for number in (1, 2)]
+    (tmp_path / "t.csv").write_text("x,kind\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="spelled in at most 1000 ways, got more in column 'kind'"):
+        ingest(Source(url=str(tmp_path / "t.csv")), Recipe(label="kind"), tmp_path / "datasets")

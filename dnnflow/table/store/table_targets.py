@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import Task, quoted
+from dnnflow.table.columns.kinds import MAX_CLASSES, Task, quoted
 from dnnflow.table.columns.statistics import labels_of
 from dnnflow.table.columns.targets import Targets, two_values
 from dnnflow.table.store.column_blocks import Parsed, Table
@@ -27,7 +27,13 @@ def find_targets(table: Table, parsed: Parsed) -> Targets:
         raise DataError(reason if place is None else f"{parsed.where(table, place)}, {reason}")
     targets = Targets.of(task, {name: facts.texts for name, facts in parsed.labels.items()})
     if task is Task.CLASSIFICATION:
-        targets.classes[0].check(targets.names[0])
+        (name, facts), *_ = parsed.labels.items()
+        targets.classes[0].check(name)
+        if len(facts.texts) > MAX_CLASSES:  # no more were kept, and rows with others would be lost
+            raise DataError(
+                f"the classes of a label may be spelled in at most {MAX_CLASSES} ways, got more in column "
+                f"{name!r}, e.g. {quoted(min(facts.texts))}; write each number in one way"
+            )
     return targets
 
 
