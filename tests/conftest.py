@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.databases import postgres, url  # noqa: F401
@@ -18,6 +19,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background: processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+hypothesis.settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"
