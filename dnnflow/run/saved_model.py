@@ -9,9 +9,10 @@ import io
 import json
 import zipfile
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,34 +55,75 @@ class LeaderboardKey(NamedTuple):
 class BestWeights:
     """The weights of the best designs so far, one `.npz` a design in a directory.
 
-    Not safe for several threads. `keys` are those of the trials already stored.
+    Of a design with several seeds, whose value is the mean over them, these are the weights of the lowest
+    seed that completed; until all its seeds have ended, each is kept. Not safe for several threads.
     """
 
-    def __init__(self, directory: Path, keep: int, keys: Iterable[LeaderboardKey]) -> None:
-        self._directory = directory
-        self._keep = keep
-        self._best = sorted(keys)[:keep]
+    def __init__(self, directory: Path, keep: int, repeated: Mapping[str, Sequence[str]]) -> None:
+        """Keep nothing yet.
+
+        Parameters
+        ----------
+        repeated
+            By the id of each design that is trained with several seeds: the ids of it with all of them, the
+            lowest seed first.
+        """
+        self._directory, self._keep, self._repeated = directory, keep, repeated
+        self._best: list[LeaderboardKey] = []
+        self._open: dict[str, dict[str, LeaderboardKey | None]] = {}
+        """What has ended of designs whose other seeds have not."""
 
     def threshold(self) -> float:
-        """Return the accuracy from which on a trial may be among the best; infinite if none are kept."""
+        """Return the score from which on a trial may be among the best; infinite if none are kept."""
         if self._keep == 0:
             return float("inf")
-        return -self._best[-1].minus_score if len(self._best) == self._keep else 0.0
+        is_full = len(self._best) == self._keep and not self._repeated
+        return -self._best[-1].minus_score if is_full else 0.0
 
-    def offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
-        """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""
+    def count(
+        self, design_id: str, key: LeaderboardKey | None, weights: Sequence[np.ndarray] | None = None
+    ) -> None:
+        """Count a trial; write its weights if it may be among the best, and drop those that no longer are.
+
+        Parameters
+        ----------
+        key
+            None of a trial that did not complete.
+        weights
+            Left out of a trial that was counted before, in another process.
+        """
+        seeds = self._repeated.get(design_id)
+        if seeds is None:
+            if key is not None:
+                self._offer(key, weights)
+            return
+        self._write(design_id, weights)
+        ended = self._open.setdefault(seeds[0], {})
+        ended[design_id] = key
+        if len(ended) == len(seeds):
+            del self._open[seeds[0]]
+            completed = [found for one in seeds if (found := ended[one])]
+            for other in completed[1:]:
+                self._drop(other.design_id)
+            if completed:
+                mean = fmean(one.minus_score for one in completed)
+                self._offer(completed[0]._replace(minus_score=mean), None)
+
+    def _offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
         insort(self._best, key)
         dropped = self._best[self._keep :]
         del self._best[self._keep :]
-        if key in dropped:
-            return
-        if weights:
-            write_weights(self._file(key), weights)
+        if key not in dropped:
+            self._write(key.design_id, weights)
         for other in dropped:
-            self._file(other).unlink(missing_ok=True)
+            self._drop(other.design_id)
 
-    def _file(self, key: LeaderboardKey) -> Path:
-        return self._directory / f"{key.design_id}.npz"
+    def _write(self, design_id: str, weights: Sequence[np.ndarray] | None) -> None:
+        if weights and self._keep:
+            write_weights(self._directory / f"{design_id}.npz", weights)
+
+    def _drop(self, design_id: str) -> None:
+        (self._directory / f"{design_id}.npz").unlink(missing_ok=True)
 
 
 def write_weights(path: Path, weights: Sequence[np.ndarray]) -> None:

@@ -245,7 +245,10 @@ class StudyTraining(TrialLoop):
         self._completed, self._failed, self._trained = len(completed), len(frame) - len(completed), 0
         self._best = min(keys, default=None)
         directory = study.settings.workspace.weights_directory(study.id)
-        self._keeper = BestWeights(directory, study.pipeline.outputs.models, keys)
+        self._keeper = BestWeights(directory, study.pipeline.outputs.models, _repeated(study.designs))
+        by_id = {key.design_id: key for key in keys}
+        for design_id in frame["design_id"]:
+            self._keeper.count(design_id, by_id.get(design_id))
         self._predictions = PredictionWriter(
             study.settings.workspace.predictions(study.id),
             len(self._designs),
@@ -277,9 +280,11 @@ class StudyTraining(TrialLoop):
         trials = [outcome.trial for outcome in outcomes]
         keys = []
         for outcome, trial in zip(outcomes, trials, strict=True):
+            key = None
             if trial.score is not None:
-                keys.append(LeaderboardKey.of(trial.design_id, trial.score, trial.parameters))
-                self._keeper.offer(keys[-1], outcome.weights)
+                key = LeaderboardKey.of(trial.design_id, trial.score, trial.parameters)
+                keys.append(key)
+            self._keeper.count(trial.design_id, key, outcome.weights)
         # The weights of the best are on disk before their trial counts as done
         self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
         self._stored |= {trial.design_id for trial in trials}
@@ -328,6 +333,16 @@ class StudyTraining(TrialLoop):
                 best_design=self._designs[best.design_id].describe() if best else None,
             )
         )
+
+
+def _repeated(designs: Sequence[Design]) -> dict[str, list[str]]:
+    """Return by the id of each design with several seeds the ids of it with all, the lowest seed first."""
+    if len({design.seed for design in designs}) < 2:
+        return {}
+    groups: dict[str, list[str]] = {}
+    for design in sorted(designs, key=lambda one: one.seed):
+        groups.setdefault(design.unseeded_id, []).append(design.design_id)
+    return {one: group for group in groups.values() if len(group) > 1 for one in group}
 
 
 def _result(design: Design, score: float | None, error: str) -> TrialResult:

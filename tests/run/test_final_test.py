@@ -119,8 +119,11 @@ def test_a_study_whose_predictions_were_not_kept_is_compared_without_them(settin
 
 
 @pytest.mark.slow
-def test_a_handed_out_model_has_the_accuracy_it_is_said_to_have(settings: Settings) -> None:
-    study, view = done(pipeline(), settings)
+@pytest.mark.parametrize("seeds", ["0", "{int: [0, 2]}"])
+def test_a_handed_out_model_has_the_accuracy_it_is_said_to_have(settings: Settings, seeds: str) -> None:
+    study, view = done(pipeline(f"space.seed={seeds}"), settings)
+    kept = {path.stem for path in settings.workspace.weights_directory(study.id).glob("*.npz")}
+    assert kept == {place.design_id for place in view.leaderboard[:3]}
     models = [one for one in view.tested if one.kind == "design"]
     assert [one.rank for one in models] == [1, 2, 3]
     features, labels = study.dataset.arrays("test")
@@ -193,7 +196,7 @@ def test_test_rows_are_looked_at_once(settings: Settings, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_study_that_selects_on_test_rows_says_so(settings: Settings) -> None:
-    _, view = done(pipeline("evaluation.select_on=test"), settings)
+    _, view = done(pipeline("evaluation.select_on=test", "space.seed=0"), settings)
     assert (view.measured_on, view.tested[0].selected) == ("30 test rows", None)
     assert view.tested[0].score == view.leaderboard[0].score
     assert "on 30 test rows that it was chosen on, so less on others" in view.sentence

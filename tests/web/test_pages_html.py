@@ -151,6 +151,16 @@ def test_a_study_is_controlled_without_scripts(
         assert client.post(f"/studies/{study_id}/explode", headers=PAGE).status_code in (403, 404)
 
 
+def test_a_study_whose_designs_are_trained_says_what_it_does(
+    client: TestClient, make_study: Callable[..., str], services: Services
+) -> None:
+    for trained, is_said in ((4, True), (3, False)):
+        study_id = make_study(trained, designs=4, state=RunState.RUNNING)
+        with services.store.driving(study_id):
+            services.store.tell(study_id, stage="finalists: 3 of 20 trainings")
+            assert (">finalists: 3 of 20" in client.get(f"/studies/{study_id}").text) is is_said
+
+
 @pytest.mark.parametrize(
     ("query", "rows"),
     [("", 50), ("state=failed", 2), ("state=all&depth=3", 9), ("min_score=0.96", None),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -111,7 +112,7 @@ def _finalist(trainings: list[FinalTrial]) -> Finalist:
     scores = [float(one.trial.score or 0.0) for one in trainings]
     return Finalist(
         design_id=trainings[0].finalist,
-        score=float(np.mean(scores)),
+        score=fmean(scores),
         spread=float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         trainings=len(scores),
         epochs=max(1, round(float(np.mean([epochs_kept(one) for one in trainings])))),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -153,8 +154,8 @@ def by_design(
     seeded = trials.sort_values("seed", kind="stable")
     groups = seeded.groupby(seeded["design_id"].map(lambda one: known[one].unseeded_id), sort=False)
     found = groups.head(1).reset_index(drop=True)
-    scores = groups["score"].agg(["mean", "std", "count"])
-    found = found.assign(score=scores["mean"].to_numpy(), spread=scores["std"].to_numpy(),
+    scores = groups["score"].agg([fmean, "std", "count"])  # exact: equals are equal whatever their order
+    found = found.assign(score=scores["fmean"].to_numpy(), spread=scores["std"].to_numpy(),
                          trainings=scores["count"].to_numpy(),
                          members=groups["design_id"].agg(list).to_numpy())  # fmt: skip
     found = found.sort_values(list(ORDER), ascending=[False, True, True], ignore_index=True)
