@@ -84,12 +84,23 @@ def parts_of(study: "Study", options: FinalOptions) -> list[tuple[Part, int]]:
 def finalists_of(view: "StudyView", options: FinalOptions, trainings: int) -> list[str]:
     """Return the ids of the best designs of a screen, as many as their share of the arithmetic allows."""
     wanted = [place.design_id for place in view.screen[: options.finalists]]
+    spent, screen = _arithmetic(view, wanted, trainings)
+    most = screen * options.finalists_share / (1 - options.finalists_share)
+    return wanted[: max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right")))]
+
+
+def share_of(view: "StudyView", finalists: Sequence[str], trainings: int) -> float:
+    """Return the share of a study's arithmetic that its finalists take, by the epochs of the screen."""
+    spent, screen = _arithmetic(view, finalists, trainings)
+    return float(spent[-1] / (spent[-1] + screen)) if len(spent) else 0.0
+
+
+def _arithmetic(view: "StudyView", finalists: Sequence[str], trainings: int) -> tuple[NDArray[Any], float]:
+    """Return operations × epochs of the first finalists together, (finalists,), and of the screen."""
     work = view.trials["flops"].fillna(view.trials["parameters"]).fillna(1).astype(float)
     work *= view.trials["epochs_run"]
     of_design = dict(zip(view.trials["design_id"], work, strict=True))
-    most = work.sum() * options.finalists_share / (1 - options.finalists_share)
-    spent = np.cumsum([of_design[design_id] * (trainings + 1) for design_id in wanted])
-    return wanted[: max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right")))]
+    return np.cumsum([of_design[one] * (trainings + 1) for one in finalists]), float(work.sum())
 
 
 def has_finals(study: "Study", view: "StudyView") -> bool:
@@ -115,11 +126,11 @@ def train_finals(
     options = options_of(study)
     parts = parts_of(study, options)
     chosen = finalists_of(view, options, len(parts))
+    told = f"{len(chosen)} finalists, {share_of(view, chosen, len(parts)):.0%} of the study's arithmetic"
     if len(chosen) < min(options.finalists, len(view.screen)):
-        listener(Notice(
-            f"{len(chosen)} finalists of {options.finalists}: more would take over "
-            f"{options.finalists_share:.0%} of the study; raise evaluation.finalists_share for more"
-        ))  # fmt: skip
+        told += (f": {options.finalists} would take more than {options.finalists_share:.0%}; raise "
+                 "evaluation.finalists_share for more")  # fmt: skip
+    listener(Notice(told))
     designs = {design.design_id: design for design in study.designs}
     folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
     with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
