@@ -73,6 +73,17 @@ def trials_of(home: Path, study_id: str) -> dict[str, dict[str, Any]]:
     return frame.set_index("design_id")[columns].to_dict("index")
 
 
+def finals_of(study: Any) -> dict[str, dict[str, Any]]:
+    """Return what is stored of each training after the screen, by what was trained."""
+    return {
+        one.design.design_id: {
+            "stage": one.stage, "finalist": one.finalist, "fold": one.fold,
+            "epochs_run": one.trial.epochs_run, "score": one.trial.score,
+        }
+        for one in study.store.final_trials(study.id)
+    }  # fmt: skip
+
+
 def comparable(trials: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return trials without their times; losses as far as they are the same on any executor."""
     return {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from tests.golden.doors import Door, ProcessDoor, Rest, wait_for
@@ -21,6 +22,7 @@ from tests.golden.outcomes import (
     assert_same_weights,
     comparable,
     files_of,
+    finals_of,
     small,
     study_of,
     trials_of,
@@ -32,9 +34,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(900)]
 EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
 """Numbers of today's version, to four decimals: the same with oneDNN on, off, and held to SSE 4.1."""
 FILES = [
-    "models/best-1.keras", "report.html", f"weights/{EXPECTED['best']}.npz", "predictions/zarr.json",
-    *(f"predictions/{array}/{name}" for array in ("classes", "designs") for name in ("c/0/0", "zarr.json")),
-    "predictions/truth/c/0", "predictions/truth/zarr.json",
+    "models/best-1.keras", "models/ensemble.keras", "report.html", f"weights/{EXPECTED['best']}.npz",
+    *(f"{of}predictions/{name}" for of in ("", "finalists/")
+      for name in ("zarr.json", *(f"{array}/zarr.json" for array in ("classes", "designs", "truth")),
+                   "designs/c/0/0", "truth/c/0")),
+    "predictions/classes/c/0/0", "finalists/predictions/classes/c/0/0/0",
+    *(f"finalists/weights/{design}.npz" for design in EXPECTED["finals"]),
 ]  # fmt: skip
 """Of a finished study; with a refit there is one more."""
 
@@ -93,6 +98,10 @@ def test_a_study_is_as_it_was(reference: tuple[Path, str]) -> None:
     assert study.best["design_id"] == EXPECTED["best"]
     tested = {one.name: round(one.score, 4) for one in study.view().tested}
     assert tested == EXPECTED["tested"]
+    finals = finals_of(study)
+    assert sorted(finals) == sorted(EXPECTED["finals"])
+    for design, trial in finals.items():
+        assert trial == pytest.approx(EXPECTED["finals"][design], abs=5e-4), design
 
 
 def test_a_study_is_the_same_by_every_door(door: Door, ran: str, reference: tuple[Path, str]) -> None:
@@ -103,6 +112,8 @@ def test_a_study_is_the_same_by_every_door(door: Door, ran: str, reference: tupl
     if isinstance(door, Rest):  # where it is finished before its models are measured
         wait_for(lambda: ours.view().tested, "the models are measured")
     assert ours.view().tested == theirs.view().tested
+    assert finals_of(ours) == finals_of(theirs)
+    assert ours.view().finals == theirs.view().finals
     assert ours.key == theirs.key, "a study begun by one door could not go on by another"
 
 
@@ -111,7 +122,7 @@ def test_a_study_leaves_the_same_files_by_every_door(
 ) -> None:
     """What is opened, sent on and predicted with lies where it lay, whoever asked for it."""
     wait_for_files(door, ran, [*FILES, "models/refit.keras"])
-    for name in ("best-1.keras", "refit.keras"):
+    for name in ("best-1.keras", "ensemble.keras", "refit.keras"):
         theirs = reference[0] / "studies" / reference[1] / "models" / name
         assert_same_weights(door.home / "studies" / ran / "models" / name, theirs)
     report = outputs_of(door, "fresh")
@@ -131,9 +142,14 @@ def test_every_door_shows_the_same_leaderboard(door: Door, ran: str, reference: 
         shown = json.loads(door.cli("show", ran, "--json"))
         assert (shown["state"], shown["trials"]) == ("finished", EXPECTED["counts"])
         places = shown["leaderboard"]
-    frame = study_of(*reference).trials()
-    order = frame.sort_values(["score", "parameters", "design_id"], ascending=[False, True, True])
+    study = study_of(*reference)
+    folds = [one for one in finals_of(study).values() if one["stage"] == "folds"]
+    means = pd.DataFrame(folds).groupby("finalist")["score"].mean().rename("mean")
+    frame = study.trials().join(means, on="design_id")  # finalists first, by the mean of their folds
+    columns = ["mean", "score", "parameters", "design_id"]
+    order = frame.sort_values(columns, ascending=[False, False, True, True], na_position="last")
     assert [place["design_id"] for place in places] == list(order["design_id"])
+    assert sorted(place["design_id"] for place in places if place["is_finalist"]) == sorted(means.index)
 
 
 # ---- parallel training
