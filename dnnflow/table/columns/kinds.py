@@ -21,6 +21,17 @@ _MARKERS = ("", "na", "n/a", "nan", "null", "none", "?")
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 
 
+class Task(StrEnum):
+    """What is predicted of a row."""
+
+    CLASSIFICATION = "classification"
+    """The class of one label."""
+    MULTILABEL = "multilabel"
+    """Which of two values each label has."""
+    REGRESSION = "regression"
+    """A number for each label."""
+
+
 class ColumnKind(StrEnum):
     """What the values of a column are."""
 
