@@ -41,7 +41,7 @@ _MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class Task:
+class FinalTask:
     """One training after the screen."""
 
     stage: FinalStage
@@ -137,23 +137,23 @@ def handed_out(study: "Study", finals: Finals) -> list[str]:
     return list(dict.fromkeys([finals.winner, *first]))
 
 
-def _fold_tasks(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[Task]:
+def _fold_tasks(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[FinalTask]:
     for number, (part, repeat) in enumerate(parts, start=1):
         seeded = replace(design, seed=(design.seed + number) % _MAX_SEED)
-        yield Task("folds", design.design_id, seeded, part, repeat)
+        yield FinalTask("folds", design.design_id, seeded, part, repeat)
 
 
-def refit_task(design: Design, finals: Finals) -> Task:
+def refit_task(design: Design, finals: Finals) -> FinalTask:
     """Return the training of a finalist on all training rows, for the epochs that its folds found."""
     to_fit = refitted(design, finals.of(design.design_id).epochs)
     part = Part(holdout=0.0) if not to_fit.watches_validation else Part()
-    return Task("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
+    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
 
 
 class FinalTraining(TrialLoop):
     """Trains tasks of one stage, and keeps weights, predictions and trials, in this order."""
 
-    def __init__(self, study: "Study", tasks: Sequence[Task], listener: Listener) -> None:
+    def __init__(self, study: "Study", tasks: Sequence[FinalTask], listener: Listener) -> None:
         super().__init__(study.store, study.id, study.job(), listener)
         self._study = study
         self._tasks = {task.design.design_id: task for task in tasks}

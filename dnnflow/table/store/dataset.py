@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.paths import canonical_json, content_id
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn
+from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import Marks, Part, RowNumbers, divide, epoch_order
@@ -128,6 +128,16 @@ class Dataset:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their codes."""
         return self.fitted.classes.names
+
+    @property
+    def task(self) -> Task:
+        """What is predicted of a row."""
+        return Task.CLASSIFICATION
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of a network's output."""
+        return self.n_classes
 
     @property
     def n_classes(self) -> int:
