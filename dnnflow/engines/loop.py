@@ -12,6 +12,7 @@ import psutil
 
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.engines.scoring import MeasuredRows, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
@@ -278,7 +279,7 @@ class Result:
         """Return what is kept of the predictions: see `Fitted.predicted`."""
         if self.measured is None or not in_memory(context):
             return None
-        return kept_of(self.measured, context.dataset, whole=context.part is not None)
+        return kept_of(self.measured, context.dataset, context.metric, whole=context.part is not None)
 
 
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
@@ -323,6 +324,7 @@ def completed_trial(
     history, measured = result.history, result.measured
     fitted = history.fitted[history.kept]
     watched = history.watched[history.kept] if history.watched else None
+    is_followed = context.metric is ACCURACY  # of every epoch no other metric is known
     return make_trial(
         design, TrialState.COMPLETED, context, spent,
         engine=engine,
@@ -331,11 +333,11 @@ def completed_trial(
         parameters=result.parameters,
         flops=result.flops,
         epochs_run=len(history.fitted),
-        score=measured.share_right if measured else None,
+        score=measured.score(context.metric) if measured else None,
         loss=measured.loss if measured else None,
-        train_score=fitted.score,
+        train_score=fitted.score if is_followed else None,
         train_loss=fitted.loss,
-        validation_score=watched.score if watched else None,
+        validation_score=watched.score if watched and is_followed else None,
         validation_loss=watched.loss if watched else None,
         history=history.to_dict(),
         confusion=tuple(map(tuple, measured.confusion().tolist())) if measured else (),

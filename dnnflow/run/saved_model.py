@@ -78,7 +78,7 @@ class BestWeights:
         if self._keep == 0:
             return float("inf")
         is_full = len(self._best) == self._keep and not self._repeated
-        return -self._best[-1].minus_score if is_full else 0.0
+        return -self._best[-1].minus_score if is_full else -float("inf")
 
     def count(
         self, design_id: str, key: LeaderboardKey | None, weights: Sequence[np.ndarray] | None = None
