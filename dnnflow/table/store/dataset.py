@@ -145,16 +145,6 @@ class Dataset:
         return self.fitted.classes.names
 
     @property
-    def task(self) -> Task:
-        """What is predicted of a row."""
-        return Task.CLASSIFICATION
-
-    @property
-    def n_outputs(self) -> int:
-        """Width of a network's output."""
-        return self.n_classes
-
-    @property
     def n_classes(self) -> int:
         """How many classes there are; 0 but for classification."""
         return len(self.class_names)
