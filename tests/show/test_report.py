@@ -194,6 +194,7 @@ def deep(view: StudyView, amortised: bool) -> StudyView:
     return replace(
         view,
         trials=trials,
+        leaderboard=tuple(replace(place, amortised=amortised) for place in view.leaderboard),
         score_by_depth=bands(trials, "score"),
         time_by_depth=bands(timed_alike(trials), "training_s"),
         time_fit=time_fit(trials),

@@ -360,7 +360,7 @@ def test_the_server_never_imports_what_trains(tmp_path) -> None:
         "codes = [c.post('/api/v1/studies', json={'pipeline': p}).status_code,"
         " c.post('/api/v1/studies/estimate', json={'pipeline': p}).status_code];"
         "codes += [c.get(f'/api/v1/studies/{i}' + x).status_code for x in"
-        " ('', '/trials', '/leaderboard', '/plots', '/plots/accuracy', '/report', '/models', '/export')];"
+        " ('', '/trials', '/leaderboard', '/plots', '/plots/score', '/report', '/models', '/export')];"
         "heavy = {'tensorflow', 'keras', 'dask', 'distributed', 'prefect', 'numba'} & set(sys.modules);"
         "print(codes, sorted(heavy))"
     )
