@@ -246,13 +246,14 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     """
     settings = pipeline.training_settings
     metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
-    labels = TrainingRows(dataset, settings).measured_labels()
-    outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
-    if metric.score(labels, outputs) is None:
-        raise InputError(
-            f"{metric.label} needs rows that differ among those that designs are compared on, got "
-            f"{len(labels):,} rows that do not; hold out more rows, or set another evaluation.metric"
-        )
+    compared = TrainingRows(dataset, settings).measured_labels()
+    for labels, what in ((compared, "designs are compared on"), (dataset.labels("test"), "are for the test")):
+        outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
+        if metric.score(labels, outputs) is None:
+            raise InputError(
+                f"{metric.label} needs rows that differ among those that {what}, got {len(labels):,} rows "
+                "that do not; hold out more rows, or set another evaluation.metric"
+            )
     if pipeline.evaluation.folds is not None:
         dataset.part(Part(folds=pipeline.evaluation.folds))
 

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dnnflow.engines.metric import decided
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
+from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 
@@ -181,6 +183,12 @@ class SavedModel:
     reading: Mapping[str, Any] = field(default_factory=dict)
     """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Probability of the second of two classes above which it is predicted; None: the likeliest is."""
+        found = self.about.get("thresholds")
+        return None if found is None else tuple(found)
+
     def source(self, url: str, **given: Any) -> Source:
         """Return how a CSV of raw rows is read: as the table of the training, besides what is given.
 
@@ -200,7 +208,7 @@ class SavedModel:
         return Source(url=url, **{**self.reading, **known})
 
     def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """Return the class of each raw row and the probability of every class.
+        """Return the class of each raw row, by the model's threshold if it has one, and all probabilities.
 
         Parameters
         ----------
@@ -219,7 +227,8 @@ class SavedModel:
             self.model.predict(features, batch_size=4096, verbose=0)
         )  # (rows, classes)
         names = np.asarray(self.class_names, dtype=object)
-        table = pd.DataFrame({"prediction": names[probabilities.argmax(axis=1)]}, index=rows.index)
+        codes = decided(Task.CLASSIFICATION, probabilities, self.thresholds)
+        table = pd.DataFrame({"prediction": names[codes]}, index=rows.index)
         for code, name in enumerate(self.class_names):
             table[f"probability of {name}"] = probabilities[:, code]
         return table
