@@ -196,7 +196,7 @@ class FinalTraining(TrialLoop):
         study, found, predicted = self._study, [], {}
         for outcome in outcomes:
             task = self._tasks[outcome.trial.design_id]
-            if outcome.weights is not None:
+            if outcome.weights:
                 path = study.settings.workspace.final_weights(study.id, task.design.design_id)
                 write_weights(path, outcome.weights)
             if outcome.predicted is not None:

@@ -220,8 +220,8 @@ def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
 
     # One by one and about a second each: time enough to lose one worker and to start another
     small = {
-        "designs": 30,
-        "space": {"epochs": 250},
+        "designs": 6,
+        "space": {"epochs": 250, "seed": {"int": [0, 4]}},
         "training": {"engine": "keras"},
         "outputs": {"models": 1},
     }
