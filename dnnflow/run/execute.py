@@ -22,6 +22,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
+from dnnflow.results.view.design_measures import store_measures
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.final_stage import has_finals, train_finals
 from dnnflow.run.final_test import hand_out
@@ -317,6 +318,7 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
 def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
     """Rank the designs, and look at what their parameters did."""
     with stage(Stage.AGGREGATE, f"study {study.id}", listener) as came_of_it:
+        store_measures(study.store, study.id, study.settings.workspace, study.dataset.task)
         view = study.view()
         came_of_it.append(f"{len(view.trials):,} designs completed")
     return view
