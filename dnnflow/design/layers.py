@@ -319,7 +319,7 @@ def residual_sources(design: Design, n_features: int) -> dict[int, int]:
     return {end - 1: end - step for end in ends if widths[end] == widths[end - step]}
 
 
-def count_parameters(design: Design, n_features: int, n_classes: int) -> int:
+def count_parameters(design: Design, n_features: int, n_outputs: int) -> int:
     """Return the number of weights, trainable or not (4 a unit for batch normalisation).
 
     Raises
@@ -333,10 +333,10 @@ def count_parameters(design: Design, n_features: int, n_classes: int) -> int:
     for layer in design.layers:
         total += (width + 1) * layer.units + (4 * layer.units if layer.batch_norm else 0)
         width = layer.units
-    return total + (width + 1) * n_classes
+    return total + (width + 1) * n_outputs
 
 
-def count_flops(design: Design, n_features: int, n_classes: int) -> int:
+def count_flops(design: Design, n_features: int, n_outputs: int) -> int:
     """Return the floating-point operations of one row's forward pass.
 
     A product of (in) by (in, out) counts 2·in·out, a bias, an activation and a residual sum 1 a unit each,
@@ -347,7 +347,7 @@ def count_flops(design: Design, n_features: int, n_classes: int) -> int:
     for index, layer in enumerate(design.layers):
         total += 2 * width * layer.units + layer.units * (2 + 2 * layer.batch_norm + (index in ends))
         width = layer.units
-    return total + 2 * width * n_classes + 4 * n_classes
+    return total + 2 * width * n_outputs + 4 * n_outputs
 
 
 def activations_of(designs: Iterable[Design]) -> tuple[str, ...]:

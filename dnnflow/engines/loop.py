@@ -12,6 +12,7 @@ import psutil
 
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.engines.scoring import MeasuredRows, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
@@ -278,14 +279,14 @@ class Result:
         """Return what is kept of the predictions: see `Fitted.predicted`."""
         if self.measured is None or not in_memory(context):
             return None
-        return kept_of(self.measured, context.dataset, whole=context.part is not None)
+        return kept_of(self.measured, context.dataset, context.metric, whole=context.part is not None)
 
 
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
     """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
     measured = network.measure(network.rows.measured()) if network.rows.is_measured else None
-    shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
+    shape, known = (context.dataset.n_features, context.dataset.n_outputs), design.reference is None
     return Result(
         history=history,
         measured=measured,
@@ -323,6 +324,7 @@ def completed_trial(
     history, measured = result.history, result.measured
     fitted = history.fitted[history.kept]
     watched = history.watched[history.kept] if history.watched else None
+    is_followed = context.metric is ACCURACY  # of every epoch no other metric is known
     return make_trial(
         design, TrialState.COMPLETED, context, spent,
         engine=engine,
@@ -331,21 +333,21 @@ def completed_trial(
         parameters=result.parameters,
         flops=result.flops,
         epochs_run=len(history.fitted),
-        score=measured.share_right if measured else None,
+        score=measured.score(context.metric) if measured else None,
         loss=measured.loss if measured else None,
-        train_score=fitted.score,
+        train_score=fitted.score if is_followed else None,
         train_loss=fitted.loss,
-        validation_score=watched.score if watched else None,
+        validation_score=watched.score if watched and is_followed else None,
         validation_loss=watched.loss if watched else None,
         history=history.to_dict(),
         confusion=tuple(map(tuple, measured.confusion().tolist())) if measured else (),
     )  # fmt: skip
 
 
-def training_bytes(design: Design, n_features: int, n_classes: int) -> int:
+def training_bytes(design: Design, n_features: int, n_outputs: int) -> int:
     """Estimate what training a design takes besides the rows: weights, optimizer state, activations."""
-    weights = count_parameters(design, n_features, n_classes) * _COPIES
-    activations = design.batch_size * (sum(layer.units for layer in design.layers) + n_classes) * _KEPT
+    weights = count_parameters(design, n_features, n_outputs) * _COPIES
+    activations = design.batch_size * (sum(layer.units for layer in design.layers) + n_outputs) * _KEPT
     return (weights + activations) * _FLOAT_BYTES
 
 
@@ -364,10 +366,10 @@ def check_memory(design: Design, context: TrainingContext, need_bytes: int | Non
         the machine has left.
     """
     dataset = context.dataset
-    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_classes)
+    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_outputs)
     limit = memory_limit(context)
     if need > limit:
-        parameters = count_parameters(design, dataset.n_features, dataset.n_classes)
+        parameters = count_parameters(design, dataset.n_features, dataset.n_outputs)
         raise OutOfMemoryError(
             f"a design must fit the worker's memory of {limit / 1e9:.3g} GB, got {need / 1e9:.3g} "
             f"GB for {parameters:,} parameters; take fewer units or layers"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dnnflow.engines.metrics import MetricName
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Parameters
 
@@ -46,8 +47,11 @@ class TrainingOptions(Parameters):
 
 
 class SelectionOptions(Parameters):
-    """Which rows designs are compared on."""
+    """Which rows designs are compared on, and by what."""
 
+    metric: MetricName | None = None
+    """What designs are compared by; default: accuracy (of several labels the share that is right), RMSE of
+    one number, R² of several. All other metrics of the task are told of what is handed out."""
     select_on: Literal["validation", "test"] = "validation"
     """validation: rows held back from training, so that the test rows say what the chosen design is worth;
     test: the test rows themselves, as in the paper of 2015, which makes the best look better than it is."""
@@ -101,7 +105,8 @@ class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
             name: value for name, value in self.to_dict().items() if name in TrainingOptions.model_fields
         }
         selected = {} if self.select_on == "test" else {"select_on": self.select_on}
-        return {**options, "validation_fraction": self.held_share, **selected}
+        metric = {} if self.metric is None else {"metric": self.metric}
+        return {**options, "validation_fraction": self.held_share, **selected, **metric}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +156,8 @@ class Trial:
     held nothing back."""
     loss: float | None = None
     train_score: float | None = None
-    """Running mean over the epoch whose weights were kept (the last; with early stopping the best)."""
+    """Running mean over the epoch whose weights were kept (the last; with early stopping the best); None
+    where the metric is not accuracy, which alone is followed through the epochs."""
     train_loss: float | None = None
     validation_score: float | None = None
     validation_loss: float | None = None
@@ -204,4 +210,4 @@ class Pack:
 
     portions: tuple[Portion, ...]
     keep_above: float = float("inf")
-    """Accuracy from which on a trial's weights are sent along."""
+    """Score from which on a trial's weights are sent along."""

@@ -1,10 +1,14 @@
 """Score what a network gives for rows against what is true: the study's metric, and counts of classes."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dnnflow.engines.metric import Metric, decided
+from dnnflow.engines.metrics import ACCURACY
+from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
@@ -26,6 +30,10 @@ class MeasuredRows:
         """Share of rows whose class was predicted, 0 to 1."""
         return float(np.mean(self.outputs.argmax(axis=-1) == self.truth))
 
+    def score(self, metric: Metric) -> float | None:
+        """Return the score of a study's metric; None where these rows leave it undefined."""
+        return self.share_right if metric is ACCURACY else metric.score(self.truth, self.outputs)
+
     def confusion(self) -> NDArray[np.int64]:
         """Return counts (classes, classes), [true class][predicted class]."""
         return confusion(self.truth, self.outputs.argmax(axis=-1), self.outputs.shape[-1])
@@ -42,8 +50,15 @@ def as_codes(classes: NDArray[np.integer], n_classes: int) -> NDArray[np.integer
     return classes.astype(np.min_scalar_type(n_classes - 1))
 
 
-def kept_of(measured: MeasuredRows, dataset: "Dataset", *, whole: bool) -> NDArray[np.generic]:
-    """Return class codes (rows,) to be kept, or, `whole`, probabilities (rows, classes) in float16."""
-    if whole:
+def kept_of(measured: MeasuredRows, dataset: "Dataset", metric: Metric, *, whole: bool) -> NDArray[Any]:
+    """Return what is kept of outputs: all of them, where `whole` or the metric needs it, else classes.
+
+    Probabilities (rows, outputs) are float16, numbers float32; class codes (rows,) take as few bytes as hold
+    them.
+    """
+    if metric.needs == "values":
+        return measured.outputs.astype(np.float32)
+    if whole or metric.needs == "probabilities":
         return measured.outputs.astype(np.float16)
-    return as_codes(measured.outputs.argmax(axis=1), dataset.n_classes)
+    classes = decided(dataset.task, measured.outputs)
+    return as_codes(classes, dataset.n_classes) if dataset.task is Task.CLASSIFICATION else classes

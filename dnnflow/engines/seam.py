@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.metric import Metric
+from dnnflow.engines.metrics import metric_of
 from dnnflow.engines.records import TrainingSettings, Trial, TrialError, TrialState
 from dnnflow.errors import DesignError, InputError
 from dnnflow.table.columns.split import Part
@@ -35,6 +37,11 @@ class TrainingContext:
     """Rows to hold back instead of those that the settings say; designs are then measured on these."""
 
     @property
+    def metric(self) -> Metric:
+        """What designs are compared by."""
+        return metric_of(self.settings.metric, self.dataset.task, self.dataset.n_outputs)
+
+    @property
     def holds_rows(self) -> bool:
         """Whether training rows are held back."""
         return self.part.holds_rows if self.part else self.settings.held_share > 0
@@ -48,9 +55,8 @@ class Fitted:
     weights: Callable[[], tuple[np.ndarray, ...]] | None = None
     """Gives the trained weights in the order of the Keras model; None for a failed trial."""
     predicted: np.ndarray | None = None
-    """What the design predicts for each row that it is measured on, in the dataset's order: class codes
-    (rows,), or with a part of its own, probabilities (rows, classes) in float16; None for a failed trial, and
-    where rows are read in shuffled blocks."""
+    """What the design predicts for each row that it is measured on, in the dataset's order (`kept_of`); None
+    for a failed trial, and where rows are read in shuffled blocks."""
 
 
 class Engine(Protocol):

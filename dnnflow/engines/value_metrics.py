@@ -13,7 +13,7 @@ _LEAST = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
-class RowError(Metric):
+class MeanError(Metric):
     """The mean over rows of an error."""
 
     def row_scores(self, truth: Truth, outputs: Outputs) -> NDArray[Any] | None:
@@ -33,7 +33,7 @@ class RowError(Metric):
 
 
 @dataclass(frozen=True)
-class AbsoluteError(RowError):
+class AbsoluteError(MeanError):
     """Mean absolute error."""
 
     def _value(self, truth: Truth, outputs: Outputs) -> float | None:
@@ -46,7 +46,7 @@ class AbsoluteError(RowError):
 
 
 @dataclass(frozen=True)
-class RelativeError(RowError):
+class RelativeError(MeanError):
     """Mean absolute error as a share of the true number."""
 
     def _value(self, truth: Truth, outputs: Outputs) -> float | None:
@@ -59,7 +59,7 @@ class RelativeError(RowError):
 
 
 @dataclass(frozen=True)
-class PinballLoss(RowError):
+class PinballLoss(MeanError):
     """Mean loss of a predicted quantile: `quantile` a unit too low, 1 - quantile a unit too high."""
 
     quantile: float = 0.5

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 import fsspec
+import numpy as np
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import TrainingRows
+from dnnflow.engines.metrics import metric_of
 from dnnflow.errors import DataError, InputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, open_client
@@ -194,17 +196,12 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     Raises
     ------
     InputError
-        If the table's task is no classification.
+        If the metric or the loss is for another task than the table's.
     ConflictError
         If another study has the run's id.
     StudyError
         If another living process trains the study.
     """
-    if dataset.task is not Task.CLASSIFICATION:
-        raise InputError(
-            f"a study's task must be classification, got {dataset.task}, which engines do not train yet; "
-            "choose a label of classes"
-        )
     pipeline, store = run.pipeline, Store(run.settings.store_url)
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
@@ -239,9 +236,18 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     Raises
     ------
     InputError
-        If there are too few rows, groups or instants.
+        If there are too few rows, groups or instants, or the metric is for another task or not defined on
+        these rows.
     """
-    TrainingRows(dataset, pipeline.training_settings).measured_labels()
+    settings = pipeline.training_settings
+    metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
+    labels = TrainingRows(dataset, settings).measured_labels()
+    outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
+    if metric.score(labels, outputs) is None:
+        raise InputError(
+            f"{metric.label} needs rows that differ among those that designs are compared on, got "
+            f"{len(labels):,} rows that do not; hold out more rows, or set another evaluation.metric"
+        )
     if pipeline.evaluation.folds is not None:
         dataset.part(Part(folds=pipeline.evaluation.folds))
 

@@ -63,10 +63,10 @@ class BestWeights:
         self._best = sorted(keys)[:keep]
 
     def threshold(self) -> float:
-        """Return the accuracy from which on a trial may be among the best; infinite if none are kept."""
+        """Return the score from which on a trial may be among the best; infinite if none are kept."""
         if self._keep == 0:
             return float("inf")
-        return -self._best[-1].minus_score if len(self._best) == self._keep else 0.0
+        return -self._best[-1].minus_score if len(self._best) == self._keep else -float("inf")
 
     def offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
         """Count a completed trial; write its weights if it is among the best, and drop who no longer is."""

@@ -14,11 +14,11 @@ from bokeh.util.paths import static_path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from dnnflow.web.answers.metrics import Measured, WebMetrics
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.answers.watch import EventStreams
+from dnnflow.web.answers.web_metrics import Measured, WebMetrics
 from dnnflow.web.api import (
     dataset_routes,
     model_routes,

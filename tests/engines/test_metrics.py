@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
@@ -81,7 +82,7 @@ NUMBERS: dict[str, Callable[[Truth, Outputs], float]] = {
     "rmse": sk.root_mean_squared_error,
     "mae": sk.mean_absolute_error,
     "mape": sk.mean_absolute_percentage_error,
-    **{f"pinball_{q}": lambda t, o, q=q: sk.mean_pinball_loss(t, o, alpha=q) for q in (0.1, 0.5, 0.9)},
+    **{f"pinball_{q}": partial(sk.mean_pinball_loss, alpha=q) for q in (0.1, 0.5, 0.9)},
 }
 CASES = [
     *((CLASSIFICATION, name, width) for name in CLASSES for width in (2, 3, 7)),
@@ -126,7 +127,7 @@ def test_row_scores_have_the_score_as_their_mean(task: Task, name: str, width: i
     both = metric.row_scores(truth, np.stack([outputs, other]))
     assert both is not None
     np.testing.assert_allclose(both[0], rows)
-    np.testing.assert_allclose(both[1], metric.row_scores(truth, other))
+    np.testing.assert_allclose(both[1], np.asarray(metric.row_scores(truth, other)))
 
 
 @pytest.mark.parametrize(("task", "name", "width"), CASES)
@@ -187,7 +188,8 @@ def test_a_class_that_does_not_occur_is_left_out() -> None:
     found = measures(CLASSIFICATION, truth, outputs)
     assert set(found) == set(CLASSES)
     for name in CLASSES:
-        with pytest.warns(UserWarning) if name == "balanced_accuracy" else nullcontext():
+        warns = pytest.warns(UserWarning, match="not in y_true")
+        with warns if name == "balanced_accuracy" else nullcontext():
             assert found[name] == pytest.approx(CLASSES[name](truth, outputs), rel=2e-6)
 
 
@@ -281,4 +283,4 @@ def test_many_models_at_once_are_the_models_one_by_one(metric: Metric) -> None:
         rows = metric.row_scores(truth, many)
         if rows is not None:
             for one, wanted in zip(rows, many, strict=True):
-                np.testing.assert_allclose(one, metric.row_scores(truth, wanted), rtol=1e-6)
+                np.testing.assert_allclose(one, np.asarray(metric.row_scores(truth, wanted)), rtol=1e-6)

@@ -73,17 +73,17 @@ class CompiledNetwork(Network):
     def __init__(self, design: Design, rows: TrainingRows, dtype: DTypeLike = np.float32) -> None:
         from dnnflow.engines.compiled import kernel_math, kernels
 
-        n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
-        row_flops = 3 * count_flops(design, n_features, n_classes)
+        n_features, n_outputs = rows.dataset.n_features, rows.dataset.n_outputs
+        row_flops = 3 * count_flops(design, n_features, n_outputs)
         call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / row_flops / design.batch_size))
         super().__init__(rows, design.batch_size, call_rows)
         self._kernels, self._padded = kernels, kernel_math.padded
         self._dtype: np.dtype[Any] = np.dtype(dtype)
-        self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_classes])
+        self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_outputs])
         self._kinds = np.array([ACTIVATIONS.index(layer.activation) for layer in design.layers], np.int64)
         self._optimizer, numbers = _optimizer(design.optimizer, kernels)
         self._numbers = np.array(numbers, self._dtype)
-        self._weights = self._laid_out(initial_weights(design, n_features, n_classes, dtype))
+        self._weights = self._laid_out(initial_weights(design, n_features, n_outputs, dtype))
         n_slots = 2 if self._optimizer == kernels.ADAM else 1
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0

@@ -259,7 +259,7 @@ def train(
         Sum of cross-entropies over rows, each as measured before its step; rows whose class was predicted.
     """
     flows, changes, turned, most, starts = _buffers(sizes, weights)
-    gradient, n_classes = np.zeros_like(weights), sizes[-1]
+    gradient, n_outputs = np.zeros_like(weights), sizes[-1]
     loss, right = 0.0, 0
     for batch in range(0, order.size, batch_size):
         batch_rows = min(batch_size, order.size - batch)
@@ -269,14 +269,14 @@ def train(
             columns = padded(rows)
             _gather(features, order, first, rows, columns, starts, flows)
             begin = _forward(sizes, kinds, weights, columns, flows)
-            logits, slopes = flows[begin : begin + n_classes * columns], changes[0]
+            logits, slopes = flows[begin : begin + n_outputs * columns], changes[0]
             scratch = most[: 2 * columns].reshape((2, columns))
             _softmax(logits, columns, slopes, scratch)
             loss += _losses(logits, labels, order, first, rows, scratch)
             right += _hits(logits, labels, order, first, rows, scratch)
             for row in range(rows):
                 slopes[labels[order[first + row]] * columns + row] -= 1
-            for i in range(n_classes * columns):
+            for i in range(n_outputs * columns):
                 slopes[i] /= share
             _backward(
                 sizes, kinds, weights, rows, columns, flows, changes, turned, starts, gradient, first > batch
@@ -308,19 +308,19 @@ def measure(
 ) -> float:
     """Write probabilities of the rows of `order` into `outputs` (rows, classes); return the summed loss."""
     flows, changes, _, most, starts = _buffers(sizes, weights)
-    shares, n_classes, loss = changes[0], sizes[-1], 0.0
+    shares, n_outputs, loss = changes[0], sizes[-1], 0.0
     for first in range(0, order.size, BLOCK):
         rows = min(BLOCK, order.size - first)
         columns = padded(rows)
         _gather(features, order, first, rows, columns, starts, flows)
         begin = _forward(sizes, kinds, weights, columns, flows)
         logits, scratch = (
-            flows[begin : begin + n_classes * columns],
+            flows[begin : begin + n_outputs * columns],
             most[: 2 * columns].reshape((2, columns)),
         )
         _softmax(logits, columns, shares, scratch)
         loss += _losses(logits, labels, order, first, rows, scratch)
         for row in range(rows):
-            for output in range(n_classes):
+            for output in range(n_outputs):
                 outputs[first + row, output] = shares[output * columns + row]
     return loss

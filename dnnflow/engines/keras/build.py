@@ -25,10 +25,10 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
 """The classes behind the names that a design may give."""
 
 
-def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str = "float32") -> keras.Model:
+def build_model(design: Design, n_features: int, n_outputs: int, *, dtype: str = "float32") -> keras.Model:
     """Build a design's functional Keras model with its initial weights.
 
-    It maps (rows, n_features) to class probabilities (rows, n_classes), and is not compiled, except by the
+    It maps (rows, n_features) to class probabilities (rows, n_outputs), and is not compiled, except by the
     code of a design by reference, which also chooses its type.
 
     Raises
@@ -37,9 +37,9 @@ def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str =
         For a design by reference whose code cannot be found or returns no such model.
     """
     if design.reference is not None:
-        return _call(design.reference, design.seed, n_features, n_classes)
-    model = _stack(design, n_features, n_classes, dtype)
-    model.set_weights(list(initial_weights(design, n_features, n_classes, dtype)))
+        return _call(design.reference, design.seed, n_features, n_outputs)
+    model = _stack(design, n_features, n_outputs, dtype)
+    model.set_weights(list(initial_weights(design, n_features, n_outputs, dtype)))
     return model
 
 
@@ -61,7 +61,7 @@ def dropout_seed(design: Design, index: int) -> int:
     return int(np.random.SeedSequence([design.seed, index]).generate_state(1)[0] >> 1)
 
 
-def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras.Model:
+def _stack(design: Design, n_features: int, n_outputs: int, dtype: str) -> keras.Model:
     inputs = keras.Input((n_features,), name="features", dtype=dtype)
     sources = residual_sources(design, n_features)
     outputs = [inputs]  # of the input and of each hidden layer: (rows, width)
@@ -70,7 +70,7 @@ def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras
         if index in sources:
             flow = keras.layers.Add(name=f"residual_{index}", dtype=dtype)([flow, outputs[sources[index]]])
         outputs.append(flow)
-    output = keras.layers.Dense(n_classes, activation="softmax", name="output", dtype=dtype)(outputs[-1])
+    output = keras.layers.Dense(n_outputs, activation="softmax", name="output", dtype=dtype)(outputs[-1])
     return keras.Model(inputs, output)
 
 
@@ -93,17 +93,17 @@ def _hidden(flow: Any, layer: Layer, index: int, seed: int, dtype: str) -> Any:
     return flow
 
 
-def _call(reference: Reference, seed: int, n_features: int, n_classes: int) -> keras.Model:
+def _call(reference: Reference, seed: int, n_features: int, n_outputs: int) -> keras.Model:
     """Call the code of a design by reference and check what it returns."""
     keras.utils.set_random_seed(seed % 2**32)
-    model = _find(reference.function)(n_features=n_features, n_classes=n_classes, **reference.parameters)
+    model = _find(reference.function)(n_features=n_features, n_outputs=n_outputs, **reference.parameters)
     if not isinstance(model, keras.Model):
         raise DesignError(f"{reference.function} must return a Keras model, got {type(model).__name__}")
     shape = tuple(model(np.zeros((1, n_features), np.float32), training=False).shape)
-    if shape != (1, n_classes):
+    if shape != (1, n_outputs):
         raise DesignError(
-            f"{reference.function} must map (rows, {n_features}) to (rows, {n_classes}), "
-            f"got {shape} for one row; end it with Dense(n_classes, 'softmax')"
+            f"{reference.function} must map (rows, {n_features}) to (rows, {n_outputs}), "
+            f"got {shape} for one row; end it with Dense(n_outputs, 'softmax')"
         )
     return model
 

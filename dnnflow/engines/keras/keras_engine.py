@@ -66,19 +66,19 @@ class KerasEngine(Engine):
         """Return a program at the start of the design's training."""
         from dnnflow.engines.keras.keras_updates import is_fused
 
-        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        n_features, n_outputs = context.dataset.n_features, context.dataset.n_outputs
         if design.reference is not None:
-            return _from_reference(design, n_features, n_classes)
+            return _from_reference(design, n_features, n_outputs)
         any_width = is_fused(design.optimizer)
         residual = residual_sources(design, n_features)
         shape = _shape_of(design, any_width=any_width)
-        key = (shape.design_id, tuple(residual.items()), n_features, n_classes, context.device)
-        weights = initial_weights(design, n_features, n_classes)
+        key = (shape.design_id, tuple(residual.items()), n_features, n_outputs, context.device)
+        weights = initial_weights(design, n_features, n_outputs)
         program = self._programs.pop(key, None) or _from_layers(
             shape, residual, weights, n_features, any_width
         )
         _restart(program, design, weights)
-        if count_parameters(design, n_features, n_classes) <= _KEPT_PARAMETERS:
+        if count_parameters(design, n_features, n_outputs) <= _KEPT_PARAMETERS:
             self._programs[key] = program
             while len(self._programs) > _KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
@@ -118,15 +118,15 @@ class KerasNetwork(Network):
         self._program.set_weights(weights)
 
 
-def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasProgram":
+def _from_reference(design: Design, n_features: int, n_outputs: int) -> "KerasProgram":
     from dnnflow.engines.keras.build import build_model, build_optimizer
     from dnnflow.engines.keras.keras_program import KerasProgram, ModelNetwork
     from dnnflow.engines.keras.keras_updates import KerasUpdate
 
-    model = build_model(design, n_features, n_classes)
+    model = build_model(design, n_features, n_outputs)
     optimizer = model.optimizer if model.compiled else build_optimizer(design.optimizer)
-    network = ModelNetwork(model, n_classes)
-    return KerasProgram(network, KerasUpdate(optimizer, network.trainable), n_features, n_classes)
+    network = ModelNetwork(model, n_outputs)
+    return KerasProgram(network, KerasUpdate(optimizer, network.trainable), n_features, n_outputs)
 
 
 def _from_layers(
@@ -165,7 +165,7 @@ def _call_steps(design: Design, rows: TrainingRows) -> int:
     """Return how many steps a call takes; by arithmetic and not by the clock, so that sums are repeatable."""
     if design.reference is not None:
         return _REFERENCE_STEPS
-    flops = 3 * design.batch_size * count_flops(design, rows.dataset.n_features, rows.dataset.n_classes)
+    flops = 3 * design.batch_size * count_flops(design, rows.dataset.n_features, rows.dataset.n_outputs)
     return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
 
 

@@ -31,9 +31,9 @@ _RATE = tf.TensorSpec((), tf.float32)
 class ModelNetwork:
     """A Keras model that code has made."""
 
-    def __init__(self, model: keras.Model, n_classes: int) -> None:
+    def __init__(self, model: keras.Model, n_outputs: int) -> None:
         self._model = model
-        self._loss = _loss_of(model, n_classes)
+        self._loss = _loss_of(model, n_outputs)
         self.variables = model.weights
         self.trainable = model.trainable_variables
 
@@ -54,11 +54,11 @@ class KerasProgram:
     """Trains and evaluates one network; `update` is of its trainable variables."""
 
     def __init__(
-        self, network: "ModelNetwork | PlainLayers", update: Update, n_features: int, n_classes: int
+        self, network: "ModelNetwork | PlainLayers", update: Update, n_features: int, n_outputs: int
     ) -> None:
         self.network = network
         self.update = update
-        self.n_classes = n_classes
+        self.n_outputs = n_outputs
         self._features = tf.TensorSpec((None, n_features), tf.float32)
 
     @cached_property
@@ -155,7 +155,7 @@ def _right(predicted: Any, targets: Any) -> Any:
     return tf.math.count_nonzero(classes == targets)
 
 
-def _loss_of(model: keras.Model, n_classes: int) -> Any:
+def _loss_of(model: keras.Model, n_outputs: int) -> Any:
     """Return a model's loss(targets (batch,), predicted (batch, classes)), with penalties.
 
     It is the model's own if it is compiled.
@@ -166,7 +166,7 @@ def _loss_of(model: keras.Model, n_classes: int) -> Any:
     sparse = "sparse" in str(getattr(model.loss, "name", model.loss)).lower()
 
     def compiled(targets: Any, predicted: Any) -> Any:
-        labels = targets if sparse else tf.one_hot(targets, n_classes)
+        labels = targets if sparse else tf.one_hot(targets, n_outputs)
         return model.compute_loss(y=labels, y_pred=predicted)
 
     return compiled

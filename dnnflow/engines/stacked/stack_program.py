@@ -26,7 +26,7 @@ class StackProgram:
     """Trains and measures stacks of one signature, of whatever widths, one after the other."""
 
     def __init__(self, signature: Signature, layout: StackLayout, dtype: str = "float32") -> None:
-        self.n_features, self.n_classes = layout.n_features, layout.n_classes
+        self.n_features, self.n_outputs = layout.n_features, layout.n_outputs
         self.dtype = dtype
         self._network = StackNetwork(signature)
         self._looped = signature.looped

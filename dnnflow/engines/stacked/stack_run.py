@@ -88,7 +88,7 @@ class StackRun:
         whole = all(width % _LANES == 0 for width in stack.widths)
         self._may_shrink = len(stack.signature.palette) < 2 or whole
         self._shapes = [
-            weight_shapes(design, layout.n_features, layout.n_classes) for design in stack.designs
+            weight_shapes(design, layout.n_features, layout.n_outputs) for design in stack.designs
         ]
 
     def fit(self, deadline: Deadline) -> list[Member]:
@@ -137,9 +137,9 @@ class StackRun:
         return list(found)
 
     def _start(self, members: Sequence[Member]) -> None:
-        n_features, n_classes = self._layout.n_features, self._layout.n_classes
+        n_features, n_outputs = self._layout.n_features, self._layout.n_outputs
         dtype = self._program.dtype
-        first = [initial_weights(design, n_features, n_classes, dtype) for design in self._designs]
+        first = [initial_weights(design, n_features, n_outputs, dtype) for design in self._designs]
         arrays = self._layout.pack(first, dtype)
         rates = np.array([member.rate(0) for member in members])
         self._program.restart(arrays, self._options, rates, dropout_seed(self._designs[0], 0))
@@ -185,9 +185,9 @@ class StackRun:
 
     def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[MeasuredRows]:
         """Return what each design gives for some rows; of no rows, outputs of length 0 and a loss of NaN."""
-        n_classes = self._layout.n_classes
+        n_outputs = self._layout.n_outputs
         loss_sum, truth, found = np.zeros(n_designs), [np.empty(0, np.int32)], []
-        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
+        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_outputs))))
         for features, labels, order in blocks:
             for first in range(0, len(order), size):
                 part = order[first : first + size]

@@ -116,7 +116,7 @@ class StackedEngine:
         """Return the program of a signature, traced where it is not kept."""
         from dnnflow.engines.stacked.stack_program import StackProgram
 
-        key = (stack.signature, layout.n_features, layout.n_classes, device)
+        key = (stack.signature, layout.n_features, layout.n_outputs, device)
         program = self._programs.pop(key, None) or StackProgram(stack.signature, layout)
         self._programs[key] = program
         while len(self._programs) > _KEPT_PROGRAMS:
@@ -134,7 +134,7 @@ def layout_of(stack: Stack, dataset: "Dataset") -> StackLayout:
         widths=stack.widths,
         batch_norm=tuple(layer.batch_norm for layer in first.layers),
         n_features=dataset.n_features,
-        n_classes=dataset.n_classes,
+        n_outputs=dataset.n_outputs,
         looped=stack.signature.looped,
     )
 
@@ -184,8 +184,8 @@ def _fitted(
     result = Result(
         history=member.history,
         measured=test,
-        parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
-        flops=count_flops(design, dataset.n_features, dataset.n_classes),
+        parameters=count_parameters(design, dataset.n_features, dataset.n_outputs),
+        flops=count_flops(design, dataset.n_features, dataset.n_outputs),
         weights=lambda: member.weights,
     )
     trial = completed_trial(design, result, context, spent, engine=StackedEngine.name)

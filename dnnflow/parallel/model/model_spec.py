@@ -149,13 +149,13 @@ class ModelSpec:
         return cls.of(model, custom_objects=custom_objects, devices=devices, **training)
 
     @classmethod
-    def of_design(cls, design: Design, n_features: int, n_classes: int, *,
+    def of_design(cls, design: Design, n_features: int, n_outputs: int, *,
                   devices: Mapping[str, str] | None = None, **training: Any) -> "ModelSpec":  # fmt: skip
         """Describe a design's model with its initial weights, for labels that are class numbers."""
-        model = compile_model(build_model(design, n_features, n_classes), design)
+        model = compile_model(build_model(design, n_features, n_outputs), design)
         if design.reference is None:
             return cls.of(model, devices=devices, **training)
-        parameters = {"n_features": n_features, "n_classes": n_classes, **design.reference.parameters}
+        parameters = {"n_features": n_features, "n_outputs": n_outputs, **design.reference.parameters}
         function = design.reference.function
         return cls._of(model, training, (), devices, builder=function, parameters=parameters)
 

@@ -9,8 +9,8 @@ from starlette.responses import PlainTextResponse, Response
 from dnnflow.errors import StoreError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.web.answers.metrics import CONTENT_TYPE
 from dnnflow.web.answers.request_parts import TheServices, problems_of
+from dnnflow.web.answers.web_metrics import CONTENT_TYPE
 from dnnflow.web.contract.replies import Health
 
 router = APIRouter(tags=["system"], responses=problems_of())
