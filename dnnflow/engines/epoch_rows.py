@@ -3,21 +3,34 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dnnflow.engines.losses import Loss, loss_of
 from dnnflow.engines.records import DEFAULT_HOLDOUT, TrainingSettings
+from dnnflow.engines.scoring import in_units
 from dnnflow.engines.seam import TrainingContext
 from dnnflow.table.columns.split import Part, epoch_order
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
 
-Pair = tuple[NDArray[np.float32], NDArray[np.int32]]
-Block = tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int64]]
-"""Features (rows, features), labels (rows,), and the order in which rows are visited."""
+Pair = tuple[NDArray[np.float32], NDArray[Any]]
+
+
+class Block(NamedTuple):
+    """Rows, and the order in which they are visited."""
+
+    features: NDArray[np.float32]
+    """Shape (rows, features)."""
+    labels: NDArray[Any]
+    """As `Targets.encode` gives them: codes of classes (rows,) int32, else (rows, outputs) float32."""
+    order: NDArray[np.int64]
+    """Which rows come, one after the other."""
+    weights: NDArray[np.float32] | None = None
+    """Shape (rows,): by how much each row's loss counts; None where all count alike."""
 
 _KEPT_ROWS = 65_536
 """Of a dataset whose orders are kept for the next design: 64 of them take 32 MB at most."""
@@ -45,6 +58,11 @@ class TrainingRows:
     def of(cls, context: TrainingContext) -> "TrainingRows":
         """Return the rows of a training."""
         return cls(context.dataset, context.settings, not in_memory(context), context.part)
+
+    @property
+    def loss(self) -> Loss:
+        """What training makes small."""
+        return loss_of(self.settings.loss, self.settings.quantile, self.dataset.task)
 
     @property
     def has_validation(self) -> bool:
@@ -77,7 +95,7 @@ class TrainingRows:
         n_rows = len(labels) if fit is None else len(fit)
         draw = _kept_order if n_rows <= _KEPT_ROWS else epoch_order
         order = draw(n_rows, self.dataset.seed, epoch)
-        yield features, labels, order if fit is None else fit[order]
+        yield Block(features, labels, order if fit is None else fit[order])
 
     def validation(self) -> Iterator[Block]:
         """Yield the validation rows; nothing where there are none."""
@@ -87,7 +105,7 @@ class TrainingRows:
         if self.blocks:
             yield from map(_in_order, self.dataset.shuffled_blocks("train", epoch=0, rows=watched))
         else:
-            yield *self.dataset.arrays("train"), watched
+            yield Block(*self.dataset.arrays("train"), watched)
 
     def measured(self) -> Iterator[Block]:
         """Yield the rows that designs are compared on: validation rows, or by the study's word test rows."""
@@ -95,12 +113,12 @@ class TrainingRows:
             return self.validation()
         return self.test()
 
-    def measured_labels(self) -> NDArray[np.int32]:
-        """Return the class codes (rows,) of the rows that designs are compared on, in the dataset's order."""
+    def measured_labels(self) -> NDArray[Any]:
+        """Return what is true of the rows that designs are compared on, in the dataset's order (`in_units`)."""
         if self.settings.select_on == "test":
-            return self.dataset.labels("test")
+            return in_units(self.dataset.targets, self.dataset.labels("test"))
         _, watched = self._parts
-        return self.dataset.labels("train")[watched]
+        return in_units(self.dataset.targets, self.dataset.labels("train")[watched])
 
     def test(self) -> Iterator[Block]:
         """Yield the test rows."""
@@ -111,7 +129,7 @@ class TrainingRows:
 
 
 def _in_order(pair: Pair) -> Block:
-    return *pair, np.arange(len(pair[1]))
+    return Block(*pair, np.arange(len(pair[1])))
 
 
 def _whole_batches(blocks: Iterator[Pair], batch_size: int) -> Iterator[Block]:

@@ -135,7 +135,7 @@ def weights_of(stack: Stack, shape: TableShape) -> int:
     for layer, units in zip(stack.designs[0].layers, stack.widths, strict=True):
         total += (width + 1) * units + 4 * units * layer.batch_norm
         width = units
-    return total + (width + 1) * shape.n_classes
+    return total + (width + 1) * shape.n_outputs
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ class Options(NamedTuple):
 
 
 class StackNetwork:
-    """Hidden layers and a softmax for every design of a stack."""
+    """Hidden layers and an output layer for every design of a stack."""
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature

@@ -98,7 +98,7 @@ class StackedEngine:
         settings, n_designs = context.settings, len(stack.designs)
         with on_device(context.device), graphs_as_written():
             layout = layout_of(stack, context.dataset)
-            program = self._program(stack, layout, context.device)
+            program = self._program(stack, layout, context)
             run = StackRun(stack, layout, program, TrainingRows.of(context), self._tensors)
             deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
             members = run.fit(deadline)
@@ -112,12 +112,14 @@ class StackedEngine:
             for member, test, share in zip(members, tests, _shares(members, _shape(context)), strict=True)
         ]
 
-    def _program(self, stack: Stack, layout: StackLayout, device: str) -> "StackProgram":
+    def _program(self, stack: Stack, layout: StackLayout, context: TrainingContext) -> "StackProgram":
         """Return the program of a signature, traced where it is not kept."""
         from dnnflow.engines.stacked.stack_program import StackProgram
 
-        key = (stack.signature, layout.n_features, layout.n_outputs, device)
-        program = self._programs.pop(key, None) or StackProgram(stack.signature, layout)
+        how = {"loss": context.loss, "is_weighted": context.is_weighted}
+        shape = layout.n_features, layout.n_outputs
+        key = (stack.signature, *shape, context.device, *how.values())
+        program = self._programs.pop(key, None) or StackProgram(stack.signature, layout, **how)
         self._programs[key] = program
         while len(self._programs) > _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
