@@ -342,7 +342,8 @@ def count_flops(design: Design, n_features: int, n_outputs: int) -> int:
     """Return the floating-point operations of one row's forward pass.
 
     A product of (in) by (in, out) counts 2·in·out, a bias, an activation and a residual sum 1 a unit each,
-    batch normalisation 2 a unit; the softmax, or what stands for it, 3 an output. A training step costs about three times as much.
+    batch normalisation 2 a unit; what makes outputs of the last product, e.g. the softmax, 3 an output. A
+    training step costs about three times as much.
     """
     total, width = 0, n_features
     ends = residual_sources(design, n_features)

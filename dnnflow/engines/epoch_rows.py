@@ -32,6 +32,7 @@ class Block(NamedTuple):
     weights: NDArray[np.float32] | None = None
     """Shape (rows,): by how much each row's loss counts; None where all count alike."""
 
+
 _KEPT_ROWS = 65_536
 """Of a dataset whose orders are kept for the next design: 64 of them take 32 MB at most."""
 _kept_order = lru_cache(maxsize=64)(epoch_order)
@@ -63,6 +64,11 @@ class TrainingRows:
     def loss(self) -> Loss:
         """What training makes small."""
         return loss_of(self.settings.loss, self.settings.quantile, self.dataset.task)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float32] | None:
+        """By how much the loss of each training row counts, (rows,); None where all count alike."""
+        return None
 
     @property
     def has_validation(self) -> bool:

@@ -104,9 +104,11 @@ class SklearnNetwork(Network):
         self._has_two_classes = self._task is Task.CLASSIFICATION and n_outputs == 2
         is_one_label = self._task is Task.MULTILABEL and n_outputs == 1
         self._classes = np.arange(2 if is_one_label else n_outputs)
-        self._scale = {Task.CLASSIFICATION: 1.0, Task.MULTILABEL: 1 / n_outputs, Task.REGRESSION: 2 / n_outputs}[
-            self._task
-        ]
+        self._scale = {
+            Task.CLASSIFICATION: 1.0,
+            Task.MULTILABEL: 1 / n_outputs,
+            Task.REGRESSION: 2 / n_outputs,
+        }[self._task]
         weights = initial_weights(design, n_features, n_outputs)
         self._model = _network(design, self._from_keras(weights), self._task, self._scale)
         self._rate_scale = self._scale if design.optimizer.name == "sgd" else 1.0
@@ -125,7 +127,9 @@ class SklearnNetwork(Network):
         rows = block.order[first:last]
         labels = block.labels[rows]
         is_column = labels.ndim == 2 and labels.shape[1] == 1
-        self._step(block.features[rows], labels[:, 0] if is_column else labels, learning_rate * self._rate_scale)
+        self._step(
+            block.features[rows], labels[:, 0] if is_column else labels, learning_rate * self._rate_scale
+        )
         scale = 2.0 if self._task is Task.REGRESSION else self._scale
         return float(self._model.loss_) * scale * len(rows), 0.0
 

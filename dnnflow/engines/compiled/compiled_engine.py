@@ -11,8 +11,8 @@ from numpy.typing import DTypeLike
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops
 from dnnflow.engines.epoch_rows import Block, TrainingRows
-from dnnflow.engines.losses import LossKind
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
+from dnnflow.engines.losses import LossKind
 from dnnflow.engines.process_setup import limit_threads
 from dnnflow.engines.seam import Fitted, TrainingContext
 

@@ -368,7 +368,9 @@ def train(
             begin = _forward(sizes, kinds, weights, columns, flows)
             logits, slopes = flows[begin : begin + n_outputs * columns], changes[0]
             scratch = most[: 2 * columns].reshape((2, columns))
-            found, hits = _head(labels, order, first, rows, logits, slopes, scratch, kind, quantile, row_weights)
+            found, hits = _head(
+                labels, order, first, rows, logits, slopes, scratch, kind, quantile, row_weights
+            )
             loss += found
             right += hits
             for i in range(n_outputs * columns):

@@ -74,7 +74,15 @@ class KerasEngine(Engine):
         any_width = is_fused(design.optimizer)
         residual = residual_sources(design, n_features)
         shape = _shape_of(design, any_width=any_width)
-        key = (shape.design_id, tuple(residual.items()), n_features, n_outputs, context.device, loss, is_weighted)
+        key = (
+            shape.design_id,
+            tuple(residual.items()),
+            n_features,
+            n_outputs,
+            context.device,
+            loss,
+            is_weighted,
+        )
         weights = initial_weights(design, n_features, n_outputs)
         program = self._programs.pop(key, None) or _from_layers(
             shape, residual, weights, n_features, any_width=any_width, loss=loss, is_weighted=is_weighted

@@ -55,7 +55,7 @@ def followed_sum(loss: Loss, targets: Any, values: Any, threshold: float = 0.0) 
         return tf.math.count_nonzero(classes == targets, axis=-1)
     targets = tf.cast(targets, values.dtype)
     if loss.kind is LossKind.BINARY_CROSS_ENTROPY:
-        each = tf.cast((values > threshold) == (targets > 0.5), values.dtype)
+        each = tf.cast(tf.equal(values > threshold, targets > 0.5), values.dtype)
     else:
         each = tf.square(values - targets)
     return tf.cast(tf.reduce_sum(tf.reduce_mean(each, axis=-1), axis=-1), tf.float64)

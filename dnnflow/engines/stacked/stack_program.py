@@ -116,7 +116,7 @@ class StackProgram:
             batch = tf.cast(tf.gather(features, rows), self.dtype)  # (batch, n_features)
             losses, logits = self._step(batch, targets, self._weights_of(weights, rows), options)
             count = tf.cast(tf.size(rows), tf.float64)
-            followed = followed_sum(self._loss, targets, logits)  # (designs,)
+            followed = tf.ensure_shape(followed_sum(self._loss, targets, logits), (None,))  # (designs,)
             return start + batch_size, loss_sum + tf.cast(losses, tf.float64) * count, found + followed
 
         designs = tf.shape(options.member)
