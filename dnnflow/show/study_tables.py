@@ -16,6 +16,7 @@ from dnnflow.results.view.depth import timing
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.results.view.tested import first_of
 from dnnflow.show.run_numbers import thinned
+from dnnflow.show.wording import range_in_words
 
 MOST_POINTS = 3_000
 """With more trials than this, the report shows distributions instead of points."""
@@ -137,14 +138,13 @@ def headline(view: StudyView) -> list[tuple[str, str, str]]:
     bad = f"{counts[TrialState.FAILED]:,} failed, {counts[TrialState.LOST]:,} lost"
     numbers: list[tuple[str, str, str]] = []
     if tested := first_of(view.tested):
-        low, high = tested.interval
         numbers.append(
             (
                 "accuracy on test rows"
                 if tested.selected is not None
                 else "on the test rows it was chosen on",
                 f"{tested.score:.4f}",
-                f"95 %: {low:.3f} – {high:.3f}",
+                f"95 %: {range_in_words(tested.interval)}",
             )
         )
     if others := [one for one in view.tested if one.kind == "baseline"]:
@@ -157,7 +157,9 @@ def headline(view: StudyView) -> list[tuple[str, str, str]]:
     if view.leaderboard and view.noise:
         if tested is None:
             first = view.leaderboard[0]
-            interval = f"95 %: {first.low:.3f} – {first.high:.3f}, on {view.measured_on} it was chosen on"
+            interval = (
+                f"95 %: {range_in_words((first.low, first.high))}, on {view.measured_on} it was chosen on"
+            )
             numbers.append(("best accuracy", f"{first.score:.4f}", interval))
         numbers.append(("within noise of the best", f"{view.noise.equal:,}", "designs, itself included"))
     return numbers

@@ -22,7 +22,13 @@ from dnnflow.events import (
     TrialsStored,
 )
 from dnnflow.show.study_tables import time_marks, timings
-from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
+from dnnflow.show.wording import (
+    in_words,
+    measures_in_words,
+    pace_in_words,
+    range_in_words,
+    staleness_in_words,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +161,7 @@ def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
         table.add_row(
             f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
             f"{place.score:.4f}",
-            f"{place.low:.3f} – {place.high:.3f}",
+            range_in_words((place.low, place.high)),
             escape(place.design),
             "" if place.parameters is None else f"{place.parameters:,}",
             str(place.epochs_run),

@@ -40,6 +40,12 @@ def in_words(event: Event) -> str:
             return event.message
 
 
+def range_in_words(interval: tuple[float | None, float | None] | None) -> str:
+    """Return the ends of an interval, e.g. `0.912 – 0.954`; a dash where there is none."""
+    low, high = interval or (None, None)
+    return "–" if low is None or high is None else f"{low:.3f} – {high:.3f}"
+
+
 def training_in_words(event: TrainingProgress) -> str:
     """Return how far a parallel training is."""
     return f"{event.samples:,} of {event.total:,} samples, {measures_in_words(event)}"

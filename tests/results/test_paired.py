@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits  # of scikit-learn
 
 from dnnflow.errors import InputError
 from dnnflow.results.view import paired
-from dnnflow.results.view.paired import bias_corrected, smallest_equal, told_apart
+from dnnflow.results.view.paired import bias_corrected, told_apart
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +143,6 @@ def test_one_design_has_no_selection_bias() -> None:
     assert one.score == pytest.approx(one.naive, abs=0.003)
     assert one.low < one.naive < one.high
     assert told_apart(right) == ()
-    assert smallest_equal(right, [7]) == 0
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -152,7 +151,6 @@ def test_designs_that_say_the_same_are_equal(value: bool) -> None:
     one = bias_corrected(right, bootstraps=20)
     assert {one.score, one.low, one.high, one.naive} == {float(value)}
     assert told_apart(right) == (False,) * 4
-    assert smallest_equal(right, [5, 3, 3, 9, 4]) == 1
 
 
 def worse_in_plain_python(right: list[list[bool]], alpha: float) -> tuple[bool, ...]:
@@ -231,15 +229,6 @@ def test_designs_that_are_worse_are_told_apart_on_enough_rows() -> None:
     assert found[12_000] == 1.0
 
 
-def test_smallest_equal_is_the_smallest_of_those_not_told_apart() -> None:
-    accuracies = [0.95, 0.95, 0.95, 0.5, 0.95]
-    right = best_first(simulated(np.random.default_rng(11), accuracies, 2000))
-    assert told_apart(right) == (False, False, False, True)
-    assert smallest_equal(right, [50, 40, math.inf, 30, 1]) == 3
-    assert smallest_equal(right, [10, 40, 10, 30, 1]) == 0
-    assert smallest_equal(right, [math.inf] * 4 + [1]) == 0
-
-
 @pytest.mark.parametrize(
     ("right", "message"),
     [
@@ -262,5 +251,3 @@ def test_what_has_no_answer_is_refused() -> None:
         bias_corrected(right[:, :1])
     with pytest.raises(InputError, match="bootstraps must be >= 1, got 0; leave"):
         bias_corrected(right, bootstraps=0)
-    with pytest.raises(InputError, match="sizes must be one a design, got 2 of 3; use inf"):
-        smallest_equal(right, [1, 2])

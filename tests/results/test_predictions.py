@@ -38,10 +38,10 @@ def test_what_was_written_is_read_by_design(tmp_path: Path) -> None:
     assert found is not None
     assert found.design_ids == (name(2), name(0), name(3))
     assert found.values.tolist() == [[0, 1, 2, 1, 0], [1, 1, 1, 1, 1], [2, 2, 2, 2, 2]]
-    right = found.right([name(3), name(2)])
-    assert right is not None
-    assert right.tolist() == [[False, False, True, False, False], [True] * 5]
-    assert found.right([name(1)]) is None
+    classes = found.of([name(3), name(2)])
+    assert classes is not None
+    assert (classes == found.truth).tolist() == [[False, False, True, False, False], [True] * 5]
+    assert found.of([name(1)]) is None
     assert found.values.dtype == np.uint8
     assert found.truth.tolist() == TRUTH.tolist()
 

@@ -92,8 +92,9 @@ def test_what_designs_predict_is_kept_row_by_row(settings: Settings, seeds: str)
     kept = read_predictions(settings.workspace.predictions(study.id))
     assert kept is not None
     ids = view.trials["design_id"].tolist()
-    right = kept.right(ids)
-    assert right is not None
+    classes = kept.of(ids)
+    assert classes is not None
+    right = classes == kept.truth
     assert right.mean(axis=1).tolist() == pytest.approx(view.trials["score"].tolist())
     assert view.noise is not None
     assert view.noise.corrected is not None
@@ -133,6 +134,7 @@ def test_a_handed_out_model_has_the_accuracy_it_is_said_to_have(settings: Settin
         assert (right / len(labels), len(labels)) == (one.score, one.rows)
         assert model.about["tested"]["score"] == one.score
         assert one.selected == view.leaderboard[one.rank - 1].score
+        assert one.interval is not None
         assert one.interval[0] < one.score <= one.interval[1]
 
 

@@ -25,10 +25,10 @@ class KeptPredictions:
     """What designs predict, as it was read."""
 
     truth: NDArray[np.integer]
-    """Shape (rows,): class codes of the rows that designs are compared on."""
+    """What is true of the rows that designs are compared on: class codes (rows,), else (rows, outputs)."""
     values: NDArray[Any]
-    """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16,
-    NaN for rows that a design was fitted to."""
+    """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16, or
+    numbers; NaN for rows that a design was fitted to."""
     design_ids: tuple[str, ...]
     """Whose rows of `values` these are."""
 
@@ -38,11 +38,6 @@ class KeptPredictions:
         if any(design_id not in row_of for design_id in design_ids):
             return None
         return self.values[[row_of[design_id] for design_id in design_ids]]
-
-    def right(self, design_ids: Sequence[str]) -> NDArray[np.bool_] | None:
-        """Return whether class codes of these designs are right, (designs, rows); None without some."""
-        found = self.of(design_ids)
-        return None if found is None else np.asarray(found == self.truth)
 
 
 class PredictionWriter:

@@ -51,6 +51,11 @@ def luck_of_the_first(accuracy: float, rows: int, designs: int) -> float:
     return NORMAL.inv_cdf((designs - 0.375) / (designs + 0.25)) * deviation
 
 
+def standard_error(rows: np.ndarray) -> float:
+    """Return the standard error of the mean of values (rows,)."""
+    return float(rows.std(ddof=1, dtype=np.float64)) / math.sqrt(len(rows))
+
+
 def student_t(degrees: int) -> float:
     """Return Student's t for a two-sided 95 % interval.
 

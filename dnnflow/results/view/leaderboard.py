@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.metric import Metric
+from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.finals import Finals
-from dnnflow.results.view.intervals import equal_within_noise, luck_of_the_first, wilson_interval
+from dnnflow.results.view.intervals import Z_95, equal_within_noise, luck_of_the_first, wilson_interval
 from dnnflow.results.view.paired import Corrected, told_apart
 
 PLACES = 100
@@ -37,12 +40,13 @@ class Ranked:
     """Over seeds, and folds of a finalist."""
     is_finalist: bool
     """Whether it was trained again after the screen: finalists stand first, by these trainings' mean."""
-    low: float
-    """Lower end of the Wilson 95 % interval of `score`."""
-    high: float
+    low: float | None
+    """Lower end of the 95 % interval of `score`: of accuracy Wilson's, else normal by the row scores; None
+    where the metric has none, or predictions were not kept."""
+    high: float | None
     """Upper end of it."""
     within_noise: bool
-    """Whether its accuracy cannot be told from the first's (`told_apart_on`)."""
+    """Whether its score cannot be told from the first's (`told_apart_on`)."""
     train_score: float | None
     loss: float | None
     depth: int | None
@@ -59,6 +63,17 @@ class Ranked:
         return asdict(self)
 
 
+class ComparedBy(StrEnum):
+    """How designs are told from the first."""
+
+    PAIRED = "paired"
+    """By tests on the same rows."""
+    APART = "apart"
+    """As if each had been measured on rows of its own."""
+    NONE = "none"
+    """Not at all: the metric has no such test, or predictions were not kept."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """How far the first place of the screen can be trusted."""
@@ -66,62 +81,90 @@ class Noise:
     designs: int
     """Completed designs."""
     rows: int
-    """Rows that each accuracy is measured on."""
+    """Rows that each score is measured on."""
     kind: Literal["validation", "test"]
     """Which rows these are."""
     equal: int
     """Designs that cannot be told from the first, itself included."""
     luck: float
-    """By how much the first's accuracy is expected to be too high, were those designs equally good."""
+    """By how much the first's accuracy is expected to be too high, were those designs equally good; 0 of
+    another metric."""
     corrected: Corrected | None = None
-    """The accuracy of the screen's best without the luck of having been chosen; None where predictions were
-    not kept."""
+    """The score of the screen's best without the luck of having been chosen; None where predictions were
+    not kept, or the metric is no mean over rows."""
     finalists: int = 0
     """Designs that were trained again, among which the first is."""
     smallest: int = 1
     """Rank of the smallest network among those that cannot be told from the first."""
+    metric: Metric = ACCURACY
+    """What they are compared by."""
+    test: ComparedBy = ComparedBy.APART
+    """How they are told from the first."""
 
     def __str__(self) -> str:
-        if self.corrected is not None:
-            return self._by_predictions(self.corrected)
         if self.designs < 2:
             return f"One design, measured on {self.rows:,} {self.kind} rows."
+        if self.test is ComparedBy.PAIRED:
+            near = self._paired()
+            return near + self._corrected(self.corrected) if self.corrected else f"{near} {self._chosen()}"
+        return f"{self._apart() if self.test is ComparedBy.APART else self._untold()} {self._chosen()}"
+
+    def _apart(self) -> str:
         test = f"(two-proportion z-test at 5 % on {self.rows:,} {self.kind} rows)"
         if self.equal == 1:
-            near = f"No other of the {self.designs:,} designs is within noise of the first {test}."
-        else:
-            near = (
-                f"{self.equal:,} of {self.designs:,} designs are within noise of the first {test}; were they "
-                f"equally good, chance alone would put the first about {100 * self.luck:.1f} points too high."
+            return f"No other of the {self.designs:,} designs is within noise of the first {test}."
+        return (
+            f"{self.equal:,} of {self.designs:,} designs are within noise of the first {test}; were they "
+            f"equally good, chance alone would put the first about {100 * self.luck:.1f} points too high."
+        )
+
+    def _untold(self) -> str:
+        told = (
+            f"{self.designs:,} designs are ordered by {self.metric.label} on {self.rows:,} {self.kind} rows, "
+            "and no test tells them from the first"
+        )
+        if self.finalists:
+            told += (
+                f"; a paired bootstrap tells {self.designs - self.equal:,} of the {self.finalists:,} "
+                "finalists from it"
             )
+        return f"{told}."
+
+    def _chosen(self) -> str:
         remedy = (
             "the test rows say what it is worth"
             if self.kind == "validation"
             else "set evaluation.select_on to validation"
         )
         return (
-            f"{near} The best of {self.designs:,} is chosen on the rows that it is measured on here, which "
+            f"The best of {self.designs:,} is chosen on the rows that it is measured on here, which "
             f"makes it look better than it is: {remedy}."
         )
 
-    def _by_predictions(self, corrected: Corrected) -> str:
-        if self.designs < 2:
-            return f"One design, measured on {self.rows:,} {self.kind} rows."
+    def _paired(self) -> str:
         rows = "rows" if self.finalists else f"{self.rows:,} {self.kind} rows"
         test = f"(paired tests on the same {rows}, corrected for all designs)"
         near = f"No other of the {self.designs:,} designs is as good as the first {test}."
         if self.equal > 1:
             near = f"{self.equal:,} of {self.designs:,} designs cannot be told from the first {test}"
             near += f"; the smallest of them is at rank {self.smallest:,}." if self.smallest > 1 else "."
+        return near
+
+    def _corrected(self, corrected: Corrected) -> str:
         remedy = "" if self.kind == "validation" else "; set evaluation.select_on to validation"
         # Where the best is wrong on no row, no bootstrap is: they say nothing of how sure that is
-        width = "" if corrected.low == corrected.high else f" ({corrected.low:.3f} to {corrected.high:.3f})"
+        low, high = sorted((corrected.low, corrected.high), key=self.metric.value)
+        width = "" if low == high else f" ({self._number(low, 3)} to {self._number(high, 3)})"
         who = f"the best of the screen, chosen on {self.rows:,} rows," if self.finalists else "the first"
         chosen = "" if self.finalists else " on these rows"
         return (
-            f"{near} Chosen among {self.designs:,}{chosen}, {who} is expected to have "
-            f"{corrected.score:.4f}{width} on others by BBC-CV, not {corrected.naive:.4f}{remedy}."
+            f" Chosen among {self.designs:,}{chosen}, {who} is expected to have "
+            f"{self._number(corrected.score)}{width} on others by BBC-CV, not "
+            f"{self._number(corrected.naive)}{remedy}."
         )
+
+    def _number(self, score: float, digits: int = 4) -> str:
+        return f"{score:.{digits}f}" if self.metric is ACCURACY else self.metric.text(score)
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
@@ -146,7 +189,7 @@ def by_design(
     rows
         That scores are measured on.
     """
-    trials = trials.assign(rows=rows, is_finalist=False)
+    trials = trials.assign(rows=rows, is_finalist=False, error=np.nan)
     if trials["seed"].nunique() < 2:
         return trials.assign(spread=np.nan, trainings=1), [[one] for one in trials["design_id"]]
     known = designs()
@@ -169,29 +212,38 @@ def with_finals(best: pd.DataFrame, finals: Finals) -> pd.DataFrame:
     first = found.index[: len(place)]
     found.loc[first, "score"] = [one.score for one in finals.finalists]
     found.loc[first, "spread"] = [math.nan if x.spread is None else x.spread for x in finals.finalists]
+    found.loc[first, "error"] = [math.nan if x.error is None else x.error for x in finals.finalists]
     found.loc[first, "trainings"] = [one.trainings for one in finals.finalists]
     found.loc[first, "rows"] = finals.rows or found.loc[first, "rows"]
     return found.assign(is_finalist=found.index < len(place))
 
 
-def told_apart_on(right: np.ndarray | None, accuracies: np.ndarray, rows: int) -> np.ndarray:
+def told_apart_on(
+    right: np.ndarray | None, scores: np.ndarray, rows: int, metric: Metric = ACCURACY
+) -> np.ndarray:
     """Return for each design whether it can be told from the first, shape (designs,), bool.
 
     Parameters
     ----------
     right
-        Shape (designs, rows): whether predictions are right. Without them designs are compared as if each had
-        been measured on rows of its own (`equal_within_noise`), which calls more of them equal.
-    accuracies
+        Shape (designs, rows): row scores. Without them designs are compared by accuracy as if each had been
+        measured on rows of its own (`equal_within_noise`), which calls more of them equal, and by another
+        metric not at all.
+    scores
         Shape (designs,), best first.
     """
     if right is not None and len(right):
         return np.array([False, *told_apart(right)])
-    return np.array([not equal_within_noise(accuracies[0], other, rows) for other in accuracies], bool)
+    if metric is not ACCURACY:
+        return np.zeros(len(scores), bool)
+    return np.array([not equal_within_noise(scores[0], other, rows) for other in scores], bool)
 
 
 def leaderboard(
-    best: pd.DataFrame, designs: Mapping[str, Design], apart: Sequence[bool] | np.ndarray
+    best: pd.DataFrame,
+    designs: Mapping[str, Design],
+    apart: Sequence[bool] | np.ndarray,
+    metric: Metric = ACCURACY,
 ) -> tuple[Ranked, ...]:
     """Return places for the first of `by_design`, or of `with_finals`.
 
@@ -204,14 +256,14 @@ def leaderboard(
     """
     ranked = zip(best.head(PLACES).to_dict("records"), apart, strict=False)
     return tuple(
-        _ranked(rank, row, designs[row["design_id"]], is_apart=bool(is_apart))
+        _ranked(rank, row, designs[row["design_id"]], metric, is_apart=bool(is_apart))
         for rank, (row, is_apart) in enumerate(ranked, start=1)
     )
 
 
-def _ranked(rank: int, row: Mapping[Any, Any], design: Design, *, is_apart: bool) -> Ranked:
+def _ranked(rank: int, row: Mapping[Any, Any], design: Design, metric: Metric, *, is_apart: bool) -> Ranked:
     score = float(row["score"])
-    low, high = wilson_interval(score, int(row["rows"]))
+    low, high = _interval(metric, score, int(row["rows"]), _optional(row["error"], float))
     return Ranked(
         rank=rank,
         design_id=row["design_id"],
@@ -234,13 +286,23 @@ def _ranked(rank: int, row: Mapping[Any, Any], design: Design, *, is_apart: bool
     )
 
 
+def _interval(
+    metric: Metric, score: float, rows: int, error: float | None
+) -> tuple[float | None, float | None]:
+    if metric is ACCURACY:
+        return wilson_interval(score, rows)
+    if error is None:
+        return None, None
+    return score - Z_95 * error, min(metric.ceiling, score + Z_95 * error)
+
+
 def _optional(value: Any, kind: type) -> Any:
     return None if pd.isna(value) else kind(value)
 
 
 def noise(
     best: pd.DataFrame, rows: int, kind: Literal["validation", "test"], apart: np.ndarray,
-    corrected: Corrected | None = None,
+    corrected: Corrected | None = None, *, metric: Metric = ACCURACY, is_paired: bool = False,
 ) -> Noise | None:  # fmt: skip
     """Return how far the first place can be trusted, None without a completed trial.
 
@@ -250,6 +312,8 @@ def noise(
         Of `by_design`, or of `with_finals`.
     corrected
         Of the screen's best.
+    is_paired
+        Whether designs were compared by their row scores.
     """
     if best.empty:
         return None
@@ -260,8 +324,16 @@ def noise(
         rows=rows,
         kind=kind,
         equal=equal,
-        luck=luck_of_the_first(float(best["score"].iloc[0]), rows, equal),
+        luck=luck_of_the_first(float(best["score"].iloc[0]), rows, equal) if metric is ACCURACY else 0.0,
         corrected=corrected,
         finalists=int(best["is_finalist"].sum()),
         smallest=1 + int(np.where(apart, math.inf, sizes).argmin()),
+        metric=metric,
+        test=_comparison(metric, is_paired=is_paired),
     )
+
+
+def _comparison(metric: Metric, *, is_paired: bool) -> ComparedBy:
+    if is_paired:
+        return ComparedBy.PAIRED
+    return ComparedBy.APART if metric is ACCURACY else ComparedBy.NONE

@@ -1,12 +1,12 @@
 """Compare designs row by row: what the best of them is worth, and which are truly worse.
 
 `right` is an ndarray, shape (designs, rows): whether a design's prediction of a row is right, bool; or how
-good it is, float, as the share of right predictions over several seeds. Designs
+good it is, float, as a metric's row scores and the share of right predictions over several seeds are. Designs
 stand in the leaderboard's order, and their rows are the same. The statistics take rows as independent of each
 other, and models as given: with folds, a row is predicted by the model that was not trained on it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ HOPELESS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """The accuracy of the best of several designs, without the luck of having been chosen on these rows."""
+    """The score of the best of several designs, without the luck of having been chosen on these rows."""
 
     score: float
     """Mean over the bootstraps."""
@@ -36,13 +36,13 @@ class Corrected:
     high: float
     """97.5th percentile of them."""
     naive: float
-    """Accuracy of the best design on all rows, as a leaderboard shows it."""
+    """Score of the best design on all rows, as a leaderboard shows it."""
     bootstraps: int
     """Bootstraps that were drawn: fewer than asked for where designs × rows is large."""
 
 
 def bias_corrected(right: np.ndarray, *, seed: int = 0, bootstraps: int = 1000) -> Corrected:
-    """Return the accuracy to expect of the best design, by bootstrap bias corrected cross-validation.
+    """Return the score to expect of the best design, by bootstrap bias corrected cross-validation.
 
     In each bootstrap, rows are drawn with replacement, the best design on them is chosen (of equals the
     first), and measured on the rows that were not drawn. Tsamardinos, Greasidou, Borboudakis, Bootstrapping
@@ -63,7 +63,7 @@ def bias_corrected(right: np.ndarray, *, seed: int = 0, bootstraps: int = 1000) 
     Parameters
     ----------
     right
-        Shape (designs, rows), bool.
+        Shape (designs, rows), bool, or float of a metric that is the mean of a number a row.
     seed
         The same seed gives the same result.
     bootstraps
@@ -83,7 +83,7 @@ def bias_corrected(right: np.ndarray, *, seed: int = 0, bootstraps: int = 1000) 
     affordable = int(MOST_PRODUCTS / (len(kept) * rows))
     bootstraps = min(bootstraps, max(FEWEST_BOOTSTRAPS, affordable))
     measured = np.concatenate(
-        [_measure_left_out(right, kept, drawn) for drawn in _draws(rows, bootstraps, seed)]
+        [_measure_left_out(right, kept, drawn) for drawn in draws(rows, bootstraps, seed)]
     )  # (bootstraps,)
     low, high = np.percentile(measured, (2.5, 97.5))
     return Corrected(
@@ -114,7 +114,9 @@ def told_apart(right: np.ndarray, *, alpha: float = 0.05) -> tuple[bool, ...]:
     (Dietterich, Approximate statistical tests for comparing supervised classification learning algorithms,
     1998).
 
-    Of numbers other than right and wrong, the test is a one-sided paired t-test.
+    Of numbers other than right and wrong, the test is a one-sided paired t-test. Of a metric that is no mean
+    over rows they are its linearisation (`Metric.row_scores`), and the test is that of the metric itself to
+    first order; of ROC-AUC it is DeLong's (1988).
 
     Parameters
     ----------
@@ -130,8 +132,19 @@ def told_apart(right: np.ndarray, *, alpha: float = 0.05) -> tuple[bool, ...]:
     """
     _check(right, least_rows=1)
     p = _exact(right) if right.dtype == bool else _by_mean(right)  # (designs - 1,)
+    return step_down(p, alpha=alpha)
+
+
+def step_down(p: np.ndarray, *, alpha: float = 0.05) -> tuple[bool, ...]:
+    """Return which hypotheses Holm's step-down rejects at alpha / (1 + their number): see `told_apart`.
+
+    Parameters
+    ----------
+    p
+        Of each design but the first, shape (designs - 1,).
+    """
     order = np.argsort(p, kind="stable")
-    levels = alpha / len(right) / np.arange(len(p), 0, -1)
+    levels = alpha / (len(p) + 1) / np.arange(len(p), 0, -1)
     told = np.empty(len(p), bool)
     told[order] = np.logical_and.accumulate(p[order] <= levels)
     return tuple(told.tolist())
@@ -155,29 +168,6 @@ def _by_mean(good: np.ndarray) -> np.ndarray:
         else:
             found.append(float(stdtr(rows - 1, -mean / deviation * np.sqrt(rows))))
     return np.array(found)
-
-
-def smallest_equal(right: np.ndarray, sizes: Sequence[float], *, alpha: float = 0.05) -> int:
-    """Return the index of the smallest design that cannot be told from the first (`told_apart`).
-
-    Parameters
-    ----------
-    right
-        Shape (designs, rows), bool.
-    sizes
-        Of each design, e.g. its parameters; `math.inf` where that is not known. Of equals the first is taken.
-
-    Raises
-    ------
-    InputError
-        If there is no design, no row, or not one size a design.
-    """
-    if len(sizes) != len(right):
-        raise InputError(
-            f"sizes must be one a design, got {len(sizes)} of {len(right)}; use inf where unknown"
-        )
-    told = (False, *told_apart(right, alpha=alpha))
-    return int(np.where(told, np.inf, sizes).argmin())
 
 
 def _check(right: np.ndarray, *, least_rows: int) -> None:
@@ -247,7 +237,7 @@ def _nearest(counts: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(-counts, kind="stable")[:MOST_NEAR])
 
 
-def _draws(rows: int, bootstraps: int, seed: int) -> Iterator[np.ndarray]:
+def draws(rows: int, bootstraps: int, seed: int) -> Iterator[np.ndarray]:
     """Yield how often each row is drawn, shape (block, rows), float32; at least one row is not."""
     generator = np.random.default_rng(seed)
 

@@ -9,6 +9,8 @@ import pandas as pd
 from dnnflow.design.edges import Edge, edges_of
 from dnnflow.design.layers import Design
 from dnnflow.design.space import Space
+from dnnflow.engines.metric import Metric
+from dnnflow.engines.metrics import ACCURACY, metric_of
 from dnnflow.engines.records import FinalOptions, Trial, TrialState
 from dnnflow.errors import DesignError
 from dnnflow.paths import Workspace
@@ -27,8 +29,10 @@ from dnnflow.results.view.depth import (
     timed_alike,
 )
 from dnnflow.results.view.finals import Finals, finals_of
+from dnnflow.results.view.intervals import standard_error
 from dnnflow.results.view.leaderboard import (
     PLACES,
+    ComparedBy,
     Noise,
     Ranked,
     by_design,
@@ -41,7 +45,10 @@ from dnnflow.results.view.leaderboard import (
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.view.paired import bias_corrected
 from dnnflow.results.view.tested import Tested, sentence, tested_in
+from dnnflow.table.columns.kinds import Task
 
+_BLOCK = 1 << 23
+"""Most numbers of outputs that row scores are computed of at once."""
 CURVES = 10
 """Learning curves are shown for so many of the best."""
 
@@ -92,6 +99,8 @@ class StudyView:
     """The best designs by the screen alone, at most `PLACES`."""
     finals: Finals | None
     """The finalists and what is handed out of them; None before they are trained, and without any."""
+    metric: Metric = ACCURACY
+    """What designs are compared by."""
     noise: Noise | None
     """How far the first place can be trusted; None without a completed trial."""
     marginals: tuple[Marginal, ...]
@@ -140,7 +149,8 @@ class StudyView:
         """Say what the best design is worth; empty where nothing was measured on test rows."""
         if self.noise is None:
             return ""
-        return sentence(self.tested, self.noise.equal, self.noise.designs)
+        equal = None if self.noise.test is ComparedBy.NONE else self.noise.equal
+        return sentence(self.tested, equal, self.noise.designs, metric=self.metric)
 
     @property
     def majority_rate(self) -> float | None:
@@ -176,19 +186,24 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
     screened, members = by_design(
         done, lambda: {one.design_id: one for one in store.designs(record.study_id)}, rows
     )
-    right = _right(members, read_predictions(workspace.predictions(record.study_id)) if workspace else None)
-    apart = told_apart_on(right, screened["score"].to_numpy(), rows)
+    metric = metric_of_study(record)
+    kept = read_predictions(workspace.predictions(record.study_id)) if workspace else None
+    good = _row_scores(members, kept, metric)
+    if good is not None and metric is not ACCURACY and rows > 1:
+        screened.loc[: PLACES - 1, "error"] = [standard_error(one) for one in good[:PLACES]]
+    apart = told_apart_on(good, screened["score"].to_numpy(), rows, metric)
     finals = load_finals(store, record, workspace) if workspace else None
     ordered, told = screened, apart
     if finals is not None:
         ordered = with_finals(screened, finals)
-        told = _told_with_finals(screened, ordered, finals, right, rows)
+        told = _told_with_finals(screened, ordered, finals, good, rows, metric)
     designs = store.designs_of(
         record.study_id, [*screened["design_id"].head(PLACES), *ordered["design_id"].head(PLACES)]
     )
-    places = leaderboard(ordered, designs, told)
+    places = leaderboard(ordered, designs, told, metric)
     best = store.trial(record.study_id, places[0].design_id) if places else None
-    corrected = bias_corrected(right) if right is not None and rows > 1 else None
+    is_corrected = good is not None and rows > 1 and metric.is_additive
+    corrected = bias_corrected(good) if good is not None and is_corrected else None
     by_depth = bands(done, "score")
     curves = _curves(store, record.study_id, places[:CURVES])
     return StudyView(
@@ -196,14 +211,23 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         counts=store.counts(record.study_id),
         trials=done,
         leaderboard=places,
-        screen=leaderboard(screened, designs, apart),
+        screen=leaderboard(screened, designs, apart, metric),
         finals=finals,
-        noise=noise(ordered, rows, "test" if is_selected_on_test(record) else "validation", told, corrected),
+        metric=metric,
+        noise=noise(
+            ordered,
+            rows,
+            "test" if is_selected_on_test(record) else "validation",
+            told,
+            corrected,
+            metric=metric,
+            is_paired=good is not None,
+        ),
         marginals=marginals(done),
         score_by_depth=by_depth,
         time_by_depth=bands(timed_alike(done), "training_s"),
         time_fit=time_fit(done),
-        flatness=flatness(done, majority=_majority_rate(best)),
+        flatness=flatness(done, majority=_majority_rate(best) if metric is ACCURACY else None),
         spectrum=spectrum(by_depth),
         curves=curves,
         edges=_edges(record, [designs[place.design_id] for place in places[:CURVES]], curves),
@@ -229,24 +253,49 @@ def load_finals(
     given = record.pipeline.get("evaluation") or {}
     options = FinalOptions(**{name: given[name] for name in FinalOptions.model_fields if name in given})
     predictions = read_predictions(workspace.final_predictions(record.study_id))
-    return finals_of(found, predictions, prefer=options.prefer, members=options.ensemble)
+    return finals_of(
+        found, predictions, metric=metric_of_study(record), task=task_of_study(record),
+        prefer=options.prefer, members=options.ensemble,
+    )  # fmt: skip
 
 
-def _right(members: Sequence[Sequence[str]], found: KeptPredictions | None) -> np.ndarray | None:
-    """Return whether designs' predictions are right, (designs, rows): of several seeds the share of them."""
+def task_of_study(record: RunRecord) -> Task:
+    """Return what a study's table has to predict; older ones have classes."""
+    return Task(record.dataset.get("task", Task.CLASSIFICATION))
+
+
+def metric_of_study(record: RunRecord) -> Metric:
+    """Return what a study compares designs by."""
+    named = (record.pipeline.get("evaluation") or {}).get("metric")
+    return metric_of(named, task_of_study(record), len(record.dataset.get("targets") or ()))
+
+
+def _row_scores(
+    members: Sequence[Sequence[str]], found: KeptPredictions | None, metric: Metric
+) -> np.ndarray | None:
+    """Return the row scores of designs, (designs, rows): of several seeds the mean; None without any."""
     if found is None or not members:
         return None
-    right = found.right([design_id for group in members for design_id in group])
-    if right is None or all(len(group) == 1 for group in members):
-        return right
+    outputs = found.of([design_id for group in members for design_id in group])
+    if outputs is None or (metric.needs == "probabilities" and outputs.dtype.kind in "iub"):
+        return None
+    size = max(1, _BLOCK // max(1, outputs[0].size))
+    blocks = [metric.row_scores(found.truth, outputs[at : at + size]) for at in range(0, len(outputs), size)]
+    known = [block for block in blocks if block is not None]
+    if len(known) < len(blocks):
+        return None
+    good = np.concatenate(known)
+    if all(len(group) == 1 for group in members):
+        return good
     starts = np.cumsum([0, *map(len, members)])[:-1]
-    sums = np.add.reduceat(right, starts, axis=0, dtype=np.float32)
+    sums = np.add.reduceat(good, starts, axis=0, dtype=np.float32)
     return np.asarray(sums / np.array([[len(group)] for group in members], np.float32))
 
 
 def _told_with_finals(
-    screened: pd.DataFrame, ordered: pd.DataFrame, finals: Finals, right: np.ndarray | None, rows: int
-) -> np.ndarray:
+    screened: pd.DataFrame, ordered: pd.DataFrame, finals: Finals, good: np.ndarray | None, rows: int,
+    metric: Metric,
+) -> np.ndarray:  # fmt: skip
     """Return for each design whether it can be told from the first finalist, in the order with finalists.
 
     Finalists are compared by their own trainings, all others with the first one's in the screen.
@@ -255,7 +304,7 @@ def _told_with_finals(
     n_finalists = len(finals.finalists)
     others = [place[0], *place[n_finalists:]]
     behind = told_apart_on(
-        None if right is None else right[others], screened["score"].to_numpy()[others], rows
+        None if good is None else good[others], screened["score"].to_numpy()[others], rows, metric
     )
     return np.concatenate([finals.apart, behind[1:]]).astype(bool)
 

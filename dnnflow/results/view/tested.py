@@ -1,9 +1,11 @@
 """Hold what was measured once, at a study's end, on test rows that nothing was chosen by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from dnnflow.engines.metric import Metric
+from dnnflow.engines.metrics import ACCURACY
 from dnnflow.results.view.intervals import wilson_interval
 
 
@@ -23,6 +25,18 @@ class Tested:
     """Test rows."""
     selected: float | None = None
     """The same on the rows that it was chosen by, where these are others; of a finalist its mean."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """All metrics of the task on the test rows, as they are usually written; none of an older study."""
+    low: float | None = None
+    """Lower end of the 95 % interval of `score`: Wilson's of accuracy, else of rows drawn again."""
+    high: float | None = None
+    """Upper end of it; None where the rows give none, and of an older study, whose metric is accuracy."""
+    calibration: Mapping[str, float] = field(default_factory=dict)
+    """By which temperature probabilities were scaled, and the calibration error before and after, on rows
+    that the networks were not fitted to: see `Adjustment`."""
+    thresholds: tuple[float, ...] | None = None
+    """Probability of the second of two classes, or of each label, above which it is predicted; None where the
+    likeliest is."""
 
     @property
     def key(self) -> str:
@@ -30,9 +44,11 @@ class Tested:
         return self.design_id or (self.kind if self.kind == "ensemble" else self.name)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson 95 % interval of `score`."""
-        return wilson_interval(self.score, self.rows)
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of `score`; None where the rows give none."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        return None if self.measures else wilson_interval(self.score, self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON types."""
@@ -42,7 +58,10 @@ class Tested:
     def from_dict(cls, data: Mapping[str, Any]) -> "Tested":
         """Build from what `to_dict` gave, also after a way through JSON."""
         known = {"accuracy": "score"}  # as it was called before
-        return cls(**{known.get(name, name): value for name, value in data.items()})
+        plain = {known.get(name, name): value for name, value in data.items()}
+        if plain.get("thresholds") is not None:
+            plain["thresholds"] = tuple(plain["thresholds"])
+        return cls(**plain)
 
 
 def first_of(tested: Sequence[Tested]) -> Tested | None:
@@ -50,7 +69,10 @@ def first_of(tested: Sequence[Tested]) -> Tested | None:
     return next((one for one in tested if one.kind == "design"), None)
 
 
-def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | None = None) -> str:
+def sentence(
+    tested: Sequence[Tested], equal: int | None = None, designs: int | None = None, *,
+    metric: Metric = ACCURACY,
+) -> str:  # fmt: skip
     """Say what the best design is worth, beside what one would use instead; empty where nothing was measured.
 
     Parameters
@@ -64,13 +86,13 @@ def sentence(tested: Sequence[Tested], equal: int | None = None, designs: int | 
     if best is None:
         return ""
     kept = "kept for this" if best.selected is not None else "that it was chosen on, so less on others"
-    low, high = best.interval
-    said = (
-        f"{best.name}: {100 * best.score:.1f} % on {best.rows:,} test rows {kept} "
-        f"({100 * low:.1f} to {100 * high:.1f})"
-    )
-    beside = ", ".join(f"{one.name} {100 * one.score:.1f} %" for one in others)
-    said += "".join(f"; {one.name}: {100 * one.score:.1f} %" for one in ensemble)
+    word = "" if metric is ACCURACY else f"{metric.label} "
+    said = f"{best.name}: {word}{metric.text(best.score)} on {best.rows:,} test rows {kept}"
+    if best.interval is not None:
+        low, high = (metric.text(score) for score in sorted(best.interval, key=metric.value))
+        said += f" ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
+    beside = ", ".join(f"{one.name} {metric.text(one.score)}" for one in others)
+    said += "".join(f"; {one.name}: {metric.text(one.score)}" for one in ensemble)
     said += f"; {beside}." if beside else "."
     if equal is not None and designs is not None and equal > 1:
         said += f" {equal:,} of {designs:,} designs cannot be told from it by the rows it was chosen on."
