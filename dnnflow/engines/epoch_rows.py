@@ -120,7 +120,7 @@ class TrainingRows:
         return self.test()
 
     def measured_labels(self) -> NDArray[Any]:
-        """Return what is true of the rows that designs are compared on, in the dataset's order (`in_units`)."""
+        """Return the labels of the rows that designs are compared on, in the dataset's order (`in_units`)."""
         if self.settings.select_on == "test":
             return in_units(self.dataset.targets, self.dataset.labels("test"))
         _, watched = self._parts

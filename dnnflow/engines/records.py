@@ -184,8 +184,8 @@ class Trial:
     validation_score: float | None = None
     validation_loss: float | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Per epoch: `loss`, what is followed (`EPOCH_MEASURES`: accuracy or r2), and both with `val_` before them
-    where there are validation rows."""
+    """Per epoch: `loss` and `accuracy`, or of numbers `r2` (`EPOCH_MEASURES`), and both with `val_` before
+    them where there are validation rows."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Counts on the rows that the study selects on, [true class][predicted class]; empty but for
     classification."""

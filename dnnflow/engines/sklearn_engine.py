@@ -39,7 +39,7 @@ class SklearnEngine:
     step that two take.
 
     Of numbers scikit-learn halves squared errors and adds them up over targets, of labels it adds up
-    cross-entropies, where Keras takes the mean: rates and epsilons make up for it, so that steps are the same.
+    cross-entropies, where Keras takes the mean: rates and epsilons make up for it, and steps are the same.
     """
 
     name = "sklearn"
@@ -199,7 +199,7 @@ def _network(design: Design, weights: Weights, task: Task, scale: float) -> Any:
             kernel, bias = next(given)
             return kernel.astype(dtype), bias.astype(dtype)
 
-    parameters = design.optimizer.parameters
+    parameters: dict[str, Any] = dict(design.optimizer.parameters)
     return Layers(
         hidden_layer_sizes=tuple(layer.units for layer in design.layers),
         activation=_ACTIVATIONS[design.layers[0].activation] if design.layers else "identity",

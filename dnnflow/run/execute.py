@@ -12,6 +12,7 @@ import numpy as np
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import TrainingRows
+from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
 from dnnflow.errors import DataError, InputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
@@ -236,11 +237,12 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     Raises
     ------
     InputError
-        If there are too few rows, groups or instants, or the metric is for another task or not defined on
-        these rows.
+        If there are too few rows, groups or instants, the metric or the loss is for another task, or the
+        metric is not defined on these rows.
     """
     settings = pipeline.training_settings
     metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
+    loss_of(settings.loss, settings.quantile, dataset.task)
     labels = TrainingRows(dataset, settings).measured_labels()
     outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
     if metric.score(labels, outputs) is None:

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.baselines import LARGEST_CLASS, Predict, baselines, fitted_rows
+from dnnflow.engines.baselines import BOOSTING, LINEAR, RIDGE, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.metrics import ACCURACY, measures, metric_of
 from dnnflow.engines.process_setup import import_tensorflow
+from dnnflow.engines.scoring import in_units
 from dnnflow.engines.seam import make_importable
+from dnnflow.errors import DataError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.results.view.finals import Finals
 from dnnflow.results.view.tested import Tested, tested_in
@@ -21,6 +24,7 @@ from dnnflow.run.ensemble_model import averaged
 from dnnflow.run.final_stage import handed_out, options_of, parts_of, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
 from dnnflow.table.columns.split import Part
+from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
@@ -123,22 +127,22 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
     from dnnflow.engines.keras.build import build_model
 
     dataset = study.dataset
+    rows = TrainingRows(dataset, study.job().settings, blocks=True)
     members = []
     for (design, _, share), arrays in zip(handed.networks, weights, strict=True):
-        network = build_model(design, dataset.n_features, dataset.n_classes)
+        network = build_model(design, dataset.n_features, dataset.n_outputs, loss=rows.loss)
         network.set_weights(arrays)
         members.append((network, share))
     model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
 
-    def predict(features: NDArray[np.float32]) -> NDArray[np.integer]:
+    def predict(features: NDArray[np.float32]) -> NDArray[np.floating]:
         outputs = [np.asarray(model(features[at : at + _BATCH_ROWS], training=False))
                    for at in range(0, len(features), _BATCH_ROWS)]  # fmt: skip
-        return np.asarray(np.concatenate(outputs).argmax(axis=1))
+        return np.concatenate(outputs)
 
     if before is None:
-        rows = TrainingRows(dataset, study.job().settings, blocks=True)
-        counts = count(predict, rows.test(), dataset.n_classes)
-        before = _tested(counts, kind=handed.kind, name=handed.name, design_id=handed.design_id)
+        before = _tested(rows, measured(predict, rows.test(), dataset.targets), kind=handed.kind,
+                         name=handed.name, design_id=handed.design_id)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
     record = {"study_id": study.id, "design_id": handed.design_id, "score": handed.selected,
               "tested": tested.to_dict(), **_described(handed)}  # fmt: skip
@@ -165,13 +169,14 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows, n_classes = TrainingRows(dataset, settings, blocks=True), dataset.n_classes
-    limit = fitted_rows(dataset.rows["train"], dataset.n_features, n_classes)
+    rows, targets = TrainingRows(dataset, settings, blocks=True), dataset.targets
+    metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
+    limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]
     features, labels = _first(whole.epoch(0, 1), limit)
     is_part = len(labels) == limit < dataset.rows["train"]
-    for name, fit in baselines().items():
+    for name, fit in baselines(dataset.task).items():
         try:
             # Threads that wait for each other took ten times the processor where others worked, too
             with threadpool_limits(1):
@@ -179,42 +184,49 @@ def measure_baselines(
                 selected = None
                 if settings.select_on == "validation":
                     fits = [fit(*_first(one.epoch(0, 1), limit)) for one in held] if parts else [predict]
-                    shares = [_share_right(count(one, some.validation(), n_classes))
+                    scores = [metric.score(*measured(one, some.validation(), targets))
                               for one, some in zip(fits, held, strict=True)]  # fmt: skip
-                    selected = float(np.mean(shares))
-                counts = count(predict, rows.test(), n_classes)
+                    selected = float(np.mean([one for one in scores if one is not None]))
+                on_test = measured(predict, rows.test(), targets)
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
-            told = f"{name} on {limit:,} rows" if is_part and name != LARGEST_CLASS else name
-            yield _tested(counts, kind="baseline", name=told, selected=selected)
+            told = f"{name} on {limit:,} rows" if is_part and name in (LINEAR, RIDGE, BOOSTING) else name
+            yield _tested(rows, on_test, kind="baseline", name=told, selected=selected)
 
 
-def count(predict: Predict, blocks: Iterable[Block], n_classes: int) -> NDArray[np.int64]:
-    """Return counts (classes, classes) of some rows, [true class][predicted class]."""
-    counts = np.zeros(n_classes**2, np.int64)
-    for features, labels, order in blocks:
-        codes = labels[order].astype(np.int64) * n_classes + predict(features[order])
-        counts += np.bincount(codes, minlength=n_classes**2)
-    return counts.reshape(n_classes, n_classes)
+def measured(
+    predict: Predict, blocks: Iterable[Block], targets: Targets
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what is true of some rows, and what is predicted, as metrics take both."""
+    truth, outputs = [], []
+    for block in blocks:
+        truth.append(block.labels[block.order])
+        outputs.append(predict(block.features[block.order]))
+    return in_units(targets, np.concatenate(truth)), in_units(targets, np.concatenate(outputs))
 
 
-def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Return the first rows of blocks, at most `limit`."""
     features, labels, rows = [], [], 0
     for block in blocks:
-        order = block[2][: limit - rows]
-        features.append(block[0][order])
-        labels.append(block[1][order])
+        order = block.order[: limit - rows]
+        features.append(block.features[order])
+        labels.append(block.labels[order])
         rows += len(order)
         if rows >= limit:
             break
     return np.concatenate(features), np.concatenate(labels)
 
 
-def _share_right(counts: NDArray[np.int64]) -> float:
-    return float(np.trace(counts) / counts.sum())
-
-
-def _tested(counts: NDArray[np.int64], **facts: Any) -> Tested:
-    return Tested(score=_share_right(counts), rows=int(counts.sum()), **facts)
+def _tested(rows: TrainingRows, found: tuple[NDArray[Any], NDArray[Any]], **facts: Any) -> Tested:
+    task = rows.dataset.task
+    metric = metric_of(rows.settings.metric, task, rows.dataset.n_outputs)
+    score = metric.score(*found)
+    if score is None:
+        raise DataError(
+            f"{metric.label} needs test rows that differ, got {len(found[0]):,} that do not; keep more rows "
+            "for the test"
+        )
+    every = {} if metric is ACCURACY else measures(task, *found)
+    return Tested(score=score, rows=len(found[0]), measures=every, **facts)

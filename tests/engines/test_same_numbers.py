@@ -314,6 +314,9 @@ def test_all_engines_measure_the_same(name: str, other_tables: dict[str, Dataset
             first.trial.history[f"val_{measure}"], abs=1e-4
         )
         assert first.predicted is not None
+        assert other.predicted is not None
         np.testing.assert_allclose(other.predicted, first.predicted, rtol=1e-3, atol=1e-2)
+        assert first.weights is not None
+        assert other.weights is not None
         for one, theirs in zip(other.weights(), first.weights(), strict=True):
             np.testing.assert_allclose(one, theirs, atol=1e-4)

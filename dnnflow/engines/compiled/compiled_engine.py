@@ -86,7 +86,7 @@ class CompiledNetwork(Network):
         self._dtype: np.dtype[Any] = np.dtype(dtype)
         self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_outputs])
         self._kinds = np.array([ACTIVATIONS.index(layer.activation) for layer in design.layers], np.int64)
-        self._loss = LOSSES.index(rows.loss.kind), self._dtype.type(rows.loss.quantile)
+        self._loss = LOSSES.index(rows.loss.kind), np.array(rows.loss.quantile, self._dtype)[()]
         self._optimizer, numbers = _optimizer(design.optimizer, kernels)
         self._numbers = np.array(numbers, self._dtype)
         self._weights = self._laid_out(initial_weights(design, n_features, n_outputs, dtype))

@@ -240,10 +240,11 @@ def _head(
     labels: Any, order: Any, first: int, rows: int, logits: Any, slopes: Any, most: Any, kind: int,
     quantile: Any, row_weights: Any,
 ) -> Any:  # fmt: skip
-    """Fill `slopes` with those of the summed loss towards logits; return the sum, and that of what is followed.
+    """Fill `slopes` with those of the summed loss towards logits; return two sums over the rows.
 
-    The latter are rows whose class was predicted; of labels the shares that were; of numbers squared errors,
-    each the mean over targets. Where labels have one axis, the loss is the cross-entropy.
+    They are of losses, and of what is followed: rows whose class was predicted; of labels the shares that
+    were; of numbers squared errors, each the mean over targets. Where labels have one axis, the loss is the
+    cross-entropy.
     """
     columns = most.shape[1]
     if labels.ndim == 1:  # known when this is compiled
@@ -424,12 +425,12 @@ def _outputs(
 
 @_compiled
 def measure(
-    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, kind: int, quantile: Any, row_weights: Any,
-    weights: Any, outputs: Any,
+    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, kind: int, quantile: Any,
+    row_weights: Any, weights: Any, outputs: Any,
 ) -> float:  # fmt: skip
-    """Write probabilities, or numbers, of the rows of `order` into `outputs` (rows, outputs); return the loss.
+    """Write probabilities, or numbers, of rows into `outputs` (rows, outputs); return their summed loss.
 
-    It is the sum over the rows; parameters are as for `train`.
+    Parameters are as for `train`.
     """
     flows, changes, _, most, starts = _buffers(sizes, weights)
     shares, n_outputs, loss = changes[0], sizes[-1], 0.0

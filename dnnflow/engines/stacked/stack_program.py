@@ -32,8 +32,8 @@ class StackProgram:
     """Trains and measures stacks of one signature, of whatever widths, one after the other."""
 
     def __init__(
-        self, signature: Signature, layout: StackLayout, dtype: str = "float32", *, loss: Loss = CROSS_ENTROPY,
-        is_weighted: bool = False,
+        self, signature: Signature, layout: StackLayout, dtype: str = "float32", *,
+        loss: Loss = CROSS_ENTROPY, is_weighted: bool = False,
     ) -> None:  # fmt: skip
         self.dtype = dtype
         self._loss, self._is_weighted = loss, is_weighted

@@ -116,10 +116,11 @@ class StackedEngine:
         """Return the program of a signature, traced where it is not kept."""
         from dnnflow.engines.stacked.stack_program import StackProgram
 
-        how = {"loss": context.loss, "is_weighted": context.is_weighted}
-        shape = layout.n_features, layout.n_outputs
-        key = (stack.signature, *shape, context.device, *how.values())
-        program = self._programs.pop(key, None) or StackProgram(stack.signature, layout, **how)
+        loss, is_weighted = context.loss, context.is_weighted
+        key = (stack.signature, layout.n_features, layout.n_outputs, context.device, loss, is_weighted)
+        program = self._programs.pop(key, None) or StackProgram(
+            stack.signature, layout, loss=loss, is_weighted=is_weighted
+        )
         self._programs[key] = program
         while len(self._programs) > _KEPT_PROGRAMS:
             self._programs.popitem(last=False)

@@ -116,7 +116,7 @@ def cost_of(designs: Sequence[Design], shape: TableShape, pipeline: Pipeline) ->
 
 def _alone_s(design: Design, shape: TableShape, engine: str) -> float:
     steps = design.epochs * -(-shape.n_rows // design.batch_size)
-    flops = 0 if design.reference else 3 * count_flops(design, shape.n_features, shape.n_classes)
+    flops = 0 if design.reference else 3 * count_flops(design, shape.n_features, shape.n_outputs)
     build_s = 0.0 if engine == "sklearn" else KERAS_BUILD_S
     step_s = STEP_S.get(engine, STEP_S["keras"])
     return build_s + steps * step_s + design.epochs * shape.n_rows * flops / FLOPS_S
