@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -51,6 +51,13 @@ class TrainingOptions(Parameters):
     squares to distances at one standard deviation."""
     quantile: float = Field(default=0.5, gt=0.0, lt=1.0)
     """Which quantile the loss `quantile` fits, 0.9 for what nine of ten rows stay below."""
+
+    class_weight: (
+        Literal["balanced"] | dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] | None
+    ) = None
+    """By how much the loss of a row counts, by its class: balanced, so that all classes weigh alike, or a
+    weight for each that is named, 1 for the others. Losses of training and validation rows are weighted;
+    scores are not."""
 
     @model_validator(mode="after")
     def _has_a_loss_for_its_quantile(self) -> Self:
@@ -121,7 +128,7 @@ class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two studies the same, as JSON types; of older studies, as it was written then."""
-        implied = {"loss": "auto", "quantile": 0.5}
+        implied = {"loss": "auto", "quantile": 0.5, "class_weight": None}
         options = {
             name: value for name, value in self.to_dict().items()
             if name in TrainingOptions.model_fields and (name not in implied or value != implied[name])

@@ -50,7 +50,7 @@ class TrainingContext:
     @property
     def is_weighted(self) -> bool:
         """Whether the losses of some rows count more than those of others."""
-        return False
+        return self.settings.class_weight is not None or self.dataset.weights is not None
 
     @property
     def holds_rows(self) -> bool:

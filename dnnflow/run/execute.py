@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.epoch_rows import TrainingRows
+from dnnflow.engines.epoch_rows import TrainingRows, class_weights
 from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
 from dnnflow.errors import DataError, InputError, StudyError
@@ -237,12 +237,13 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     Raises
     ------
     InputError
-        If there are too few rows, groups or instants, the metric or the loss is for another task, or the
-        metric is not defined on these rows.
+        If there are too few rows, groups or instants, the metric, the loss or weights of classes are for
+        another task, or the metric is not defined on these rows.
     """
     settings = pipeline.training_settings
     metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
     loss_of(settings.loss, settings.quantile, dataset.task)
+    class_weights(dataset, settings.class_weight)
     labels = TrainingRows(dataset, settings).measured_labels()
     outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
     if metric.score(labels, outputs) is None:

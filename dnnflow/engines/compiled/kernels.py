@@ -420,7 +420,7 @@ def _outputs(
         for i in range(logits.size):
             x = logits[i]
             shares[i] = half * tangent(half * x) + half if kind == _BINARY_CROSS_ENTROPY else x
-    return loss
+    return float(loss)
 
 
 @_compiled
