@@ -77,6 +77,10 @@ class Metric(ABC):
         that has neither.
         """
 
+    def effective_rows(self, truth: Truth) -> float:
+        """Return on how many rows it rests."""
+        return float(len(truth))
+
     @abstractmethod
     def resampled(self, truth: Truth, outputs: Outputs, weights: NDArray[Any]) -> NDArray[np.float64]:
         """Return the scores, shape (k,), of one model's rows drawn again: NaN where one is undefined.

@@ -121,6 +121,19 @@ class Ranking(Metric):
     def _of_class(self, positive: NDArray[np.bool_], shares: NDArray[np.float32]) -> float:
         raise NotImplementedError
 
+    def effective_rows(self, truth: Truth) -> float:
+        """Return how many rows the classes have: nₖ each, (Σ 1/nₖ)² / Σ 1/nₖ³ (Satterthwaite, 1946).
+
+        As if the variance of each class' value were found on its rows alone and went with 1/nₖ.
+        """
+        if task_of(truth) is Task.CLASSIFICATION:
+            counts = np.bincount(truth)
+            counts = counts[1:] if len(counts) == 2 else counts
+        else:
+            counts = truth.sum(axis=0)
+        shares = 1 / counts[counts > 0].astype(np.float64)
+        return float(shares.sum() ** 2 / (shares**3).sum()) if len(shares) else 0.0
+
     def row_scores(self, truth: Truth, outputs: Outputs) -> NDArray[Any] | None:
         """Return nothing: a row's part in it is not known."""
         return None

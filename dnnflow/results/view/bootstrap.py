@@ -1,11 +1,9 @@
 """Draw rows again to say how sure a metric is that is no mean over rows, and which models differ in it."""
 
-import math
-
 import numpy as np
+from scipy.special import stdtr
 
 from dnnflow.engines.metric import Metric, Outputs, Truth
-from dnnflow.results.view.intervals import NORMAL
 from dnnflow.results.view.paired import draws, step_down
 
 BOOTSTRAPS = 1000
@@ -44,7 +42,8 @@ def told_apart_resampled(
     """Return for each model but the first whether it is truly worse than the first, on the same rows.
 
     The same rows are drawn again for all models; the standard deviation of the difference over the bootstraps
-    is its standard error, and a one-sided test takes it as normal. The share of bootstraps in which another
+    is its standard error, and a one-sided t-test takes it so, with as many degrees of freedom as the metric
+    rests on rows. The share of bootstraps in which another
     is ahead could not take its place: it is never below 1 / 1,000, where `step_down` asks for less.
 
     Parameters
@@ -58,16 +57,19 @@ def told_apart_resampled(
     if len(truth) < 2 or any(score is None for score in scores):
         return (False,) * (len(outputs) - 1)
     first = _resampled(metric, truth, outputs[0], seed)
-    p = [_worse(float(scores[0] or 0.0) - float(score or 0.0), first - _resampled(metric, truth, one, seed))
-         for score, one in zip(scores[1:], outputs[1:], strict=True)]  # fmt: skip
+    rows = metric.effective_rows(truth)
+    p = []
+    for score, one in zip(scores[1:], outputs[1:], strict=True):
+        ahead = float(scores[0] or 0.0) - float(score or 0.0)
+        p.append(_worse(ahead, first - _resampled(metric, truth, one, seed), rows))
     return step_down(np.array(p), alpha=alpha)
 
 
-def _worse(ahead: float, drawn: np.ndarray) -> float:
+def _worse(ahead: float, drawn: np.ndarray, rows: float) -> float:
     """Return the one-sided p-value of the first being ahead, given how far it is in each bootstrap."""
     known = drawn[np.isfinite(drawn)]
     error = float(known.std(ddof=1)) if len(known) > 1 else 0.0
-    return NORMAL.cdf(-ahead / error) if error > 0 and math.isfinite(ahead) else 1.0
+    return float(stdtr(rows - 1, -ahead / error)) if error > 0 and rows > 1 else 1.0
 
 
 def _resampled(metric: Metric, truth: Truth, outputs: Outputs, seed: int) -> np.ndarray:
