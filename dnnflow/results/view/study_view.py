@@ -12,6 +12,7 @@ from dnnflow.design.space import Space
 from dnnflow.engines.metric import Metric
 from dnnflow.engines.metrics import ACCURACY, metric_of
 from dnnflow.engines.records import FinalOptions, Trial, TrialState
+from dnnflow.engines.scoring import EPOCH_MEASURES
 from dnnflow.errors import DesignError
 from dnnflow.paths import Workspace
 from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
@@ -83,7 +84,7 @@ class LearningCurve:
     rank: int
     design: str
     history: Mapping[str, tuple[float, ...]]
-    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
+    """Per epoch: `loss`, `accuracy` or `r2`, and both with `val_` before them where there are validation rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +161,11 @@ class StudyView:
     def majority_rate(self) -> float | None:
         """Accuracy on these rows of always guessing their largest class; None where it is not known."""
         return _majority_rate(self.best)
+
+    @property
+    def followed(self) -> str:
+        """What histories have beside the loss: accuracy, or r2 of numbers."""
+        return EPOCH_MEASURES[task_of_study(self.record)]
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -43,7 +43,9 @@ def finalist_points(
     return () if outputs is None or truth is None else target_points(names, truth, outputs[0])
 
 
-def screen_points(names: Sequence[str], design_id: str, kept: KeptPredictions | None) -> tuple[TargetPoints, ...]:
+def screen_points(
+    names: Sequence[str], design_id: str, kept: KeptPredictions | None
+) -> tuple[TargetPoints, ...]:
     """Return each target's points, by a design's predictions for the rows that the screen compares on."""
     found = None if kept is None else kept.of([design_id])
     return () if kept is None or found is None else target_points(names, kept.truth, found[0])
