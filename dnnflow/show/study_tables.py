@@ -117,7 +117,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("State", record.state.value),
         ("Begun", _moment(record.created_at)),
         ("Last change", _moment(record.updated_at)),
-        ("Label", described.get("label")),
+        ("Label", record.label),
         ("Source", _source(record.pipeline)),
         ("Rows to train", rows.get("train")),
         ("Rows to test", rows.get("test")),

@@ -84,7 +84,7 @@ class LearningCurve:
     rank: int
     design: str
     history: Mapping[str, tuple[float, ...]]
-    """Per epoch: `loss`, `accuracy` or `r2`, and both with `val_` before them where there are validation rows."""
+    """Per epoch: `loss`, `accuracy` or `r2`, and both with `val_` where there are validation rows."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +52,9 @@ def screen_points(
     return () if kept is None or found is None else target_points(names, kept.truth, found[0])
 
 
-def target_points(names: Sequence[str], truth: NDArray[np.floating], outputs: NDArray[np.floating]
-                  ) -> tuple[TargetPoints, ...]:  # fmt: skip
+def target_points(
+    names: Sequence[str], truth: NDArray[Any], outputs: NDArray[Any]
+) -> tuple[TargetPoints, ...]:
     """Return the points of targets, whose truth and outputs are both (rows, targets)."""
     rows = np.arange(len(truth))
     if len(rows) > MOST_POINTS:
