@@ -25,13 +25,13 @@ def weight_names(design: Design) -> tuple[str, ...]:
     return tuple(name for name, _ in _weights(design, 1, 1))
 
 
-def weight_shapes(design: Design, n_features: int, n_classes: int) -> tuple[Shape, ...]:
+def weight_shapes(design: Design, n_features: int, n_outputs: int) -> tuple[Shape, ...]:
     """Return the shapes of a design's weights in their order; kernels are (in, out)."""
-    return tuple(shape for _, shape in _weights(design, n_features, n_classes))
+    return tuple(shape for _, shape in _weights(design, n_features, n_outputs))
 
 
 def initial_weights(
-    design: Design, n_features: int, n_classes: int, dtype: DTypeLike = np.float32
+    design: Design, n_features: int, n_outputs: int, dtype: DTypeLike = np.float32
 ) -> tuple[np.ndarray, ...]:
     """Draw a design's initial weights, in the order of `weight_names`.
 
@@ -51,8 +51,8 @@ def initial_weights(
         if layer.batch_norm:
             weights += [fill(layer.units, dtype) for fill in (np.ones, np.zeros, np.zeros, np.ones)]
     width = design.layers[-1].units if design.layers else n_features
-    kernel = draw_kernel("glorot_uniform", width, n_classes, seed=design.seed, index=len(design.layers))
-    return (*weights, kernel.astype(dtype), np.zeros(n_classes, dtype))
+    kernel = draw_kernel("glorot_uniform", width, n_outputs, seed=design.seed, index=len(design.layers))
+    return (*weights, kernel.astype(dtype), np.zeros(n_outputs, dtype))
 
 
 def draw_kernel(initializer: str, fan_in: int, fan_out: int, *, seed: int, index: int) -> np.ndarray:
@@ -108,7 +108,7 @@ def _layers(design: Design, n_features: int) -> Iterator[tuple[Layer, int]]:
         width = layer.units
 
 
-def _weights(design: Design, n_features: int, n_classes: int) -> Iterator[tuple[str, Shape]]:
+def _weights(design: Design, n_features: int, n_outputs: int) -> Iterator[tuple[str, Shape]]:
     for index, (layer, width) in enumerate(_layers(design, n_features)):
         yield f"layer_{index}/kernel", (width, layer.units)
         yield f"layer_{index}/bias", (layer.units,)
@@ -116,5 +116,5 @@ def _weights(design: Design, n_features: int, n_classes: int) -> Iterator[tuple[
             for name in ("gamma", "beta", "moving_mean", "moving_variance"):
                 yield f"layer_{index}/{name}", (layer.units,)
     width = design.layers[-1].units if design.layers else n_features
-    yield "output/kernel", (width, n_classes)
-    yield "output/bias", (n_classes,)
+    yield "output/kernel", (width, n_outputs)
+    yield "output/bias", (n_outputs,)

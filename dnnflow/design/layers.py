@@ -196,10 +196,12 @@ class Reference(DesignPart):
     """A design given by code: `module:function` that returns a Keras model."""
 
     function: str
-    """`module:function`; called as `function(n_features=…, n_classes=…, **parameters)`.
+    """`module:function`; called as `function(n_features=…, n_classes=…, **parameters)`, for labels and
+    numbers with `n_outputs` instead of `n_classes`.
 
-    It returns a compiled or uncompiled Keras model that maps (rows, n_features) to class probabilities
-    (rows, n_classes). An uncompiled one gets the design's optimizer.
+    It returns a compiled or uncompiled Keras model that maps (rows, n_features) to probabilities of classes
+    (rows, n_classes) or of labels, or to standardised numbers (rows, n_outputs). An uncompiled one gets the
+    design's optimizer and the study's loss; a compiled one keeps its own.
     """
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
 
@@ -319,7 +321,7 @@ def residual_sources(design: Design, n_features: int) -> dict[int, int]:
     return {end - 1: end - step for end in ends if widths[end] == widths[end - step]}
 
 
-def count_parameters(design: Design, n_features: int, n_classes: int) -> int:
+def count_parameters(design: Design, n_features: int, n_outputs: int) -> int:
     """Return the number of weights, trainable or not (4 a unit for batch normalisation).
 
     Raises
@@ -333,21 +335,22 @@ def count_parameters(design: Design, n_features: int, n_classes: int) -> int:
     for layer in design.layers:
         total += (width + 1) * layer.units + (4 * layer.units if layer.batch_norm else 0)
         width = layer.units
-    return total + (width + 1) * n_classes
+    return total + (width + 1) * n_outputs
 
 
-def count_flops(design: Design, n_features: int, n_classes: int) -> int:
+def count_flops(design: Design, n_features: int, n_outputs: int) -> int:
     """Return the floating-point operations of one row's forward pass.
 
     A product of (in) by (in, out) counts 2·in·out, a bias, an activation and a residual sum 1 a unit each,
-    batch normalisation 2 a unit; the softmax 3 a class. A training step costs about three times as much.
+    batch normalisation 2 a unit; what makes outputs of the last product, e.g. the softmax, 3 an output. A
+    training step costs about three times as much.
     """
     total, width = 0, n_features
     ends = residual_sources(design, n_features)
     for index, layer in enumerate(design.layers):
         total += 2 * width * layer.units + layer.units * (2 + 2 * layer.batch_norm + (index in ends))
         width = layer.units
-    return total + 2 * width * n_classes + 4 * n_classes
+    return total + 2 * width * n_outputs + 4 * n_outputs
 
 
 def activations_of(designs: Iterable[Design]) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ class ReferenceSection(Parameters):
     """Designs made by code instead of layers."""
 
     function: str
-    """`module:function`, called with n_features, n_classes and the parameters; returns a Keras model."""
+    """`module:function`, called with n_features, n_classes (n_outputs of labels and numbers) and the
+    parameters; returns a Keras model."""
     parameters: dict[str, Parameter] = Field(default={})
     """What the function is called with."""
 

@@ -14,10 +14,11 @@ from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, coun
 from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
 from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import Trial, TrialState
-from dnnflow.engines.scoring import MeasuredRows, kept_of
+from dnnflow.engines.scoring import EPOCH_MEASURES, MeasuredRows, followed, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
 from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
 from dnnflow.events import utc_now
+from dnnflow.table.columns.kinds import Task
 
 Weights = tuple[np.ndarray, ...]
 _FLOAT_BYTES = 4
@@ -105,12 +106,12 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Loss and share of right predictions over some rows."""
+    """Loss and what else is followed over some rows."""
 
     loss: float
-    """Mean cross-entropy plus the design's penalties, as Keras has it."""
+    """Mean over the rows plus the design's penalties, as Keras has it."""
     score: float
-    """0 to 1."""
+    """The task's of `EPOCH_MEASURES`."""
 
 
 class Network(ABC):
@@ -124,31 +125,32 @@ class Network(ABC):
 
     def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Metrics:
         """Train on every row once and return running means over the epoch."""
-        loss_sum, right, count = 0.0, 0, 0
+        loss_sum, total, count = 0.0, 0.0, 0
         for block in self.rows.epoch(epoch, self.batch_size):
-            given, length = self.prepare(block), len(block[2])
+            given, length = self.prepare(block), len(block.order)
             for first in range(0, length, self.call_rows):
                 last = min(first + self.call_rows, length)
-                loss, hits = self.train_rows(given, first, last, learning_rate)
-                loss_sum, right, count = loss_sum + loss, right + hits, count + last - first
+                loss, found = self.train_rows(given, first, last, learning_rate)
+                loss_sum, total, count = loss_sum + loss, total + found, count + last - first
                 check_finite(loss, f"epoch {epoch + 1}")
                 deadline.check(f"in epoch {epoch + 1}")
-        return Metrics(loss_sum / count, right / count)
+        return Metrics(loss_sum / count, followed(self.rows.dataset.task, total / count))
 
     def prepare(self, block: Block) -> Any:
         """Return a block's features, labels and order as `train_rows` takes them."""
         return block
 
     @abstractmethod
-    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, int]:
-        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
+    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss, and the sum of what
+        is followed: see `followed`."""
 
     def validate(self) -> Metrics | None:
         """Measure the validation rows, or None where there are none."""
         if not self.rows.has_validation:
             return None
         found = self.measure(self.rows.validation())
-        return Metrics(found.loss, found.share_right)
+        return Metrics(found.loss, found.followed)
 
     def measure(self, blocks: Iterator[Block]) -> MeasuredRows:
         """Return what the network gives for some rows."""
@@ -156,14 +158,17 @@ class Network(ABC):
         for block in blocks:
             loss, outputs = self.evaluate(block)
             loss_sum += loss
-            truth.append(block[1][block[2]])
+            truth.append(block.labels[block.order])
             found.append(outputs)
         true = np.concatenate(truth)
-        return MeasuredRows(loss_sum / len(true), true, np.concatenate(found))
+        return MeasuredRows(loss_sum / len(true), true, np.concatenate(found), self.rows.dataset.targets)
 
     @abstractmethod
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
+        """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order.
+
+        Outputs are probabilities, or standardised numbers.
+        """
 
     @abstractmethod
     def weights(self) -> Weights:
@@ -184,12 +189,12 @@ class EpochHistory:
     kept: int = -1
     """Index of the epoch whose weights the network ends with: the last, or the best with early stopping."""
 
-    def to_dict(self) -> dict[str, tuple[float, ...]]:
+    def to_dict(self, task: Task = Task.CLASSIFICATION) -> dict[str, tuple[float, ...]]:
         """Return the measures as a trial keeps them."""
         parts = [("", self.fitted), *([("val_", self.watched)] if self.watched else [])]
         return {
             f"{prefix}{name}": tuple(getattr(x, key) for x in measures)
-            for prefix, measures in parts for name, key in (("loss", "loss"), ("accuracy", "score"))
+            for prefix, measures in parts for name, key in (("loss", "loss"), (EPOCH_MEASURES[task], "score"))
         }  # fmt: skip
 
 
@@ -286,7 +291,7 @@ def fit_and_measure(network: Network, design: Design, context: TrainingContext) 
     """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
     measured = network.measure(network.rows.measured()) if network.rows.is_measured else None
-    shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
+    shape, known = (context.dataset.n_features, context.dataset.n_outputs), design.reference is None
     return Result(
         history=history,
         measured=measured,
@@ -339,15 +344,15 @@ def completed_trial(
         train_loss=fitted.loss,
         validation_score=watched.score if watched and is_followed else None,
         validation_loss=watched.loss if watched else None,
-        history=history.to_dict(),
-        confusion=tuple(map(tuple, measured.confusion().tolist())) if measured else (),
+        history=history.to_dict(context.dataset.task),
+        confusion=measured.confusion() if measured else (),
     )  # fmt: skip
 
 
-def training_bytes(design: Design, n_features: int, n_classes: int) -> int:
+def training_bytes(design: Design, n_features: int, n_outputs: int) -> int:
     """Estimate what training a design takes besides the rows: weights, optimizer state, activations."""
-    weights = count_parameters(design, n_features, n_classes) * _COPIES
-    activations = design.batch_size * (sum(layer.units for layer in design.layers) + n_classes) * _KEPT
+    weights = count_parameters(design, n_features, n_outputs) * _COPIES
+    activations = design.batch_size * (sum(layer.units for layer in design.layers) + n_outputs) * _KEPT
     return (weights + activations) * _FLOAT_BYTES
 
 
@@ -366,10 +371,10 @@ def check_memory(design: Design, context: TrainingContext, need_bytes: int | Non
         the machine has left.
     """
     dataset = context.dataset
-    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_classes)
+    need = need_bytes or training_bytes(design, dataset.n_features, dataset.n_outputs)
     limit = memory_limit(context)
     if need > limit:
-        parameters = count_parameters(design, dataset.n_features, dataset.n_classes)
+        parameters = count_parameters(design, dataset.n_features, dataset.n_outputs)
         raise OutOfMemoryError(
             f"a design must fit the worker's memory of {limit / 1e9:.3g} GB, got {need / 1e9:.3g} "
             f"GB for {parameters:,} parameters; take fewer units or layers"

@@ -4,10 +4,11 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dnnflow.engines.losses import LossName
 from dnnflow.engines.metrics import MetricName
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Parameters
@@ -44,6 +45,32 @@ class TrainingOptions(Parameters):
     stack_mb: float = Field(default=8.0, gt=0.0)
     """Memory in MiB of a stack's weights, gradients and moments: 8 stay in a processor's cache; where all
     workers have GPUs, take a tenth of their memory."""
+    loss: LossName = "auto"
+    """What training makes small. auto: cross-entropy of classes, binary cross-entropy of labels, mean squared
+    error of numbers; the others are for numbers. All are of standardised targets, so that huber turns from
+    squares to distances at one standard deviation."""
+    quantile: float = Field(default=0.5, gt=0.0, lt=1.0)
+    """Which quantile the loss `quantile` fits, 0.9 for what nine of ten rows stay below."""
+
+    class_weight: (
+        Literal["balanced"] | dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] | None
+    ) = None
+    """By how much the loss of a row counts, by its class: balanced, so that all classes weigh alike, or a
+    weight for each that is named, 1 for the others. Losses of training and validation rows are weighted;
+    scores are not."""
+
+    @model_validator(mode="after")
+    def _has_a_loss_for_its_quantile(self) -> Self:
+        if self.loss != "quantile" and self.quantile != 0.5:
+            raise InputError(
+                f"quantile has no meaning with loss {self.loss}, got {self.quantile}; leave it out, or set "
+                "loss: quantile"
+            )
+        if self.engine == "sklearn" and self.loss not in ("auto", "mean_squared_error"):
+            raise InputError(
+                f"engine sklearn has no loss but the squared error, got {self.loss}; take engine auto"
+            )
+        return self
 
 
 class SelectionOptions(Parameters):
@@ -101,9 +128,11 @@ class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
 
     def identity(self) -> dict[str, Any]:
         """Return what makes two studies the same, as JSON types; of older studies, as it was written then."""
+        implied = {"loss": "auto", "quantile": 0.5, "class_weight": None}
         options = {
-            name: value for name, value in self.to_dict().items() if name in TrainingOptions.model_fields
-        }
+            name: value for name, value in self.to_dict().items()
+            if name in TrainingOptions.model_fields and (name not in implied or value != implied[name])
+        }  # fmt: skip
         selected = {} if self.select_on == "test" else {"select_on": self.select_on}
         metric = {} if self.metric is None else {"metric": self.metric}
         return {**options, "validation_fraction": self.held_share, **selected, **metric}
@@ -157,14 +186,16 @@ class Trial:
     loss: float | None = None
     train_score: float | None = None
     """Running mean over the epoch whose weights were kept (the last; with early stopping the best); None
-    where the metric is not accuracy, which alone is followed through the epochs."""
+    where the metric is not accuracy: no other is followed through the epochs."""
     train_loss: float | None = None
     validation_score: float | None = None
     validation_loss: float | None = None
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
+    """Per epoch: `loss` and `accuracy`, or of numbers `r2` (`EPOCH_MEASURES`), and both with `val_` before
+    them where there are validation rows."""
     confusion: tuple[tuple[int, ...], ...] = ()
-    """Counts on the rows that the study selects on, [true class][predicted class]."""
+    """Counts on the rows that the study selects on, [true class][predicted class]; empty but for
+    classification."""
     error: TrialError | None = None
 
     def __post_init__(self) -> None:

@@ -9,9 +9,20 @@ from numpy.typing import NDArray
 from dnnflow.engines.metric import Metric, decided
 from dnnflow.engines.metrics import ACCURACY
 from dnnflow.table.columns.kinds import Task
+from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
+
+
+EPOCH_MEASURES = {Task.CLASSIFICATION: "accuracy", Task.MULTILABEL: "accuracy", Task.REGRESSION: "r2"}
+"""What is followed through the epochs beside the loss: the share of rows, or of labels, that are right; of
+numbers 1 minus the mean squared error of standardised targets, whose variance over the training rows is 1."""
+
+
+def followed(task: Task, mean: float) -> float:
+    """Return what is followed, from its mean over rows: shares that are right, or squared errors."""
+    return 1.0 - mean if task is Task.REGRESSION else mean
 
 
 @dataclass(frozen=True)
@@ -21,9 +32,19 @@ class MeasuredRows:
     loss: float
     """Mean over the rows, penalties included as Keras does."""
     truth: NDArray[Any]
-    """Shape (rows,): class codes; or (rows, outputs)."""
+    """As the network is trained on it: codes of classes (rows,), else (rows, outputs)."""
     outputs: NDArray[np.floating]
-    """Shape (rows, outputs): probabilities, or numbers."""
+    """Shape (rows, outputs): probabilities, or standardised numbers."""
+    targets: Targets
+
+    @property
+    def followed(self) -> float:
+        """What is followed through the epochs (`EPOCH_MEASURES`)."""
+        if self.targets.task is Task.CLASSIFICATION:
+            return self.share_right
+        if self.targets.task is Task.MULTILABEL:
+            return float(np.mean((self.outputs > 0.5) == (self.truth > 0.5)))
+        return followed(Task.REGRESSION, float(np.mean(np.square(self.outputs - self.truth))))
 
     @property
     def share_right(self) -> float:
@@ -32,11 +53,24 @@ class MeasuredRows:
 
     def score(self, metric: Metric) -> float | None:
         """Return the score of a study's metric; None where these rows leave it undefined."""
-        return self.share_right if metric is ACCURACY else metric.score(self.truth, self.outputs)
+        if metric is ACCURACY:
+            return self.followed
+        return metric.score(in_units(self.targets, self.truth), in_units(self.targets, self.outputs))
 
-    def confusion(self) -> NDArray[np.int64]:
-        """Return counts (classes, classes), [true class][predicted class]."""
-        return confusion(self.truth, self.outputs.argmax(axis=-1), self.outputs.shape[-1])
+    def confusion(self) -> tuple[tuple[int, ...], ...]:
+        """Return counts of rows, [true class][predicted class]; none but for classification."""
+        if self.targets.task is not Task.CLASSIFICATION:
+            return ()
+        counts = confusion(self.truth, self.outputs.argmax(axis=-1), self.outputs.shape[-1])
+        return tuple(map(tuple, counts.tolist()))
+
+
+def in_units(targets: Targets, encoded: NDArray[Any]) -> NDArray[Any]:
+    """Return labels, or a network's outputs, as metrics take them: numbers in the table's units.
+
+    Codes, labels and probabilities are as they were.
+    """
+    return targets.decode(encoded) if targets.task is Task.REGRESSION else encoded
 
 
 def confusion(truth: NDArray[np.integer], classes: NDArray[np.integer], n_classes: int) -> NDArray[np.int64]:
@@ -69,7 +103,7 @@ def kept_of(measured: MeasuredRows, dataset: "Dataset", metric: Metric, *, whole
     them.
     """
     if metric.needs == "values":
-        return measured.outputs.astype(np.float32)
+        return in_units(measured.targets, measured.outputs).astype(np.float32)
     if whole or metric.needs == "probabilities":
         return halved(measured.outputs, dataset.task)
     classes = decided(dataset.task, measured.outputs)

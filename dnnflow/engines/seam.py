@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.losses import Loss, loss_of
 from dnnflow.engines.metric import Metric
 from dnnflow.engines.metrics import metric_of
 from dnnflow.engines.records import TrainingSettings, Trial, TrialError, TrialState
@@ -40,6 +41,16 @@ class TrainingContext:
     def metric(self) -> Metric:
         """What designs are compared by."""
         return metric_of(self.settings.metric, self.dataset.task, self.dataset.n_outputs)
+
+    @property
+    def loss(self) -> Loss:
+        """What training makes small."""
+        return loss_of(self.settings.loss, self.settings.quantile, self.dataset.task)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the losses of some rows count more than those of others."""
+        return self.settings.class_weight is not None or self.dataset.weights is not None
 
     @property
     def holds_rows(self) -> bool:

@@ -1,4 +1,4 @@
-"""Train simple designs with scikit-learn's MLPClassifier, on workers without TensorFlow."""
+"""Train simple designs with scikit-learn's MLPClassifier and MLPRegressor, on workers without TensorFlow."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,7 @@ from dnnflow.engines.loop import (
 )
 from dnnflow.engines.seam import Fitted, TrainingContext
 from dnnflow.errors import DataError, DesignError, DivergedError
+from dnnflow.table.columns.kinds import Task
 
 _ACTIVATIONS = {"relu": "relu", "tanh": "tanh", "sigmoid": "logistic", "linear": "identity"}
 _OPTIMIZERS = {"adam": frozenset({"beta_1", "beta_2", "epsilon"}), "sgd": frozenset({"momentum", "nesterov"})}
@@ -36,12 +37,15 @@ class SklearnEngine:
     two are one network: z starts as the difference of the Keras outputs, and is given back as (-z/2, z/2),
     whose softmax is (1 - sigmoid(z), sigmoid(z)). Only their training differs: one output takes half the
     step that two take.
+
+    Of numbers scikit-learn halves squared errors and adds them up over targets, of labels it adds up
+    cross-entropies, where Keras takes the mean: rates and epsilons make up for it, and steps are the same.
     """
 
     name = "sklearn"
 
     def refuse(self, design: Design) -> str | None:
-        """Say why scikit-learn's MLPClassifier cannot be this design, or None."""
+        """Say why scikit-learn's networks cannot be this design, or None."""
         layers = design.layers
         taken = _OPTIMIZERS.get(design.optimizer.name, frozenset())
         reasons = {
@@ -78,6 +82,8 @@ class SklearnEngine:
 
     def _fit(self, design: Design, context: TrainingContext) -> Result:
         reason = self.refuse(design)
+        if reason is None and context.is_weighted:
+            reason = "engine sklearn divides by the sum of weights, not by rows; take engine auto"
         if reason:
             raise DesignError(reason)
         check_memory(design, context)
@@ -88,30 +94,44 @@ class SklearnEngine:
 
 
 class SklearnNetwork(Network):
-    """A design as an MLPClassifier on its way through the epochs."""
+    """A design as a network of scikit-learn on its way through the epochs."""
 
     def __init__(self, design: Design, rows: TrainingRows) -> None:
-        n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
-        flops = 3 * design.batch_size * count_flops(design, n_features, n_classes)
+        n_features, n_outputs = rows.dataset.n_features, rows.dataset.n_outputs
+        flops = 3 * design.batch_size * count_flops(design, n_features, n_outputs)
         super().__init__(rows, design.batch_size, design.batch_size * max(1, math.floor(_CALL_FLOPS / flops)))
-        self._classes = np.arange(n_classes)
-        self._model = _classifier(design, _from_keras(initial_weights(design, n_features, n_classes)))
+        self._task = rows.dataset.task
+        self._has_two_classes = self._task is Task.CLASSIFICATION and n_outputs == 2
+        is_one_label = self._task is Task.MULTILABEL and n_outputs == 1
+        self._classes = np.arange(2 if is_one_label else n_outputs)
+        self._scale = {
+            Task.CLASSIFICATION: 1.0,
+            Task.MULTILABEL: 1 / n_outputs,
+            Task.REGRESSION: 2 / n_outputs,
+        }[self._task]
+        weights = initial_weights(design, n_features, n_outputs)
+        self._model = _network(design, self._from_keras(weights), self._task, self._scale)
+        self._rate_scale = self._scale if design.optimizer.name == "sgd" else 1.0
 
     def train_epoch(self, epoch: int, learning_rate: float, deadline: Deadline) -> Metrics:
         """Train on every row once.
 
-        The loss is the running mean over the epoch, as with Keras; the accuracy is that of the network at the
-        end of the epoch, as scikit-learn keeps no predictions of its steps.
+        The loss is the running mean over the epoch, as with Keras; what is followed beside it is that of the
+        network at the end of the epoch, as scikit-learn keeps no predictions of its steps.
         """
         fitted = super().train_epoch(epoch, learning_rate, deadline)
-        return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size)).share_right)
+        return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size)).followed)
 
-    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
-        """Learn from the rows `order[first:last]` of a block; return their summed loss, and no right ones."""
-        features, labels, order = block
-        rows = order[first:last]
-        self._step(features[rows], labels[rows], learning_rate)
-        return float(self._model.loss_) * len(rows), 0
+    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+        """Learn from the rows `order[first:last]` of a block; return their summed loss, and nothing else."""
+        rows = block.order[first:last]
+        labels = block.labels[rows]
+        is_column = labels.ndim == 2 and labels.shape[1] == 1
+        self._step(
+            block.features[rows], labels[:, 0] if is_column else labels, learning_rate * self._rate_scale
+        )
+        scale = 2.0 if self._task is Task.REGRESSION else self._scale
+        return float(self._model.loss_) * scale * len(rows), 0.0
 
     def _step(self, features: np.ndarray, labels: np.ndarray, learning_rate: float) -> None:
         model = self._model
@@ -120,7 +140,8 @@ class SklearnNetwork(Network):
         if hasattr(model, "_optimizer"):  # made by the first call
             model._optimizer.learning_rate_init = model._optimizer.learning_rate = learning_rate
         try:
-            model.partial_fit(features, labels, classes=self._classes)
+            classes = {} if self._task is Task.REGRESSION else {"classes": self._classes}
+            model.partial_fit(features, labels, **classes)
         except ValueError as error:
             if "non-finite" not in str(error):
                 raise
@@ -129,36 +150,57 @@ class SklearnNetwork(Network):
             ) from error
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
-        features, labels, order = block
-        targets = labels[order]  # (rows,)
-        predicted = self._model.predict_proba(features[order])  # (rows, classes)
-        likely = np.clip(predicted[np.arange(len(targets)), targets], 1e-30, 1.0)
-        return -float(np.log(likely, dtype=np.float64).sum()), predicted
+        """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
+        features, targets = block.features[block.order], block.labels[block.order]
+        if self._task is Task.REGRESSION:
+            numbers = self._model.predict(features).reshape(targets.shape)
+            return float(np.square(numbers - targets, dtype=np.float64).mean(axis=1).sum()), numbers
+        predicted = self._model.predict_proba(features)
+        if self._task is Task.CLASSIFICATION:
+            likely = predicted[np.arange(len(targets)), targets]  # (rows,)
+        else:
+            predicted = predicted[:, -targets.shape[1] :]  # of one label there are two
+            likely = np.where(targets > 0.5, predicted, 1 - predicted)  # (rows, labels)
+        each = np.log(np.clip(likely, 1e-30, 1.0), dtype=np.float64).reshape(len(targets), -1)
+        return -float(each.mean(axis=1).sum()), predicted
 
     def weights(self) -> Weights:
         """Copy the weights, in the order and form of the Keras model."""
-        return _to_keras(self._model.coefs_, self._model.intercepts_, len(self._classes))
+        weights = [array.copy() for array in _interleaved(self._model)]
+        if self._has_two_classes:  # (-z/2, z/2); halving is exact
+            kernel, bias = weights[-2] / 2, weights[-1] / 2
+            weights[-2:] = [np.hstack([-kernel, kernel]), np.concatenate([-bias, bias])]
+        return tuple(weights)
 
     def set_weights(self, weights: Weights) -> None:
         """Go back to weights that `weights` gave."""
-        for own, given in zip(_interleaved(self._model), _from_keras(weights), strict=True):
+        for own, given in zip(_interleaved(self._model), self._from_keras(weights), strict=True):
             own[...] = given  # in place: the optimizer holds these arrays
 
+    def _from_keras(self, weights: Weights) -> Weights:
+        """Turn two softmax outputs into one logistic output: z is their difference."""
+        if not self._has_two_classes:
+            return weights
+        *hidden, kernel, bias = weights
+        return (*hidden, kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1])
 
-def _classifier(design: Design, weights: Weights) -> Any:
-    """Make an MLPClassifier that starts from the given weights and learns one epoch a call."""
-    from sklearn.neural_network import MLPClassifier
+
+def _network(design: Design, weights: Weights, task: Task, scale: float) -> Any:
+    """Make a network that starts from the given weights and learns one epoch a call.
+
+    `scale` is a gradient of Keras over that of scikit-learn.
+    """
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     given = iter(zip(weights[::2], weights[1::2], strict=True))
 
-    class Classifier(MLPClassifier):  # type: ignore[misc]
+    class Layers(MLPRegressor if task is Task.REGRESSION else MLPClassifier):  # type: ignore[misc]
         def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
             kernel, bias = next(given)
             return kernel.astype(dtype), bias.astype(dtype)
 
-    parameters = design.optimizer.parameters
-    return Classifier(
+    parameters: dict[str, Any] = dict(design.optimizer.parameters)
+    return Layers(
         hidden_layer_sizes=tuple(layer.units for layer in design.layers),
         activation=_ACTIVATIONS[design.layers[0].activation] if design.layers else "identity",
         solver=design.optimizer.name,
@@ -167,7 +209,7 @@ def _classifier(design: Design, weights: Weights) -> Any:
         n_iter_no_change=design.epochs + 1,
         beta_1=parameters.get("beta_1", 0.9),
         beta_2=parameters.get("beta_2", 0.999),
-        epsilon=parameters.get("epsilon", 1e-7),
+        epsilon=parameters.get("epsilon", 1e-7) / scale,
         momentum=parameters.get("momentum", 0.0),
         nesterovs_momentum=bool(parameters.get("nesterov", False)),
         random_state=0,
@@ -176,20 +218,3 @@ def _classifier(design: Design, weights: Weights) -> Any:
 
 def _interleaved(model: Any) -> list[np.ndarray]:
     return [array for pair in zip(model.coefs_, model.intercepts_, strict=True) for array in pair]
-
-
-def _from_keras(weights: Weights) -> Weights:
-    """Turn two softmax outputs into one logistic output: z is their difference."""
-    *hidden, kernel, bias = weights
-    if kernel.shape[1] != 2:
-        return weights
-    return (*hidden, kernel[:, 1:] - kernel[:, :1], bias[1:] - bias[:1])
-
-
-def _to_keras(kernels: Sequence[np.ndarray], biases: Sequence[np.ndarray], n_classes: int) -> Weights:
-    """Turn one logistic output z into two softmax outputs, (-z/2, z/2); halving is exact."""
-    weights = [array.copy() for pair in zip(kernels, biases, strict=True) for array in pair]
-    if n_classes == 2:
-        kernel, bias = weights[-2] / 2, weights[-1] / 2
-        weights[-2:] = [np.hstack([-kernel, kernel]), np.concatenate([-bias, bias])]
-    return tuple(weights)

@@ -14,20 +14,26 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+Rows = tuple[Any, Any, Any, Any]
+"""A block as tensors: features (rows, features), labels, the order in which rows are visited, and weights
+(rows,), of length 0 where all count alike."""
+
+
 class Tensors:
     """Arrays as tensors, each made once: the arrays of a dataset come with every epoch of every design."""
 
-    _KEPT = 4  # features and labels of both splits
+    _KEPT = 6  # features, labels and weights of both splits
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict()
 
-    def of(self, block: Block) -> tuple[Any, Any, Any]:
-        """Return a block's features, labels and order as tensors."""
+    def of(self, block: Block) -> Rows:
+        """Return a block as tensors."""
         import tensorflow as tf
 
-        features, labels, order = block
-        return self._tensor(features), self._tensor(labels), tf.constant(order, tf.int64)
+        features, labels, order, weights = block
+        given = tf.zeros(0) if weights is None else self._tensor(weights)
+        return self._tensor(features), self._tensor(labels), tf.constant(order, tf.int64), given
 
     def _tensor(self, array: np.ndarray) -> Any:
         import tensorflow as tf

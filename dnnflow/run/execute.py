@@ -11,7 +11,8 @@ import fsspec
 import numpy as np
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.epoch_rows import TrainingRows
+from dnnflow.engines.epoch_rows import TrainingRows, class_weights
+from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
 from dnnflow.errors import DataError, InputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
@@ -197,17 +198,12 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     Raises
     ------
     InputError
-        If the table's task is no classification.
+        If the metric or the loss is for another task than the table's.
     ConflictError
         If another study has the run's id.
     StudyError
         If another living process trains the study.
     """
-    if dataset.task is not Task.CLASSIFICATION:
-        raise InputError(
-            f"a study's task must be classification, got {dataset.task}, which engines do not train yet; "
-            "choose a label of classes"
-        )
     pipeline, store = run.pipeline, Store(run.settings.store_url)
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
@@ -242,11 +238,13 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     Raises
     ------
     InputError
-        If there are too few rows, groups or instants, or the metric is for another task or not defined on
-        these rows.
+        If there are too few rows, groups or instants, the metric, the loss or weights of classes are for
+        another task, or the metric is not defined on these rows.
     """
     settings = pipeline.training_settings
     metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
+    loss_of(settings.loss, settings.quantile, dataset.task)
+    class_weights(dataset, settings.class_weight)
     compared = TrainingRows(dataset, settings).measured_labels()
     for labels, what in ((compared, "designs are compared on"), (dataset.labels("test"), "are for the test")):
         outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import FinalOptions, Outcome, Portion
+from dnnflow.engines.scoring import in_units
 from dnnflow.errors import InputError
 from dnnflow.events import FinalsProgress, Listener, Notice, ignore
 from dnnflow.execute.control import control_from
@@ -211,14 +212,15 @@ class FinalTraining(TrialLoop):
 
     def _truth(self) -> NDArray[np.integer]:
         part = next(iter(self._tasks.values())).part
-        labels = self._study.dataset.labels("train")
+        dataset = self._study.dataset
+        labels = in_units(dataset.targets, dataset.labels("train"))
         return labels if part.folds is not None else labels[self._study.dataset.part(part)[1]]
 
     def _in_rows(self, predicted: NDArray[Any], part: Part) -> NDArray[Any]:
         """Return predictions (held rows, outputs) in their places among all training rows, NaN elsewhere."""
         if part.folds is None:
             return predicted
-        placed = np.full((self._study.dataset.rows["train"], *predicted.shape[1:]), np.nan, np.float16)
+        placed = np.full((self._study.dataset.rows["train"], *predicted.shape[1:]), np.nan, predicted.dtype)
         placed[self._study.dataset.part(part)[1]] = predicted
         return placed
 

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.baselines import LARGEST_CLASS, Predict, baselines, fitted_rows
+from dnnflow.engines.baselines import BOOSTING, LINEAR, RIDGE, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.metric import Metric, decided
 from dnnflow.engines.metrics import ACCURACY, METRICS, measures, metric_of
 from dnnflow.engines.process_setup import import_tensorflow
+from dnnflow.engines.scoring import in_units
 from dnnflow.engines.seam import make_importable
 from dnnflow.errors import InputError
 from dnnflow.events import Listener, Notice, ignore
@@ -30,6 +31,7 @@ from dnnflow.run.final_stage import handed_out, options_of, parts_of, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
+from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
     import keras
@@ -144,18 +146,19 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
     from dnnflow.engines.keras.build import build_model
 
     dataset = study.dataset
+    rows = TrainingRows(dataset, study.job().settings, blocks=True)
     members = []
     for (design, _, share), arrays in zip(handed.networks, weights, strict=True):
-        network = build_model(design, dataset.n_features, dataset.n_classes)
+        network = build_model(design, dataset.n_features, dataset.n_outputs, loss=rows.loss)
         network.set_weights(arrays)
         members.append((network, share))
     model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
     metric, rows = _metric(study), TrainingRows(dataset, study.job().settings, blocks=True)
-    adjusted = _adjustment(metric, dataset.task, handed, model, rows)
+    adjusted = _adjustment(metric, dataset.targets, handed, model, rows)
     if adjusted.temperature != 1.0:
         model = with_temperature(model, adjusted.temperature, dataset.task, dataset.n_features)
     if before is None:
-        found = _rows_of(_predict_with(model), rows.test(), metric, dataset.task, adjusted.thresholds)
+        found = _rows_of(_predict_with(model), rows.test(), metric, dataset.targets, adjusted.thresholds)
         before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
                          design_id=handed.design_id)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
@@ -172,13 +175,13 @@ def _metric(study: "Study") -> Metric:
 
 
 def _adjustment(
-    metric: Metric, task: Task, handed: _Handed, model: "keras.Model", rows: TrainingRows
+    metric: Metric, targets: Targets, handed: _Handed, model: "keras.Model", rows: TrainingRows
 ) -> Adjustment:
     """Find how a model is adjusted: by rows that its networks were not fitted to, where there are some."""
     held_out = handed.held_out
     if held_out is None and rows.settings.select_on == "validation" and len(handed.networks) == 1:
-        held_out = _rows_of(_predict_with(model), rows.validation(), METRICS["log_loss"], task)
-    return Adjustment() if held_out is None else adjustment(metric, task, *held_out)
+        held_out = _rows_of(_predict_with(model), rows.validation(), METRICS["log_loss"], targets)
+    return Adjustment() if held_out is None else adjustment(metric, targets.task, *held_out)
 
 
 def _predict_with(model: "keras.Model") -> Predict:
@@ -209,14 +212,15 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows, n_classes = TrainingRows(dataset, settings, blocks=True), dataset.n_classes
-    limit = fitted_rows(dataset.rows["train"], dataset.n_features, n_classes)
+    rows, targets = TrainingRows(dataset, settings, blocks=True), dataset.targets
+    metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
+    limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]
     features, labels = _first(whole.epoch(0, 1), limit)
     is_part = len(labels) == limit < dataset.rows["train"]
-    metric, task = _metric(study), dataset.task
-    for name, fit in baselines(n_classes).items():
+    metric, targets = _metric(study), dataset.targets
+    for name, fit in baselines(dataset.task, dataset.n_outputs).items():
         try:
             # Threads that wait for each other took ten times the processor where others worked, too
             with threadpool_limits(1):
@@ -224,46 +228,47 @@ def measure_baselines(
                 selected = None
                 if settings.select_on == "validation":
                     fits = [fit(*_first(one.epoch(0, 1), limit)) for one in held] if parts else [predict]
-                    scores = [_score(metric, task, _rows_of(one, some.validation(), metric, task))
+                    scores = [_score(metric, targets.task, _rows_of(one, some.validation(), metric, targets))
                               for one, some in zip(fits, held, strict=True)]  # fmt: skip
                     selected = float(np.mean(scores))
-                found = _rows_of(predict, rows.test(), metric, task)
+                found = _rows_of(predict, rows.test(), metric, targets)
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
-            told = f"{name} on {limit:,} rows" if is_part and name != LARGEST_CLASS else name
-            yield _tested(metric, task, found, Adjustment(), kind="baseline", name=told, selected=selected)
+            told = f"{name} on {limit:,} rows" if is_part and name in (LINEAR, RIDGE, BOOSTING) else name
+            facts = {"kind": "baseline", "name": told, "selected": selected}
+            yield _tested(metric, targets.task, found, Adjustment(), **facts)
 
 
 def _rows_of(
-    predict: Predict, blocks: Iterable[Block], metric: Metric, task: Task,
+    predict: Predict, blocks: Iterable[Block], metric: Metric, targets: Targets,
     thresholds: tuple[float, ...] | None = None,
 ) -> Rows:  # fmt: skip
-    """Return what is true of some rows, and what is predicted for them: probabilities, or numbers.
+    """Return what is true of some rows, and what is predicted for them: probabilities, or numbers in units.
 
     Where these were too large to be kept, and only classes matter, the classes.
     """
     truth: list[NDArray[Any]] = []
     outputs: list[NDArray[Any]] = []
     kept = 0
-    for features, labels, order in blocks:
-        found = predict(features[order]).astype(np.float32)
+    for block in blocks:
+        found = predict(block.features[block.order]).astype(np.float32)
         kept += found.size
         if metric.needs == "classes" and kept > MOST_OUTPUTS:
-            found = decided(task, found, thresholds)
-            outputs = [decided(task, one, thresholds) for one in outputs]
-        truth.append(labels[order])
+            found = decided(targets.task, found, thresholds)
+            outputs = [decided(targets.task, one, thresholds) for one in outputs]
+        truth.append(block.labels[block.order])
         outputs.append(found)
-    return np.concatenate(truth), np.concatenate(outputs)
+    return in_units(targets, np.concatenate(truth)), in_units(targets, np.concatenate(outputs))
 
 
-def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Return the first rows of blocks, at most `limit`."""
     features, labels, rows = [], [], 0
     for block in blocks:
-        order = block[2][: limit - rows]
-        features.append(block[0][order])
-        labels.append(block[1][order])
+        order = block.order[: limit - rows]
+        features.append(block.features[order])
+        labels.append(block.labels[order])
         rows += len(order)
         if rows >= limit:
             break

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.losses import loss_of
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
 from dnnflow.events import Listener, Notice, ignore
@@ -64,7 +65,8 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
     make_importable(job.import_paths)
     if design.schedule.kind != "constant" or design.early_stopping is not None:
         listener(Notice("refit trains with a constant learning rate and to the last epoch"))
-    spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_classes)
+    loss = loss_of(job.settings.loss, job.settings.quantile, dataset.task)
+    spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_outputs, loss=loss)
     source = DatasetSource.open(dataset.path, *SPLITS)
     options = TrainOptions(
         algorithm=with_optimizer(section.to_algorithm(), spec.optimizer),

@@ -1,8 +1,8 @@
 """Models of the best designs: kept while a study runs, saved as `.keras`, applied to raw rows.
 
 A saved file is an ordinary Keras archive with one more member, `dnnflow.json`: the design, the class names,
-how the table was written and the preprocessing fitted on the training rows, so that the file alone turns raw
-rows into classes.
+how the table was written and the preprocessing fitted on the training rows, targets included, so that the
+file alone turns raw rows into classes, or numbers in the table's units.
 """
 
 import io
@@ -207,8 +207,13 @@ class SavedModel:
         known = {name: value for name, value in given.items() if value is not None}
         return Source(url=url, **{**self.reading, **known})
 
+    def _said(self, outputs: np.ndarray) -> np.ndarray:
+        """Return numbers as they are, and of labels 1 where their second value is predicted."""
+        task = self.preprocessing.targets.task
+        return decided(task, outputs, self.thresholds) if task is Task.MULTILABEL else outputs
+
     def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """Return the class of each raw row, by the model's threshold if it has one, and all probabilities.
+        """Return what is predicted of each raw row; classes by the model's thresholds, if it has some.
 
         Parameters
         ----------
@@ -218,19 +223,26 @@ class SavedModel:
         Returns
         -------
         DataFrame
-            Column `prediction`, then one `probability of <class>` a class; the index of `rows`.
+            With the index of `rows`. Of a class: column `prediction`, then `probability of <class>` of each.
+            Of labels: a column with the text of each, then `probability of <label>=<text>` of its second
+            value. Of numbers: a column of each, in the table's units. A single one is `prediction`.
         """
         import pandas as pd
 
         features = self.preprocessing.transform(rows)  # (rows, features) float32
-        probabilities = np.asarray(
-            self.model.predict(features, batch_size=4096, verbose=0)
-        )  # (rows, classes)
-        names = np.asarray(self.class_names, dtype=object)
-        codes = decided(Task.CLASSIFICATION, probabilities, self.thresholds)
-        table = pd.DataFrame({"prediction": names[codes]}, index=rows.index)
-        for code, name in enumerate(self.class_names):
-            table[f"probability of {name}"] = probabilities[:, code]
+        outputs = np.asarray(self.model.predict(features, batch_size=4096, verbose=0))  # (rows, outputs)
+        targets = self.preprocessing.targets
+        if targets.task is Task.CLASSIFICATION:
+            codes = decided(targets.task, outputs, self.thresholds)
+            table = pd.DataFrame({"prediction": targets.decode(codes)}, index=rows.index)
+            names = targets.classes[0].names
+        else:
+            labels = targets.names if len(targets.names) > 1 else ("prediction",)
+            table = pd.DataFrame(targets.decode(self._said(outputs)), columns=list(labels), index=rows.index)
+            pairs = zip(targets.names, targets.classes, strict=False)  # no classes of numbers
+            names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
+        for place, name in enumerate(names):
+            table[f"probability of {name}"] = outputs[:, place]
         return table
 
 

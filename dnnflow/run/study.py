@@ -85,7 +85,7 @@ class Study:
         """Return what the study is, as names and values for a person."""
         facts = [
             ("Study", self.id),
-            ("Label", self.record.dataset.get("label")),
+            ("Label", self.record.label),
             ("Engine", self.pipeline.training.engine),
         ]
         return [(name, str(value)) for name, value in facts if value is not None]

@@ -21,6 +21,7 @@ from dnnflow.results.view.marginals import Group, Marginal
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.show import study_tables as tables
 from dnnflow.show.canvas import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, plain, quads, shades, with_legend
+from dnnflow.show.regression_figures import regression_figures
 from dnnflow.show.study_tables import Cells, Cloud, ConfusionTable, Curves, Points, spans_much
 
 MOST_TICKS = 25
@@ -50,13 +51,14 @@ def draw_study(view: StudyView) -> dict[str, figure]:
             drawn[column] = cloud_figure(cloud, x=words)
     for place, marginal in enumerate(view.marginals[:MARGINAL_FIGURES]):
         drawn[f"marginal-{place}"] = marginal_figure(marginal)
-    for name, measure in (("score", "accuracy"), ("loss", "loss")):
+    for name, measure in (("score", view.followed), ("loss", "loss")):
         curves = tables.curves(view, measure)
         if curves:
             drawn[f"curves-{name}"] = curves_figure(curves)
     confusion = tables.confusion(view)
     if confusion:
         drawn["confusion"] = confusion_figure(confusion)
+    drawn |= regression_figures(view.points)
     if view.spectrum:
         drawn["spectrum"] = spectrum_figure(view.spectrum)
     return drawn

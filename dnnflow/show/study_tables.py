@@ -43,6 +43,8 @@ NAMES = {
     "early_stopping": "early stopping, patience",
 }
 """Parameters in words, where their own name is not a word."""
+FOLLOWED = {"r2": "R²"}
+"""What is followed through the epochs in words, where its own name is not a word."""
 PACKAGES = ("dnnflow", "numpy", "keras", "tensorflow", "scikit-learn", "distributed")
 PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
 
@@ -115,7 +117,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("State", record.state.value),
         ("Begun", _moment(record.created_at)),
         ("Last change", _moment(record.updated_at)),
-        ("Label", described.get("label")),
+        ("Label", record.label),
         ("Source", _source(record.pipeline)),
         ("Rows to train", rows.get("train")),
         ("Rows to test", rows.get("test")),
@@ -268,15 +270,17 @@ def confusion(view: StudyView) -> ConfusionTable | None:
 
 
 def curves(view: StudyView, measure: str) -> Curves | None:
-    """Return `accuracy` or `loss` of the best designs by epoch: on validation rows where all have them."""
+    """Return a measure of the best designs by epoch: on validation rows where all have them."""
     if not view.curves:
         return None
     watched = all(f"val_{measure}" in curve.history for curve in view.curves)
     key, word = (f"val_{measure}", "validation") if watched else (measure, "training")
     shown = [curve for curve in view.curves if curve.history.get(key)]
+    if not shown:
+        return None
     steps = [np.array(thinned(len(curve.history[key]), MOST_STEPS)) for curve in shown]
     return Curves(
-        measure=f"{word} {measure}",
+        measure=f"{word} {FOLLOWED.get(measure, measure)}",
         epochs=tuple(step + 1 for step in steps),
         values=tuple(np.asarray(curve.history[key])[step] for curve, step in zip(shown, steps, strict=True)),
         names=tuple(curve.design for curve in shown),

@@ -29,6 +29,7 @@ from dnnflow.show.wording import (
     range_in_words,
     staleness_in_words,
 )
+from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,4 +239,8 @@ def show_dataset(dataset: "Dataset") -> None:
     console.print(f"path      {dataset.path}", soft_wrap=True)
     console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
     console.print(f"features  {dataset.n_features:,}")
-    console.print(f"classes   {dataset.n_classes}: {', '.join(dataset.class_names[:12])}", soft_wrap=True)
+    if dataset.task is Task.CLASSIFICATION:
+        console.print(f"classes   {dataset.n_classes}: {', '.join(dataset.class_names[:12])}", soft_wrap=True)
+    else:
+        told = f"{len(dataset.targets.names)} of {dataset.task}: {', '.join(dataset.targets.names[:12])}"
+        console.print(f"targets   {told}", soft_wrap=True)

@@ -102,9 +102,9 @@ def test_residual_groups_of_different_width_are_left_out() -> None:
 def test_counts_by_hand() -> None:
     design = Design((Layer(3, batch_norm=True), Layer(2)))
     # (4+1)*3 + 4*3, (3+1)*2, (2+1)*3
-    assert design_layers.count_parameters(design, n_features=4, n_classes=3) == 15 + 12 + 8 + 9
+    assert design_layers.count_parameters(design, n_features=4, n_outputs=3) == 15 + 12 + 8 + 9
     # 2*4*3 + 3 * (bias, activation, 2 of batch norm); 2*3*2 + 2*2; 2*2*3 + 4*3
-    assert design_layers.count_flops(design, n_features=4, n_classes=3) == (24 + 12) + (12 + 4) + (12 + 12)
+    assert design_layers.count_flops(design, n_features=4, n_outputs=3) == (24 + 12) + (12 + 4) + (12 + 12)
 
 
 def test_a_design_says_itself_in_words() -> None:

@@ -14,6 +14,7 @@ from dnnflow.design.layers import (
     count_parameters,
 )
 from dnnflow.engines.keras.build import build_model, build_optimizer, compile_model
+from dnnflow.engines.losses import Loss, LossKind
 from dnnflow.errors import DesignError
 
 
@@ -104,3 +105,34 @@ def test_a_compiled_model_trains_as_its_user_would() -> None:
     before = model.evaluate(x, y, verbose=0)[0]
     model.fit(x, y, epochs=2, verbose=0)
     assert model.evaluate(x, y, verbose=0)[0] < before
+
+
+def numbers(n_features: int, n_outputs: int) -> keras.Model:
+    return keras.Sequential([keras.Input((n_features,)), keras.layers.Dense(n_outputs)])
+
+
+def test_code_is_told_outputs_where_there_are_no_classes() -> None:
+    design = Design(reference=Reference(f"{__name__}:numbers"))
+    model = build_model(design, 4, 2, loss=Loss(LossKind.MEAN_SQUARED_ERROR))
+    assert model.output_shape == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "loss"),
+    [
+        (LossKind.CROSS_ENTROPY, "softmax", keras.losses.SparseCategoricalCrossentropy),
+        (LossKind.BINARY_CROSS_ENTROPY, "sigmoid", keras.losses.BinaryCrossentropy),
+        (LossKind.HUBER, "linear", keras.losses.Huber),
+    ],
+)
+def test_the_last_layer_and_the_loss_are_the_tasks(kind: LossKind, activation: str, loss: type) -> None:
+    design = Design((Layer(4),))
+    model = compile_model(build_model(design, 3, 2, loss=Loss(kind)), design, Loss(kind))
+    assert model.layers[-1].activation.__name__ == activation
+    assert isinstance(model.loss, loss)
+
+
+def test_a_loss_that_keras_has_not_is_not_compiled() -> None:
+    design, loss = Design((Layer(4),)), Loss(LossKind.QUANTILE, 0.9)
+    with pytest.raises(DesignError, match="needs a loss that Keras has, got quantile"):
+        compile_model(build_model(design, 3, 2, loss=loss), design, loss)

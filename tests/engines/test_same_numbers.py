@@ -5,6 +5,7 @@ If one of these failed, a study's ranking would be that of other networks than t
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +17,10 @@ from dnnflow.engines.compiled.compiled_engine import CompiledEngine, CompiledNet
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.keras.build import build_model, build_optimizer
 from dnnflow.engines.loop import Deadline, Weights
+from dnnflow.engines.losses import Loss, LossKind
 from dnnflow.engines.records import TrainingSettings
+from dnnflow.engines.registry import find_engine
+from dnnflow.engines.seam import TrainingContext
 from dnnflow.engines.stacked.stack_plan import StackLimits, TableShape, plan_stacks
 from dnnflow.engines.stacked.stack_program import StackProgram
 from dnnflow.engines.stacked.stack_run import StackRun
@@ -122,6 +126,38 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return ingest(Source(url=str(path)), Recipe(label="label"), folder)
 
 
+@pytest.fixture(scope="module")
+def other_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Dataset]:
+    """320 rows of 12 features with one number, two numbers, or three labels to predict: 256 to train."""
+    rng, folder = np.random.default_rng(6), tmp_path_factory.mktemp("others")
+    features = rng.normal(size=(320, 12))
+    sums = features @ rng.normal(size=(12, 3)) + rng.normal(size=(320, 3))
+    columns = {
+        **{f"x{index}": features[:, index] for index in range(12)},
+        "price": 100 * sums[:, 0] + 500, "rent": sums[:, 1],
+        **{f"is_{index}": (sums[:, index] > 0.5).astype(int) for index in range(3)},
+        "kind": sums.argmax(axis=1), "counts": rng.integers(0, 4, 320),
+    }  # fmt: skip
+    path = folder / "table.csv"
+    rows = zip(*(map(str, values.tolist()) for values in columns.values()), strict=True)
+    path.write_text("\n".join([",".join(columns), *map(",".join, rows)]) + "\n")
+    labels = ("is_0", "is_1", "is_2")
+
+    def table(*label: str, **how: Any) -> Dataset:
+        drop = {"price", "rent", *labels, "kind", "counts"} - {*label, how.get("weights")}
+        return ingest(Source(url=str(path)), Recipe(label=label, drop=tuple(sorted(drop)), **how), folder)
+
+    return {
+        "number": table("price"),
+        "numbers": table("price", "rent"),
+        "labels": table(*labels),
+        "weighted classes": table("kind", weights="counts"),
+        "weighted labels": table(*labels, weights="counts"),
+        "weighted numbers": table("price", "rent", weights="counts"),
+        "classes": table("kind"),
+    }
+
+
 @pytest.fixture(params=["float64", "float32"])
 def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
     """The type of weights, in which Keras also counts losses and rates meanwhile."""
@@ -131,29 +167,58 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
     keras.config.set_floatx(before)
 
 
-def by_stack(designs: list[Design], dataset: Dataset, dtype: str) -> list[Weights]:
-    (stack,) = plan_stacks(designs, TableShape(256, dataset.n_features, dataset.n_classes), StackLimits())
-    layout = layout_of(stack, dataset)
-    program = StackProgram(stack.signature, layout, dtype)
-    run = StackRun(stack, layout, program, TrainingRows(dataset, ON_TEST), Tensors())
-    trained = {member.design.design_id: member.weights for member in run.fit(Deadline(None))}
+def by_stack(
+    designs: list[Design], dataset: Dataset, dtype: str, settings: TrainingSettings = ON_TEST
+) -> list[Weights]:
+    (stack,) = plan_stacks(designs, TableShape(256, dataset.n_features, dataset.n_outputs), StackLimits())
+    layout, rows = layout_of(stack, dataset), TrainingRows(dataset, settings)
+    program = StackProgram(
+        stack.signature, layout, dtype, loss=rows.loss, is_weighted=rows.weights is not None
+    )
+    trained = {
+        member.design.design_id: member.weights
+        for member in StackRun(stack, layout, program, rows, Tensors()).fit(Deadline(None))
+    }
     return [trained[design.design_id] for design in designs]
 
 
-def by_machine_code(design: Design, dataset: Dataset, dtype: str) -> Weights:
-    network = CompiledNetwork(design, TrainingRows(dataset, ON_TEST), dtype)
+def by_machine_code(
+    design: Design, dataset: Dataset, dtype: str, settings: TrainingSettings = ON_TEST
+) -> Weights:
+    network = CompiledNetwork(design, TrainingRows(dataset, settings), dtype)
     network.train_epoch(0, design.optimizer.learning_rate, Deadline(None))
     return network.weights()
 
 
-def by_keras(design: Design, dataset: Dataset, dtype: str) -> Weights:
-    model = build_model(design, dataset.n_features, dataset.n_classes, dtype=dtype)
-    model.compile(
-        build_optimizer(design.optimizer), keras.losses.SparseCategoricalCrossentropy(), run_eagerly=True
-    )
-    for features, labels in dataset.batches("train", design.batch_size, epoch=0):
-        model.train_on_batch(features.astype(dtype), labels)
+def by_keras(design: Design, dataset: Dataset, dtype: str, settings: TrainingSettings = ON_TEST) -> Weights:
+    rows = TrainingRows(dataset, settings)
+    model = build_model(design, dataset.n_features, dataset.n_outputs, loss=rows.loss, dtype=dtype)
+    model.compile(build_optimizer(design.optimizer), keras_loss(rows.loss), run_eagerly=True)
+    (block,) = rows.epoch(0, design.batch_size)
+    for first in range(0, len(block.order), design.batch_size):
+        batch = block.order[first : first + design.batch_size]
+        weights = None if block.weights is None else block.weights[batch]
+        model.train_on_batch(block.features[batch].astype(dtype), block.labels[batch], weights)
     return tuple(model.get_weights())
+
+
+def keras_loss(loss: Loss) -> object:
+    """The loss as a user of Keras writes it."""
+    if loss.kind is LossKind.QUANTILE:
+
+        def pinball(y_true: Any, y_pred: Any) -> Any:
+            below = keras.ops.cast(y_true, y_pred.dtype) - y_pred
+            high = keras.ops.where(below > 0, loss.quantile * below, (loss.quantile - 1) * below)
+            return keras.ops.mean(high, axis=-1)
+
+        return pinball
+    return {
+        LossKind.CROSS_ENTROPY: keras.losses.SparseCategoricalCrossentropy,
+        LossKind.BINARY_CROSS_ENTROPY: keras.losses.BinaryCrossentropy,
+        LossKind.MEAN_SQUARED_ERROR: keras.losses.MeanSquaredError,
+        LossKind.MEAN_ABSOLUTE_ERROR: keras.losses.MeanAbsoluteError,
+        LossKind.HUBER: keras.losses.Huber,
+    }[loss.kind]()
 
 
 COMPILED: dict[str, tuple[tuple[Layer, ...], Optimizer]] = {
@@ -202,3 +267,77 @@ def test_machine_code_takes_batches_of_any_size(batch_size: int, table: Dataset,
     layers = (Layer(33, "tanh"), Layer(17, "sigmoid"), Layer(50, "tanh"))
     design = Design(layers, optimizer=OPTIMIZERS["adam"], batch_size=batch_size, epochs=1)
     assert_alike(design, by_machine_code(design, table, dtype), by_keras(design, table, dtype), dtype)
+
+
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "labels": ("labels", {}),
+    "squared error": ("number", {}),
+    "squared error of two": ("numbers", {}),
+    "absolute error": ("numbers", {"loss": "mean_absolute_error"}),
+    "huber": ("numbers", {"loss": "huber"}),
+    "quantile": ("numbers", {"loss": "quantile", "quantile": 0.8}),
+    "weighted classes": ("weighted classes", {}),
+    "weighted classes, balanced": ("weighted classes", {"class_weight": "balanced"}),
+    "balanced classes": ("classes", {"class_weight": "balanced"}),
+    "weights of classes": ("classes", {"class_weight": {"0": 3.0, "2": 0.5}}),
+    "weighted labels": ("weighted labels", {}),
+    "weighted absolute error": ("weighted numbers", {"loss": "mean_absolute_error"}),
+}
+"""By name: the table, and what of a training's settings names the loss."""
+OF_LOSSES = stack(*((Layer(8, "tanh"), Layer(units, "tanh")) for units in (6, 8, 7)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_machine_code_has_the_losses_of_keras(
+    name: str, other_tables: dict[str, Dataset], dtype: str
+) -> None:
+    table, given = LOSSES[name]
+    settings, dataset = ON_TEST.replace(**given), other_tables[table]
+    for design in OF_LOSSES[:2]:
+        ours = by_machine_code(design, dataset, dtype, settings)
+        assert_alike(design, ours, by_keras(design, dataset, dtype, settings), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_stack_has_the_losses_of_keras(name: str, other_tables: dict[str, Dataset], dtype: str) -> None:
+    table, given = LOSSES[name]
+    settings, dataset = ON_TEST.replace(**given), other_tables[table]
+    ours = by_stack(OF_LOSSES, dataset, dtype, settings)
+    for design, weights in zip(OF_LOSSES, ours, strict=True):
+        assert_alike(design, weights, by_keras(design, dataset, dtype, settings), dtype)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_all_engines_measure_the_same(name: str, other_tables: dict[str, Dataset]) -> None:
+    """Losses, what is followed, scores and predictions of engines are of one network."""
+    table, given = LOSSES[name]
+    context = TrainingContext(other_tables[table], TrainingSettings(**given))
+    design = Design((Layer(8, "tanh"),), optimizer=Optimizer("adam", 0.01), batch_size=64, epochs=2)
+    names = [
+        "keras",
+        "compiled",
+        "stacked",
+        *(["sklearn"] if table in ("labels", "number", "numbers") and not given else []),
+    ]
+    (first, *others) = [next(iter(find_engine(one).train([design], context))) for one in names]
+    assert first.trial.error is None
+    for other in others:
+        assert other.trial.error is None, other.trial.error
+        for field in ("score", "loss", "train_loss", "validation_loss"):
+            assert getattr(other.trial, field) == pytest.approx(getattr(first.trial, field), rel=1e-4), field
+        assert list(other.trial.history) == list(first.trial.history)
+        assert other.trial.confusion == first.trial.confusion
+        measure = "r2" if "number" in table else "accuracy"
+        if other.trial.engine != "sklearn":  # which measures at the end of an epoch
+            assert other.trial.history[measure] == pytest.approx(first.trial.history[measure], abs=1e-4)
+        assert other.trial.history[f"val_{measure}"] == pytest.approx(
+            first.trial.history[f"val_{measure}"], abs=1e-4
+        )
+        assert first.predicted is not None
+        assert other.predicted is not None
+        np.testing.assert_allclose(other.predicted, first.predicted, rtol=1e-3, atol=1e-2)
+        assert first.weights is not None
+        assert other.weights is not None
+        for one, theirs in zip(other.weights(), first.weights(), strict=True):
+            np.testing.assert_allclose(one, theirs, atol=1e-4)

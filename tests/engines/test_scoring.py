@@ -13,6 +13,7 @@ from dnnflow.engines.scoring import MeasuredRows, halved, kept_of
 from dnnflow.engines.seam import TrainingContext
 from dnnflow.errors import InputError
 from dnnflow.table.columns.kinds import Task
+from dnnflow.table.columns.targets import Targets
 from dnnflow.table.store.dataset import Dataset
 
 SMALL = Design((Layer(8),), optimizer=Optimizer("adam", 0.02), epochs=3)
@@ -47,10 +48,11 @@ def test_half_precision_leaves_every_class_as_it_is() -> None:
 
 
 def test_numbers_are_kept_in_single_precision(iris: Dataset) -> None:
-    numbers = np.full((3, 1), 250_000.0, np.float32)
-    kept = kept_of(MeasuredRows(0.0, numbers, numbers), iris, METRICS["rmse"], whole=True)
+    numbers = np.full((3, 1), 2.5, np.float32)
+    targets = Targets(Task.REGRESSION, ("price",), mean=(200_000.0,), std=(20_000.0,))
+    kept = kept_of(MeasuredRows(0.0, numbers, numbers, targets), iris, METRICS["rmse"], whole=True)
     assert kept.dtype == np.float32
-    assert kept.tolist() == numbers.tolist()
+    assert kept.tolist() == [[250_000.0]] * 3
 
 
 def test_the_metric_is_part_of_a_study_only_where_it_is_named() -> None:

@@ -31,7 +31,7 @@ from dnnflow.engines.stacked.stack_plan import (
 from dnnflow.errors import DesignError, InputError
 
 REPEATABLE = settings(max_examples=150, deadline=None, derandomize=True)
-TABLE = TableShape(n_rows=1437, n_features=64, n_classes=10)
+TABLE = TableShape(n_rows=1437, n_features=64, n_outputs=10)
 """The digits' training rows."""
 DIGITS_SPACE = {
     "depth": {"int": [1, 5]},
@@ -135,7 +135,7 @@ def weights_of(stack: Stack, shape: TableShape) -> int:
     for layer, units in zip(stack.designs[0].layers, stack.widths, strict=True):
         total += (width + 1) * units + 4 * units * layer.batch_norm
         width = units
-    return total + (width + 1) * shape.n_classes
+    return total + (width + 1) * shape.n_outputs
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_blocks_lose_no_row_and_only_the_last_batch_is_small(sizes: list[int]) -
     numbers = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     blocks = iter([(part[:, None].astype(np.float32), part.astype(np.int32)) for part in numbers])
     batches = []
-    for features, labels, order in _whole_batches(blocks, 4):
+    for features, labels, order, _ in _whole_batches(blocks, 4):
         assert (features[:, 0] == labels).all()
         batches += [labels[order][at : at + 4] for at in range(0, len(order), 4)]
     assert np.concatenate(batches).tolist() == list(range(sum(sizes)))

@@ -12,12 +12,17 @@ from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
+from dnnflow.engines.losses import LossKind
 from dnnflow.engines.process_setup import limit_threads
 from dnnflow.engines.seam import Fitted, TrainingContext
 
 ACTIVATIONS = ("linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid", "softsign")
 """Those whose slope follows from their output. `kernels` knows them by their places here."""
+LOSSES = tuple(LossKind)
+"""All of them; `kernels` knows them by their places here, too."""
 OPTIMIZERS = ("sgd", "adam", "adamw")
+_ALIKE = np.empty(0, np.float32)
+"""Weights of rows that all count alike."""
 _CALL_FLOPS = 2e9
 """Arithmetic of one call of machine code, well under a second: limits are checked between calls."""
 _DEFAULTS = {
@@ -73,37 +78,41 @@ class CompiledNetwork(Network):
     def __init__(self, design: Design, rows: TrainingRows, dtype: DTypeLike = np.float32) -> None:
         from dnnflow.engines.compiled import kernel_math, kernels
 
-        n_features, n_classes = rows.dataset.n_features, rows.dataset.n_classes
-        row_flops = 3 * count_flops(design, n_features, n_classes)
+        n_features, n_outputs = rows.dataset.n_features, rows.dataset.n_outputs
+        row_flops = 3 * count_flops(design, n_features, n_outputs)
         call_rows = design.batch_size * max(1, math.floor(_CALL_FLOPS / row_flops / design.batch_size))
         super().__init__(rows, design.batch_size, call_rows)
         self._kernels, self._padded = kernels, kernel_math.padded
         self._dtype: np.dtype[Any] = np.dtype(dtype)
-        self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_classes])
+        self._sizes = np.array([n_features, *(layer.units for layer in design.layers), n_outputs])
         self._kinds = np.array([ACTIVATIONS.index(layer.activation) for layer in design.layers], np.int64)
+        self._loss = LOSSES.index(rows.loss.kind), np.array(rows.loss.quantile, self._dtype)[()]
         self._optimizer, numbers = _optimizer(design.optimizer, kernels)
         self._numbers = np.array(numbers, self._dtype)
-        self._weights = self._laid_out(initial_weights(design, n_features, n_classes, dtype))
+        self._weights = self._laid_out(initial_weights(design, n_features, n_outputs, dtype))
         n_slots = 2 if self._optimizer == kernels.ADAM else 1
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0
 
-    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, int]:
-        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
-        features, labels, order = block
-        rows = order[first:last]
+    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+        """Learn from the rows `order[first:last]` of a block; return two sums over them (`followed`)."""
+        rows = block.order[first:last]
         loss, right = self._kernels.train(
-            features, labels, rows, self.batch_size, self._sizes, self._kinds, self._optimizer,
-            self._numbers, self._dtype.type(learning_rate), self._steps, self._weights, self._slots,
+            block.features, block.labels, rows, self.batch_size, self._sizes, self._kinds, *self._loss,
+            _weights_of(block), self._optimizer, self._numbers, self._dtype.type(learning_rate), self._steps,
+            self._weights, self._slots,
         )  # fmt: skip
         self._steps += -(-len(rows) // self.batch_size)
         return loss, right
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
-        shares = np.empty((len(block[2]), self._sizes[-1]), self._dtype)
-        loss: float = self._kernels.measure(*block, self._sizes, self._kinds, self._weights, shares)
-        return loss, shares
+        """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
+        outputs = np.empty((len(block.order), self._sizes[-1]), self._dtype)
+        loss: float = self._kernels.measure(
+            block.features, block.labels, block.order, self._sizes, self._kinds, *self._loss,
+            _weights_of(block), self._weights, outputs,
+        )  # fmt: skip
+        return loss, outputs
 
     def weights(self) -> Weights:
         """Copy the weights, in the order of the Keras model."""
@@ -132,6 +141,10 @@ class CompiledNetwork(Network):
     def _matrix(self, weights: np.ndarray, place: int, width: int, units: int) -> np.ndarray:
         columns = self._padded(units)
         return weights[place : place + (width + 1) * columns].reshape(width + 1, columns)
+
+
+def _weights_of(block: Block) -> np.ndarray:
+    return _ALIKE if block.weights is None else block.weights
 
 
 def _optimizer(optimizer: Optimizer, kernels: Any) -> tuple[int, list[float]]:

@@ -22,6 +22,8 @@ _LINEAR, _RELU, _LEAKY_RELU, _ELU, _SELU, _TANH, _SIGMOID, _SOFTSIGN = range(8)
 """Places in `compiled_engine.ACTIVATIONS`."""
 SGD, ADAM = range(2)
 """Kinds of optimizer; AdamW is Adam with a decay."""
+_CROSS_ENTROPY, _BINARY_CROSS_ENTROPY, _SQUARED, _ABSOLUTE, _HUBER, _QUANTILE = range(6)
+"""Places in `compiled_engine.LOSSES`."""
 BLOCK = 32
 """Rows that flow through a network together: what three layers of 128 units make of them is 48 KB."""
 
@@ -174,6 +176,98 @@ def _hits(logits: Any, labels: Any, order: Any, first: int, rows: int, most: Any
 
 
 @_compiled
+def _weighted_losses(
+    logits: Any, labels: Any, order: Any, first: int, rows: int, most: Any, row_weights: Any
+) -> float:
+    """Return the sum of cross-entropies, each times its row's weight, after `_softmax`."""
+    columns, loss = most.shape[1], 0.0
+    for row in range(rows):
+        place = order[first + row]
+        own = np.log(most[1, row]) + most[0, row] - logits[labels[place] * columns + row]
+        loss += own * row_weights[place]
+    return loss
+
+
+@_compiled
+def _loss_of(kind: int, quantile: Any, half: Any, value: Any, target: Any) -> Any:
+    """Return the loss of one output, and its slope; of a label's, `value` is the logit.
+
+    `half` is 1/2 in the type of the weights.
+    """
+    zero, one, ahead = half - half, half + half, value - target
+    if kind == _BINARY_CROSS_ENTROPY:
+        share = half * tangent(half * value) + half
+        most = value if value > 0 else zero
+        return most - value * target + np.log1p(exponential(-abs(value))), share - target
+    if kind == _SQUARED:
+        return ahead * ahead, ahead + ahead
+    size = abs(ahead)
+    if kind == _HUBER and size <= one:
+        return half * ahead * ahead, ahead
+    if kind == _QUANTILE:
+        slope = -quantile if ahead <= 0 else one - quantile
+        return slope * ahead, slope
+    slope = one if ahead > 0 else (-one if ahead < 0 else zero)
+    return (size - half if kind == _HUBER else size), slope
+
+
+@_compiled
+def _number_losses(
+    labels: Any, order: Any, first: int, rows: int, logits: Any, slopes: Any, columns: int, kind: int,
+    quantile: Any, row_weights: Any,
+) -> Any:  # fmt: skip
+    """Fill `slopes` with those of the rows' losses, each the mean over outputs; return what `_head` does."""
+    number, n_outputs = slopes.dtype.type, labels.shape[1]
+    share, half, loss, found = number(n_outputs), number(0.5), 0.0, 0.0
+    slopes[: n_outputs * columns] = 0
+    for output in range(n_outputs):
+        begin = output * columns
+        for row in range(rows):
+            place = order[first + row]
+            value, target = logits[begin + row], number(labels[place, output])
+            own, slope = _loss_of(kind, quantile, half, value, target)
+            slopes[begin + row] = slope / share
+            loss += own * (row_weights[place] if row_weights.size else 1.0)
+            if kind == _BINARY_CROSS_ENTROPY:
+                found += 1.0 if (value > 0) == (target > 0) else 0.0
+            else:
+                found += (value - target) * (value - target)
+    return loss / n_outputs, found / n_outputs
+
+
+@_compiled
+def _head(
+    labels: Any, order: Any, first: int, rows: int, logits: Any, slopes: Any, most: Any, kind: int,
+    quantile: Any, row_weights: Any,
+) -> Any:  # fmt: skip
+    """Fill `slopes` with those of the summed loss towards logits; return two sums over the rows.
+
+    They are of losses, and of what is followed: rows whose class was predicted; of labels the shares that
+    were; of numbers squared errors, each the mean over targets. Where labels have one axis, the loss is the
+    cross-entropy.
+    """
+    columns = most.shape[1]
+    if labels.ndim == 1:  # known when this is compiled
+        _softmax(logits, columns, slopes, most)
+        if row_weights.size:
+            loss = _weighted_losses(logits, labels, order, first, rows, most, row_weights)
+        else:
+            loss = _losses(logits, labels, order, first, rows, most)
+        found = _hits(logits, labels, order, first, rows, most)
+        for row in range(rows):
+            slopes[labels[order[first + row]] * columns + row] -= 1
+    else:
+        loss, found = _number_losses(
+            labels, order, first, rows, logits, slopes, columns, kind, quantile, row_weights
+        )
+    if row_weights.size:
+        for begin in range(0, logits.size, columns):
+            for row in range(rows):
+                slopes[begin + row] *= slopes.dtype.type(row_weights[order[first + row]])
+    return loss, found
+
+
+@_compiled
 def _backward(
     sizes: Any, kinds: Any, weights: Any, rows: int, columns: int, flows: Any, changes: Any, turned: Any,
     starts: Any, gradient: Any, added: bool,
@@ -230,19 +324,23 @@ def _adam(weights: Any, gradient: Any, slots: Any, rate: Any, count: int, number
 
 @_compiled
 def train(
-    features: Any, labels: Any, order: Any, batch_size: int, sizes: Any, kinds: Any, optimizer: int,
-    numbers: Any, rate: Any, count: int, weights: Any, slots: Any,
+    features: Any, labels: Any, order: Any, batch_size: int, sizes: Any, kinds: Any, kind: int, quantile: Any,
+    row_weights: Any, optimizer: int, numbers: Any, rate: Any, count: int, weights: Any, slots: Any,
 ) -> Any:  # fmt: skip
     """Learn from the rows of `order` in batches, the last of which may be smaller.
 
     Parameters
     ----------
     features, labels, order
-        (rows, features) float32, (rows,) int32, and which rows, int64.
+        (rows, features) float32; (rows,) int32, or (rows, outputs) float32; and which rows, int64.
     sizes
-        Of the input, each hidden layer and the classes, int64.
+        Of the input, each hidden layer and the output, int64.
     kinds
         Places in `compiled_engine.ACTIVATIONS`, of each hidden layer, int64.
+    kind, quantile
+        Place in `compiled_engine.LOSSES`, and the quantile of that loss, in the type of the weights.
+    row_weights
+        (rows,) float32, by which each row's loss counts; of length 0 where all count alike.
     optimizer, numbers
         `SGD` with (momentum, nesterov), or `ADAM` with its betas as powers are taken of, 1 - betas, epsilon,
         decay; in the type of the weights.
@@ -256,10 +354,10 @@ def train(
     Returns
     -------
     loss, right
-        Sum of cross-entropies over rows, each as measured before its step; rows whose class was predicted.
+        Sum of losses over rows, each as measured before its step; that of what is followed (`_head`).
     """
     flows, changes, turned, most, starts = _buffers(sizes, weights)
-    gradient, n_classes = np.zeros_like(weights), sizes[-1]
+    gradient, n_outputs = np.zeros_like(weights), sizes[-1]
     loss, right = 0.0, 0
     for batch in range(0, order.size, batch_size):
         batch_rows = min(batch_size, order.size - batch)
@@ -269,14 +367,14 @@ def train(
             columns = padded(rows)
             _gather(features, order, first, rows, columns, starts, flows)
             begin = _forward(sizes, kinds, weights, columns, flows)
-            logits, slopes = flows[begin : begin + n_classes * columns], changes[0]
+            logits, slopes = flows[begin : begin + n_outputs * columns], changes[0]
             scratch = most[: 2 * columns].reshape((2, columns))
-            _softmax(logits, columns, slopes, scratch)
-            loss += _losses(logits, labels, order, first, rows, scratch)
-            right += _hits(logits, labels, order, first, rows, scratch)
-            for row in range(rows):
-                slopes[labels[order[first + row]] * columns + row] -= 1
-            for i in range(n_classes * columns):
+            found, hits = _head(
+                labels, order, first, rows, logits, slopes, scratch, kind, quantile, row_weights
+            )
+            loss += found
+            right += hits
+            for i in range(n_outputs * columns):
                 slopes[i] /= share
             _backward(
                 sizes, kinds, weights, rows, columns, flows, changes, turned, starts, gradient, first > batch
@@ -303,24 +401,50 @@ def _buffers(sizes: Any, weights: Any) -> Any:
 
 
 @_compiled
+def _outputs(
+    labels: Any, order: Any, first: int, rows: int, logits: Any, shares: Any, most: Any, kind: int,
+    quantile: Any, row_weights: Any,
+) -> float:  # fmt: skip
+    """Fill `shares` with a network's outputs; return the summed loss."""
+    columns, half = most.shape[1], shares.dtype.type(0.5)
+    if labels.ndim == 1:  # known when this is compiled
+        _softmax(logits, columns, shares, most)
+        if row_weights.size:
+            loss = _weighted_losses(logits, labels, order, first, rows, most, row_weights)
+        else:
+            loss = _losses(logits, labels, order, first, rows, most)
+    else:
+        loss, _ = _number_losses(
+            labels, order, first, rows, logits, shares, columns, kind, quantile, row_weights
+        )
+        for i in range(logits.size):
+            x = logits[i]
+            shares[i] = half * tangent(half * x) + half if kind == _BINARY_CROSS_ENTROPY else x
+    return float(loss)
+
+
+@_compiled
 def measure(
-    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, weights: Any, outputs: Any
-) -> float:
-    """Write probabilities of the rows of `order` into `outputs` (rows, classes); return the summed loss."""
+    features: Any, labels: Any, order: Any, sizes: Any, kinds: Any, kind: int, quantile: Any,
+    row_weights: Any, weights: Any, outputs: Any,
+) -> float:  # fmt: skip
+    """Write probabilities, or numbers, of rows into `outputs` (rows, outputs); return their summed loss.
+
+    Parameters are as for `train`.
+    """
     flows, changes, _, most, starts = _buffers(sizes, weights)
-    shares, n_classes, loss = changes[0], sizes[-1], 0.0
+    shares, n_outputs, loss = changes[0], sizes[-1], 0.0
     for first in range(0, order.size, BLOCK):
         rows = min(BLOCK, order.size - first)
         columns = padded(rows)
         _gather(features, order, first, rows, columns, starts, flows)
         begin = _forward(sizes, kinds, weights, columns, flows)
         logits, scratch = (
-            flows[begin : begin + n_classes * columns],
+            flows[begin : begin + n_outputs * columns],
             most[: 2 * columns].reshape((2, columns)),
         )
-        _softmax(logits, columns, shares, scratch)
-        loss += _losses(logits, labels, order, first, rows, scratch)
+        loss += _outputs(labels, order, first, rows, logits, shares, scratch, kind, quantile, row_weights)
         for row in range(rows):
-            for output in range(n_classes):
+            for output in range(n_outputs):
                 outputs[first + row, output] = shares[output * columns + row]
     return loss

@@ -9,6 +9,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Layer, Optimizer, Reference, residual_sources
+from dnnflow.engines.losses import CROSS_ENTROPY, Loss, LossKind
 from dnnflow.errors import DesignError
 
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
@@ -23,13 +24,24 @@ OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "lion": keras.optimizers.Lion,
 }
 """The classes behind the names that a design may give."""
+LOSSES: dict[LossKind, Callable[[], keras.losses.Loss]] = {
+    LossKind.CROSS_ENTROPY: keras.losses.SparseCategoricalCrossentropy,
+    LossKind.BINARY_CROSS_ENTROPY: keras.losses.BinaryCrossentropy,
+    LossKind.MEAN_SQUARED_ERROR: keras.losses.MeanSquaredError,
+    LossKind.MEAN_ABSOLUTE_ERROR: keras.losses.MeanAbsoluteError,
+    LossKind.HUBER: keras.losses.Huber,
+}
+"""The losses that Keras has."""
 
 
-def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str = "float32") -> keras.Model:
+def build_model(
+    design: Design, n_features: int, n_outputs: int, *, loss: Loss = CROSS_ENTROPY, dtype: str = "float32"
+) -> keras.Model:
     """Build a design's functional Keras model with its initial weights.
 
-    It maps (rows, n_features) to class probabilities (rows, n_classes), and is not compiled, except by the
-    code of a design by reference, which also chooses its type.
+    It maps (rows, n_features) to (rows, n_outputs): probabilities of classes or of labels, or standardised
+    numbers, as the loss needs them. It is not compiled, except by the code of a design by reference, which
+    also chooses its type.
 
     Raises
     ------
@@ -37,18 +49,50 @@ def build_model(design: Design, n_features: int, n_classes: int, *, dtype: str =
         For a design by reference whose code cannot be found or returns no such model.
     """
     if design.reference is not None:
-        return _call(design.reference, design.seed, n_features, n_classes)
-    model = _stack(design, n_features, n_classes, dtype)
-    model.set_weights(list(initial_weights(design, n_features, n_classes, dtype)))
+        return _call(design.reference, design.seed, n_features, n_outputs, loss)
+    model = _stack(design, n_features, n_outputs, loss, dtype)
+    model.set_weights(list(initial_weights(design, n_features, n_outputs, dtype)))
     return model
 
 
-def compile_model(model: keras.Model, design: Design) -> keras.Model:
-    """Compile a model with its design's optimizer, as its user would, and return it; a compiled one stays."""
-    if not model.compiled:
-        loss = keras.losses.SparseCategoricalCrossentropy()
-        model.compile(build_optimizer(design.optimizer), loss=loss, metrics=["accuracy"], jit_compile=False)
+def compile_model(model: keras.Model, design: Design, loss: Loss = CROSS_ENTROPY) -> keras.Model:
+    """Compile a model with its design's optimizer, as its user would, and return it; a compiled one stays.
+
+    Raises
+    ------
+    DesignError
+        For the quantile loss, which Keras has not, so that a file with it could not be read.
+    """
+    if model.compiled:
+        return model
+    if loss.kind not in LOSSES:
+        raise DesignError(
+            f"a compiled Keras model needs a loss that Keras has, got {loss.kind}; take mean_absolute_error, "
+            "or leave refit out"
+        )
+    metrics = {"linear": [], "softmax": ["accuracy"], "sigmoid": ["binary_accuracy"]}[loss.activation]
+    model.compile(build_optimizer(design.optimizer), loss=LOSSES[loss.kind](), metrics=metrics,
+                  jit_compile=False)  # fmt: skip
     return model
+
+
+def loss_function(loss: Loss) -> keras.losses.Loss:
+    """Return a loss as Keras takes it."""
+    return LOSSES[loss.kind]() if loss.kind in LOSSES else _QuantileLoss(loss.quantile)
+
+
+class _QuantileLoss(keras.losses.Loss):  # type: ignore[misc]
+    def __init__(self, quantile: float) -> None:
+        super().__init__()
+        self._quantile = quantile
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return keras.ops.mean(quantile_losses(y_pred - y_true, self._quantile), axis=-1)
+
+
+def quantile_losses(ahead: Any, quantile: float) -> Any:
+    """Return the quantile loss of each difference of output and target."""
+    return keras.ops.maximum(-quantile * ahead, (1 - quantile) * ahead)
 
 
 def build_optimizer(optimizer: Optimizer) -> keras.optimizers.Optimizer:
@@ -61,7 +105,7 @@ def dropout_seed(design: Design, index: int) -> int:
     return int(np.random.SeedSequence([design.seed, index]).generate_state(1)[0] >> 1)
 
 
-def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras.Model:
+def _stack(design: Design, n_features: int, n_outputs: int, loss: Loss, dtype: str) -> keras.Model:
     inputs = keras.Input((n_features,), name="features", dtype=dtype)
     sources = residual_sources(design, n_features)
     outputs = [inputs]  # of the input and of each hidden layer: (rows, width)
@@ -70,7 +114,8 @@ def _stack(design: Design, n_features: int, n_classes: int, dtype: str) -> keras
         if index in sources:
             flow = keras.layers.Add(name=f"residual_{index}", dtype=dtype)([flow, outputs[sources[index]]])
         outputs.append(flow)
-    output = keras.layers.Dense(n_classes, activation="softmax", name="output", dtype=dtype)(outputs[-1])
+    last = keras.layers.Dense(n_outputs, activation=loss.activation, name="output", dtype=dtype)
+    output = last(outputs[-1])
     return keras.Model(inputs, output)
 
 
@@ -93,19 +138,29 @@ def _hidden(flow: Any, layer: Layer, index: int, seed: int, dtype: str) -> Any:
     return flow
 
 
-def _call(reference: Reference, seed: int, n_features: int, n_classes: int) -> keras.Model:
+def _call(reference: Reference, seed: int, n_features: int, n_outputs: int, loss: Loss) -> keras.Model:
     """Call the code of a design by reference and check what it returns."""
     keras.utils.set_random_seed(seed % 2**32)
-    model = _find(reference.function)(n_features=n_features, n_classes=n_classes, **reference.parameters)
+    shape_of = reference_arguments(n_features, n_outputs, loss)
+    model = _find(reference.function)(**shape_of, **reference.parameters)
     if not isinstance(model, keras.Model):
         raise DesignError(f"{reference.function} must return a Keras model, got {type(model).__name__}")
     shape = tuple(model(np.zeros((1, n_features), np.float32), training=False).shape)
-    if shape != (1, n_classes):
+    if shape != (1, n_outputs):
         raise DesignError(
-            f"{reference.function} must map (rows, {n_features}) to (rows, {n_classes}), "
-            f"got {shape} for one row; end it with Dense(n_classes, 'softmax')"
+            f"{reference.function} must map (rows, {n_features}) to (rows, {n_outputs}), "
+            f"got {shape} for one row; end it with Dense({list(shape_of)[1]}, '{loss.activation}')"
         )
     return model
+
+
+def reference_arguments(n_features: int, n_outputs: int, loss: Loss) -> dict[str, int]:
+    """Return what the code of a design by reference is called with besides its parameters.
+
+    Classes are `n_classes`; labels and numbers `n_outputs`.
+    """
+    outputs = "n_classes" if loss.activation == "softmax" else "n_outputs"
+    return {"n_features": n_features, outputs: n_outputs}
 
 
 def _find(function: str) -> Callable[..., Any]:

@@ -13,9 +13,10 @@ from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
+from dnnflow.engines.losses import Loss
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext
-from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
+from dnnflow.engines.tensors import Rows, Tensors, graphs_as_written, on_device
 
 if TYPE_CHECKING:
     from dnnflow.engines.keras.keras_program import KerasProgram
@@ -66,19 +67,28 @@ class KerasEngine(Engine):
         """Return a program at the start of the design's training."""
         from dnnflow.engines.keras.keras_updates import is_fused
 
-        n_features, n_classes = context.dataset.n_features, context.dataset.n_classes
+        n_features, n_outputs = context.dataset.n_features, context.dataset.n_outputs
+        loss, is_weighted = context.loss, context.is_weighted
         if design.reference is not None:
-            return _from_reference(design, n_features, n_classes)
+            return _from_reference(design, n_features, n_outputs, loss, is_weighted)
         any_width = is_fused(design.optimizer)
         residual = residual_sources(design, n_features)
         shape = _shape_of(design, any_width=any_width)
-        key = (shape.design_id, tuple(residual.items()), n_features, n_classes, context.device)
-        weights = initial_weights(design, n_features, n_classes)
+        key = (
+            shape.design_id,
+            tuple(residual.items()),
+            n_features,
+            n_outputs,
+            context.device,
+            loss,
+            is_weighted,
+        )
+        weights = initial_weights(design, n_features, n_outputs)
         program = self._programs.pop(key, None) or _from_layers(
-            shape, residual, weights, n_features, any_width
+            shape, residual, weights, n_features, any_width=any_width, loss=loss, is_weighted=is_weighted
         )
         _restart(program, design, weights)
-        if count_parameters(design, n_features, n_classes) <= _KEPT_PARAMETERS:
+        if count_parameters(design, n_features, n_outputs) <= _KEPT_PARAMETERS:
             self._programs[key] = program
             while len(self._programs) > _KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
@@ -97,16 +107,16 @@ class KerasNetwork(Network):
         # For one evaluation of small layers a trace does not pay; code may hold loops over time.
         self._traced = rows.has_validation or design.reference is not None
 
-    def prepare(self, block: Block) -> tuple[Any, Any, Any]:
-        """Return a block's features, labels and order as tensors."""
+    def prepare(self, block: Block) -> Rows:
+        """Return a block as tensors."""
         return self._tensors.of(block)
 
-    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, int]:
-        """Learn from the rows `order[first:last]` of a block; return their summed loss and right ones."""
+    def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+        """Learn from the rows `order[first:last]` of a block; return two sums over them (`followed`)."""
         return self._program.train(block, self.batch_size, first, last, learning_rate)
 
     def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
-        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order."""
+        """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
         return self._program.evaluate(self._tensors.of(block), traced=self._traced)
 
     def weights(self) -> Weights:
@@ -118,25 +128,30 @@ class KerasNetwork(Network):
         self._program.set_weights(weights)
 
 
-def _from_reference(design: Design, n_features: int, n_classes: int) -> "KerasProgram":
+def _from_reference(
+    design: Design, n_features: int, n_outputs: int, loss: Loss, is_weighted: bool
+) -> "KerasProgram":
     from dnnflow.engines.keras.build import build_model, build_optimizer
     from dnnflow.engines.keras.keras_program import KerasProgram, ModelNetwork
     from dnnflow.engines.keras.keras_updates import KerasUpdate
 
-    model = build_model(design, n_features, n_classes)
+    model = build_model(design, n_features, n_outputs, loss=loss)
     optimizer = model.optimizer if model.compiled else build_optimizer(design.optimizer)
-    network = ModelNetwork(model, n_classes)
-    return KerasProgram(network, KerasUpdate(optimizer, network.trainable), n_features, n_classes)
+    network = ModelNetwork(model, n_outputs, loss)
+    update = KerasUpdate(optimizer, network.trainable)
+    return KerasProgram(network, update, n_features, n_outputs, is_weighted=is_weighted)
 
 
 def _from_layers(
-    shape: Design, residual: dict[int, int], weights: Weights, n_features: int, any_width: bool
-) -> "KerasProgram":
+    shape: Design, residual: dict[int, int], weights: Weights, n_features: int, *, any_width: bool,
+    loss: Loss, is_weighted: bool,
+) -> "KerasProgram":  # fmt: skip
     from dnnflow.engines.keras.keras_program import KerasProgram, PlainLayers
     from dnnflow.engines.keras.keras_updates import make_update
 
-    stack = PlainLayers(shape, residual, weights, any_width=any_width)
-    return KerasProgram(stack, make_update(shape.optimizer, stack.trainable), n_features, len(weights[-1]))
+    stack = PlainLayers(shape, residual, weights, any_width=any_width, loss=loss)
+    update = make_update(shape.optimizer, stack.trainable)
+    return KerasProgram(stack, update, n_features, len(weights[-1]), is_weighted=is_weighted)
 
 
 def _restart(program: "KerasProgram", design: Design, weights: Weights) -> None:
@@ -165,7 +180,7 @@ def _call_steps(design: Design, rows: TrainingRows) -> int:
     """Return how many steps a call takes; by arithmetic and not by the clock, so that sums are repeatable."""
     if design.reference is not None:
         return _REFERENCE_STEPS
-    flops = 3 * design.batch_size * count_flops(design, rows.dataset.n_features, rows.dataset.n_classes)
+    flops = 3 * design.batch_size * count_flops(design, rows.dataset.n_features, rows.dataset.n_outputs)
     return max(1, min(_CALL_STEPS, math.floor(_CALL_FLOPS / flops)))
 
 

@@ -13,9 +13,19 @@ import numpy as np
 import tensorflow as tf
 
 from dnnflow.design.layers import Design
+from dnnflow.engines.keras.build import loss_function
 from dnnflow.engines.keras.keras_updates import Update
+from dnnflow.engines.keras.tensor_losses import (
+    followed_sum,
+    followed_type,
+    labels_spec,
+    mean_of,
+    outputs_of,
+    row_losses,
+)
 from dnnflow.engines.loop import Weights
-from dnnflow.engines.tensors import trace
+from dnnflow.engines.losses import CROSS_ENTROPY, Loss, LossKind
+from dnnflow.engines.tensors import Rows, trace
 
 _EVALUATE_ROWS = 1024
 """Rows of a forward pass when nothing is learned; bounds the memory that activations take."""
@@ -24,50 +34,57 @@ BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 _NORM_WEIGHTS = 4
 COUNT = tf.TensorSpec((), tf.int64)
 ORDER = tf.TensorSpec((None,), tf.int64)
-LABELS = tf.TensorSpec((None,), tf.int32)
+WEIGHTS = tf.TensorSpec((None,), tf.float32)
 _RATE = tf.TensorSpec((), tf.float32)
 
 
 class ModelNetwork:
     """A Keras model that code has made."""
 
-    def __init__(self, model: keras.Model, n_classes: int) -> None:
+    def __init__(self, model: keras.Model, n_outputs: int, loss: Loss = CROSS_ENTROPY) -> None:
         self._model = model
-        self._loss = _loss_of(model, n_classes)
+        self.kind = loss
+        self._loss = _loss_of(model, n_outputs, loss)
         self.variables = model.weights
         self.trainable = model.trainable_variables
 
     def forward(self, features: Any, *, training: bool) -> Any:
-        """Return class probabilities (rows, classes)."""
+        """Return outputs (rows, outputs)."""
         return self._model(features, training=training)
 
-    def loss(self, targets: Any, outputs: Any) -> Any:
-        """Return the loss the model was compiled with, or else cross-entropy, plus penalties."""
-        return self._loss(targets, outputs)
+    def loss(self, targets: Any, outputs: Any, weights: Any) -> Any:
+        """Return the loss the model was compiled with, or else the study's, plus penalties."""
+        return self._loss(targets, outputs, weights)
 
-    def probabilities(self, outputs: Any) -> Any:
-        """Return the model's outputs, which are probabilities."""
+    def outputs(self, outputs: Any) -> Any:
+        """Return the model's outputs as they are."""
         return outputs
+
+    def followed(self, targets: Any, outputs: Any) -> Any:
+        """Return the sum over rows of what is followed."""
+        return followed_sum(self.kind, targets, outputs, threshold=0.5)
 
 
 class KerasProgram:
     """Trains and evaluates one network; `update` is of its trainable variables."""
 
     def __init__(
-        self, network: "ModelNetwork | PlainLayers", update: Update, n_features: int, n_classes: int
-    ) -> None:
+        self, network: "ModelNetwork | PlainLayers", update: Update, n_features: int, n_outputs: int, *,
+        is_weighted: bool = False,
+    ) -> None:  # fmt: skip
         self.network = network
         self.update = update
-        self.n_classes = n_classes
-        self._features = tf.TensorSpec((None, n_features), tf.float32)
+        self._is_weighted = is_weighted
+        features = tf.TensorSpec((None, n_features), tf.float32)
+        self._rows = (features, labels_spec(network.kind, n_outputs), ORDER, WEIGHTS)
 
     @cached_property
     def _train(self) -> Any:
-        return trace(self._train_steps, (self._features, LABELS, ORDER, COUNT, COUNT, COUNT, _RATE))
+        return trace(self._train_steps, (*self._rows, COUNT, COUNT, COUNT, _RATE))
 
     @cached_property
     def _traced_measure(self) -> Any:
-        return trace(self._measure, (self._features, LABELS, ORDER))
+        return trace(self._measure, self._rows)
 
     def weights(self) -> Weights:
         """Copy the weights."""
@@ -79,67 +96,72 @@ class KerasProgram:
             variable.assign(value)
 
     def train(
-        self, block: tuple[Any, Any, Any], batch_size: int, first: int, last: int, learning_rate: float
-    ) -> tuple[float, int]:
-        """Take the steps over `order[first:last]` of a block (features, labels, order).
+        self, block: Rows, batch_size: int, first: int, last: int, learning_rate: float
+    ) -> tuple[float, float]:
+        """Take the steps over `order[first:last]` of a block.
 
-        Return the sum over rows of each batch's loss, and the number of right predictions made while
-        learning. Stops at the first batch whose loss is not finite, and returns that loss.
+        Return the sum over rows of each batch's loss, and that of what is followed, by outputs before each
+        step. Stops at the first batch whose loss is not finite, and returns that loss.
         """
         counts = [tf.constant(n, tf.int64) for n in (batch_size, first, last)]
-        loss, right = self._train(*block, *counts, tf.constant(learning_rate, tf.float32))
-        return float(loss), int(right)
+        loss, found = self._train(*block, *counts, tf.constant(learning_rate, tf.float32))
+        return float(loss), float(found)
 
-    def evaluate(self, block: tuple[Any, Any, Any], *, traced: bool) -> tuple[float, np.ndarray]:
-        """Return the summed loss and the probabilities (rows, classes) of a block's rows, in its order.
+    def evaluate(self, block: Rows, *, traced: bool) -> tuple[float, np.ndarray]:
+        """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order.
 
         With `traced` the first evaluation costs as much as some twenty without, the later ones half as much.
         """
-        features, labels, order = block
+        features, labels, order, weights = block
         measure = self._traced_measure if traced else self._measure
         loss_sum, found = 0.0, []
         for rows in _blocks(order):
-            loss, probabilities = (one.numpy() for one in measure(features, labels, rows))
-            loss_sum += float(loss) * len(probabilities)
-            found.append(probabilities)
+            loss, outputs = (one.numpy() for one in measure(features, labels, rows, weights))
+            loss_sum += float(loss) * len(outputs)
+            found.append(outputs)
         return loss_sum, np.concatenate(found)
 
     def _train_steps(
-        self, features: Any, labels: Any, order: Any, batch_size: Any, first: Any, last: Any, rate: Any
-    ) -> Any:
+        self, features: Any, labels: Any, order: Any, weights: Any, batch_size: Any, first: Any, last: Any,
+        rate: Any,
+    ) -> Any:  # fmt: skip
         self.update.begin(rate)
 
-        def step(start: Any, loss_sum: Any, right: Any) -> Any:
+        def step(start: Any, loss_sum: Any, found: Any) -> Any:
             rows = order[start : tf.minimum(start + batch_size, last)]  # (batch,)
-            targets = tf.gather(labels, rows)  # (batch,)
-            loss, predicted = self._step(tf.gather(features, rows), targets)
+            targets = tf.gather(labels, rows)  # (batch,) or (batch, outputs)
+            loss, predicted = self._step(tf.gather(features, rows), targets, self._weights_of(weights, rows))
             count = tf.cast(tf.size(rows), tf.float64)
             return (
                 start + batch_size,
                 loss_sum + tf.cast(loss, tf.float64) * count,
-                right + _right(predicted, targets),
+                found + self.network.followed(targets, predicted),
             )
 
-        def unfinished(start: Any, loss_sum: Any, right: Any) -> Any:
+        def unfinished(start: Any, loss_sum: Any, found: Any) -> Any:
             return (start < last) & tf.math.is_finite(loss_sum)
 
-        begin = (first, tf.zeros((), tf.float64), tf.zeros((), tf.int64))
-        _, loss_sum, right = tf.while_loop(unfinished, step, begin, parallel_iterations=1)
-        return loss_sum, right
+        begin = (first, tf.zeros((), tf.float64), tf.zeros((), followed_type(self.network.kind)))
+        _, loss_sum, found = tf.while_loop(unfinished, step, begin, parallel_iterations=1)
+        return loss_sum, found
 
-    def _step(self, features: Any, targets: Any) -> tuple[Any, Any]:
-        """Learn from one batch; return its loss and outputs (batch, classes)."""
+    def _step(self, features: Any, targets: Any, weights: Any) -> tuple[Any, Any]:
+        """Learn from one batch; return its loss and what the network gave before."""
         with tf.GradientTape() as tape:
             outputs = self.network.forward(features, training=True)
-            loss = self.network.loss(targets, outputs)
+            loss = self.network.loss(targets, outputs, weights)
         self.update.step(tape.gradient(loss, self.network.trainable))
         return loss, outputs
 
-    def _measure(self, features: Any, labels: Any, rows: Any) -> Any:
-        """Return the mean loss over rows, and their probabilities (rows, classes)."""
-        targets = tf.gather(labels, rows)  # (rows,)
-        outputs = self.network.forward(tf.gather(features, rows), training=False)  # (rows, classes)
-        return self.network.loss(targets, outputs), self.network.probabilities(outputs)
+    def _measure(self, features: Any, labels: Any, rows: Any, weights: Any) -> Any:
+        """Return the mean loss over rows, and their outputs (rows, outputs)."""
+        targets = tf.gather(labels, rows)  # (rows,) or (rows, outputs)
+        outputs = self.network.forward(tf.gather(features, rows), training=False)
+        loss = self.network.loss(targets, outputs, self._weights_of(weights, rows))
+        return loss, self.network.outputs(outputs)
+
+    def _weights_of(self, weights: Any, rows: Any) -> Any:
+        return tf.gather(weights, rows) if self._is_weighted else None
 
 
 def _blocks(order: Any) -> list[Any]:
@@ -150,30 +172,26 @@ def _blocks(order: Any) -> list[Any]:
     return [order[first : first + _EVALUATE_ROWS] for first in range(0, count, _EVALUATE_ROWS)]
 
 
-def _right(predicted: Any, targets: Any) -> Any:
-    classes = tf.argmax(predicted, axis=1, output_type=tf.int32)
-    return tf.math.count_nonzero(classes == targets)
-
-
-def _loss_of(model: keras.Model, n_classes: int) -> Any:
-    """Return a model's loss(targets (batch,), predicted (batch, classes)), with penalties.
+def _loss_of(model: keras.Model, n_outputs: int, loss: Loss) -> Any:
+    """Return a model's loss(targets, predicted, weights), with penalties.
 
     It is the model's own if it is compiled.
     """
     if not model.compiled:
-        entropy = keras.losses.SparseCategoricalCrossentropy()
-        return lambda targets, predicted: entropy(targets, predicted) + sum(model.losses)
+        own = loss_function(loss)
+        return lambda targets, predicted, weights: own(targets, predicted, weights) + sum(model.losses)
     sparse = "sparse" in str(getattr(model.loss, "name", model.loss)).lower()
+    one_hot = loss.activation == "softmax" and not sparse
 
-    def compiled(targets: Any, predicted: Any) -> Any:
-        labels = targets if sparse else tf.one_hot(targets, n_classes)
-        return model.compute_loss(y=labels, y_pred=predicted)
+    def compiled(targets: Any, predicted: Any, weights: Any) -> Any:
+        labels = tf.one_hot(targets, n_outputs) if one_hot else targets
+        return model.compute_loss(y=labels, y_pred=predicted, sample_weight=weights)
 
     return compiled
 
 
 class PlainLayers:
-    """Hidden layers and a softmax.
+    """Hidden layers and an output layer.
 
     Of the design, units and initializers are not looked at: widths are those of `weights`, which are in the
     order of `dnnflow.design.initial`, and with `any_width` those of the weights that `restart` brings.
@@ -181,8 +199,10 @@ class PlainLayers:
     """
 
     def __init__(
-        self, design: Design, residual: Mapping[int, int], weights: Weights, *, any_width: bool
-    ) -> None:
+        self, design: Design, residual: Mapping[int, int], weights: Weights, *, any_width: bool,
+        loss: Loss = CROSS_ENTROPY,
+    ) -> None:  # fmt: skip
+        self.kind = loss
         self._layers = design.layers
         self._activations = [keras.activations.get(layer.activation) for layer in design.layers]
         self._residual = residual
@@ -201,7 +221,7 @@ class PlainLayers:
             self._seeds.assign([[seed, 0] for seed in dropout_seeds], read_value=False)
 
     def forward(self, features: Any, *, training: bool) -> Any:
-        """Return logits (rows, classes) of features (rows, n_features)."""
+        """Return the sums of the last layer (rows, outputs) for features (rows, n_features)."""
         weights = iter(self.variables)
         seeds = self._draw_seeds() if training else None
         outputs = [features]  # of the input and of each hidden layer: (rows, width)
@@ -217,14 +237,21 @@ class PlainLayers:
             outputs.append(flow)
         return _dense(outputs[-1], next(weights), next(weights))
 
-    def loss(self, targets: Any, logits: Any) -> Any:
-        """Return the mean cross-entropy over rows plus penalties."""
-        entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)  # (rows,)
-        return sum(self._penalties(), start=tf.reduce_mean(entropy))
+    def loss(self, targets: Any, logits: Any, weights: Any) -> Any:
+        """Return the mean loss over rows plus penalties."""
+        if self.kind.kind is LossKind.CROSS_ENTROPY:
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)  # (rows,)
+        else:
+            losses = row_losses(self.kind, targets, logits)
+        return sum(self._penalties(), start=mean_of(losses, weights))
 
-    def probabilities(self, logits: Any) -> Any:
-        """Return class probabilities (rows, classes), as the Keras model would."""
-        return tf.nn.softmax(logits)
+    def outputs(self, logits: Any) -> Any:
+        """Return outputs (rows, outputs), as the Keras model would."""
+        return outputs_of(self.kind, logits)
+
+    def followed(self, targets: Any, logits: Any) -> Any:
+        """Return the sum over rows of what is followed."""
+        return followed_sum(self.kind, targets, logits)
 
     def _penalties(self) -> list[Any]:
         kernels = [variable for variable in self.variables if variable.shape.rank == 2]

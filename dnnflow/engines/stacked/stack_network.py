@@ -34,7 +34,7 @@ class Options(NamedTuple):
 
 
 class StackNetwork:
-    """Hidden layers and a softmax for every design of a stack."""
+    """Hidden layers and an output layer for every design of a stack."""
 
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
@@ -58,7 +58,7 @@ class StackNetwork:
         Returns
         -------
         logits, moments
-            (designs, batch, n_classes); mean and variance of each normalised layer over the batch, (designs,
+            (designs, batch, n_outputs); mean and variance of each normalised layer over the batch, (designs,
             1, units), in the order of the moving averages.
         """
         layer = _LayerCall(self._signature, self._activations, options, seed)

@@ -55,13 +55,13 @@ class TableShape:
     n_rows: int
     """Rows fitted in an epoch; none counts as one."""
     n_features: int
-    n_classes: int
+    n_outputs: int
 
     @classmethod
     def of(cls, dataset: "Dataset", held_share: float) -> "TableShape":
         """Return the shape of what an epoch of a dataset fits."""
         rows = dataset.rows["train"]
-        return cls(rows - round(held_share * rows), dataset.n_features, dataset.n_classes)
+        return cls(rows - round(held_share * rows), dataset.n_features, dataset.n_outputs)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_rows", max(1, self.n_rows))
@@ -265,7 +265,7 @@ class _Group:
     @cached_property
     def n_weights(self) -> int:
         """Padded weights of one design, four a unit for batch normalisation."""
-        looped, sizes = self.kind.signature.looped, (*self.widths, self.shape.n_classes)
+        looped, sizes = self.kind.signature.looped, (*self.widths, self.shape.n_outputs)
         normalized = self.kind.signature.batch_norm * (self.kind.depth if looped else 1)
         kernels = self.shape.n_features * sizes[0] + sum(a * b for a, b in pairwise(sizes))
         return kernels + sum(sizes) + 4 * sum(compress(self.widths, normalized))
@@ -273,7 +273,7 @@ class _Group:
     @cached_property
     def n_bytes_each(self) -> int:
         """Memory of one design."""
-        sizes, rows = (*self.widths, self.shape.n_classes), min(self.kind.batch_size, self.shape.n_rows)
+        sizes, rows = (*self.widths, self.shape.n_outputs), min(self.kind.batch_size, self.shape.n_rows)
         outputs = rows * sum(sizes) * _COPIES + 2 * _TESTED_ROWS * max(sizes)
         return (self.n_weights * _HELD + outputs) * _FLOAT_BYTES
 
@@ -454,7 +454,7 @@ def _are_alike(layers: tuple[Layer, ...]) -> bool:
 @lru_cache(maxsize=4096)
 def _row_flops(widths: tuple[int, ...], shape: TableShape) -> int:
     """Count the operations of a row, forwards and twice as many backwards; none towards the features."""
-    sizes = (*widths, shape.n_classes)
+    sizes = (*widths, shape.n_outputs)
     return 4 * shape.n_features * sizes[0] + 6 * sum(a * b for a, b in pairwise(sizes))
 
 

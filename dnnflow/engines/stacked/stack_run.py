@@ -10,13 +10,14 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import Block, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
 from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
-from dnnflow.engines.scoring import MeasuredRows
+from dnnflow.engines.scoring import MeasuredRows, followed
 from dnnflow.engines.stacked.stack_network import Options
 from dnnflow.engines.stacked.stack_plan import Stack
 from dnnflow.engines.stacked.stack_program import StackProgram
 from dnnflow.engines.stacked.stack_weights import StackLayout
 from dnnflow.engines.tensors import Tensors
 from dnnflow.errors import DivergedError
+from dnnflow.table.columns.kinds import Task
 
 _CALL_FLOPS = 2e10
 """A call of TensorFlow takes at most so much work, well under a second: limits are checked between calls."""
@@ -48,9 +49,10 @@ class Member(EpochTracker):
             return False
 
 
-def measures(losses: np.ndarray, accuracies: np.ndarray) -> list[Metrics]:
-    """Return each design's measure from mean losses and accuracies, both (designs,)."""
-    return [Metrics(*both) for both in zip(losses.tolist(), accuracies.tolist(), strict=True)]
+def measures(task: Task, losses: np.ndarray, means: np.ndarray) -> list[Metrics]:
+    """Return each design's measures from means over rows of losses and of what is followed, (designs,)."""
+    pairs = zip(losses.tolist(), means.tolist(), strict=True)
+    return [Metrics(loss, followed(task, mean)) for loss, mean in pairs]
 
 
 def staying(running: Sequence[bool], edge: int, lanes: int = 8) -> list[int]:
@@ -88,7 +90,7 @@ class StackRun:
         whole = all(width % _LANES == 0 for width in stack.widths)
         self._may_shrink = len(stack.signature.palette) < 2 or whole
         self._shapes = [
-            weight_shapes(design, layout.n_features, layout.n_classes) for design in stack.designs
+            weight_shapes(design, layout.n_features, layout.n_outputs) for design in stack.designs
         ]
 
     def fit(self, deadline: Deadline) -> list[Member]:
@@ -137,21 +139,21 @@ class StackRun:
         return list(found)
 
     def _start(self, members: Sequence[Member]) -> None:
-        n_features, n_classes = self._layout.n_features, self._layout.n_classes
+        n_features, n_outputs = self._layout.n_features, self._layout.n_outputs
         dtype = self._program.dtype
-        first = [initial_weights(design, n_features, n_classes, dtype) for design in self._designs]
+        first = [initial_weights(design, n_features, n_outputs, dtype) for design in self._designs]
         arrays = self._layout.pack(first, dtype)
         rates = np.array([member.rate(0) for member in members])
         self._program.restart(arrays, self._options, rates, dropout_seed(self._designs[0], 0))
 
     def _run_epoch(self, epoch: int, inside: Sequence[Member], deadline: Deadline) -> None:
         """Train an epoch, measure the validation part, and let each design take note of both."""
-        loss_sum, right, count = np.zeros(len(inside)), np.zeros(len(inside)), 0
+        loss_sum, total, count = np.zeros(len(inside)), np.zeros(len(inside)), 0
         for tensors, first, last in self._calls(epoch):
-            losses, hits = self._program.train(tensors, self._batch_size, first, last)
-            loss_sum, right, count = loss_sum + losses, right + hits, count + last - first
+            losses, found = self._program.train(tensors, self._batch_size, first, last)
+            loss_sum, total, count = loss_sum + losses, total + found, count + last - first
             deadline.check(f"in epoch {epoch + 1}")
-        fitted = measures(loss_sum / count, right / count)
+        fitted = measures(self._rows.dataset.task, loss_sum / count, total / count)
         watched = self._watch(len(inside))
         kept = []
         for position, member in enumerate(inside):
@@ -172,7 +174,7 @@ class StackRun:
         steps = max(1, min(_CALL_STEPS, int(_CALL_FLOPS / self._stack.step_flops)))
         size = self._batch_size * steps
         for block in self._rows.epoch(epoch, self._batch_size):
-            tensors, length = self._tensors.of(block), len(block[2])
+            tensors, length = self._tensors.of(block), len(block.order)
             for first in range(0, length, size):
                 yield tensors, first, min(first + size, length)
         self._edge = -(-_LANES // (length % self._batch_size or self._batch_size))
@@ -181,24 +183,24 @@ class StackRun:
         if not self._rows.has_validation:
             return None
         found = self._measure(self._rows.validation(), n_designs)
-        return [Metrics(one.loss, one.share_right) for one in found]
+        return [Metrics(one.loss, one.followed) for one in found]
 
     def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[MeasuredRows]:
         """Return what each design gives for some rows; of no rows, outputs of length 0 and a loss of NaN."""
-        n_classes = self._layout.n_classes
-        loss_sum, truth, found = np.zeros(n_designs), [np.empty(0, np.int32)], []
-        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_classes))))
-        for features, labels, order in blocks:
-            for first in range(0, len(order), size):
-                part = order[first : first + size]
-                losses, probabilities = self._program.measure(self._tensors.of((features, labels, part)))
+        n_outputs, targets = self._layout.n_outputs, self._rows.dataset.targets
+        loss_sum, truth, found = np.zeros(n_designs), [np.empty((0, *targets.shape), targets.dtype)], []
+        size = max(32, _MEASURE_VALUES // (len(self._designs) * max((*self._layout.widths, n_outputs))))
+        for block in blocks:
+            for first in range(0, len(block.order), size):
+                part = block.order[first : first + size]
+                losses, outputs = self._program.measure(self._tensors.of(block._replace(order=part)))
                 loss_sum += losses * len(part)
-                truth.append(labels[part])
-                found.append(probabilities)
+                truth.append(block.labels[part])
+                found.append(outputs)
         true = np.concatenate(truth)
-        outputs = np.concatenate(found, axis=1)  # (designs, rows, classes)
+        outputs = np.concatenate(found, axis=1)  # (designs, rows, outputs)
         return [
-            MeasuredRows(float(loss) / len(true), true, one)
+            MeasuredRows(float(loss) / len(true), true, one, targets)
             for loss, one in zip(loss_sum, outputs, strict=True)
         ]
 

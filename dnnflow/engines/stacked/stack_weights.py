@@ -32,7 +32,7 @@ class StackLayout:
     batch_norm: tuple[bool, ...]
     """Of each hidden layer."""
     n_features: int
-    n_classes: int
+    n_outputs: int
     looped: bool = False
 
     @cached_property
@@ -42,7 +42,7 @@ class StackLayout:
         inputs = (self.n_features, *self.widths)
         for width, units, normalized in zip(inputs, self.widths, self.batch_norm, strict=False):
             shapes += [(width, units), *[(1, units)] * (5 if normalized else 1)]
-        return [*shapes, (inputs[-1], self.n_classes), (1, self.n_classes)]
+        return [*shapes, (inputs[-1], self.n_outputs), (1, self.n_outputs)]
 
     @cached_property
     def places(self) -> list[tuple[int, ...]]:

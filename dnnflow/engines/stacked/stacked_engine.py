@@ -98,7 +98,7 @@ class StackedEngine:
         settings, n_designs = context.settings, len(stack.designs)
         with on_device(context.device), graphs_as_written():
             layout = layout_of(stack, context.dataset)
-            program = self._program(stack, layout, context.device)
+            program = self._program(stack, layout, context)
             run = StackRun(stack, layout, program, TrainingRows.of(context), self._tensors)
             deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
             members = run.fit(deadline)
@@ -112,12 +112,15 @@ class StackedEngine:
             for member, test, share in zip(members, tests, _shares(members, _shape(context)), strict=True)
         ]
 
-    def _program(self, stack: Stack, layout: StackLayout, device: str) -> "StackProgram":
+    def _program(self, stack: Stack, layout: StackLayout, context: TrainingContext) -> "StackProgram":
         """Return the program of a signature, traced where it is not kept."""
         from dnnflow.engines.stacked.stack_program import StackProgram
 
-        key = (stack.signature, layout.n_features, layout.n_classes, device)
-        program = self._programs.pop(key, None) or StackProgram(stack.signature, layout)
+        loss, is_weighted = context.loss, context.is_weighted
+        key = (stack.signature, layout.n_features, layout.n_outputs, context.device, loss, is_weighted)
+        program = self._programs.pop(key, None) or StackProgram(
+            stack.signature, layout, loss=loss, is_weighted=is_weighted
+        )
         self._programs[key] = program
         while len(self._programs) > _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
@@ -134,7 +137,7 @@ def layout_of(stack: Stack, dataset: "Dataset") -> StackLayout:
         widths=stack.widths,
         batch_norm=tuple(layer.batch_norm for layer in first.layers),
         n_features=dataset.n_features,
-        n_classes=dataset.n_classes,
+        n_outputs=dataset.n_outputs,
         looped=stack.signature.looped,
     )
 
@@ -184,8 +187,8 @@ def _fitted(
     result = Result(
         history=member.history,
         measured=test,
-        parameters=count_parameters(design, dataset.n_features, dataset.n_classes),
-        flops=count_flops(design, dataset.n_features, dataset.n_classes),
+        parameters=count_parameters(design, dataset.n_features, dataset.n_outputs),
+        flops=count_flops(design, dataset.n_features, dataset.n_outputs),
         weights=lambda: member.weights,
     )
     trial = completed_trial(design, result, context, spent, engine=StackedEngine.name)

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.keras.build import build_model, compile_model
+from dnnflow.engines.keras.build import build_model, compile_model, reference_arguments
+from dnnflow.engines.losses import CROSS_ENTROPY, Loss
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.parallel.model.devices import place_layers
 from dnnflow.parallel.model.keras_optimizers import spec_of
@@ -149,13 +150,19 @@ class ModelSpec:
         return cls.of(model, custom_objects=custom_objects, devices=devices, **training)
 
     @classmethod
-    def of_design(cls, design: Design, n_features: int, n_classes: int, *,
+    def of_design(cls, design: Design, n_features: int, n_outputs: int, *, loss: Loss = CROSS_ENTROPY,
                   devices: Mapping[str, str] | None = None, **training: Any) -> "ModelSpec":  # fmt: skip
-        """Describe a design's model with its initial weights, for labels that are class numbers."""
-        model = compile_model(build_model(design, n_features, n_classes), design)
+        """Describe a design's model with its initial weights, for labels as a dataset encodes them.
+
+        Raises
+        ------
+        DesignError
+            For the quantile loss, which Keras has not.
+        """
+        model = compile_model(build_model(design, n_features, n_outputs, loss=loss), design, loss)
         if design.reference is None:
             return cls.of(model, devices=devices, **training)
-        parameters = {"n_features": n_features, "n_classes": n_classes, **design.reference.parameters}
+        parameters = {**reference_arguments(n_features, n_outputs, loss), **design.reference.parameters}
         function = design.reference.function
         return cls._of(model, training, (), devices, builder=function, parameters=parameters)
 

@@ -124,6 +124,12 @@ class RunRecord:
         return self.run_id
 
     @property
+    def label(self) -> str | None:
+        """Names of the columns that a study predicts; None where that is not known."""
+        label = self.dataset.get("label")
+        return ", ".join(map(str, label)) if isinstance(label, list | tuple) else label
+
+    @property
     def has_designs(self) -> bool:
         """Whether it is a study whose table is preprocessed and whose designs are drawn."""
         return bool(self.key)

@@ -12,6 +12,7 @@ from dnnflow.design.space import Space
 from dnnflow.engines.metric import Metric
 from dnnflow.engines.metrics import ACCURACY, metric_of
 from dnnflow.engines.records import FinalOptions, Trial, TrialState
+from dnnflow.engines.scoring import EPOCH_MEASURES
 from dnnflow.errors import DesignError
 from dnnflow.paths import Workspace
 from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
@@ -44,6 +45,7 @@ from dnnflow.results.view.leaderboard import (
 )
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.view.paired import bias_corrected
+from dnnflow.results.view.target_points import TargetPoints, finalist_points, screen_points
 from dnnflow.results.view.tested import Tested, sentence, tested_in
 from dnnflow.table.columns.kinds import Task
 
@@ -82,7 +84,7 @@ class LearningCurve:
     rank: int
     design: str
     history: Mapping[str, tuple[float, ...]]
-    """Per epoch: `loss`, `accuracy`, and `val_loss`, `val_accuracy` where there are validation rows."""
+    """Per epoch: `loss`, `accuracy` or `r2`, and both with `val_` where there are validation rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,9 @@ class StudyView:
     """The most frequent first."""
     edges: tuple[Edge, ...] = ()
     """Where the best designs lie at the edge of the study's space, or still learn at their last epoch."""
+    points: tuple[TargetPoints, ...] = ()
+    """Of numbers, what is predicted beside what is true, target by target: by the first finalist, without any
+    by the best of the screen."""
     tested: tuple[Tested, ...] = ()
     """What is handed out, best first, then baselines: measured once, on test rows."""
 
@@ -136,7 +141,7 @@ class StudyView:
     @property
     def measured_rows(self) -> int:
         """Rows that designs are compared on; 0 where that is not known."""
-        return _measured_rows(self.record, self.best)
+        return self.noise.rows if self.noise else 0
 
     @property
     def measured_on(self) -> str:
@@ -156,6 +161,11 @@ class StudyView:
     def majority_rate(self) -> float | None:
         """Accuracy on these rows of always guessing their largest class; None where it is not known."""
         return _majority_rate(self.best)
+
+    @property
+    def followed(self) -> str:
+        """What histories have beside the loss: accuracy, or r2 of numbers."""
+        return EPOCH_MEASURES[task_of_study(self.record)]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -182,12 +192,12 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
     every = store.frame(record.study_id, columns=COLUMNS)
     done = completed(every)
     some = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
-    rows = _measured_rows(record, some)
+    kept = read_predictions(workspace.predictions(record.study_id)) if workspace else None
+    rows = _measured_rows(record, some, kept)
     screened, members = by_design(
         done, lambda: {one.design_id: one for one in store.designs(record.study_id)}, rows
     )
     metric = metric_of_study(record)
-    kept = read_predictions(workspace.predictions(record.study_id)) if workspace else None
     good = _row_scores(members, kept, metric)
     if good is not None and metric is not ACCURACY and rows > 1:
         screened.loc[: PLACES - 1, "error"] = [standard_error(one) for one in good[:PLACES]]
@@ -233,6 +243,7 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         edges=_edges(record, [designs[place.design_id] for place in places[:CURVES]], curves),
         best=best,
         failures=_failures(store, record.study_id, every),
+        points=_points(store, record, workspace, finals, [one.design_id for one in places[:1]], kept),
         tested=tested_in(record.outcome),
     )
 
@@ -314,8 +325,23 @@ def is_selected_on_test(record: RunRecord) -> bool:
     return (record.pipeline.get("evaluation") or {}).get("select_on") == "test"
 
 
-def _measured_rows(record: RunRecord, best: Trial | None) -> int:
+def _points(
+    store: Store, record: RunRecord, workspace: Workspace | None, finals: Finals | None, best: Sequence[str],
+    kept: KeptPredictions | None,
+) -> tuple[TargetPoints, ...]:  # fmt: skip
+    if task_of_study(record) is not Task.REGRESSION or workspace is None or not best:
+        return ()
+    names = [str(one["name"]) for one in record.dataset.get("targets") or ()]
+    if finals is None:
+        return screen_points(names, best[0], kept)
+    trainings, path = store.final_trials(record.study_id), workspace.final_predictions(record.study_id)
+    return finalist_points(names, finals, trainings, read_predictions(path))
+
+
+def _measured_rows(record: RunRecord, best: Trial | None, kept: KeptPredictions | None) -> int:
     counted = sum(map(sum, best.confusion)) if best else 0
+    if not counted and kept is not None:
+        counted = len(kept.truth)
     rows = record.dataset.get("rows") or {}  # of an engine that counts nothing
     return int(counted or (rows.get("test") or 0 if is_selected_on_test(record) else 0))
 

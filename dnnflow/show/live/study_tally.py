@@ -1,5 +1,6 @@
 """Count a study's trials as they come, in memory that does not grow with the study."""
 
+import math
 import threading
 import time
 from collections import Counter
@@ -54,7 +55,7 @@ class StudyTally:
                     self._best.append((self._completed + self._failed, accuracy))
                     self._best_design = describe()
                 if depth is not None:
-                    self._cells[depth // self._size[0], int(accuracy / self._size[1] + 1e-9)] += 1
+                    self._cells[depth // self._size[0], math.floor(accuracy / self._size[1] + 1e-9)] += 1
                     if len(self._cells) > MOST_CELLS:
                         self._coarsen()
 

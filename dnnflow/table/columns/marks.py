@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import Columns, codes
+from dnnflow.table.columns.arrow import Columns, codes, numbers_in
 from dnnflow.table.columns.kinds import Task, quoted, to_number
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import Marks, grouped, latest
-from dnnflow.table.columns.statistics import KeptBlock, labels_of, strata_of
+from dnnflow.table.columns.statistics import KeptBlock, Layout, labels_of, split_rows, strata_of
 from dnnflow.table.columns.targets import Targets
 
 TRAIN, TEST, VALIDATION = range(3)
@@ -150,6 +150,32 @@ class MarkColumn:
             return Marks(times=values)
         held = values == VALIDATION
         return Marks(validation=held) if held.any() else Marks()
+
+
+class WeighedBlock(NamedTuple):
+    """By how much a block's training rows count, shape (training rows,), float32."""
+
+    weights: NDArray[np.float32]
+    fault: Fault | None
+    """The first of them without a weight that can be read."""
+
+
+def weigh_block(block: KeptBlock, layout: Layout, name: str) -> WeighedBlock:
+    """Read the weights of a block's training rows from a column."""
+    columns = block.read()
+    rows = split_rows(block, layout, labels_of(columns, layout.targets))["train"]
+    column = columns.text(name)
+    found = numbers_in(column)[rows]
+    wrong = ~(np.isfinite(found) & (found >= 0))
+    if not wrong.any():
+        return WeighedBlock(found.astype(np.float32), None)
+    row = int(rows[wrong.argmax()])
+    texts = column.dictionary.to_pylist()
+    place = codes(column)[row]
+    got = quoted(texts[place]) if place < len(texts) else "none"
+    rule = f"column {name!r} of weights: a weight must be a number >= 0, got {got}"
+    reason = f"{rule}; correct it, or remove the row"
+    return WeighedBlock(np.empty(0, np.float32), Fault(row + 1, reason))
 
 
 def mark_block(block: KeptBlock, column: MarkColumn, targets: Targets) -> MarkedBlock:

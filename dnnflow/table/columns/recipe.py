@@ -112,6 +112,10 @@ class ColumnOptions(Parameters):
     text_columns: Annotated[Texts, Display(option="text-column")] = ()
     """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
 
+    weights: str | None = None
+    """Name of a column of numbers >= 0, by which the loss of each training and validation row counts; it is
+    no feature. Scores are not weighted."""
+
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the columns to predict."""
@@ -194,11 +198,15 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         for label in self.labels:
             if label in self.drop:
                 raise InputError(f"label must not be dropped, got {label!r} in drop; remove it there")
-            if label in self.mark.values():
-                raise InputError(
-                    f"{next(iter(self.mark))} must name another column than the label, got {label!r}; "
-                    "leave it out"
-                )
+            for field, name in {**self.mark, "weights": self.weights}.items():
+                if label == name:
+                    raise InputError(
+                        f"{field} must name another column than the label, got {label!r}; leave it out"
+                    )
+        if self.weights is not None and self.weights in (*self.mark.values(), *self.drop, ""):
+            raise InputError(
+                f"weights must name a column that is nothing else, got {self.weights!r}; leave one out"
+            )
         if self.task == "classification" and len(self.labels) > 1:
             raise InputError(
                 f"classification takes one label, got {len(self.labels)}; name one, or set task to "
@@ -209,10 +217,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.
 
-        What divides the rows is left out where chance does, and the task where the labels say it: so it was
-        before there was anything else.
+        What divides the rows is left out where chance does, the task where the labels say it, and weights
+        where there are none: so it was before there was anything else.
         """
-        implied = {"groups": None, "time": None, "split": None, "task": "auto"}
+        implied = {"groups": None, "time": None, "split": None, "task": "auto", "weights": None}
         return {name: value for name, value in super().to_dict().items()
                 if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip
 

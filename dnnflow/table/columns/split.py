@@ -114,7 +114,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Marks:
-    """What is known of rows besides their class, as far as a split needs it; at most one of these."""
+    """What is known of rows besides their labels; at most one of groups, times and validation."""
 
     groups: NDArray[np.int64] | None = None
     """Shape (rows,): number of each row's group, from 0."""
@@ -122,6 +122,8 @@ class Marks:
     """Shape (rows,)."""
     validation: NDArray[np.bool_] | None = None
     """Shape (rows,): whether the table says that a row is for validation."""
+    weights: NDArray[np.float32] | None = None
+    """Shape (rows,): by how much the loss of a row counts."""
 
 
 RowNumbers = NDArray[np.int64]

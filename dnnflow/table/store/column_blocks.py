@@ -146,7 +146,7 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
     columns = [
         FeatureColumn(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()
     ]
-    mark = _mark(table.job.recipe, read.facts[plan.mark[0]]) if plan.mark else None
+    mark = _mark(table.job.recipe, read.facts[plan.mark[0]]) if table.job.recipe.mark else None
     return Parsed(read.kept, read.rows, columns, labels, read.sources, mark)
 
 
@@ -158,9 +158,11 @@ def _mark(recipe: Recipe, facts: ColumnFacts) -> MarkColumn:
 def _plan(table: Table, head: Block) -> ParsePlan:
     recipe, first = table.job.recipe, table.first
     names = first.dialect.columns
-    mark = tuple(recipe.mark.values())
-    listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, **dict.fromkeys(recipe.mark, mark)}
+    divides, weights = tuple(recipe.mark.values()), (recipe.weights,) if recipe.weights is not None else ()
+    listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, "weights": weights,
+              **dict.fromkeys(recipe.mark, divides)}  # fmt: skip
     check_columns(names, recipe.labels, listed)
+    mark = (*divides, *weights)
     features = tuple(n for n in names if n not in (*recipe.labels, *mark, *recipe.drop))
     forced = frozenset(recipe.text_columns) & frozenset(features)
     if table.test is not None:

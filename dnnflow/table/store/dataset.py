@@ -236,6 +236,17 @@ class Dataset:
         kept = self.__dict__.get("_arrays", {})
         return kept[split][1] if split in kept else read_labels(self.stored(split))
 
+    @cached_property
+    def weights(self) -> NDArray[np.float32] | None:
+        """By how much each training row counts, (rows,); None where the table does not say.
+
+        Raises
+        ------
+        DataError
+            If they are missing or damaged.
+        """
+        return self.marks().weights
+
     @property
     def marks_validation(self) -> bool:
         """Whether the table says which training rows are for validation."""

@@ -20,7 +20,15 @@ from dnnflow.errors import DataError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
-from dnnflow.table.columns.marks import MarkColumn, MarkedBlock, check_training_rows, mark_block, test_block
+from dnnflow.table.columns.marks import (
+    MarkColumn,
+    MarkedBlock,
+    WeighedBlock,
+    check_training_rows,
+    mark_block,
+    test_block,
+    weigh_block,
+)
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.columns.split import (
@@ -171,6 +179,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         rule = _split(table, parsed, targets)
     layout = _layout(parsed.columns, targets, rule)
     fitted = _fit(table, parsed, layout)
+    if table.job.recipe.weights is not None:
+        marks = replace(marks, weights=_weights(table, parsed, layout, table.job.recipe.weights))
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
         marked = write_marks(aside, marks)
@@ -247,8 +257,23 @@ def _with_test_rows(table: Table, parsed: Parsed, test: TableText, targets: Targ
     return replace(parsed, blocks=blocks)
 
 
-def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock) -> None:
-    """Refuse a block with a row that cannot be placed."""
+def _weights(table: Table, parsed: Parsed, layout: Layout, name: str) -> NDArray[np.float32]:
+    """Read by how much each training row counts."""
+    found = []
+    calls = ((block, layout, name) for block in parsed.blocks)
+    for index, block in enumerate(table.job.tasks.run("weigh", weigh_block, calls)):
+        _check(table, parsed, index, block)
+        found.append(block.weights)
+    weights = np.concatenate(found)
+    if not weights.any():
+        raise DataError(
+            f"weights need a row to train on that counts, got only 0 in column {name!r}; leave it out"
+        )
+    return weights
+
+
+def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock | WeighedBlock) -> None:
+    """Refuse a block with a row that cannot be placed, or weighed."""
     if block.fault is not None:
         row, reason = block.fault
         raise DataError(f"{parsed.where(table, BadValue(index, row, ''))}, {reason}")

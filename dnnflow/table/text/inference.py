@@ -48,7 +48,7 @@ class ParsePlan:
     quick: bool = False
     """Whether to try the quick reader first."""
     mark: tuple[str, ...] = ()
-    """The column that divides the rows, if there is one; it is parsed as text."""
+    """The column that divides the rows, if there is one, then that of their weights; parsed as text."""
 
     @property
     def numbers(self) -> tuple[str, ...]:

@@ -58,18 +58,18 @@ def estimate_of(pipeline: Pipeline, profile: Profile) -> Estimate:
         If its space describes no design.
     """
     total, designs = sample(pipeline)
-    features, classes = shape_of(pipeline, profile)
+    features, outputs = shape_of(pipeline, profile)
     rows = round(profile.rows * (1 - pipeline.recipe.test_fraction))
     rows -= round(pipeline.training_settings.held_share * rows)
-    sizes = [count_parameters(one, features, classes) for one in designs if one.reference is None]
-    cost_s = cost_of(designs, TableShape(rows, features, classes), pipeline) * total / max(1, len(designs))
+    sizes = [count_parameters(one, features, outputs) for one in designs if one.reference is None]
+    cost_s = cost_of(designs, TableShape(rows, features, outputs), pipeline) * total / max(1, len(designs))
     cores = pipeline.executor.workers or os.cpu_count() or 1
     return Estimate(
         valid=True,
         designs=total,
         sampled=len(designs),
         features=features,
-        classes=classes,
+        classes=outputs,
         parameters=Spread(least=min(sizes), median=median(sizes), most=max(sizes)) if sizes else None,
         processor_s=cost_s,
         seconds_s=START_S + cost_s / max(1, min(cores, total)),
@@ -89,18 +89,21 @@ def sample(pipeline: Pipeline) -> tuple[int, list[Design]]:
 
 
 def shape_of(pipeline: Pipeline, profile: Profile) -> tuple[int, int]:
-    """Return network inputs and classes, as the profile lets expect them."""
+    """Return network inputs and outputs, as the profile lets expect them."""
     data, steps = pipeline.dataset, pipeline.preprocess
+    unused = {*data.drop, *pipeline.recipe.mark.values(), data.weights}
     features = 0
-    classes = 2
+    outputs = len(data.labels)
     for column in profile.columns:
-        if column.name == data.label:
-            classes = max(2, column.distinct)
-        elif column.name not in data.drop:
+        if column.name in data.labels:
+            is_number = data.task == "regression" or (data.task == "auto" and column.is_amount)
+            if len(data.labels) == 1 and not is_number and data.task != "multilabel":
+                outputs = max(2, column.distinct)
+        elif column.name not in unused:
             is_text = column.kind == "text" or column.name in data.text_columns
             features += column.distinct if is_text else 1
             features += int(steps.indicator and column.missing > 0)
-    return max(1, features), classes
+    return max(1, features), outputs
 
 
 def cost_of(designs: Sequence[Design], shape: TableShape, pipeline: Pipeline) -> float:
@@ -116,7 +119,7 @@ def cost_of(designs: Sequence[Design], shape: TableShape, pipeline: Pipeline) ->
 
 def _alone_s(design: Design, shape: TableShape, engine: str) -> float:
     steps = design.epochs * -(-shape.n_rows // design.batch_size)
-    flops = 0 if design.reference else 3 * count_flops(design, shape.n_features, shape.n_classes)
+    flops = 0 if design.reference else 3 * count_flops(design, shape.n_features, shape.n_outputs)
     build_s = 0.0 if engine == "sklearn" else KERAS_BUILD_S
     step_s = STEP_S.get(engine, STEP_S["keras"])
     return build_s + steps * step_s + design.epochs * shape.n_rows * flops / FLOPS_S

@@ -47,7 +47,7 @@ class Predictions:
         self._used_s = 0.0
 
     def predict(self, model: Path, text: bytes, *, rows: int, **reading: Any) -> dict[str, Any]:
-        """Return `classes`, `predictions` and `probabilities` of the rows of a CSV.
+        """Return what is predicted of the rows of a CSV, as `Predicted` has it.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ def _unpack(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return classes and probabilities of raw rows.
+    """Return what is predicted of raw rows, as `Predicted` has it.
 
     Parameters
     ----------
@@ -192,12 +192,26 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     if rows.empty:
         raise DataError("a request must have a row, got none; send one below the columns' names")
     table = model.predict(rows)
-    probabilities = table.iloc[:, 1:].to_numpy(dtype=float)
+    of_class = "probability of "
+    names = [name for name in table.columns[len(model.preprocessing.targets.names) :]]
+    targets = list(table.columns[: len(model.preprocessing.targets.names)])
+    values = [[_plain(value) for value in row] for row in table[targets].to_numpy(dtype=object)]
+    probabilities = table[names].to_numpy(dtype=float)
     return {
-        "classes": list(model.class_names),
-        "predictions": [str(one) for one in table["prediction"]],
+        "classes": [name.removeprefix(of_class) for name in names],
+        "predictions": [", ".join(map(_text, row)) for row in values],
         "probabilities": [[round(float(value), 6) for value in row] for row in probabilities],
+        "targets": targets,
+        "values": values,
     }
+
+
+def _plain(value: Any) -> float | str:
+    return value if isinstance(value, str) else float(value)
+
+
+def _text(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 @lru_cache(maxsize=MOST_KEPT)

@@ -299,9 +299,15 @@ def dataset_facts(described: Mapping[str, Any]) -> DatasetFacts | None:
         test_rows=test,
         features=int(described.get("n_features") or 0),
         classes=len(names),
-        label=str(described.get("label") or ""),
+        label=label_text(described),
         classes_names=names[:MOST_CLASS_NAMES],
     )
+
+
+def label_text(described: Mapping[str, Any]) -> str:
+    """Return the names of the columns that are predicted."""
+    label = described.get("label") or ""
+    return label if isinstance(label, str) else ", ".join(map(str, label))
 
 
 def _cells(found: Grid | None) -> CellGrid | None:

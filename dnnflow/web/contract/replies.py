@@ -358,6 +358,7 @@ class Estimate(ApiReply):
     features: int | None
     """Network inputs, after one-hot encoding."""
     classes: int | None
+    """Network outputs: classes, or labels or numbers to predict."""
     parameters: Spread | None
     """Weights of a design."""
     processor_s: float | None
@@ -474,11 +475,15 @@ class Models(ApiReply):
 
 
 class Predicted(ApiReply):
-    """Classes of rows."""
+    """What is predicted of rows."""
 
     classes: list[str]
-    """All classes, in the order of `probabilities`."""
+    """All classes, in the order of `probabilities`; of labels `label=value` of each; none of numbers."""
     predictions: list[str]
-    """The most probable class of each row."""
+    """The most probable class of each row; of several labels or numbers their texts, by commas."""
     probabilities: list[list[float]]
-    """Of each row, the probability of every class."""
+    """Of each row, the probability of every class; of labels that of each one's second value."""
+    targets: list[str]
+    """What is predicted: names of labels or numbers; a single one, as a class, is `prediction`."""
+    values: list[list[float | str]]
+    """Of each row, each target: a number in the table's units, or a text."""

@@ -155,7 +155,10 @@ def _fields(section: str, properties: Mapping[str, Any]) -> Iterator[FormField]:
 
 
 def _field(path: str, part: Mapping[str, Any]) -> FormField:
-    plain = next((one for one in part.get("anyOf", ()) if one.get("type") != "null"), part)
+    variants = [one for one in part.get("anyOf", ()) if one.get("type") != "null"]
+    plain = variants[0] if variants else part
+    if {one.get("type") for one in variants} == {"string", "object"}:  # a word, or a mapping
+        plain = {}
     least = plain.get("minimum", plain.get("exclusiveMinimum"))
     most = plain.get("maximum", plain.get("exclusiveMaximum"))
     kind, options = _kind(path, plain)

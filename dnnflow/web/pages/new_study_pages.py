@@ -45,6 +45,9 @@ IN_WORDS = (
 router = APIRouter()
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 Label = Annotated[str, Query(max_length=NAME)]
+Task = Annotated[str, Query(max_length=20)]
+ASKED = ("classification", "regression")
+"""What may be said of whole numbers: classes, or amounts."""
 
 
 @router.get("/new")
@@ -112,17 +115,20 @@ def delete_upload(services: TheServices, form: Form, upload: TheUpload) -> Respo
 @router.post("/new/{upload_id}/rules")
 def go_to_rules(upload_id: str, form: Form) -> Response:
     """Lead to the rules form; the label page's form has a token, which must not stand in an address."""
-    query = urlencode({"label": form.get("label", "")})
+    said = {"task": form["task"]} if form.get("task") else {}
+    query = urlencode({"label": form.get("label", ""), **said})
     return RedirectResponse(f"/new/{quote(upload_id, safe='')}/rules?{query}", status_code=303)
 
 
 @router.get("/new/{upload_id}/rules")
-def ask_for_rules(request: Request, services: TheServices, upload: TheUpload, label: Label = "") -> Response:
+def ask_for_rules(
+    request: Request, services: TheServices, upload: TheUpload, label: Label = "", task: Task = ""
+) -> Response:
     """Show the rules form as a new study starts."""
-    wrong = label_problem(upload.profile, label)
+    wrong = label_problem(upload.profile, label, task)
     if wrong:
         return _label_page(request, upload, label=label, message=wrong, code=422)
-    return _rules_page(request, upload, label, _first_rules(services, upload, label))
+    return _rules_page(request, upload, label, _first_rules(services, upload, label, task))
 
 
 @router.post("/new/{upload_id}/paste")
@@ -137,8 +143,8 @@ def paste_rules(request: Request, services: TheServices, form: Form, upload: The
     return _rules_page(request, upload, label, forms.form_of(plain, partial(check_pipeline, services)))
 
 
-def _first_rules(services: Services, upload: WebUpload, label: str) -> forms.RulesForm:
-    return forms.form_of(starting_rules(upload, label), partial(check_pipeline, services))
+def _first_rules(services: Services, upload: WebUpload, label: str, task: str = "") -> forms.RulesForm:
+    return forms.form_of(starting_rules(upload, label, task), partial(check_pipeline, services))
 
 
 def _rules_page(
@@ -188,11 +194,11 @@ def start_study(request: Request, services: TheServices, form: Form, upload: The
 @router.post("/new/{upload_id}/start-now")
 def start_with_good_rules(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Start a study by the rules that a form begins with."""
-    label = form.get("label", "")
-    wrong = label_problem(upload.profile, label)
+    label, task = form.get("label", ""), form.get("task", "")
+    wrong = label_problem(upload.profile, label, task)
     if wrong:
         return _label_page(request, upload, label=label, message=wrong, code=422)
-    read = _first_rules(services, upload, label)
+    read = _first_rules(services, upload, label, task)
     if read.pipeline is None:
         return _rules_page(request, upload, label, read)
     return _start(services, read.pipeline, form)
@@ -214,11 +220,15 @@ def guess_label(profile: Profile) -> int | None:
     return usual if usual is not None else fit[-1] if fit else None
 
 
-def label_problem(profile: Profile, label: str) -> str:
-    """Say why a column cannot be the label; empty where it can."""
+def label_problem(profile: Profile, label: str, task: str = "") -> str:
+    """Say why a column cannot be the label, or what must be said of it; empty where nothing is wrong."""
     column = next((one for one in profile.columns if one.name == label), None)
     if column is None:
         return f"a label must be one of the table's columns, got {label!r}; choose one below"
+    if task and task not in ASKED:
+        return f"a label's numbers are classification or regression, got {task!r}; choose one"
+    if column.asks and not task and not column.label_problem:
+        return f"{label} has many different whole numbers: say below whether they are classes or amounts"
     return column.label_problem or ""
 
 
@@ -227,13 +237,14 @@ def base_of(upload: WebUpload, label: str) -> dict[str, Any]:
     return {"source": f"{UPLOAD}{upload.upload_id}", "label": label}
 
 
-def starting_rules(upload: WebUpload, label: str) -> dict[str, Any]:
+def starting_rules(upload: WebUpload, label: str, task: str = "") -> dict[str, Any]:
     """Return the pipeline that a new study starts from: good for most tables."""
+    said = {"task": task} if task in ASKED else {}
     # No feature can be made of some columns, such as names
     dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name != label]
     return {
         "name": name_of(upload),
-        "dataset": base_of(upload, label) | ({"drop": dropped} if dropped else {}),
+        "dataset": base_of(upload, label) | said | ({"drop": dropped} if dropped else {}),
         "space": {
             "depth": {"int": [1, 5]},
             "units": {"choice": [16, 32, 64]},

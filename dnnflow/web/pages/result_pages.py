@@ -148,7 +148,7 @@ def show_trial(request: Request, study: TheStudy, design_id: DesignId, services:
     trial = trial_detail(services.store, study, design_id)
     measures = {
         name: sketch({key: trial.history.get(key, []) for key in (name, f"val_{name}")})
-        for name in ("accuracy", "loss")
+        for name in ("accuracy", "r2", "loss")
     }
     facts = [
         (words, getattr(trial, name)) for name, words in COLUMNS.items() if getattr(trial, name) is not None

@@ -18,14 +18,14 @@ function cell(row, text, kind = "td", isText = false) {
   row.append(made);
 }
 
-function showResult({ classes, predictions, probabilities }) {
+function showResult({ classes, predictions, probabilities, targets }) {
   // Of many classes only those that some row is most likely to have
   const shown = classes.map((_, index) => index)
     .sort((a, b) => Math.max(...probabilities.map((row) => row[b])) - Math.max(...probabilities.map((row) => row[a])))
     .slice(0, MOST_CLASSES).sort((a, b) => a - b);
   const head = document.createElement("tr");
   cell(head, "Row", "th");
-  cell(head, "Class", "th", true);
+  cell(head, targets.length > 1 ? targets.join(", ") : targets[0] === "prediction" && classes.length ? "Class" : "Prediction", "th", true);
   for (const index of shown) cell(head, classes[index], "th");
   document.getElementById("predictions-head").replaceChildren(head);
   document.getElementById("predictions-rows").replaceChildren(...predictions.slice(0, MOST_SHOWN).map((name, at) => {
@@ -46,8 +46,9 @@ function showResult({ classes, predictions, probabilities }) {
 const quoted = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
 
 document.getElementById("save").addEventListener("click", () => {
-  const lines = [["row", "class", ...last.classes].map(quoted).join(",")];
-  last.predictions.forEach((name, at) => lines.push([at + 1, quoted(name), ...last.probabilities[at]].join(",")));
+  const names = last.targets.length === 1 && last.classes.length ? ["class"] : last.targets;
+  const lines = [["row", ...names, ...last.classes].map(quoted).join(",")];
+  last.values.forEach((row, at) => lines.push([at + 1, ...row.map(quoted), ...last.probabilities[at]].join(",")));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
   link.download = "predictions.csv";

@@ -11,6 +11,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
 from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind, number_name
 from dnnflow.table.text.inference import ColumnFacts, check_label
+from dnnflow.table.text.task_inference import ROWS_A_CLASS
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile
 
 BINS = 20
@@ -122,6 +123,9 @@ class NumberCounts:
         else:
             counts = np.array([*self._values.values()], dtype=np.int64)
             bins = equal_bins(np.array([*self._values]), counts)
+        is_whole = all(value.is_integer() for value in self._values)
+        may_be_amounts = problem is None and len(self._values) > CONTINUOUS_CLASSES
+        is_rare = self._many or len(self._values) * ROWS_A_CLASS > facts.values
         return ColumnProfile(
             name,
             kind,
@@ -132,6 +136,8 @@ class NumberCounts:
             histogram.most,
             () if self._many else _frequent(named, whole=problem is None),
             problem,
+            asks=may_be_amounts and is_whole and is_rare,
+            is_amount=may_be_amounts and not is_whole,
         )
 
 

@@ -29,6 +29,10 @@ class ColumnProfile:
     """Why it cannot be the label: rule, value, remedy; None where it can."""
     feature_problem: str | None = None
     """Why it must be dropped, or be the label, as it is: rule, value, remedy; None where it may stay."""
+    asks: bool = False
+    """Whether it must be said of a label if its whole numbers are classes or amounts."""
+    is_amount: bool = False
+    """Whether the numbers of a label are amounts, where nothing is said: not all are whole."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ColumnProfile":
