@@ -186,7 +186,9 @@ def measure_baselines(
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
-            told = f"{name} on {limit:,} rows" if is_part and name != LARGEST_CLASS else name
+            told = f"{name} on {limit:,} rows" if is_part else name
+            if name == LARGEST_CLASS:
+                told = f"always {str(dataset.class_names[int(predict(features[:1])[0])])!r}"
             yield _tested(counts, kind="baseline", name=told, selected=selected)
 
 

@@ -40,7 +40,8 @@ from dnnflow.results.view.leaderboard import (
 )
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.view.paired import bias_corrected
-from dnnflow.results.view.tested import Tested, sentence, tested_in
+from dnnflow.results.view.score_words import ACCURACY, ShownMetric
+from dnnflow.results.view.tested import Tested, ToldNumber, sentence, tested_in, told_numbers
 
 CURVES = 10
 """Learning curves are shown for so many of the best."""
@@ -140,7 +141,17 @@ class StudyView:
         """Say what the best design is worth; empty where nothing was measured on test rows."""
         if self.noise is None:
             return ""
-        return sentence(self.tested, self.noise.equal, self.noise.designs)
+        return sentence(self.tested, self.noise.equal, self.noise.designs, self.metric)
+
+    @property
+    def metric(self) -> ShownMetric:
+        """What designs are compared by."""
+        return ACCURACY
+
+    @property
+    def numbers(self) -> tuple[ToldNumber, ...]:
+        """The winner, the ensemble and the best baseline on test rows; empty where nothing was measured."""
+        return told_numbers(self.tested, self.metric)
 
     @property
     def majority_rate(self) -> float | None:
