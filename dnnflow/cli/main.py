@@ -22,7 +22,9 @@ from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
+    from dnnflow.design.edges import Edge
     from dnnflow.pipeline.pipeline_file import AnyPipeline
+    from dnnflow.pipeline.study_pipeline import Pipeline
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
@@ -89,11 +91,28 @@ def _widened(pipeline: "AnyPipeline", as_json: bool) -> "AnyPipeline":
     if not isinstance(pipeline, Pipeline):
         raise InputError("--widen is for studies, got a training, which has no space; leave it out")
     wider, edges = follow_up(pipeline, Settings.from_environment())
-    if not as_json:
-        for edge in edges:
-            written = wider.plain()["space"][edge.parameter]
-            _print(f"wider: {edge}; {edge.parameter} is {json.dumps(written)} now")
+    _tell_wider(wider, edges, as_json)
     return wider
+
+
+@app.command()
+def widen(study_id: StudyId, as_json: AsJson = False) -> None:
+    """Run the wider study after one whose best designs lie at the edge of its space."""
+    from dnnflow.api import open_study
+    from dnnflow.run.run import run_of
+    from dnnflow.run.widen import wider_study
+
+    study = open_study(study_id)
+    edges = study.view().edges
+    wider = wider_study(study.record, edges)
+    _tell_wider(wider, edges, as_json)
+    _execute(run_of(wider, study.settings), as_json)
+
+
+def _tell_wider(wider: "Pipeline", edges: "tuple[Edge, ...]", as_json: bool) -> None:
+    for edge in () if as_json else edges:
+        written = wider.plain()["space"][edge.parameter]
+        _print(f"wider: {edge}; {edge.parameter} is {json.dumps(written)} now")
 
 
 def _execute(run: "Run", as_json: bool) -> None:

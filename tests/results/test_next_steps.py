@@ -68,12 +68,12 @@ def test_more_designs_are_offered_where_the_best_are_rare(equal: int, is_offered
         assert steps[0].command == "dnnflow run FILE --set designs=240"
 
 
-def test_the_model_to_take_is_chosen_by_the_rows_that_it_was_chosen_by() -> None:
+def test_the_ensemble_is_the_model_to_take_unless_a_small_one_is_asked_for() -> None:
     *_, model, score = next_steps(view(WINNER, ENSEMBLE, WEAK), "/home/models")
     assert model.text == "Predict new rows with an ensemble of 6 (90.0 % on the test rows)."
     assert model.command == "dnnflow predict /home/models/ensemble.keras ROWS.csv"
     assert (model.model, score.model) == ("ensemble", "ensemble")
-    *_, model, _ = next_steps(view(replace(WINNER, rank=2), replace(ENSEMBLE, selected=0.9)))
+    *_, model, _ = next_steps(view(replace(WINNER, rank=2), ENSEMBLE, prefer="small"))
     assert (model.model, model.command) == ("2", "dnnflow predict models/best-2.keras ROWS.csv")
 
 

@@ -56,5 +56,5 @@ def test_an_error_is_told_as_an_error() -> None:
     error = ShownMetric("RMSE", is_share=False, greater_is_better=False)
     assert error.text(-3.21) == "3.21"
     assert between(error, -3.5, -3.0) == "3 – 3.5"
-    assert width_text(error, 0.25) == "0.25"
-    assert width_text(ACCURACY, 0.025) == "2.5 points"
+    assert width_text(error, 0.25) == "± 0.25"
+    assert width_text(ACCURACY, 0.025) == "± 2.5 points"

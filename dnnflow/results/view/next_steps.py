@@ -88,16 +88,17 @@ def _more_rows(view: StudyView, winner: Tested) -> Iterator[NextStep]:
     then = width_text(view.metric, now / math.sqrt(MORE))  # an interval narrows with the root of the rows
     yield NextStep(
         "rows",
-        f"More rows: {winner.rows:,} test rows tell {view.metric.label} to ± {width_text(view.metric, now)}, "
-        f"too few to tell the winner from {' or '.join(near)}; {MORE * winner.rows:,} would to ± {then}.",
+        f"More rows: {winner.rows:,} test rows tell {view.metric.label} to {width_text(view.metric, now)}, "
+        f"too few to tell the winner from {' or '.join(near)}; {MORE * winner.rows:,} would to {then}.",
     )
 
 
 def _with_model(view: StudyView, winner: Tested, models: PurePath) -> tuple[NextStep, NextStep]:
-    """Return what may be done with the model that was better on the rows it was chosen by."""
+    """Return what may be done with the ensemble, where there is one and no small model is asked for."""
     ensemble = ensemble_of(view.tested)
     best, model, file = winner, str(winner.rank), models / f"best-{winner.rank}.keras"
-    if ensemble is not None and (ensemble.selected or 0.0) > (winner.selected or 0.0):
+    is_small = (view.record.pipeline.get("evaluation") or {}).get("prefer") == "small"
+    if ensemble is not None and not is_small:
         best, model, file = ensemble, "ensemble", models / "ensemble.keras"
     worth = f"{view.metric.text(best.score)} on the test rows"
     return (

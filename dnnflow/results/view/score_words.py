@@ -34,7 +34,11 @@ def between(metric: ShownMetric, low: float, high: float) -> str:
     return " – ".join(bare(metric, end) for end in ends)
 
 
+def spread_text(metric: ShownMetric, spread: float) -> str:
+    """Return a standard deviation of scores, e.g. `± 1.2`."""
+    return f"± {bare(metric, spread if metric.greater_is_better else -spread)}"
+
+
 def width_text(metric: ShownMetric, width: float) -> str:
-    """Return a difference of scores without a sign, e.g. `2.5 points`."""
-    told = bare(metric, width if metric.greater_is_better else -width)
-    return f"{told} points" if metric.is_share else told
+    """Return half an interval of a score, e.g. `± 2.5 points`."""
+    return f"{spread_text(metric, width)}{' points' if metric.is_share else ''}"
