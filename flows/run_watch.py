@@ -41,7 +41,7 @@ def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
     return [
         {
             "rank": place.rank,
-            "score": round(place.score, 4),
+            "accuracy": round(place.score, 4),
             "95 % interval": f"{place.low:.4f} to {place.high:.4f}",
             "design": place.design,
             "parameters": place.parameters,

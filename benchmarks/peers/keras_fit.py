@@ -49,5 +49,5 @@ def train(design: Design, arrays: Arrays, options: dict[str, Any] | None = None)
     features, labels, test_features, test_labels = arrays
     model = compiled(design, features.shape[1], int(labels.max()) + 1, options or {})
     model.fit(features, labels, batch_size=design.batch_size, epochs=design.epochs, verbose=0)
-    _, score = model.evaluate(test_features, test_labels, verbose=0)
-    return float(score)
+    _, accuracy = model.evaluate(test_features, test_labels, verbose=0)
+    return float(accuracy)

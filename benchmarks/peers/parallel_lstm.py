@@ -72,7 +72,7 @@ def ours(client: Any, replicas: int) -> tuple[float, float]:
     # Not while a replica is still tracing its step, nor when one has run out of rows
     later = [mark for mark in marks if EPOCHS * SAMPLES // 2 <= mark[1] < EPOCHS * SAMPLES - SAMPLES]
     (begin, first), (end, last) = later[0], later[-1]
-    return (last - first) / (end - begin), found["history"].rows[-1]["score"]
+    return (last - first) / (end - begin), found["history"].rows[-1]["accuracy"]
 
 
 def measure(rounds: int) -> None:
@@ -111,5 +111,5 @@ def fit_apart() -> tuple[float, float]:
         threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
         environment = os.environ | threads | {"PYTHONPATH": os.pathsep.join(sys.path)}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, stderr=subprocess.DEVNULL)
-        rate, score = out.read_text().strip("()").split(",")
-    return float(rate), float(score)
+        rate, accuracy = out.read_text().strip("()").split(",")
+    return float(rate), float(accuracy)

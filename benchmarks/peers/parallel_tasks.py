@@ -125,7 +125,7 @@ class Trainer:
             reply = server.exchange(Push(replica, steps[replica], version, totals.count, vector))
             pulled[replica], steps[replica] = (reply.version, reply.vector), steps[replica] + 1
         found = step.results(step.evaluate(server.pull()[1], [(test_features, test_labels)]))
-        return float(found["score"])
+        return float(found["accuracy"])
 
     def keras(self, seed: int, optimizer: Any) -> float:
         """Return the test accuracy of Keras on the same batches."""

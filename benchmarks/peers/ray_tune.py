@@ -17,7 +17,7 @@ def as_function(task: Task) -> Run:
     from ray import tune
 
     def trainable(config: dict[str, Any], arrays: Arrays) -> None:
-        tune.report({"score": train_text(config["design"], arrays)})
+        tune.report({"accuracy": train_text(config["design"], arrays)})
 
     return tuned(trainable, task, reuse_actors=False)
 
@@ -36,7 +36,7 @@ def with_reused_actors(task: Task) -> Run:
             return True
 
         def step(self) -> dict[str, Any]:
-            return {"score": train_text(self.design, self.arrays), "done": True}
+            return {"accuracy": train_text(self.design, self.arrays), "done": True}
 
     return tuned(Trainable, task, reuse_actors=True)
 
@@ -73,7 +73,7 @@ def tuned(trainable: Any, task: Task, *, reuse_actors: bool) -> Run:
     ended = time.perf_counter()
     ray.shutdown()
     results = [result for result in found if result.error is None]
-    accuracies = {id_of(result.config): result.metrics["score"] for result in results}
+    accuracies = {id_of(result.config): result.metrics["accuracy"] for result in results}
     return Run(ended - begun, begun - start, accuracies)
 
 

@@ -50,10 +50,10 @@ def draw_study(view: StudyView) -> dict[str, figure]:
             drawn[column] = cloud_figure(cloud, x=words, y=view.metric.label)
     for place, marginal in enumerate(view.marginals[:MARGINAL_FIGURES]):
         drawn[f"marginal-{place}"] = marginal_figure(marginal, view.metric.label)
-    for measure in ("score", "loss"):
+    for name, measure in (("score", "accuracy"), ("loss", "loss")):
         curves = tables.curves(view, measure)
         if curves:
-            drawn[f"curves-{measure}"] = curves_figure(curves)
+            drawn[f"curves-{name}"] = curves_figure(curves)
     confusion = tables.confusion(view)
     if confusion:
         drawn["confusion"] = confusion_figure(confusion)

@@ -63,7 +63,7 @@ def test_run_prints_leaderboard_study_and_report(call, study_id: str) -> None:
     assert code == 0, err
     assert study_id in out
     assert "report.html" in out
-    assert "score" in out
+    assert "accuracy" in out
 
 
 def test_run_tells_each_stage(call) -> None:

@@ -337,18 +337,18 @@ def view(store: Store) -> StudyView:
     """Thirty designs of six depths, two activations, and six failures."""
     trials = [
         completed(
-            Design(layers=(Layer(16, activation),) * depth, seed=seed),
-            0.95 - 0.02 * depth - (0.1 if activation == "sigmoid" else 0) - 0.005 * seed,
+            Design(layers=(Layer(16, activation),) * depth, batch_size=32 + size),
+            0.95 - 0.02 * depth - (0.1 if activation == "sigmoid" else 0) - 0.005 * size,
             training_s=0.5 + 0.25 * depth,
             parameters=100 * depth + 10,
             flops=200 * depth,
             epochs_run=2,
-            history={"loss": (1.0, 0.5), "score": (0.5, 0.6)},
+            history={"loss": (1.0, 0.5), "accuracy": (0.5, 0.6)},
             confusion=((90, 10), (20, 80)),
         )
         for depth in (1, 2, 3, 4, 5)
         for activation in ("relu", "sigmoid")
-        for seed in (0, 1, 2)
+        for size in (0, 1, 2)
     ]
     errors = [failed(Design(seed=100 + i), "MemoryError", "too big") for i in range(3)]
     errors += [failed(Design(seed=200), "MemoryError", "far too big")]
@@ -386,13 +386,13 @@ def test_a_place_is_json(view: StudyView) -> None:
 
 
 def test_of_equal_designs_the_smaller_is_first(store: Store) -> None:
-    trials = [completed(Design(seed=i), 0.5, parameters=p) for i, p in enumerate((30, 10, 20))]
+    trials = [completed(Design(batch_size=8 + i), 0.5, parameters=p) for i, p in enumerate((30, 10, 20))]
     places = load_view(store, add(store, trials)).leaderboard
     assert [place.parameters for place in places] == [10, 20, 30]
 
 
 def test_marginals_are_ranked_by_what_they_explain(view: StudyView) -> None:
-    assert [item.parameter for item in view.marginals] == ["activation", "depth", "seed"]
+    assert [item.parameter for item in view.marginals] == ["activation", "depth", "batch_size"]
     activation, depth, _ = view.marginals
     assert activation.explained > depth.explained
     assert sum(item.explained for item in view.marginals) == pytest.approx(
@@ -413,7 +413,7 @@ def test_depth_is_seen_in_accuracy_time_and_spectrum(view: StudyView) -> None:
 
 def test_the_best_are_shown_in_detail(view: StudyView) -> None:
     assert [curve.rank for curve in view.curves] == list(range(1, 11))
-    assert view.curves[0].history == {"loss": (1.0, 0.5), "score": (0.5, 0.6)}
+    assert view.curves[0].history == {"loss": (1.0, 0.5), "accuracy": (0.5, 0.6)}
     assert view.best is not None
     assert view.best.confusion == ((90, 10), (20, 80))
     assert view.class_names == ("no", "yes")
@@ -475,13 +475,14 @@ def test_only_designs_that_have_a_parameter_are_compared_by_it(store: Store) -> 
 
 
 def test_an_exported_trial_says_how_its_time_was_found(store: Store, tmp_path: Path) -> None:
-    trials = [completed(Design(seed=i), 0.5, training_s=0.1, amortised=i == 1) for i in range(2)]
+    designs = [Design(batch_size=size) for size in (16, 32)]
+    trials = [completed(one, 0.5, training_s=0.1, amortised=one.batch_size == 32) for one in designs]
     study_id = add(store, trials)
     export_trials(store.frame(study_id), tmp_path / "trials.csv")
-    exported = pd.read_csv(tmp_path / "trials.csv").set_index("seed")
-    assert exported["amortised"].to_dict() == {0: False, 1: True}
+    exported = pd.read_csv(tmp_path / "trials.csv").set_index("batch_size")
+    assert exported["amortised"].to_dict() == {16: False, 32: True}
     shown = load_view(store, study_id)
-    assert [place.design_id for place in shown.leaderboard if place.amortised] == []
+    assert [place.design_id for place in shown.leaderboard if place.amortised] == [designs[1].design_id]
 
 
 def test_a_deep_study_is_tested_for_flatness(store: Store) -> None:

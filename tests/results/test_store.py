@@ -204,7 +204,7 @@ def test_a_trial_comes_back_with_everything(store: Store) -> None:
         train_loss=1e-300,
         validation_score=0.5,
         validation_loss=0.25,
-        history={"loss": (1 / 3, 0.1), "score": (0.5, 1.0)},
+        history={"loss": (1 / 3, 0.1), "accuracy": (0.5, 1.0)},
         confusion=((3, 1), (0, 4)),
     )
     store.add_trials(study_id, [(design, trial)])

@@ -59,7 +59,7 @@ def made_trials() -> list[tuple[Design, Trial]]:
             flops=units * 128,
             epochs_run=3,
             score=round(float(rng.uniform(0.8, 0.99)) * 300) / 300,
-            history={"loss": (2.0, 1.0, 0.5), "score": (0.3, 0.6, 0.9)},
+            history={"loss": (2.0, 1.0, 0.5), "accuracy": (0.3, 0.6, 0.9)},
             confusion=((95, 3, 2), (0, 100, 0), (7, 0, 93)),
         )
         if index < 2:
@@ -381,15 +381,15 @@ def test_of_many_classes_those_with_most_errors_are_shown(view: StudyView) -> No
 
 
 def test_curves_are_of_validation_rows_only_where_all_have_them(view: StudyView) -> None:
-    training = tables.curves(view, "score")
+    training = tables.curves(view, "accuracy")
     assert training is not None
     assert training.measure == "training accuracy"
     assert training.epochs[0].tolist() == [1, 2, 3]
     watched = tuple(replace(c, history={**c.history, "val_accuracy": (0.1, 0.2)}) for c in view.curves)
-    validation = tables.curves(replace(view, curves=watched), "score")
+    validation = tables.curves(replace(view, curves=watched), "accuracy")
     assert validation is not None
     assert (validation.measure, validation.values[0].tolist()) == ("validation accuracy", [0.1, 0.2])
-    some = tables.curves(replace(view, curves=(watched[0], *view.curves[1:])), "score")
+    some = tables.curves(replace(view, curves=(watched[0], *view.curves[1:])), "accuracy")
     assert some is not None
     assert some.measure == "training accuracy"
 

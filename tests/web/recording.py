@@ -131,7 +131,7 @@ def trial(made: Design, index: int, *, has_failed: bool = False) -> Trial:
     score = (20 + right) / 30
     history = {
         "loss": tuple(1.0 / (1 + epoch + index % 3) for epoch in range(EPOCHS)),
-        "score": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
+        "accuracy": tuple(min(1.0, 0.5 + 0.1 * epoch) for epoch in range(EPOCHS)),
     }
     return replace(
         failed,

@@ -122,7 +122,7 @@ class StackRun:
     def test(self, members: Sequence[Member]) -> list[MeasuredRows | None]:
         """Return what each design gives for the rows it is measured on; None for a design that diverged.
 
-        MeasuredRows with the weights that members have, so that what is recorded is what is kept.
+        Measured with the weights that members have, so that what is recorded is what is kept.
         """
         weights = [  # those that diverged keep their place, so that nobody else's numbers know of them
             member.weights or tuple(map(np.zeros, shapes))

@@ -32,7 +32,7 @@ HEIGHT = 290
 """Of a figure."""
 CELL = [
     ("hidden layers", "@layers"),
-    ("score", "@bottom{0.000} – @top{0.000}"),
+    ("accuracy", "@bottom{0.000} – @top{0.000}"),
     ("trials", "@count{0,0}"),
 ]
 """What is told of a cell under the pointer."""
@@ -193,7 +193,7 @@ class StudyFigures:
         self._best = ColumnDataSource({"x": [], "y": []})
         self._pace = ColumnDataSource({"x": [], "y": []})
         self.figures: dict[str, figure] = {
-            "cells": quads(canvas(x="hidden layers", y="score", height=height + 40), self._cells, CELL),
+            "cells": quads(canvas(x="hidden layers", y="accuracy", height=height + 40), self._cells, CELL),
             "best": _best_figure(self._best, height),
             "pace": pace_figure(self._pace, "trials a second", height),
         }
@@ -223,6 +223,6 @@ def _best_figure(source: ColumnDataSource, height: int) -> figure:
     plot = canvas(x="trials", y="best accuracy so far", height=height)
     line = plot.step("x", "y", source=source, mode="after", color=GREEN, line_width=2.4)
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
-    rows = [("trial", "@x{0,0}"), ("score", "@y{0.0000}")]
+    rows = [("trial", "@x{0,0}"), ("accuracy", "@y{0.0000}")]
     plot.add_tools(HoverTool(renderers=[line], tooltips=rows))
     return plot

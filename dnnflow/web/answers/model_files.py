@@ -52,7 +52,8 @@ def saved_models(workspace: Workspace, study_id: str) -> list[ModelInfo]:
 
 def _info(path: Path, rank: int) -> ModelInfo:
     about = read_about(path)
-    score = (about.get("tested") or {}).get("score", about.get("test_accuracy"))
+    tested = about.get("tested") or {}
+    score = tested.get("score", tested.get("accuracy", about.get("test_accuracy")))  # as older models have it
     columns = (about.get("preprocessing") or {}).get("columns") or []
     return ModelInfo(
         rank=rank,

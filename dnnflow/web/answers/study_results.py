@@ -33,7 +33,7 @@ PLACES = 10
 MOST_DIFFERENCES = 200
 HIDDEN = ("dataset.source", "evaluation.test_source", "dataset.storage_options")
 """Of pipelines, what is not compared: places of the server."""
-LIVE_PLOTS = {"live-score": ("score", "score"), "live-time": ("time", "training time, s")}
+LIVE_PLOTS = {"live-score": ("score", "accuracy"), "live-time": ("time", "training time, s")}
 
 
 @dataclass

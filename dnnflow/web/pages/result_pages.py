@@ -37,7 +37,7 @@ PLACES = 50
 MOST_CLASSES = 30
 """A larger confusion matrix is not shown as a table."""
 COLUMNS = {
-    "score": "score", "train_score": "training accuracy", "loss": "loss",
+    "score": "accuracy", "train_score": "training accuracy", "loss": "loss",
     "training_s": "training, s", "depth": "hidden layers", "units": "units", "activation": "activation",
     "dropout": "dropout", "optimizer": "optimizer", "learning_rate": "learning rate",
     "batch_size": "batch size", "epochs_run": "epochs", "parameters": "weights", "seed": "seed",
@@ -148,7 +148,7 @@ def show_trial(request: Request, study: TheStudy, design_id: DesignId, services:
     trial = trial_detail(services.store, study, design_id)
     measures = {
         name: sketch({key: trial.history.get(key, []) for key in (name, f"val_{name}")})
-        for name in ("score", "loss")
+        for name in ("accuracy", "loss")
     }
     facts = [
         (words, getattr(trial, name)) for name, words in COLUMNS.items() if getattr(trial, name) is not None

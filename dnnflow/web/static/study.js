@@ -62,7 +62,7 @@ function update(status) {
   const bins = JSON.stringify(status.live ?? null);
   if (bins !== drawn) {
     drawn = bins;
-    draw(at("live-score"), status.live?.score, { measure: "score" });
+    draw(at("live-score"), status.live?.score, { measure: "accuracy" });
     draw(at("live-time"), status.live?.time, { measure: "training time, s", unit: " s" });
   }
   if (status.failed !== failed) { failed = status.failed; if (failed) listFailures(); }
