@@ -182,10 +182,15 @@ class Study:
                 raise
 
     def forget_failed(self) -> int:
-        """Forget the trials that did not complete, so that they are trained again; return how many."""
+        """Forget the trials that did not complete, so that they are trained again; return how many.
+
+        Finalists are then trained anew, too: others may be among the best.
+        """
         with self.store.driving(self.study_id):
             forgotten = self.store.forget_failed(self.study_id)
+            forgotten += sum(not one.is_completed for one in self.store.final_trials(self.study_id))
             if forgotten:
+                self.store.forget_final_trials(self.study_id)
                 self.store.set_state(self.study_id, RunState.STOPPED)
         return forgotten
 

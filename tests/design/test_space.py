@@ -40,7 +40,9 @@ small_spaces = st.fixed_dictionaries(
 def test_a_grid_has_every_design_once_and_knows_how_many(data: dict[str, Any]) -> None:
     space = Space.from_dict(data)
     ids = [design.design_id for design in space.grid()]
-    assert len(set(ids)) == len(ids) == space.length()
+    designs = {design.unseeded_id for design in space.grid()}
+    assert len(designs) == space.length()
+    assert len(set(ids)) == len(ids) == len(designs) * space.repetitions
 
 
 @REPEATABLE
@@ -51,8 +53,9 @@ def test_a_sample_has_no_repeats_and_ends_when_the_space_does(
     space = Space.from_dict(data)
     everything = {design.design_id for design in space.grid()}
     ids = [design.design_id for design in space.sample(n, seed)]
-    assert len(set(ids)) == len(ids) == min(n, len(everything))
+    assert len(set(ids)) == len(ids) == min(n, space.length() or 0) * space.repetitions
     assert set(ids) <= everything
+    assert len({design.unseeded_id for design in space.sample(n, seed)}) * space.repetitions == len(ids)
 
 
 @REPEATABLE
@@ -161,6 +164,15 @@ def test_a_parameter_goes_to_the_optimizers_that_take_it() -> None:
     ]
 
 
+def test_seeds_repeat_designs_the_seed_fastest() -> None:
+    space = Space.from_dict({"depth": 0, "batch_size": {"choice": [8, 16]}, "seed": {"int": [3, 5]}})
+    assert (space.length(), space.repetitions) == (2, 3)
+    assert [(d.batch_size, d.seed) for d in space.grid()] == [(b, s) for b in (8, 16) for s in (3, 4, 5)]
+    (size,) = {design.batch_size for design in space.sample(1)}
+    assert [(d.batch_size, d.seed) for d in space.sample(1)] == [(size, seed) for seed in (3, 4, 5)]
+    assert len({design.unseeded_id for design in space.grid()}) == 2
+
+
 def test_ranges_that_do_not_matter_leave_a_space_countable() -> None:
     assert Space.from_dict({"depth": 0, "dropout": {"uniform": [0, 0.5]}}).length() == 1
 
@@ -211,6 +223,7 @@ def test_parameters_of_a_reference_are_drawn() -> None:
         ({"early_stopping": {"patience": 0}}, "early_stopping: patience must be >= 1, got 0"),
         ({"designs": [{}], "depth": 3}, "a space of designs takes nothing else, got depth"),
         ({"reference": {"function": "m:f"}, "units": 3}, "by reference has no layers of its own, got units"),
+        ({"seed": {"int": [0, 100]}}, r"seed repeats .*, at most 100 times, got .*; write \{int: \[0, 4\]\}"),
         ({"reference": {"name": "m:f"}}, "reference takes function and parameters, got name"),
     ],
 )
@@ -230,4 +243,6 @@ def test_a_grid_over_a_continuous_range_names_the_remedy() -> None:
 def test_the_spaces_of_shipped_pipelines_can_be_drawn_from(path: Path) -> None:
     data = yaml.safe_load(path.read_text())["space"]
     space = Space.from_dict({"designs" if key == "explicit" else key: value for key, value in data.items()})
-    assert len(list(space.sample(3))) == 3
+    drawn = list(space.sample(3))
+    assert len({design.unseeded_id for design in drawn}) == 3
+    assert len(drawn) == 3 * space.repetitions

@@ -391,6 +391,26 @@ def test_of_equal_designs_the_smaller_is_first(store: Store) -> None:
     assert [place.parameters for place in places] == [10, 20, 30]
 
 
+def test_seeds_repeat_one_design_whose_value_is_their_mean(store: Store) -> None:
+    found = {(8, 0): 0.9, (8, 1): 0.5, (16, 0): 0.8, (16, 2): 0.7, (32, 4): 0.6}
+    trials = [
+        completed(Design(batch_size=size, seed=seed), score, train_score=None if seed == 0 else 1.0)
+        for (size, seed), score in found.items()
+    ]
+    shown = load_view(store, add(store, [*trials, failed(Design(batch_size=16, seed=3), "MemoryError", "")]))
+    first, second, third = shown.leaderboard
+    assert [place.design for place in shown.leaderboard] == [
+        f"no hidden layer, adam 0.001, batch {size}" for size in (16, 8, 32)
+    ]
+    assert [place.score for place in shown.leaderboard] == pytest.approx([0.75, 0.7, 0.6])
+    assert [place.trainings for place in shown.leaderboard] == [2, 2, 1]
+    assert first.design_id == Design(batch_size=16).design_id
+    assert first.spread == pytest.approx(0.1 / math.sqrt(2))
+    assert (first.train_score, third.spread, second.is_finalist) == (None, None, False)
+    assert shown.noise is not None
+    assert (shown.noise.designs, len(shown.trials)) == (3, 5)
+
+
 def test_marginals_are_ranked_by_what_they_explain(view: StudyView) -> None:
     assert [item.parameter for item in view.marginals] == ["activation", "depth", "batch_size"]
     activation, depth, _ = view.marginals

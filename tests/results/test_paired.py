@@ -8,6 +8,7 @@ from statistics import NormalDist, fmean
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 from threadpoolctl import threadpool_limits  # of scikit-learn
 
 from dnnflow.errors import InputError
@@ -186,6 +187,16 @@ def test_p_values_hold_far_out() -> None:
     assert [place for place, told in enumerate(told_apart(right), start=1) if told] == [1]
 
 
+def test_shares_of_right_predictions_are_compared_by_a_paired_t_test() -> None:
+    generator = np.random.default_rng(4)
+    good = generator.choice([0.0, 1 / 3, 2 / 3, 1.0], (6, 200)).astype(np.float32)
+    good[0] = np.minimum(good[0] + generator.choice([0.0, 0.2], 200), 1.0)
+    expected = [float(ttest_rel(good[0], other, alternative="greater").pvalue) for other in good[1:]]
+    assert paired._by_mean(good) == pytest.approx(expected, rel=1e-4)
+    ahead = np.stack([np.full(9, 0.75), np.full(9, 0.5), np.full(9, 0.75)])
+    assert told_apart(ahead) == (True, False)
+
+
 def first_by_order(right: np.ndarray) -> np.ndarray:
     return right
 
@@ -234,7 +245,7 @@ def test_smallest_equal_is_the_smallest_of_those_not_told_apart() -> None:
     [
         (np.ones((3, 0), bool), r"rows must be >= 1, got 0; hold out"),
         (np.ones((0, 3), bool), r"designs must be >= 1, got 0; wait"),
-        (np.ones((2, 3)), r"right must be a bool array .*got float64 of shape \(2, 3\); compare"),
+        (np.ones((2, 3), int), r"right must be a bool or float array .*got int64 of shape \(2, 3\); compare"),
         (np.ones(3, bool), r"right must be .*got bool of shape \(3,\); compare"),
     ],
 )

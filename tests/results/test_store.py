@@ -481,7 +481,7 @@ def test_many_may_open_a_new_store_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "remedy"), [(1, "update dnnflow"), (-4, "set DNNFLOW_STORE to a new store")]
+    ("step", "remedy"), [(1, "update dnnflow"), (-5, "set DNNFLOW_STORE to a new store")]
 )
 def test_a_store_of_another_version_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, step: int, remedy: str

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnnflow.engines.records import FinalOptions
+from dnnflow.design.layers import Design
+from dnnflow.engines.records import FinalOptions, Trial, TrialError, TrialState
 from dnnflow.errors import InputError
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.results.predictions.prediction_matrix import read_predictions
+from dnnflow.results.store.final_trials import FinalTrial
 from dnnflow.results.view.study_view import StudyView, load_finals
 from dnnflow.run.execute import aggregate, finalists, measure_once
 from dnnflow.run.final_stage import finalists_of, has_finals, parts_of, train_finals
@@ -171,6 +173,25 @@ def test_what_was_tested_stays_when_weights_are_gone(settings: Settings) -> None
     for one in study.store.final_trials(study.id):
         settings.workspace.final_weights(study.id, one.design.design_id).unlink()
     assert hand_out(study, study.view())[1] == view.tested
+
+
+@pytest.mark.slow
+def test_finalists_are_trained_anew_with_what_failed(settings: Settings) -> None:
+    study, view = screened(settings)
+    train_finals(study, view, LocalExecutor())
+    assert study.forget_failed() == 0
+    before = {one.design.design_id for one in study.store.final_trials(study.id)}
+    design = Design(seed=99)
+    error = TrialError("MemoryError", "too big", "")
+    lost = Trial(design_id=design.design_id, state=TrialState.FAILED, engine="keras", error=error)
+    study.store.add_final_trials(
+        study.id, [FinalTrial("folds", view.screen[0].design_id, design, 0, 1, lost)]
+    )
+    assert study.forget_failed() == 1
+    assert study.store.final_trials(study.id) == []
+    assert study.is_trained
+    train_finals(study, study.view(), LocalExecutor())
+    assert {one.design.design_id for one in study.store.final_trials(study.id)} == before
 
 
 def test_finalists_take_no_more_than_their_share(settings: Settings) -> None:

@@ -23,6 +23,10 @@ TINY = ("executor.kind=in-process", "space.epochs=1", "space.seed=0", "designs=2
         "training.engine=keras")  # fmt: skip
 
 
+def models_of(study: stored.Study) -> set[str]:
+    return {path.name for path in study.settings.workspace.model(study.id, 1).parent.iterdir()}
+
+
 @pytest.fixture
 def views(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of studies whose numbers were computed, one for each time."""
@@ -52,8 +56,11 @@ def test_numbers_of_a_study_are_computed_once_a_run(
     call: Callable[..., int], settings: Settings, views: list[str], tmp_path: Path
 ) -> None:
     """Of 50,000 designs that takes seconds; report, models, terminal and exit code show the same."""
-    pipeline = load_pipeline(IRIS, TINY)
-    sets = [part for item in (*TINY, f"outputs.report={tmp_path / 'copy.html'}") for part in ("--set", item)]
+    screen = (*TINY, "evaluation.finalists=0")
+    pipeline = load_pipeline(IRIS, screen)
+    sets = [
+        part for item in (*screen, f"outputs.report={tmp_path / 'copy.html'}") for part in ("--set", item)
+    ]
     assert call("run", str(IRIS), *sets) == 0
     assert len(views) == 1
     assert call("run", str(IRIS), *sets, "--json") == 0  # finished before
@@ -64,6 +71,8 @@ def test_numbers_of_a_study_are_computed_once_a_run(
     assert views[2:] == [stopped.id]
     assert call("show", stopped.id) == 0
     assert len(views) == 4
+    with_finalists = run_study(load_pipeline(IRIS, [*TINY, "space.depth=1"]), settings=settings)
+    assert views[4:] == [with_finalists.id] * 2  # of the screen, and of all
 
 
 def test_a_resumed_study_ends_as_a_fresh_one(settings: Settings, tmp_path: Path) -> None:
@@ -78,7 +87,7 @@ def test_a_resumed_study_ends_as_a_fresh_one(settings: Settings, tmp_path: Path)
     study = open_study(stopped.id, settings=settings).resume()
     assert study.is_finished
     assert copy.read_text() == settings.workspace.report(study.id).read_text()
-    assert len(list(settings.workspace.model(study.id, 1).parent.iterdir())) == 1
+    assert models_of(study) == {"best-1.keras", "ensemble.keras"}
     copy.unlink()
     assert study.finish().is_finished
     assert copy.is_file()
@@ -103,7 +112,7 @@ def test_a_study_of_another_version_goes_on_with_what_is_understood(settings: Se
     assert study.pipeline.outputs.models == 1
     assert study.pipeline.training.engine == "keras"
     assert study.finish().is_finished
-    assert len(list(settings.workspace.model(study.id, 1).parent.iterdir())) == 1
+    assert models_of(study) == {"best-1.keras", "ensemble.keras"}
 
 
 @pytest.mark.parametrize(

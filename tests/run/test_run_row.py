@@ -49,10 +49,10 @@ def test_a_study_has_its_row_before_its_table_is_read(
     study = run_study(iris(), settings=settings, listener=look)
     assert {row.run_id for row in seen} == {study.id}
     assert all(row.is_driven for row in seen)
-    stages = ["upload", "preprocess", "train", "aggregate", "test", "report"]
+    stages = ["upload", "preprocess", "train", "aggregate", "finalists", "test", "report"]
     assert [str(row.stage).partition(":")[0] for row in seen] == stages
-    assert [row.has_designs for row in seen] == [False, False, True, True, True, True]
-    assert [row.state.value for row in seen] == ["running"] * 3 + ["finished"] * 3
+    assert [row.has_designs for row in seen] == [False, False, True, True, True, True, True]
+    assert [row.state.value for row in seen] == ["running"] * 7
     [row] = rows()
     assert (row.state, row.error, row.is_driven) == (RunState.FINISHED, None, False)
     assert row.created_at <= str(row.started_at) <= str(row.ended_at)
@@ -82,7 +82,7 @@ def test_a_run_that_fails_says_why_in_its_row(
     assert not Store(settings.store_url).studies(), "it is no study yet"
     useless = run_study(iris("training.time_limit_s=0.000001"), settings=settings)
     assert "got 2 failures of TimeLimitError" in str(useless.record.error)
-    assert useless.is_finished
+    assert (useless.record.state, useless.is_trained) == (RunState.FAILED, True)
 
 
 def test_a_run_that_is_interrupted_is_stopped_and_goes_on(settings: Settings) -> None:

@@ -152,7 +152,7 @@ def by_design(
     known = designs()
     seeded = trials.sort_values("seed", kind="stable")
     groups = seeded.groupby(seeded["design_id"].map(lambda one: known[one].unseeded_id), sort=False)
-    found = groups.first().reset_index(drop=True)
+    found = groups.head(1).reset_index(drop=True)
     scores = groups["score"].agg(["mean", "std", "count"])
     found = found.assign(score=scores["mean"].to_numpy(), spread=scores["std"].to_numpy(),
                          trainings=scores["count"].to_numpy(),
