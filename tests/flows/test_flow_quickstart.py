@@ -48,7 +48,7 @@ def test_a_first_run_needs_one_command(tmp_path: Path) -> None:
     small = whole.model_copy(
         update={
             "designs": 3,
-            "space": whole.space.model_copy(update={"epochs": 1}),
+            "space": whole.space.model_copy(update={"epochs": 1, "seed": 0}),
             "executor": whole.executor.model_copy(update={"workers": 1, "dashboard_port": 0}),
             "outputs": whole.outputs.model_copy(update={"models": 0}),
         }
@@ -58,7 +58,7 @@ def test_a_first_run_needs_one_command(tmp_path: Path) -> None:
     done = quickstart(pipeline, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout
-    stages = ("upload:", "preprocess:", "train:", "aggregate:", "report:")
+    stages = ("upload:", "preprocess:", "train:", "aggregate:", "finalists:", "report:")
     assert [lines.index(stage) for stage in stages] == sorted(lines.index(stage) for stage in stages)
     assert "3 of 3 designs" in lines
     study_id = word(r"^study +(\S+) ", lines)
