@@ -2,8 +2,8 @@
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -29,6 +29,8 @@ MOST_CLASSES = 25
 MOST_CONFUSED = 10
 LOG_SPAN = 50
 """Depths that span more than this factor are drawn on a logarithmic axis."""
+SHOWN_PLACES, FEWEST_OTHERS = 10, 3
+"""Places of a leaderboard that are shown at once, and of those behind the finalists at least."""
 FEWEST_DEPTHS = 16
 """A spectrum of fewer depths says nothing; a study of so many is one of depth, as that of 2015."""
 FEWEST_TIMED = 5
@@ -180,14 +182,17 @@ class PlaceRow:
     """± over several trainings; empty of one."""
     interval: str
     """95 %."""
-    bar: tuple[float, float, float]
-    """Left end, length and place of the score of the interval's bar, in percent of its track."""
+    bar: tuple[float, float, float] | None
+    """Left end, length and place of the score of the interval's bar, in percent of its track; None of what
+    lies beyond the track, which is as long as what is shown at once."""
     place: Ranked | None = None
     is_first: bool = False
     mark: str = ""
     """Beside the training time."""
-    link: str = ""
-    """Of a model that was tested: rank or `ensemble`."""
+    selected: str = ""
+    """Of what was tested: the score on the rows that it was chosen by."""
+    model: str = ""
+    """Of what was tested: rank or `ensemble`, where it is handed out."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,8 @@ class PlaceSection:
     note: str
     """What these scores are."""
     rows: tuple[PlaceRow, ...]
+    shown: int
+    """Rows that are shown at once."""
 
 
 def place_sections(view: StudyView, top: int | None = None) -> list[PlaceSection]:
@@ -207,11 +214,13 @@ def place_sections(view: StudyView, top: int | None = None) -> list[PlaceSection
     finalists = [one for one in shown if one.is_finalist]
     others = [one for one in shown if not one.is_finalist]
     found = []
+    n_others = max(FEWEST_OTHERS, SHOWN_PLACES - len(finalists))
     if finalists and view.finals:
         times = finalists[0].trainings
         trained = "trained once more" if times == 1 else f"trained {times} times each, mean ± spread,"
         note = f"{trained} on {view.finals.rows:,} rows that each network was not fitted to"
-        found.append(_section("Finalists", note, finalists, marks, view.metric))
+        rows = _place_rows(finalists, marks, view.metric, SHOWN_PLACES)
+        found.append(PlaceSection("Finalists", note, rows, SHOWN_PLACES))
     if others:
         seeds = max(one.trainings for one in others)
         trained = "" if seeds == 1 else f"trained {seeds} times each, mean ± spread, "
@@ -220,7 +229,7 @@ def place_sections(view: StudyView, top: int | None = None) -> list[PlaceSection
             title = "The others, by the screen"
             note = f"one training on {view.measured_on}" if seeds == 1 else note
             note += ", by which the finalists were chosen: not to be compared with the numbers above"
-        found.append(_section(title, note, others, marks, view.metric))
+        found.append(PlaceSection(title, note, _place_rows(others, marks, view.metric, n_others), n_others))
     return found
 
 
@@ -228,19 +237,21 @@ def tested_section(view: StudyView) -> PlaceSection | None:
     """Return what is handed out and baselines, on the test rows; None before they were looked at."""
     if not view.tested:
         return None
-    rows = f"on {view.tested[0].rows:,} test rows, "
-    note = rows + ("on which designs were chosen" if view.is_selected_on_test else "looked at once")
-    ends = [one.interval for one in view.tested]
-    span = min(low for low, _ in ends), max(high for _, high in ends)
-    found = tuple(_tested_row(one, span, view.metric) for one in view.tested)
-    return PlaceSection("What is handed out, and baselines", note, found)
+    note = f"on {view.tested[0].rows:,} test rows, "
+    note += "on which designs were chosen" if view.is_selected_on_test else "looked at once"
+    handed = [one for one in view.tested if one.kind != "baseline"]
+    others = sorted((one for one in view.tested if one.kind == "baseline"), key=lambda one: -one.score)
+    span = _span(one.interval for one in [*handed, *others[:1]])
+    rows = tuple(_tested_row(one, span, view.metric) for one in [*handed, *others])
+    rows = (replace(rows[0], is_first=bool(handed)), *rows[1:])
+    return PlaceSection("What is handed out, and baselines", note, rows, len(rows))
 
 
-def _section(
-    title: str, note: str, places: Sequence[Ranked], marks: Mapping[str, str], metric: ShownMetric
-) -> PlaceSection:
-    span = min(one.low for one in places), max(one.high for one in places)
-    rows = tuple(
+def _place_rows(
+    places: Sequence[Ranked], marks: Mapping[str, str], metric: ShownMetric, shown: int
+) -> tuple[PlaceRow, ...]:
+    span = _span((one.low, one.high) for one in places[:shown])
+    return tuple(
         PlaceRow(
             rank=f"{'≈ ' if one.within_noise and one.rank > 1 else ''}{one.rank}",
             name=one.design,
@@ -254,23 +265,33 @@ def _section(
         )
         for one in places
     )
-    return PlaceSection(title, note, rows)
 
 
 def _tested_row(one: Tested, span: tuple[float, float], metric: ShownMetric) -> PlaceRow:
     low, high = one.interval
     model = {"ensemble": "ensemble", "design": str(one.rank)}.get(one.kind, "")
+    selected = "" if one.selected is None else metric.text(one.selected)
     return PlaceRow(
         rank=str(one.rank or ""), name=one.name, score=metric.text(one.score), spread="",
-        interval=between(metric, low, high), bar=_bar(low, high, one.score, span), link=model,
-        is_first=one.kind != "baseline",
+        interval=between(metric, low, high), bar=_bar(low, high, one.score, span), model=model,
+        selected=selected,
     )  # fmt: skip
 
 
-def _bar(low: float, high: float, score: float, span: tuple[float, float]) -> tuple[float, float, float]:
+def _span(intervals: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*intervals, strict=True)
+    return min(lows), max(highs)
+
+
+def _bar(
+    low: float, high: float, score: float, span: tuple[float, float]
+) -> tuple[float, float, float] | None:
     width = (span[1] - span[0]) or 1.0
-    left, right, dot = (round(100 * (end - span[0]) / width, 1) for end in (low, high, score))
-    return left, round(right - left, 1), dot
+    left, right, dot = (100 * (end - span[0]) / width for end in (low, high, score))
+    if not 0 <= dot <= 100:
+        return None
+    left, right = max(left, 0.0), min(right, 100.0)
+    return round(left, 1), round(right - left, 1), round(dot, 1)
 
 
 # ---- what the figures of 2015 say, where they say something

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.score_words import ACCURACY, ShownMetric, between
@@ -60,8 +60,7 @@ def first_of(tested: Sequence[Tested]) -> Tested | None:
     return next((one for one in tested if one.kind == "design"), None)
 
 
-@dataclass(frozen=True)
-class ToldNumber:
+class ToldNumber(NamedTuple):
     """One of the numbers that every door begins with."""
 
     label: str
