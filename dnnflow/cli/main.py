@@ -298,24 +298,27 @@ def report(
     _print(f"wrote {open_study(study_id).report(out)}")
 
 
+Model = Annotated[Path, typer.Argument(help="A .keras file that a study saved.")]
+RawRows = Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line names the columns; default: as in the table trained on. Without, "
+        "the columns are those of that table, in its order.",
+    ),
+]
+
+
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A .keras file that a study saved.")],
-    rows: Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")],
+    model: Model, rows: RawRows,
     out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
-    ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            "--header/--no-header",
-            help="Whether the first line names the columns; default: as in the table trained on. Without, "
-            "the columns are those of that table, in its order.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.paths import write_file
     from dnnflow.run.saved_model import load_model
@@ -330,6 +333,21 @@ def predict(
     else:
         write_file(out, table.to_csv(index=False))
         _print(f"wrote {out}: {len(table):,} rows")
+
+
+@app.command()
+def score(
+    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False
+) -> None:
+    """Say how good a saved model is on raw rows that have the label."""
+    from dnnflow.api import score as score_rows
+    from dnnflow.show.terminal import show_score
+
+    found = score_rows(model, rows, delimiter=delimiter, header=header)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        show_score(found)
 
 
 @cluster_app.command()

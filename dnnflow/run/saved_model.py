@@ -16,10 +16,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
+from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 
@@ -172,15 +174,33 @@ class SavedModel:
         """
         import pandas as pd
 
-        features = self.preprocessing.transform(rows)  # (rows, features) float32
-        probabilities = np.asarray(
-            self.model.predict(features, batch_size=4096, verbose=0)
-        )  # (rows, classes)
+        probabilities = self._outputs(rows)
         names = np.asarray(self.class_names, dtype=object)
         table = pd.DataFrame({"prediction": names[probabilities.argmax(axis=1)]}, index=rows.index)
         for code, name in enumerate(self.class_names):
             table[f"probability of {name}"] = probabilities[:, code]
         return table
+
+    def score(self, rows: "pd.DataFrame") -> ModelScore:
+        """Return how well the classes of raw rows are predicted that have the label, too.
+
+        Parameters
+        ----------
+        rows
+            As `predict` takes them, with the label's column; rows without a label are left out.
+
+        Raises
+        ------
+        DataError
+            If there is no label, or one that the model does not know.
+        """
+        truth = truth_of(self.preprocessing, rows)
+        return score_of(truth, self._outputs(rows), self.preprocessing)
+
+    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.float32]:
+        """Return probabilities (rows, classes)."""
+        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        return np.asarray(self.model.predict(features, batch_size=4096, verbose=0))
 
 
 def read_about(path: Path) -> dict[str, Any]:

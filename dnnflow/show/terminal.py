@@ -22,6 +22,7 @@ from dnnflow.events import (
     TrialsStored,
 )
 from dnnflow.results.view.next_steps import next_steps
+from dnnflow.results.view.score_words import ACCURACY, between
 from dnnflow.show.study_tables import (
     PlaceRow,
     PlaceSection,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dnnflow.parallel.driver.history import History
     from dnnflow.paths import Workspace
     from dnnflow.results.store.run_record import RunRecord
+    from dnnflow.results.view.model_score import ModelScore
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.table.store.dataset import Dataset
 
@@ -198,6 +200,25 @@ def _caption(view: "StudyView") -> str:
         fit = telling_fit(view)
         lines += [f"Training time: {fit}."] if fit else []
     return "\n".join(lines)
+
+
+def show_score(found: "ModelScore") -> None:
+    """Print what a model gives on rows whose label is known, then class by class."""
+    console = Console(highlight=False)
+    left_out = f", {found.left_out:,} without a label left out" if found.left_out else ""
+    console.print(f"{found.label}: {found.right:,} of {found.rows:,} rows right{left_out}", soft_wrap=True)
+    for name, value in found.measures.items():
+        told = ACCURACY.text(value) if name == ACCURACY.label else f"{value:.4f}"
+        more = f" ({between(ACCURACY, *found.interval)})" if name == ACCURACY.label else ""
+        console.print(f"{name:<10} {told}{more}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for name in ("rows", "right", "predicted"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for code, (name, row) in enumerate(zip(found.classes, found.confusion, strict=True)):
+        predicted = sum(counts[code] for counts in found.confusion)
+        table.add_row(escape(name), f"{sum(row):,}", f"{row[code]:,}", f"{predicted:,}")
+    console.print(table)
 
 
 def show_training(history: "History", written: "Sequence[Path]") -> None:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
 from dnnflow.results.view.leaderboard import Ranked
+from dnnflow.results.view.model_score import ModelScore
+from dnnflow.results.view.next_steps import NextStep
 from dnnflow.results.view.tested import Tested
 from dnnflow.web.contract.problems import FieldProblem
 
@@ -16,6 +18,7 @@ class ApiReply(BaseModel):
 
 
 with_config(title="Place", use_attribute_docstrings=True, ser_json_inf_nan="null")(Ranked)
+with_config(title="NextStep", use_attribute_docstrings=True)(NextStep)
 
 StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
 
@@ -257,6 +260,28 @@ class Leaderboard(ApiReply):
     """What is handed out, best first, then baselines: measured once, on test rows."""
     sentence: str | None
     """What the best design is worth, in words."""
+    next_steps: list[NextStep]
+    """What to do next, the most useful first."""
+    edges: list[str]
+    """Where the best designs lie at the edge of the space, in words."""
+    finalist_rows: int | None
+    """Rows that finalists were scored on, each training on those it was not fitted to; null without any.
+    Scores of finalists and of the other places are of other rows: they are not to be compared."""
+
+
+class SpaceChange(ApiReply):
+    """A parameter of the space that is another one in the wider study."""
+
+    parameter: str
+    before: Any
+    after: Any
+
+
+class Widened(Created):
+    """A wider study that was handed over."""
+
+    changes: list[SpaceChange]
+    """What its space has that the first one's had not."""
 
 
 class PlotNames(ApiReply):
@@ -448,8 +473,12 @@ class LabelCheck(ApiReply):
 class ModelInfo(ApiReply):
     """A model that a study has saved."""
 
-    rank: int
-    """1 is the best."""
+    model: str = Field(examples=["1", "ensemble"])
+    """What its address ends with: a rank, or `ensemble`."""
+    rank: int | None
+    """1 is the best; null of the ensemble."""
+    name: str
+    """In words."""
     size_bytes: int
     classes: list[str]
     columns: list[str]
@@ -457,12 +486,17 @@ class ModelInfo(ApiReply):
     design_id: str | None
     score: float | None
     """On the test rows; None where it was not measured there."""
+    is_chosen_there: bool
+    """Whether it was chosen by these rows, which makes it look better than it is."""
 
 
 class Models(ApiReply):
-    """Models of a study, the best first."""
+    """Models of a study: by rank, then the ensemble."""
 
     models: list[ModelInfo]
+
+
+with_config(title="Score", use_attribute_docstrings=True)(ModelScore)
 
 
 class Predicted(ApiReply):
@@ -474,3 +508,7 @@ class Predicted(ApiReply):
     """The most probable class of each row."""
     probabilities: list[list[float]]
     """Of each row, the probability of every class."""
+    score: ModelScore | None = None
+    """What the model gives on these rows, where they have the label."""
+    score_problem: str | None = None
+    """Why rows with the label could not be scored."""
