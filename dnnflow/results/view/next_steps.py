@@ -89,7 +89,8 @@ def _more_rows(view: StudyView, winner: Tested) -> Iterator[NextStep]:
     yield NextStep(
         "rows",
         f"More rows: {winner.rows:,} test rows tell {view.metric.label} to {width_text(view.metric, now)}, "
-        f"too few to tell the winner from {' or '.join(near)}; {MORE * winner.rows:,} would to {then}.",
+        f"too few to tell the winner from {' or '.join(near)}; "
+        f"{MORE * winner.rows:,} would tell it to {then}.",
     )
 
 

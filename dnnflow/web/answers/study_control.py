@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 from dnnflow.errors import ConflictError, StudyError
 from dnnflow.events import Command
@@ -61,7 +62,11 @@ class Widening:
     @property
     def in_words(self) -> list[tuple[str, str, str]]:
         """Parameter, before and after, as they are written."""
-        return [(one.parameter, json.dumps(one.before), json.dumps(one.after)) for one in self.changes]
+        return [(one.parameter, *map(_written, (one.before, one.after))) for one in self.changes]
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
 
 
 def widening_of(view: StudyView) -> Widening:

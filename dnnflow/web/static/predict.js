@@ -1,6 +1,6 @@
 // Sends rows to a model of a study, and shows the classes and their probabilities.
 import { call, show } from "./api.js";
-import { count } from "./format.js";
+import { count, number } from "./format.js";
 
 const MOST_SHOWN = 200, MOST_CLASSES = 12;
 const form = document.getElementById("predict");
@@ -18,7 +18,17 @@ function cell(row, text, kind = "td", isText = false) {
   row.append(made);
 }
 
-function showResult({ classes, predictions, probabilities }) {
+function inWords(score) {
+  const [low, high] = score.interval.map((end) => (100 * end).toFixed(1));
+  const others = Object.entries(score.measures).filter(([name]) => name !== "accuracy").map(([name, value]) => `, ${name} ${number(value)}`);
+  const leftOut = score.left_out ? `; ${count(score.left_out)} without a label left out` : "";
+  return `Accuracy ${(100 * score.right / score.rows).toFixed(1)} % (95 %: ${low} – ${high}): ${count(score.right)} of ${count(score.rows)} labels right${others.join("")}${leftOut}.`;
+}
+
+function showResult({ classes, predictions, probabilities, score, score_problem: problem }) {
+  const told = document.getElementById("score");
+  told.hidden = !score && !problem;
+  told.textContent = score ? inWords(score) : problem ? `Not scored: ${problem}` : "";
   // Of many classes only those that some row is most likely to have
   const shown = classes.map((_, index) => index)
     .sort((a, b) => Math.max(...probabilities.map((row) => row[b])) - Math.max(...probabilities.map((row) => row[a])))
