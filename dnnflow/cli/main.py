@@ -9,6 +9,7 @@ missing) or by `dnnflow cancel`.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,6 +133,7 @@ def _execute(run: "Run", as_json: bool) -> None:
 
 
 def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
+    from dnnflow.results.view.next_steps import next_steps
     from dnnflow.show.terminal import show_study
 
     workspace = Settings.from_environment().workspace
@@ -141,7 +143,17 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
     summary = _record(view.record, view.counts)
     leaderboard = [row.to_dict() for row in view.leaderboard[:10]]
     report = str(workspace.report(view.record.study_id))
-    _print_json(summary | {"report": report, "leaderboard": leaderboard})
+    models = workspace.model(view.record.study_id, 1).parent
+    _print_json(
+        summary
+        | {
+            "report": report,
+            "sentence": view.sentence,
+            "next_steps": [asdict(step) for step in next_steps(view, models)],
+            "tested": [one.to_dict() for one in view.tested],
+            "leaderboard": leaderboard,
+        }
+    )
 
 
 @app.command()

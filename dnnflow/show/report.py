@@ -72,7 +72,7 @@ def _of_study(view: StudyView) -> dict[str, Any]:
         "summary": study_tables.summary(view),
         "dashboard": safe_link(view.record.dashboard),
         "sections": study_tables.place_sections(view),
-        "tested": study_tables.tested_section(view),
+        "tested": study_tables.measured_section(view),
         "names": study_tables.NAMES,
         "timings": study_tables.timings(view),
         "timing": timing,

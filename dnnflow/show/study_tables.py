@@ -233,7 +233,7 @@ def place_sections(view: StudyView, top: int | None = None) -> list[PlaceSection
     return found
 
 
-def tested_section(view: StudyView) -> PlaceSection | None:
+def measured_section(view: StudyView) -> PlaceSection | None:
     """Return what is handed out and baselines, on the test rows; None before they were looked at."""
     if not view.tested:
         return None

@@ -26,10 +26,10 @@ from dnnflow.results.view.score_words import ACCURACY, between
 from dnnflow.show.study_tables import (
     PlaceRow,
     PlaceSection,
+    measured_section,
     place_sections,
     telling,
     telling_fit,
-    tested_section,
     timings,
 )
 from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
@@ -155,7 +155,7 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
 
 def leaderboard_table(view: "StudyView", top: int = 10) -> Group:
     """Return the best designs, a table for each kind of rows, and how far their order can be trusted."""
-    sections, tested = place_sections(view, top), tested_section(view)
+    sections, tested = place_sections(view, top), measured_section(view)
     title = f"[italic]{escape(view.record.name)}: the best designs[/italic]"
     tables = [_table(one, view.metric.label) for one in [*sections, *([tested] if tested else [])]]
     return Group(title, *tables, f"[dim]{escape(_caption(view))}[/dim]")

@@ -139,7 +139,7 @@ class Views:
             study_id=record.run_id,
             name=record.name,
             state=state,
-            stage=record.stage if record.ended_at is None and state != "stopped" else None,
+            stage=_stage(record) if record.ended_at is None and state != "stopped" else None,
             queue_place=self.queue_place(record),
             total=total,
             completed=counts[TrialState.COMPLETED],
@@ -323,6 +323,12 @@ def _updated_at(record: RunRecord) -> str:
     return (
         record.updated_at if record.has_designs else record.ended_at or record.started_at or record.created_at
     )
+
+
+def _stage(record: RunRecord) -> str | None:
+    """Return what is done now, without the id of the study."""
+    told = f"study {record.run_id}"
+    return record.stage and record.stage.replace(f"{told}: ", "").removesuffix(f": {told}")
 
 
 def _elapsed_s(record: RunRecord) -> float | None:

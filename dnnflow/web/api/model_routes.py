@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathOf
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import FileResponse
 
 from dnnflow.results.view.model_score import ModelScore
@@ -149,7 +149,8 @@ def score(
     path = model_file(services.settings.workspace, study.study_id, model)
     predictions: Predictions = request.app.state.predictions
     most = services.config.limits.predict_rows
-    return ModelScore(**predictions.score(path, rows.text, rows=most, **rows.reading))
+    found = predictions.score(path, rows.text, rows=most, **rows.reading)
+    return TypeAdapter(ModelScore).validate_python(found)
 
 
 def csv_of_json(body: bytes) -> bytes:

@@ -29,6 +29,12 @@ CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
 }
 """What a person may ask of a study, by the last part of the address: command, words, and in which states."""
 
+STAGES = (
+    ("Prepare", "upload preprocess"), ("Screen", "train aggregate"), ("Finalists", "finalists"),
+    ("Test", "test"), ("Report", "report refit"),
+)  # fmt: skip
+"""What a study goes through, as a person sees it, and the stages of a run that each stands for."""
+
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 
 router = APIRouter(include_in_schema=False)
@@ -73,6 +79,7 @@ def watch_study(request: Request, study_id: StudyId, services: TheServices, view
     return page(
         request, "study.html", title=status.name, place="studies", status=status, failures=failures,
         done=status.completed + status.failed, ended=status.state in OVER, words=_words(status),
+        stages=STAGES, stage=(status.stage or "").partition(":")[0],
         controls=[(name, words, states) for name, (_, words, states) in CONTROLS.items()],
         address=str(request.url.replace(query="", fragment="")), status_json=status.model_dump(mode="json"),
     )  # fmt: skip
@@ -88,7 +95,7 @@ def _words(status: StudyStatus) -> str:
         return "goes on where it was when it is resumed"
     if status.state == "stopped":
         return "can be resumed"
-    return "" if status.state in (*OVER, "running") else status.stage or ""
+    return "" if status.state in OVER else status.stage or ""
 
 
 @router.post("/studies/{study_id}/{action}")

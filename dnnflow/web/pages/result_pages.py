@@ -21,9 +21,9 @@ from dnnflow.show.study_tables import (
     confusion,
     headline,
     is_depth_sweep,
+    measured_section,
     place_sections,
     telling_fit,
-    tested_section,
     timings,
 )
 from dnnflow.web.answers.model_files import saved_models
@@ -137,7 +137,7 @@ def _findings(view: StudyView) -> dict[str, Any]:
         "steps": next_steps(view),
         "widening": widening_of(view) if view.tested else None,
         "sections": place_sections(view),
-        "tested": tested_section(view),
+        "tested": measured_section(view),
         "timings": timings(view),
     }
 

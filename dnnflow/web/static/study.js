@@ -24,7 +24,15 @@ function words(status) {
   if (status.wanted === "cancel" && !OVER.includes(status.state)) return "is being cancelled";
   if (status.state === "paused") return "goes on where it was when it is resumed";
   if (status.state === "stopped") return "can be resumed";
-  return OVER.includes(status.state) || status.state === "running" ? "" : status.stage ?? "";
+  return OVER.includes(status.state) ? "" : status.stage ?? "";
+}
+
+function markStage(stage) {
+  const now = (stage ?? "").split(":")[0];
+  for (const one of at("stages").children) {
+    if (one.dataset.stages.split(" ").includes(now)) one.setAttribute("aria-current", "step");
+    else one.removeAttribute("aria-current");
+  }
 }
 
 function update(status) {
@@ -34,6 +42,7 @@ function update(status) {
   at("state").className = `state ${status.state}`;
   text("state", status.state);
   text("stage", words(status));
+  markStage(status.stage);
   at("bar").max = status.total || 1;
   at("bar").value = done;
   text("done", count(done));
