@@ -59,7 +59,7 @@ def test_score_refuses_rows_without_the_label_and_classes_that_the_model_has_not
 
 @pytest.mark.slow
 def test_widen_runs_the_wider_study_after_one(call) -> None:  # noqa: F811
-    narrow = ["--set", "space.learning_rate={loguniform: [0.0001, 0.0002]}", "--set", "space.epochs=2"]
+    narrow = ["--set", "space.learning_rate={choice: [0.0001, 0.0002]}", "--set", "space.epochs=2"]
     code, out, err = call("run", IRIS, *QUICK, *narrow, "--json")
     assert code == 0, err
     first = json.loads(out)["study_id"]

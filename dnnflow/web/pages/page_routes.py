@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from dnnflow.events import Command
+from dnnflow.results.view.tested import sentence, tested_in
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cut_page, decode_cursor
 from dnnflow.web.answers.study_control import send_command
 from dnnflow.web.answers.training_runs import run_status
@@ -76,9 +77,11 @@ def watch_study(request: Request, study_id: StudyId, services: TheServices, view
     """Show where a study stands; a script keeps it so."""
     status = views.status(study_id)
     failures = failures_of(services.store, study_id) if status.failed else []
+    record = services.store.find(study_id)
     return page(
         request, "study.html", title=status.name, place="studies", status=status, failures=failures,
         done=status.completed + status.failed, ended=status.state in OVER, words=_words(status),
+        sentence=sentence(tested_in(record.outcome if record else None)),
         stages=STAGES, stage=(status.stage or "").partition(":")[0],
         controls=[(name, words, states) for name, (_, words, states) in CONTROLS.items()],
         address=str(request.url.replace(query="", fragment="")), status_json=status.model_dump(mode="json"),

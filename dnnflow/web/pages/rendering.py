@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
+from dnnflow.results.view.score_words import ACCURACY
 from dnnflow.show.wording import duration
 from dnnflow.web.contract.problems import ProblemDetails
 from dnnflow.web.guard.sessions import CSRF_FIELD, csrf_token, keep_session, sessions_of
@@ -30,6 +31,7 @@ def environment() -> Environment:
     made.filters |= {
         "size": size_in_words, "moment": moment_in_words, "fixed": fixed, "rate": rate_in_words,
         "duration": duration_in_words, "number": number_in_words, "shortened": shortened,
+        "score": ACCURACY.text,
     }  # fmt: skip
     return made
 
