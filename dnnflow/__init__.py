@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dnnflow.api import OpenStudy as Study
-    from dnnflow.api import ingest, open_study, run_study, train
+    from dnnflow.api import ingest, open_study, run_study, score, train
     from dnnflow.design.layers import Design, Layer
     from dnnflow.design.space import Space
     from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
@@ -18,6 +18,7 @@ _NAMES = {
     "ingest": "dnnflow.api",
     "open_study": "dnnflow.api",
     "run_study": "dnnflow.api",
+    "score": "dnnflow.api",
     "Dataset": "dnnflow.table.store.dataset",
     "Design": "dnnflow.design.layers",
     "Layer": "dnnflow.design.layers",
@@ -34,7 +35,8 @@ _NAMES = {
 
 __all__ = [
     "Algorithm", "Dataset", "Design", "Layer", "OptimizerSpec", "Pipeline", "RateSchedule", "Space", "Study",
-    "ingest", "load_model", "load_pipeline", "open_study", "run_study", "train",
+    "ingest", "load_model", "load_pipeline", "open_study", "run_study", "score",
+    "train",
 ]  # fmt: skip
 
 

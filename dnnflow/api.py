@@ -10,9 +10,11 @@ from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
+from dnnflow.results.view.model_score import ModelScore
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.run import Run, StudyRun, TrainingRun
+from dnnflow.run.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
@@ -21,8 +23,10 @@ from dnnflow.table.columns.recipe import Recipe, Source, TextOptions
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
+from dnnflow.table.text.csv_reader import read_rows
 
 if TYPE_CHECKING:
+    import pandas as pd
     from distributed import Client
 
     from dnnflow.execute.executor import Executor
@@ -190,6 +194,36 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
     settings = settings or Settings.from_environment()
     store = Store(settings.store_url)
     return OpenStudy(store, settings, store.study(study_id).study_id)
+
+
+def score(model: str | Path, rows: "str | Path | pd.DataFrame", **reading: Any) -> ModelScore:
+    """Score a model that a study saved on rows whose label is known.
+
+    Parameters
+    ----------
+    model
+        A `.keras` file.
+    rows
+        Raw rows: a DataFrame, or the path or URL of a CSV.
+    reading
+        `delimiter` and `header` of a CSV, where they are not as in the table of the training.
+
+    Raises
+    ------
+    NotFoundError
+        If there is no such file.
+    DataError
+        If it is no model of a study, or the rows have no label that it knows.
+
+    Examples
+    --------
+    ::
+
+        dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
+    """
+    saved = load_model(Path(model))
+    frame = read_rows(saved.source(str(rows), **reading)) if isinstance(rows, str | Path) else rows
+    return saved.score(frame)
 
 
 def ingest(

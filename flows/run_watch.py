@@ -28,7 +28,9 @@ from dnnflow.events import (
     WorkerLost,
 )
 from dnnflow.parallel.driver.history import History
+from dnnflow.results.view.next_steps import next_steps
 from dnnflow.results.view.study_view import StudyView
+from dnnflow.show.study_tables import headline, measured_section, place_sections
 from dnnflow.show.wording import in_words
 
 LEADERBOARD_ROWS = 20
@@ -37,32 +39,50 @@ LOG_EVERY_S = 10.0
 
 
 def leaderboard_rows(view: StudyView) -> list[dict[str, Any]]:
-    """Return the best designs as rows of a table artifact."""
+    """Return the best designs as rows of a table artifact, then what was measured on test rows."""
+    tested = measured_section(view)
+    sections = [*place_sections(view, LEADERBOARD_ROWS), *([tested] if tested else [])]
     return [
         {
-            "rank": place.rank,
-            "accuracy": round(place.score, 4),
-            "95 % interval": f"{place.low:.4f} to {place.high:.4f}",
-            "design": place.design,
-            "parameters": place.parameters,
-            "training s": round(place.training_s, 2),
+            "rank": row.rank,
+            view.metric.label: f"{row.score} {row.spread}".rstrip(),
+            "95 % interval": row.interval,
+            "design": row.name,
+            "on": section.title,
+            "parameters": row.place.parameters if row.place else None,
+            "training s": round(row.place.training_s, 2) if row.place else None,
         }
-        for place in view.leaderboard[:LEADERBOARD_ROWS]
+        for section in sections
+        for row in section.rows
     ]
+
+
+def leaderboard_words(view: StudyView) -> str:
+    """Return what stands beside the table of the best designs."""
+    notes = [f"{section.title}: {section.note}." for section in place_sections(view, LEADERBOARD_ROWS)]
+    return " ".join([*([view.sentence] if view.sentence else []), *notes, str(view.noise or "")])
 
 
 def in_markdown(view: StudyView, path: Path, dashboard: str | None) -> str:
-    """Return a short account of a study, with where its report is."""
+    """Return a short account of a study: what its best is worth, what to do next, where its report is."""
     counts = ", ".join(f"{count:,} {state}" for state, count in view.counts.items())
-    lines = [
-        f"# Study {view.record.study_id}",
+    lines = [f"# Study {view.record.study_id}"]
+    if view.sentence:
+        lines += [f"**{view.sentence}**", ""]
+    if numbers := headline(view):
+        lines += ["| | | |", "|---|---|---|"]
+        lines += [f"| {one.label} | **{one.value}** | {one.note} |" for one in numbers]
+        lines += [""]
+    if steps := next_steps(view, path.parent.absolute() / "models"):
+        lines += ["What to do next:"]
+        lines += [f"- {one.text}{f' `{one.command}`' if one.command else ''}" for one in steps]
+        lines += [""]
+    lines += [
         f"- **Designs**: {view.record.n_designs:,} ({counts})",
         f"- **Report**: `{path.absolute()}`",
     ]
-    if view.leaderboard:
-        best = view.leaderboard[0]
-        chosen = f"{best.design}, accuracy {best.score:.4f} on {view.measured_on}."
-        lines.insert(2, f"- **Best**: {view.sentence or chosen} {view.noise}")
+    if view.noise:
+        lines.append(f"- **Order**: {view.noise}")
     if dashboard:
         lines.append(f"- **Dask dashboard**: <{dashboard}>")
     return "\n".join(lines)
@@ -120,7 +140,7 @@ class Watch:
 
     def show_leaderboard(self, view: StudyView) -> None:
         """Show the best designs as a table."""
-        create_table_artifact(leaderboard_rows(view), self.key("leaderboard"), str(view.noise or ""))
+        create_table_artifact(leaderboard_rows(view), self.key("leaderboard"), leaderboard_words(view))
 
     def show_report(self, view: StudyView, path: Path) -> None:
         """Show what came of the study and where to read on."""

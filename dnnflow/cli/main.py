@@ -9,6 +9,7 @@ missing) or by `dnnflow cancel`.
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,9 @@ from dnnflow.errors import DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
+    from dnnflow.design.edges import Edge
     from dnnflow.pipeline.pipeline_file import AnyPipeline
+    from dnnflow.pipeline.study_pipeline import Pipeline
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
@@ -89,11 +92,28 @@ def _widened(pipeline: "AnyPipeline", as_json: bool) -> "AnyPipeline":
     if not isinstance(pipeline, Pipeline):
         raise InputError("--widen is for studies, got a training, which has no space; leave it out")
     wider, edges = follow_up(pipeline, Settings.from_environment())
-    if not as_json:
-        for edge in edges:
-            written = wider.plain()["space"][edge.parameter]
-            _print(f"wider: {edge}; {edge.parameter} is {json.dumps(written)} now")
+    _tell_wider(wider, edges, as_json)
     return wider
+
+
+@app.command()
+def widen(study_id: StudyId, as_json: AsJson = False) -> None:
+    """Run the wider study after one whose best designs lie at the edge of its space."""
+    from dnnflow.api import open_study
+    from dnnflow.run.run import run_of
+    from dnnflow.run.widen import wider_study
+
+    study = open_study(study_id)
+    edges = study.view().edges
+    wider = wider_study(study.record, edges)
+    _tell_wider(wider, edges, as_json)
+    _execute(run_of(wider, study.settings), as_json)
+
+
+def _tell_wider(wider: "Pipeline", edges: "tuple[Edge, ...]", as_json: bool) -> None:
+    for edge in () if as_json else edges:
+        written = wider.plain()["space"][edge.parameter]
+        _print(f"wider: {edge}; {edge.parameter} is {json.dumps(written)} now")
 
 
 def _execute(run: "Run", as_json: bool) -> None:
@@ -113,6 +133,7 @@ def _execute(run: "Run", as_json: bool) -> None:
 
 
 def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
+    from dnnflow.results.view.next_steps import next_steps
     from dnnflow.show.terminal import show_study
 
     workspace = Settings.from_environment().workspace
@@ -122,7 +143,17 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
     summary = _record(view.record, view.counts)
     leaderboard = [row.to_dict() for row in view.leaderboard[:10]]
     report = str(workspace.report(view.record.study_id))
-    _print_json(summary | {"report": report, "leaderboard": leaderboard})
+    models = workspace.model(view.record.study_id, 1).parent
+    _print_json(
+        summary
+        | {
+            "report": report,
+            "sentence": view.sentence,
+            "next_steps": [asdict(step) for step in next_steps(view, models)],
+            "tested": [one.to_dict() for one in view.tested],
+            "leaderboard": leaderboard,
+        }
+    )
 
 
 @app.command()
@@ -279,24 +310,27 @@ def report(
     _print(f"wrote {open_study(study_id).report(out)}")
 
 
+Model = Annotated[Path, typer.Argument(help="A .keras file that a study saved.")]
+RawRows = Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")]
+Delimiter = Annotated[
+    str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
+]
+Header = Annotated[
+    bool | None,
+    typer.Option(
+        "--header/--no-header",
+        help="Whether the first line names the columns; default: as in the table trained on. Without, "
+        "the columns are those of that table, in its order.",
+    ),
+]
+
+
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A .keras file that a study saved.")],
-    rows: Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")],
+    model: Model, rows: RawRows,
     out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
-    delimiter: Annotated[
-        str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
-    ] = None,
-    header: Annotated[
-        bool | None,
-        typer.Option(
-            "--header/--no-header",
-            help="Whether the first line names the columns; default: as in the table trained on. Without, "
-            "the columns are those of that table, in its order.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.paths import write_file
     from dnnflow.run.saved_model import load_model
@@ -311,6 +345,21 @@ def predict(
     else:
         write_file(out, table.to_csv(index=False))
         _print(f"wrote {out}: {len(table):,} rows")
+
+
+@app.command()
+def score(
+    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False
+) -> None:
+    """Say how good a saved model is on raw rows that have the label."""
+    from dnnflow.api import score as score_rows
+    from dnnflow.show.terminal import show_score
+
+    found = score_rows(model, rows, delimiter=delimiter, header=header)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        show_score(found)
 
 
 @cluster_app.command()

@@ -57,7 +57,10 @@ class Metric(ABC):
 
     def text(self, score: float) -> str:
         """Return a score for people, as it is usually written: `93.1 %`, `3.21`."""
-        value = self.value(score)
+        return self.told(self.value(score))
+
+    def told(self, value: float) -> str:
+        """Return a value for people."""
         if self.is_share:
             return f"{100 * value:.1f} %"
         size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.baselines import BOOSTING, LINEAR, RIDGE, Predict, baselines, fitted_rows
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.baselines import BOOSTING, LARGEST_CLASS, LINEAR, RIDGE, Predict, baselines, fitted_rows
+from dnnflow.engines.epoch_rows import EpochBlock, TrainingRows
 from dnnflow.engines.metric import Metric, decided
 from dnnflow.engines.metrics import ACCURACY, METRICS, measures, metric_of
 from dnnflow.engines.process_setup import import_tensorflow
@@ -162,7 +162,8 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
         before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
                          design_id=handed.design_id)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
-    record = {"study_id": study.id, "design_id": handed.design_id, "score": handed.selected,
+    record = {"study_id": study.id, "design_id": handed.design_id, "metric": metric.name,
+              "score": handed.selected,
               "tested": tested.to_dict(), "thresholds": adjusted.thresholds,
               "calibration": adjusted.calibration, **_described(handed)}  # fmt: skip
     write_model(handed.path, model, dataset, record)
@@ -236,12 +237,14 @@ def measure_baselines(
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
             told = f"{name} on {limit:,} rows" if is_part and name in (LINEAR, RIDGE, BOOSTING) else name
+            if name == LARGEST_CLASS:
+                told = f"always {str(dataset.class_names[int(predict(features[:1]).argmax())])!r}"
             facts = {"kind": "baseline", "name": told, "selected": selected}
             yield _tested(metric, targets.task, found, Adjustment(), **facts)
 
 
 def _rows_of(
-    predict: Predict, blocks: Iterable[Block], metric: Metric, targets: Targets,
+    predict: Predict, blocks: Iterable[EpochBlock], metric: Metric, targets: Targets,
     thresholds: tuple[float, ...] | None = None,
 ) -> Rows:  # fmt: skip
     """Return what is true of some rows, and what is predicted for them: probabilities, or numbers in units.
@@ -262,7 +265,7 @@ def _rows_of(
     return in_units(targets, np.concatenate(truth)), in_units(targets, np.concatenate(outputs))
 
 
-def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def _first(blocks: Iterable[EpochBlock], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Return the first rows of blocks, at most `limit`."""
     features, labels, rows = [], [], 0
     for block in blocks:

@@ -17,11 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dnnflow.engines.metric import decided
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
+from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
@@ -229,8 +231,7 @@ class SavedModel:
         """
         import pandas as pd
 
-        features = self.preprocessing.transform(rows)  # (rows, features) float32
-        outputs = np.asarray(self.model.predict(features, batch_size=4096, verbose=0))  # (rows, outputs)
+        outputs = self._outputs(rows)
         targets = self.preprocessing.targets
         if targets.task is Task.CLASSIFICATION:
             codes = decided(targets.task, outputs, self.thresholds)
@@ -244,6 +245,29 @@ class SavedModel:
         for place, name in enumerate(names):
             table[f"probability of {name}"] = outputs[:, place]
         return table
+
+    def score(self, rows: "pd.DataFrame") -> ModelScore:
+        """Return how well raw rows are predicted that have the label, too.
+
+        Parameters
+        ----------
+        rows
+            As `predict` takes them, with the label's column; rows without a label are left out.
+
+        Raises
+        ------
+        DataError
+            If there is no label, or one that the model does not know.
+        """
+        truth, known = truth_of(self.preprocessing, rows)
+        metric_name = self.about.get("metric")
+        return score_of(truth, known, self._outputs(rows), self.preprocessing,
+                        metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
+
+    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.float32]:
+        """Return probabilities or numbers, (rows, outputs)."""
+        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        return np.asarray(self.model.predict(features, batch_size=4096, verbose=0))
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -1,5 +1,10 @@
 """Make the study that follows another: the same, in a space that goes on where its best designs ended."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
 from dnnflow.design.edges import Edge, widened
 from dnnflow.errors import NotFoundError, StudyError
 from dnnflow.pipeline.study_pipeline import Pipeline
@@ -36,12 +41,58 @@ def follow_up(pipeline: Pipeline, settings: Settings) -> tuple[Pipeline, tuple[E
                 "run it without --widen first"
             )
         edges = load_view(store, record.run_id, settings.workspace).edges
+    require_edges(record, edges)
+    return widened_pipeline(pipeline, edges), edges
+
+
+def require_edges(record: RunRecord, edges: tuple[Edge, ...]) -> None:
+    """Look whether there is anything to widen.
+
+    Raises
+    ------
+    StudyError
+        If the best designs lie inside the study's space.
+    """
     if not edges:
         raise StudyError(
             f"a space is widened where its best designs lie at its edge, got {record.run_id}, whose lie "
             "inside; add designs or rows instead"
         )
-    return widened_pipeline(pipeline, edges), edges
+
+
+def wider_study(record: RunRecord, edges: tuple[Edge, ...]) -> Pipeline:
+    """Return the wider pipeline after a stored study.
+
+    Raises
+    ------
+    StudyError
+        If there is nothing to widen, or its pipeline cannot be run as it is stored.
+    """
+    require_edges(record, edges)
+    if (record.pipeline.get("dataset") or {}).get("storage_options"):
+        raise StudyError(
+            f"a study is followed by what is stored of it, got {record.run_id}, whose table needs "
+            "credentials, which are not stored; run its pipeline with --widen"
+        )
+    try:
+        return widened_pipeline(Pipeline.model_validate(record.pipeline), edges)
+    except ValidationError as error:
+        raise StudyError(
+            f"a study is followed by what is stored of it, got {record.run_id}, whose pipeline is of another "
+            f"version ({error.error_count()} problems); run its pipeline with --widen"
+        ) from error
+
+
+def space_changes(before: Pipeline, after: Pipeline) -> dict[str, tuple[Any, Any]]:
+    """Return how the spaces of two pipelines differ, as they are written: {parameter: (before, after)}."""
+    old, new = (_space(one) for one in (before, after))
+    names = dict.fromkeys([*new, *old])
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
+
+
+def _space(pipeline: Pipeline) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = pipeline.plain().get("space", {})
+    return found
 
 
 def _study_of(pipeline: Pipeline, store: Store) -> RunRecord | None:

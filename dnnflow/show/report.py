@@ -12,6 +12,7 @@ from markupsafe import Markup
 from dnnflow.paths import write_file
 from dnnflow.results.store.run_record import safe_link
 from dnnflow.results.view.depth import timing
+from dnnflow.results.view.next_steps import edges_in_words, next_steps
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.show import run_numbers, study_tables
 from dnnflow.show.study_figures import draw_study
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
 
     from dnnflow.parallel.driver.history import History
-
-SHOWN_PLACES = 15
-"""Of the leaderboard; the rest unfolds."""
 
 
 def write_report(run: "StudyView | History", path: str | Path) -> Path:
@@ -64,18 +62,23 @@ def _render(template: str, drawn: "Mapping[str, figure]", values: Mapping[str, A
 
 
 def _of_study(view: StudyView) -> dict[str, Any]:
+    rising = [edge for edge in view.edges if edge.is_rising]
     return {
         "title": view.record.name,
         "kind": "report",
         "view": view,
         "headline": study_tables.headline(view),
+        "steps": next_steps(view),
         "summary": study_tables.summary(view),
         "dashboard": safe_link(view.record.dashboard),
-        "shown_places": SHOWN_PLACES,
+        "sections": study_tables.place_sections(view),
+        "tested": study_tables.measured_section(view),
         "names": study_tables.NAMES,
-        "marks": study_tables.time_marks(view),
         "timings": study_tables.timings(view),
         "timing": timing,
+        "time_fit": study_tables.telling_fit(view),
+        "is_depth_sweep": study_tables.is_depth_sweep(view),
+        "rising": edges_in_words(tuple(rising)),
         "n_timed": sum(band.n for band in view.time_by_depth),
         "n_deep": sum(band.n for band in view.score_by_depth),
         "confusion": study_tables.confusion(view),

@@ -41,16 +41,16 @@ def draw_study(view: StudyView) -> dict[str, figure]:
         drawn["score"] = by_depth(
             view.score_by_depth,
             tables.depth_points(view.trials, "score"),
-            measure="accuracy",
+            measure=view.metric.label,
             guess=view.majority_rate,
         )
         drawn["time"] = _time_figure(view)
     for column, words in (("parameters", "weights"), ("flops", "FLOPs of one row's forward pass")):
         cloud = tables.cloud(view.trials, column)
-        if cloud:
-            drawn[column] = cloud_figure(cloud, x=words)
+        if cloud and (column != "flops" or tables.flops_differ(view.trials)):
+            drawn[column] = cloud_figure(cloud, x=words, y=view.metric.label)
     for place, marginal in enumerate(view.marginals[:MARGINAL_FIGURES]):
-        drawn[f"marginal-{place}"] = marginal_figure(marginal)
+        drawn[f"marginal-{place}"] = marginal_figure(marginal, view.metric.label)
     for name, measure in (("score", view.followed), ("loss", "loss")):
         curves = tables.curves(view, measure)
         if curves:
@@ -59,7 +59,7 @@ def draw_study(view: StudyView) -> dict[str, figure]:
     if confusion:
         drawn["confusion"] = confusion_figure(confusion)
     drawn |= regression_figures(view.points)
-    if view.spectrum:
+    if view.spectrum and tables.is_depth_sweep(view):
         drawn["spectrum"] = spectrum_figure(view.spectrum)
     return drawn
 
@@ -68,7 +68,7 @@ def _time_figure(view: StudyView) -> figure:
     alike = timed_alike(view.trials)
     measure = f"training time, s ({timing(bool(alike['amortised'].iloc[0]))})"
     points = tables.depth_points(alike, "training_s")
-    return by_depth(view.time_by_depth, points, measure=measure, line=view.time_fit)
+    return by_depth(view.time_by_depth, points, measure=measure, line=tables.telling_fit(view))
 
 
 def _labels(texts: Iterable[str]) -> list[str]:
@@ -193,19 +193,19 @@ def _whiskers(plot: figure, source: ColumnDataSource, base: str, *, vertical: bo
     plot.add_layout(whisker)
 
 
-def cloud_figure(cloud: Cloud, *, x: str) -> figure:
-    """Draw accuracy against a measure, as points or as a grid of counts."""
-    plot = canvas(x=x, y="accuracy", x_axis_type="log" if cloud.logarithmic else "linear")
+def cloud_figure(cloud: Cloud, *, x: str, y: str = "accuracy") -> figure:
+    """Draw the score against a measure, as points or as a grid of counts."""
+    plot = canvas(x=x, y=y, x_axis_type="log" if cloud.logarithmic else "linear")
     if not cloud.logarithmic:
         plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
     trials = cloud.trials
     if isinstance(trials, Points):
         plot.scatter("x", "y", source=_points_source(trials), size=5, color=BLUE, alpha=0.45, line_color=None)
-        rows = [("design", "@name"), (x, "@x{0,0}"), ("accuracy", "@y{0.0000}")]
+        rows = [("design", "@name"), (x, "@x{0,0}"), (y, "@y{0.0000}")]
     else:
         rows = [
             ("trials", "@count{0,0}"),
-            ("accuracy", "@bottom{0.000} – @top{0.000}"),
+            (y, "@bottom{0.000} – @top{0.000}"),
             (x, "@left{0,0} – @right{0,0}"),
         ]
         return quads(plot, _cells_source(trials), rows)
@@ -219,11 +219,11 @@ def _cells_source(cells: Cells) -> ColumnDataSource:
     return ColumnDataSource({**edges, "count": cells.counts, "alpha": alpha})
 
 
-def marginal_figure(marginal: Marginal) -> figure:
-    """Draw mean accuracy for each value of a parameter, with the interval of the mean and the best."""
+def marginal_figure(marginal: Marginal, measure: str = "accuracy") -> figure:
+    """Draw the mean score for each value of a parameter, with the interval of the mean and the best."""
     labels = _labels(group.label for group in marginal.groups)
     height = 72 + 26 * len(labels)
-    plot = canvas(x="accuracy", y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups))
+    plot = canvas(x=measure, y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups))
     source = _marginal_source(marginal.groups, labels)
     _whiskers(plot, source, "label", vertical=False)
     dots = plot.scatter("mean", "label", source=source, size=8, color=ORANGE)

@@ -2,8 +2,8 @@
 
 import platform
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from dnnflow.engines.metric import Metric
 from dnnflow.engines.records import TrialState
-from dnnflow.results.view.depth import timing
+from dnnflow.results.view.depth import TimeFit, timing
+from dnnflow.results.view.leaderboard import Ranked
+from dnnflow.results.view.marginals import Marginal
+from dnnflow.results.view.score_words import between, spread_text
 from dnnflow.results.view.study_view import StudyView
-from dnnflow.results.view.tested import first_of
+from dnnflow.results.view.tested import Tested, ToldNumber
 from dnnflow.show.run_numbers import thinned
-from dnnflow.show.wording import range_in_words
 
 MOST_POINTS = 3_000
 """With more trials than this, the report shows distributions instead of points."""
@@ -27,6 +30,14 @@ MOST_CLASSES = 25
 MOST_CONFUSED = 10
 LOG_SPAN = 50
 """Depths that span more than this factor are drawn on a logarithmic axis."""
+SHOWN_PLACES, FEWEST_OTHERS = 10, 3
+"""Places of a leaderboard that are shown at once, and of those behind the finalists at least."""
+FEWEST_DEPTHS = 16
+"""A spectrum of fewer depths says nothing; a study of so many is one of depth, as that of 2015."""
+FEWEST_TIMED = 5
+"""Depths from which on a line through training times says something..."""
+LEAST_R2 = 0.8
+"""...and the share of their variance that it has to explain."""
 MOST_STEPS = 300
 """A longer learning curve is thinned out."""
 
@@ -115,6 +126,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
     facts: list[tuple[str, Any]] = [
         ("Study", record.study_id),
         ("State", record.state.value),
+        ("Designs", f"{record.n_designs:,}: {_progress(view)}"),
         ("Begun", _moment(record.created_at)),
         ("Last change", _moment(record.updated_at)),
         ("Label", record.label),
@@ -125,7 +137,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("Features", described.get("n_features")),
         ("Classes", len(view.class_names) or None),
         ("Compared on", view.measured_on if view.measured_rows else None),
-        ("Always the largest class of these", _largest_class(view.majority_rate)),
+        ("Always the largest class of these", _largest_class(view)),
         ("Training time, summed", _duration(view.trials["training_s"].sum())),
         ("Dataset", record.dataset_id),
     ]
@@ -133,38 +145,186 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
     return [(name, f"{value:,}" if isinstance(value, int) else str(value)) for name, value in known]
 
 
-def headline(view: StudyView) -> list[tuple[str, str, str]]:
-    """Return the numbers that matter most: name, value, what to know about it."""
-    counts = view.counts
-    waiting = f"{view.waiting:,} waiting" if view.waiting else "all done"
-    bad = f"{counts[TrialState.FAILED]:,} failed, {counts[TrialState.LOST]:,} lost"
-    numbers: list[tuple[str, str, str]] = []
-    if tested := first_of(view.tested):
-        numbers.append(
-            (
-                "accuracy on test rows"
-                if tested.selected is not None
-                else "on the test rows it was chosen on",
-                f"{tested.score:.4f}",
-                f"95 %: {range_in_words(tested.interval)}",
-            )
-        )
-    if others := [one for one in view.tested if one.kind == "baseline"]:
-        best = max(others, key=lambda one: one.score)
-        numbers.append(("best baseline there", f"{best.score:.4f}", best.name))
-    numbers += [
-        ("designs", f"{view.record.n_designs:,}", waiting),
-        ("completed", f"{counts[TrialState.COMPLETED]:,}", bad),
-    ]
+def headline(view: StudyView) -> list[ToldNumber]:
+    """Return the numbers that matter most; before the test rows were looked at, how the study stands."""
+    if view.numbers:
+        return list(view.numbers)
+    found = [ToldNumber("designs", f"{view.record.n_designs:,}", _progress(view))]
     if view.leaderboard and view.noise:
-        if tested is None:
-            first = view.leaderboard[0]
-            interval = (
-                f"95 %: {range_in_words((first.low, first.high))}, on {view.measured_on} it was chosen on"
-            )
-            numbers.append(("best accuracy", f"{first.score:.4f}", interval))
-        numbers.append(("within noise of the best", f"{view.noise.equal:,}", "designs, itself included"))
-    return numbers
+        first, metric = view.leaderboard[0], view.metric
+        rows = f"{view.finals.rows:,} rows" if view.finals else f"{view.measured_on} it was chosen on"
+        note = f"95 %: {between(metric, (first.low, first.high))}, on {rows}"
+        found.insert(0, ToldNumber(f"best {metric.label}", metric.text(first.score), note))
+        found.append(ToldNumber("as good as the best", f"{view.noise.equal:,}", "designs, itself included"))
+    return found
+
+
+def _progress(view: StudyView) -> str:
+    counts = view.counts
+    found = [f"{counts[TrialState.COMPLETED]:,} completed"]
+    told = (
+        ("failed", counts[TrialState.FAILED]),
+        ("lost", counts[TrialState.LOST]),
+        ("waiting", view.waiting),
+    )
+    return ", ".join([*found, *(f"{count:,} {name}" for name, count in told if count)])
+
+
+# ---- the leaderboard
+
+
+@dataclass(frozen=True)
+class PlaceRow:
+    """One row of a leaderboard, as text for people."""
+
+    rank: str
+    """With ≈ before it where the design cannot be told from the first; empty for what has no place."""
+    name: str
+    score: str
+    spread: str
+    """± over several trainings; empty of one."""
+    interval: str
+    """95 %."""
+    bar: tuple[float, float, float] | None
+    """Left end, length and place of the score of the interval's bar, in percent of its track; None of what
+    lies beyond the track, which is as long as what is shown at once."""
+    place: Ranked | None = None
+    is_first: bool = False
+    mark: str = ""
+    """Beside the training time."""
+    selected: str = ""
+    """Of what was tested: the score on the rows that it was chosen by."""
+    model: str = ""
+    """Of what was tested: rank or `ensemble`, where it is handed out."""
+
+
+@dataclass(frozen=True)
+class PlaceSection:
+    """Rows of a leaderboard whose scores may be compared with one another: they are of the same rows."""
+
+    title: str
+    note: str
+    """What these scores are."""
+    rows: tuple[PlaceRow, ...]
+    shown: int
+    """Rows that are shown at once."""
+
+
+def place_sections(view: StudyView, top: int | None = None) -> list[PlaceSection]:
+    """Return the leaderboard: finalists, then the others by the screen, whose scores are of other rows."""
+    marks = dict(zip((one.design_id for one in view.leaderboard), time_marks(view), strict=True))
+    shown = view.leaderboard[:top]
+    finalists = [one for one in shown if one.is_finalist]
+    others = [one for one in shown if not one.is_finalist]
+    found = []
+    n_others = max(FEWEST_OTHERS, SHOWN_PLACES - len(finalists))
+    if finalists and view.finals:
+        times = finalists[0].trainings
+        trained = "trained once more" if times == 1 else f"trained {times} times each, mean ± spread,"
+        note = f"{trained} on {view.finals.rows:,} rows that each network was not fitted to"
+        rows = _place_rows(finalists, marks, view.metric, SHOWN_PLACES)
+        found.append(PlaceSection("Finalists", note, rows, SHOWN_PLACES))
+    if others:
+        seeds = max(one.trainings for one in others)
+        trained = "" if seeds == 1 else f"trained {seeds} times each, mean ± spread, "
+        note, title = f"{trained}on {view.measured_on}", "Designs"
+        if finalists:
+            title = "The others, by the screen"
+            note = f"one training on {view.measured_on}" if seeds == 1 else note
+            note += ", by which the finalists were chosen: not to be compared with the numbers above"
+        found.append(PlaceSection(title, note, _place_rows(others, marks, view.metric, n_others), n_others))
+    return found
+
+
+def measured_section(view: StudyView) -> PlaceSection | None:
+    """Return what is handed out and baselines, on the test rows; None before they were looked at."""
+    if not view.tested:
+        return None
+    note = f"on {view.tested[0].rows:,} test rows, "
+    note += "on which designs were chosen" if view.is_selected_on_test else "looked at once"
+    handed = [one for one in view.tested if one.kind != "baseline"]
+    others = sorted((one for one in view.tested if one.kind == "baseline"), key=lambda one: -one.score)
+    span = _span(one.interval for one in [*handed, *others[:1]])
+    rows = tuple(_tested_row(one, span, view.metric) for one in [*handed, *others])
+    rows = (replace(rows[0], is_first=bool(handed)), *rows[1:])
+    return PlaceSection("What is handed out, and baselines", note, rows, len(rows))
+
+
+def _place_rows(
+    places: Sequence[Ranked], marks: Mapping[str, str], metric: Metric, shown: int
+) -> tuple[PlaceRow, ...]:
+    span = _span((one.low, one.high) for one in places[:shown])
+    return tuple(
+        PlaceRow(
+            rank=f"{'≈ ' if one.within_noise and one.rank > 1 else ''}{one.rank}",
+            name=one.design,
+            score=metric.text(one.score),
+            spread="" if one.spread is None else spread_text(metric, one.spread),
+            interval=between(metric, (one.low, one.high)),
+            bar=_bar(one.low, one.high, one.score, span),
+            place=one,
+            is_first=one.rank == 1,
+            mark=marks[one.design_id],
+        )
+        for one in places
+    )
+
+
+def _tested_row(one: Tested, span: tuple[float, float], metric: Metric) -> PlaceRow:
+    low, high = one.interval or (None, None)
+    model = {"ensemble": "ensemble", "design": str(one.rank)}.get(one.kind, "")
+    selected = "" if one.selected is None else metric.text(one.selected)
+    return PlaceRow(
+        rank=str(one.rank or ""), name=one.name, score=metric.text(one.score), spread="",
+        interval=between(metric, one.interval), bar=_bar(low, high, one.score, span), model=model,
+        selected=selected,
+    )  # fmt: skip
+
+
+def _span(intervals: Iterable[tuple[float | None, float | None] | None]) -> tuple[float, float]:
+    known = [(one[0], one[1]) for one in intervals if one is not None]
+    lows = [low for low, _ in known if low is not None]
+    highs = [high for _, high in known if high is not None]
+    return min(lows, default=0.0), max(highs, default=1.0)
+
+
+def _bar(
+    low: float | None, high: float | None, score: float, span: tuple[float, float]
+) -> tuple[float, float, float] | None:
+    if low is None or high is None:
+        return None
+    width = (span[1] - span[0]) or 1.0
+    left, right, dot = (100 * (end - span[0]) / width for end in (low, high, score))
+    if not 0 <= dot <= 100:
+        return None
+    left, right = max(left, 0.0), min(right, 100.0)
+    return round(left, 1), round(right - left, 1), round(dot, 1)
+
+
+# ---- what the figures of 2015 say, where they say something
+
+
+def is_depth_sweep(view: StudyView) -> bool:
+    """Whether a study is one of depth, as the experiment of 2015."""
+    return len(view.score_by_depth) >= FEWEST_DEPTHS
+
+
+def telling_fit(view: StudyView) -> TimeFit | None:
+    """Return the line through training times where it explains them."""
+    fit = view.time_fit
+    return fit if fit and fit.r2 >= LEAST_R2 and len(view.time_by_depth) >= FEWEST_TIMED else None
+
+
+def flops_differ(trials: pd.DataFrame) -> bool:
+    """Whether FLOPs say more than weights do: of plain dense networks they are twice as many."""
+    ratio = (trials["flops"].astype(float) / trials["parameters"].astype(float)).dropna()
+    return bool(len(ratio) and ratio.max() > 1.1 * ratio.min())
+
+
+def telling(marginals: Sequence[Marginal], most: int = 3) -> list[str]:
+    """Return what the parameters that explain more than chance does have explained, in words."""
+    found = [one for one in marginals if one.explained > 2 * one.by_chance][:most]
+    return [f"{NAMES.get(one.parameter, one.parameter)} {100 * one.explained:.0f} %" for one in found]
 
 
 def cloud(trials: pd.DataFrame, column: str) -> Cloud | None:
@@ -319,9 +479,10 @@ def _source(pipeline: Mapping[str, Any]) -> str | None:
     return PASSWORD.sub("***@", str(source)) if source else None
 
 
-def _largest_class(rate: float | None) -> str | None:
-    """Say what accuracy a guess of the largest class has: what every design has to beat."""
-    return f"{rate:.4f} accuracy" if rate is not None else None
+def _largest_class(view: StudyView) -> str | None:
+    """Say what a guess of the largest class comes to: what every design has to beat."""
+    rate = view.majority_rate
+    return f"{view.metric.text(rate)} {view.metric.label}" if rate is not None else None
 
 
 def _moment(text: str) -> str:

@@ -6,12 +6,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from dnnflow.engines.metrics import METRICS
 from dnnflow.events import (
     Event,
     FinalsProgress,
@@ -21,14 +22,17 @@ from dnnflow.events import (
     TrainingProgress,
     TrialsStored,
 )
-from dnnflow.show.study_tables import time_marks, timings
-from dnnflow.show.wording import (
-    in_words,
-    measures_in_words,
-    pace_in_words,
-    range_in_words,
-    staleness_in_words,
+from dnnflow.results.view.next_steps import next_steps
+from dnnflow.show.study_tables import (
+    PlaceRow,
+    PlaceSection,
+    measured_section,
+    place_sections,
+    telling,
+    telling_fit,
+    timings,
 )
+from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
 from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from dnnflow.parallel.driver.history import History
     from dnnflow.paths import Workspace
     from dnnflow.results.store.run_record import RunRecord
+    from dnnflow.results.view.model_score import ModelScore
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.table.store.dataset import Dataset
 
@@ -126,61 +131,98 @@ class Progress:
 
 
 def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None:
-    """Print a study's leaderboard, its id and where its files are."""
+    """Print what a study's best is worth, what to do next, its leaderboard, and where its files are."""
     console, record = Console(highlight=False), view.record
+    report, model = workspace.report(record.study_id), workspace.model(record.study_id, 1)
     if view.sentence:
         console.print(f"[bold]{escape(view.sentence)}[/bold]", soft_wrap=True)
+    if steps := next_steps(view, model.parent):
+        console.print("\nnext", soft_wrap=True)
+    for step in steps:
+        console.print(f"  {escape(step.text)}", soft_wrap=True)
+        if step.command:
+            console.print(f"    [cyan]{escape(step.command)}[/cyan]", soft_wrap=True)
     console.print(leaderboard_table(view, top=top))
+    if mattered := telling(view.marginals):
+        console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
-    report, model = workspace.report(record.study_id), workspace.model(record.study_id, 1)
-    if model.is_file():
+    if model.parent.is_dir():
         console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
         console.print(f"report  {report}", soft_wrap=True)
 
 
-def leaderboard_table(view: "StudyView", top: int = 10) -> Table:
-    """Return the best designs as a table; the caption says how far its order can be trusted."""
-    title = f"{escape(view.record.name)}: the best designs"
+def leaderboard_table(view: "StudyView", top: int = 10) -> Group:
+    """Return the best designs, a table for each kind of rows, and how far their order can be trusted."""
+    sections, tested = place_sections(view, top), measured_section(view)
+    title = f"[italic]{escape(view.record.name)}: the best designs[/italic]"
+    tables = [_table(one, view.metric.label) for one in [*sections, *([tested] if tested else [])]]
+    return Group(title, *tables, f"[dim]{escape(_caption(view))}[/dim]")
+
+
+def _table(section: PlaceSection, label: str) -> Table:
+    """Return a section of the leaderboard; a column that is empty is left out."""
     table = Table(
-        title=title,
-        caption=_caption(view),
+        title=f"[bold]{escape(section.title)}[/bold]: {escape(section.note)}",
         title_justify="left",
-        caption_justify="left",
+        title_style="",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    for name in ("rank", "accuracy", "95 % interval"):
+    is_spread, is_sized = any(one.spread for one in section.rows), any(one.place for one in section.rows)
+    for name in ("rank", label, *(["±"] if is_spread else []), "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("design", overflow="fold")
-    for name in ("weights", "epochs", "seconds"):
+    for name in ("weights", "epochs", "seconds") if is_sized else ():
         table.add_column(name, justify="right", no_wrap=True)
-    marks = time_marks(view)
-    for place, mark in zip(view.leaderboard[:top], marks, strict=False):
-        table.add_row(
-            f"{'≈ ' if place.within_noise and place.rank > 1 else ''}{place.rank}",
-            f"{place.score:.4f}",
-            range_in_words((place.low, place.high)),
-            escape(place.design),
-            "" if place.parameters is None else f"{place.parameters:,}",
-            str(place.epochs_run),
-            f"{place.training_s:.2f}{mark}",
-        )
+    for row in section.rows:
+        measured = (row.score, *([row.spread] if is_spread else []), row.interval)
+        table.add_row(row.rank, *measured, escape(row.name), *_size(row))
     return table
+
+
+def _size(row: PlaceRow) -> tuple[str, ...]:
+    """Return weights, epochs and seconds of a design."""
+    if row.place is None:
+        return ()
+    weights = "" if row.place.parameters is None else f"{row.place.parameters:,}"
+    return weights, str(row.place.epochs_run), f"{row.place.training_s:.2f}{row.mark}"
 
 
 def _caption(view: "StudyView") -> str:
     if view.noise is None:
         return "No design has been trained to its end yet."
-    lines = [f"Accuracy on {view.measured_on}."]
-    lines += [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
+    lines = [f"≈ {view.noise}" if view.noise.equal > 1 else str(view.noise)]
     lines += [f"Seconds of training: {timings(view)}."]
     if view.flatness:
         lines += [str(view.flatness)]
-        lines += [f"Training time: {view.time_fit}."] if view.time_fit else []
+        fit = telling_fit(view)
+        lines += [f"Training time: {fit}."] if fit else []
     return "\n".join(lines)
+
+
+def show_score(found: "ModelScore") -> None:
+    """Print what a model gives on rows whose label is known, then class by class."""
+    console = Console(highlight=False)
+    left_out = f", {found.left_out:,} without a label left out" if found.left_out else ""
+    right = f"{found.rows:,} rows" if found.right is None else f"{found.right:,} of {found.rows:,} rows right"
+    console.print(f"{', '.join(found.labels)}: {right}{left_out}", soft_wrap=True)
+    console.print(f"{found.label:<18} {found.text}")
+    for name, value in found.measures.items():
+        if name != found.metric:
+            console.print(f"{METRICS[name].label:<18} {METRICS[name].told(value)}")
+    if not found.classes:
+        return
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    for name in ("rows", "right", "predicted"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for code, (name, row) in enumerate(zip(found.classes, found.confusion, strict=True)):
+        predicted = sum(counts[code] for counts in found.confusion)
+        table.add_row(escape(name), f"{sum(row):,}", f"{row[code]:,}", f"{predicted:,}")
+    console.print(table)
 
 
 def show_training(history: "History", written: "Sequence[Path]") -> None:

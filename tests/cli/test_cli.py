@@ -54,6 +54,8 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         "export",
         "report",
         "predict",
+        "score",
+        "widen",
         "130",
     ):
         assert word in shown

@@ -144,7 +144,7 @@ def test_the_ensemble_is_one_keras_model_that_gives_what_is_said_of_it(settings:
     members = model.about["members"]
     assert sum(one["share"] for one in members) == pytest.approx(1.0)
     assert len(members) == 5 * len(finals.ensemble)
-    assert f"{said.name}: {100 * said.score:.1f} %" in view.sentence
+    assert f"{said.short}: {100 * said.score:.1f} %" in view.sentence
 
 
 @pytest.mark.slow
@@ -247,7 +247,7 @@ def test_the_smallest_wins_where_it_is_preferred(settings: Settings) -> None:
     equal = [one for one, told in zip(finals.finalists, finals.apart, strict=True) if not told]
     assert finals.winner == min(equal, key=lambda one: one.parameters or 0).design_id
     assert view.tested[0].design_id == finals.winner
-    assert view.sentence.startswith(f"{view.tested[0].name}: ")
+    assert view.sentence.startswith(f"{view.tested[0].short}: ")
 
 
 @pytest.mark.slow

@@ -1,12 +1,14 @@
 """A study whose best designs lie at the edge of its space is followed by a wider one."""
 
+from dataclasses import replace
+
 import pytest
 
 from dnnflow.design.edges import Edge
 from dnnflow.errors import NotFoundError, StudyError
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.results.store.run_record import RunState
-from dnnflow.run.widen import follow_up, widened_pipeline
+from dnnflow.run.widen import follow_up, space_changes, widened_pipeline, wider_study
 from dnnflow.settings import Settings
 from tests.conftest import begin_study
 from tests.run.test_final_test import pipeline
@@ -46,3 +48,24 @@ def test_a_wider_pipeline_says_all_that_the_first_said() -> None:
     wider = widened_pipeline(given, (Edge("units", "high", 16),))
     assert wider.evaluation == given.evaluation
     assert wider.space.units != given.space.units
+
+
+def test_a_stored_study_is_followed_by_its_id(settings: Settings) -> None:
+    study = begin_study(pipeline("space.units={choice: [1, 2]}", "space.depth=1"), settings)
+    edges = (Edge("units", "high", 2),)
+    wider = wider_study(study.record, edges)
+    assert space_changes(study.pipeline, wider) == {
+        "units": ({"choice": [1, 2]}, wider.plain()["space"]["units"])
+    }
+    assert wider.dataset == study.pipeline.dataset
+    with pytest.raises(StudyError, match="lie inside; add designs or rows instead"):
+        wider_study(study.record, ())
+
+
+def test_what_is_stored_without_credentials_or_by_another_version_is_not_followed(settings: Settings) -> None:
+    record, edges = begin_study(pipeline(), settings).record, (Edge("units", "high", 2),)
+    masked = {**record.pipeline["dataset"], "storage_options": {"key": "…"}}
+    with pytest.raises(StudyError, match="needs credentials, which are not stored"):
+        wider_study(replace(record, pipeline={**record.pipeline, "dataset": masked}), edges)
+    with pytest.raises(StudyError, match="is of another version"):
+        wider_study(replace(record, pipeline={**record.pipeline, "wings": 2}), edges)

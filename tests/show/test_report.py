@@ -173,16 +173,16 @@ def test_the_summary_says_where_the_table_was(view: StudyView) -> None:
 
 def test_every_part_is_there(page: str, view: StudyView) -> None:
     elements = Elements(page)
-    parts = "summary leaderboard layers time size parameters curves confusion spectrum failures again"
+    parts = "summary leaderboard layers time size parameters curves confusion depth failures again"
     assert set(parts.split()) <= elements.ids
-    told = ["s0me-Study_id", "1,200", view.leaderboard[0].design, "R² = 1.000", "dnnflow run pipeline.yaml"]
-    told += ["better than it is", "UserError", "label: digit", "0.3333 accuracy"]
+    told = ["s0me-Study_id", "1,200", view.leaderboard[0].design, "dnnflow run pipeline.yaml"]
+    told += ["better than it is", "UserError", "label: digit", "33.3 % accuracy"]
     assert [text for text in told if text not in elements.text] == []
 
 
 def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
     drawn = draw_study(view)
-    names = "score time parameters flops curves-score curves-loss confusion spectrum"
+    names = "score time parameters curves-score curves-loss confusion"
     assert set(drawn) == {*names.split(), "marginal-0", "marginal-1", "marginal-2"}
     assert page.count('data-root-id="') == len(drawn)
 
@@ -429,7 +429,7 @@ def test_the_terminal_shows_the_same_leaderboard(view: StudyView) -> None:
     assert "[red]x[/red]: the best designs" in text
     for place in view.leaderboard[:3]:
         assert place.design in text
-        assert f"{place.score:.4f}" in text
+        assert f"{100 * place.score:.1f} %" in text
     assert view.leaderboard[3].design not in text
     assert "better than it is" in " ".join(text.split())
 

@@ -46,7 +46,7 @@ from dnnflow.results.view.leaderboard import (
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.view.paired import bias_corrected
 from dnnflow.results.view.target_points import TargetPoints, finalist_points, screen_points
-from dnnflow.results.view.tested import Tested, sentence, tested_in
+from dnnflow.results.view.tested import Tested, ToldNumber, sentence, tested_in, told_numbers
 from dnnflow.table.columns.kinds import Task
 
 _BLOCK = 1 << 23
@@ -156,6 +156,11 @@ class StudyView:
             return ""
         equal = None if self.noise.test is ComparedBy.NONE else self.noise.equal
         return sentence(self.tested, equal, self.noise.designs, metric=self.metric)
+
+    @property
+    def numbers(self) -> tuple[ToldNumber, ...]:
+        """The winner, the ensemble and the best baseline on test rows; empty where nothing was measured."""
+        return told_numbers(self.tested, self.metric)
 
     @property
     def majority_rate(self) -> float | None:

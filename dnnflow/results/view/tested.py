@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from dnnflow.engines.metric import Metric
 from dnnflow.engines.metrics import ACCURACY
 from dnnflow.results.view.intervals import wilson_interval
+from dnnflow.results.view.score_words import between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,15 @@ class Tested:
         return self.design_id or (self.kind if self.kind == "ensemble" else self.name)
 
     @property
+    def short(self) -> str:
+        """Its name in a few words: a design without how it is trained, an ensemble without its networks."""
+        if self.kind == "ensemble":
+            return self.name.partition(" (")[0].removesuffix(" designs")
+        parts = self.name.split(", ")
+        is_plain = self.kind == "design" and len(parts) == 3 and parts[2].startswith("batch ")
+        return parts[0] if is_plain else self.name
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of `score`; None where the rows give none."""
         if self.low is not None and self.high is not None:
@@ -69,6 +79,44 @@ def first_of(tested: Sequence[Tested]) -> Tested | None:
     return next((one for one in tested if one.kind == "design"), None)
 
 
+class ToldNumber(NamedTuple):
+    """One of the numbers that every door begins with."""
+
+    label: str
+    value: str
+    note: str
+    """What to know about it."""
+
+
+def best_baseline(tested: Sequence[Tested]) -> Tested | None:
+    """Return the baseline with the best score."""
+    return max((one for one in tested if one.kind == "baseline"), key=lambda one: one.score, default=None)
+
+
+def ensemble_of(tested: Sequence[Tested]) -> Tested | None:
+    """Return the ensemble."""
+    return next((one for one in tested if one.kind == "ensemble"), None)
+
+
+def told_numbers(tested: Sequence[Tested], metric: Metric = ACCURACY) -> tuple[ToldNumber, ...]:
+    """Return the winner, the ensemble and the best baseline on test rows; nothing where none was measured."""
+    best = first_of(tested)
+    if best is None:
+        return ()
+    kept = "test rows" if best.selected is not None else "the test rows it was chosen on"
+    found = [
+        ToldNumber(
+            f"{metric.label} on {kept}", metric.text(best.score),
+            best.short + (f"; 95 %: {between(metric, best.interval)}" if best.interval else ""),
+        )
+    ]  # fmt: skip
+    if ensemble := ensemble_of(tested):
+        found.append(ToldNumber("the ensemble there", metric.text(ensemble.score), ensemble.name))
+    if baseline := best_baseline(tested):
+        found.append(ToldNumber("best baseline there", metric.text(baseline.score), baseline.name))
+    return tuple(found)
+
+
 def sentence(
     tested: Sequence[Tested], equal: int | None = None, designs: int | None = None, *,
     metric: Metric = ACCURACY,
@@ -81,22 +129,20 @@ def sentence(
         Designs that cannot be told from the first, itself included, and all that completed.
     """
     best = first_of(tested)
-    ensemble = [one for one in tested if one.kind == "ensemble"]
-    others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.score)
     if best is None:
         return ""
     kept = "kept for this" if best.selected is not None else "that it was chosen on, so less on others"
     word = "" if metric is ACCURACY else f"{metric.label} "
-    said = f"{best.name}: {word}{metric.text(best.score)} on {best.rows:,} test rows {kept}"
-    if best.interval is not None:
-        low, high = (metric.text(score) for score in sorted(best.interval, key=metric.value))
-        said += f" ({low.removesuffix(' %')} to {high.removesuffix(' %')})"
-    beside = ", ".join(f"{one.name} {metric.text(one.score)}" for one in others)
-    said += "".join(f"; {one.name}: {metric.text(one.score)}" for one in ensemble)
-    said += f"; {beside}." if beside else "."
+    interval = f" ({between(metric, best.interval)})" if best.interval else ""
+    said = [f"{best.short}: {word}{metric.text(best.score)} on {best.rows:,} test rows {kept}{interval}"]
+    said += [f"{one.short}: {metric.text(one.score)}" for one in tested if one.kind == "ensemble"]
+    others = sorted((one for one in tested if one.kind == "baseline"), key=lambda one: -one.score)
+    if others:
+        said.append(", ".join(f"{one.name} {metric.text(one.score)}" for one in others))
+    as_good = ""
     if equal is not None and designs is not None and equal > 1:
-        said += f" {equal:,} of {designs:,} designs cannot be told from it by the rows it was chosen on."
-    return said
+        as_good = f" {equal:,} of {designs:,} designs are as good, as far as their rows tell (≈)."
+    return f"{'; '.join(said)}.{as_good}"
 
 
 def tested_in(outcome: Mapping[str, Any] | None) -> tuple[Tested, ...]:

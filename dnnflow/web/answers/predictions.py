@@ -49,6 +49,9 @@ class Predictions:
     def predict(self, model: Path, text: bytes, *, rows: int, **reading: Any) -> dict[str, Any]:
         """Return what is predicted of the rows of a CSV, as `Predicted` has it.
 
+        `score` is what `score` returns where the rows have the label; where it is of no use,
+        `score_problem` says why.
+
         Parameters
         ----------
         rows
@@ -67,6 +70,13 @@ class Predictions:
         TimeLimitError
             If it takes too long.
         """
+        return self._answer("predict", model, text, rows=rows, **reading)
+
+    def score(self, model: Path, text: bytes, *, rows: int, **reading: Any) -> dict[str, Any]:
+        """Return a `ModelScore` of the rows of a CSV as JSON types; parameters and errors as of `predict`."""
+        return self._answer("score", model, text, rows=rows, **reading)
+
+    def _answer(self, what: str, model: Path, text: bytes, **header: Any) -> dict[str, Any]:
         end_s = time.monotonic() + self._deadline_s
         if not self._waiting.acquire(blocking=False):
             raise BusyError(
@@ -76,8 +86,7 @@ class Predictions:
             if not self._turn.acquire(timeout=self._deadline_s):
                 raise self._too_slow()
             try:
-                header = {"path": str(model), "rows": rows, **reading}
-                return _unpack(self._ask(header, text, end_s))
+                return _unpack(self._ask({"what": what, "path": str(model), **header}, text, end_s))
             finally:
                 self._turn.release()
         finally:
@@ -157,7 +166,7 @@ def _unpack(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return what is predicted of raw rows, as `Predicted` has it.
+    """Return what is predicted of raw rows, as `Predicted` has it, and their score where they have the label.
 
     Parameters
     ----------
@@ -171,6 +180,38 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     DnnflowError
         If the rows or the model cannot be used.
     """
+    from dnnflow.results.view.model_score import has_label
+
+    model, rows = _read(header, text)
+    table = model.predict(rows)
+    n_targets = len(model.preprocessing.targets.names)
+    targets, names = list(table.columns[:n_targets]), list(table.columns[n_targets:])
+    values = [[_plain(value) for value in row] for row in table[targets].to_numpy(dtype=object)]
+    probabilities = table[names].to_numpy(dtype=float)
+    found: dict[str, Any] = {"score": None, "score_problem": None}
+    if has_label(model.preprocessing, rows):
+        try:
+            found["score"] = model.score(rows).to_dict()
+        except DataError as error:
+            found["score_problem"] = str(error)
+    return found | {
+        "classes": [name.removeprefix("probability of ") for name in names],
+        "predictions": [", ".join(map(_text, row)) for row in values],
+        "probabilities": [[round(float(value), 6) for value in row] for row in probabilities],
+        "targets": targets,
+        "values": values,
+    }
+
+
+def score(header: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """Return the score of raw rows that have the label; parameters and errors as of `predict`."""
+    model, rows = _read(header, text)
+    found: dict[str, Any] = model.score(rows).to_dict()
+    return found
+
+
+def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any]:
+    """Return a model and the rows that were sent for it."""
     from dnnflow.table.text.csv_reader import read_rows
 
     saved = Path(header["path"])
@@ -191,19 +232,7 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
         )
     if rows.empty:
         raise DataError("a request must have a row, got none; send one below the columns' names")
-    table = model.predict(rows)
-    of_class = "probability of "
-    names = [name for name in table.columns[len(model.preprocessing.targets.names) :]]
-    targets = list(table.columns[: len(model.preprocessing.targets.names)])
-    values = [[_plain(value) for value in row] for row in table[targets].to_numpy(dtype=object)]
-    probabilities = table[names].to_numpy(dtype=float)
-    return {
-        "classes": [name.removeprefix(of_class) for name in names],
-        "predictions": [", ".join(map(_text, row)) for row in values],
-        "probabilities": [[round(float(value), 6) for value in row] for row in probabilities],
-        "targets": targets,
-        "values": values,
-    }
+    return model, rows
 
 
 def _plain(value: Any) -> float | str:
@@ -222,9 +251,9 @@ def _load(path: Path, _changed_ns: int) -> Any:
 
 
 def answer(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return what `predict` gives, or its error by kind and words."""
+    """Return what `predict` or `score` gives, or its error by kind and words."""
     try:
-        return predict(header, text)
+        return score(header, text) if header.get("what") == "score" else predict(header, text)
     except DnnflowError as error:
         return {"error": type(error).__name__, "message": str(error)}
     except Exception as error:  # what Keras raises of a model or rows is the answer, not the process' end

@@ -1,8 +1,17 @@
-"""Pause, resume and cancel a study, whoever runs it."""
+"""Pause, resume and cancel a study, whoever runs it, and start the wider one after it."""
 
-from dnnflow.errors import ConflictError
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from dnnflow.errors import ConflictError, StudyError
 from dnnflow.events import Command
+from dnnflow.results.store.run_record import RunRecord, new_study_id
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.run.study import read_stored
+from dnnflow.run.widen import space_changes, wider_study
 from dnnflow.web.answers.views import Views
+from dnnflow.web.contract.replies import SpaceChange
 from dnnflow.web.jobs.services import Services
 
 
@@ -40,3 +49,52 @@ def send_command(services: Services, views: Views, study_id: str, command: Comma
         services.launcher.resume(study_id)
     if command is Command.CANCEL and is_launched and not (record.has_designs and record.is_driven):
         services.launcher.cancel(study_id)
+
+
+@dataclass(frozen=True)
+class Widening:
+    """What the wider study after one would have that this one has not."""
+
+    changes: list[SpaceChange] = field(default_factory=list)
+    problem: str = ""
+    """Why there is none."""
+
+    @property
+    def in_words(self) -> list[tuple[str, str, str]]:
+        """Parameter, before and after, as they are written."""
+        return [(one.parameter, _written(one.before), _written(one.after)) for one in self.changes]
+
+
+def _written(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
+
+
+def widening_of(view: StudyView) -> Widening:
+    """Return what the wider study after one would change."""
+    if not view.record.state.is_finished:
+        return Widening(problem="The study has not finished.")
+    try:
+        wider = wider_study(view.record, view.edges)
+    except StudyError as error:
+        inside = "The best designs lie inside the space: a wider one promises nothing."
+        return Widening(problem=str(error) if view.edges else inside)
+    changed = space_changes(read_stored(view.record.pipeline), wider)
+    return Widening([SpaceChange(parameter=name, before=a, after=b) for name, (a, b) in changed.items()])
+
+
+def start_wider(services: Services, view: StudyView) -> tuple[RunRecord, Widening]:
+    """Hand the wider study over; asked for again, it is the same one.
+
+    Raises
+    ------
+    ConflictError
+        If there is nothing to widen.
+    """
+    widening, record = widening_of(view), view.record
+    if widening.problem:
+        raise ConflictError(
+            f"a study is widened once it has finished with its best designs at the edge of its space, got "
+            f"{record.study_id}: {widening.problem} Start one with other rules instead"
+        )
+    wider = wider_study(record, view.edges)
+    return services.launcher.launch(wider, new_study_id(), key=f"widen-{record.study_id}"), widening

@@ -28,6 +28,8 @@ MOST_KEPT = 4
 """Studies whose results are kept in memory."""
 COST_FACTOR = 10.0
 """Results of a running study are computed anew after so many times what computing them took."""
+QUICK = 5_000
+"""Trials up to which results are computed while a page waits for them."""
 PLACES = 10
 """Of a leaderboard, in a comparison."""
 MOST_DIFFERENCES = 200
@@ -74,6 +76,18 @@ class Results:
             If it has not begun, or there is none.
         """
         return self._get(study_id).view
+
+    def quick_view(self, study_id: str) -> StudyView | None:
+        """Return all numbers of a study; None where that may take seconds, or it has not begun."""
+        record = self._store.find(study_id)
+        if record is None or not record.has_designs:
+            return None
+        stored = self.views.counted(record).stored
+        with self._lock:
+            kept = self._fresh(record, stored)
+        if kept is not None:
+            return kept.view
+        return self.view(study_id) if stored <= QUICK else None
 
     def plot_names(self, study_id: str) -> list[str]:
         """Return the names of the plots that a study has numbers for."""

@@ -14,6 +14,7 @@ from dnnflow.events import Command
 from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
+from dnnflow.results.view.study_view import metric_of_study
 from dnnflow.web.contract.replies import (
     Best,
     CellGrid,
@@ -139,7 +140,7 @@ class Views:
             study_id=record.run_id,
             name=record.name,
             state=state,
-            stage=record.stage if record.ended_at is None and state != "stopped" else None,
+            stage=_stage(record) if record.ended_at is None and state != "stopped" else None,
             queue_place=self.queue_place(record),
             total=total,
             completed=counts[TrialState.COMPLETED],
@@ -197,6 +198,7 @@ class Views:
             completed=status.completed,
             failed=status.failed,
             best_score=status.best.score if status.best else None,
+            best_text=status.best.text if status.best else None,
             created_at=status.created_at,
             updated_at=status.updated_at,
         )
@@ -231,7 +233,11 @@ class Views:
         best = None
         if found.best_design_id is not None and found.best_score is not None:
             design = store.designs_of(study_id, [found.best_design_id])[found.best_design_id]
-            best = Best(score=found.best_score, design_id=design.design_id, design=design.describe())
+            metric = metric_of_study(record)
+            best = Best(
+                score=found.best_score, text=metric.text(found.best_score), metric=metric.label,
+                design_id=design.design_id, design=design.describe(),
+            )  # fmt: skip
         live = Live(
             score=_cells(grid(store, study_id, "score")),
             time=_cells(grid(store, study_id, "training_s")),
@@ -329,6 +335,12 @@ def _updated_at(record: RunRecord) -> str:
     return (
         record.updated_at if record.has_designs else record.ended_at or record.started_at or record.created_at
     )
+
+
+def _stage(record: RunRecord) -> str | None:
+    """Return what is done now, without the id of the study."""
+    told = f"study {record.run_id}"
+    return record.stage and record.stage.replace(f"{told}: ", "").removesuffix(f": {told}")
 
 
 def _elapsed_s(record: RunRecord) -> float | None:

@@ -1,14 +1,17 @@
-"""Route models of a study: listed, downloaded, applied to rows."""
+"""Route models of a study: listed, downloaded, applied to rows, scored on them."""
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathOf
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import FileResponse
 
-from dnnflow.web.answers.model_files import MOST_MODELS, model_file, rows_to_csv, saved_models
+from dnnflow.results.view.model_score import ModelScore
+from dnnflow.web.answers.model_files import ENSEMBLE, MOST_MODELS, model_file, rows_to_csv, saved_models
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.request_parts import TheServices, TheStudy, problems_of, sent_as
 from dnnflow.web.contract.problems import FieldProblem, Refusal
@@ -16,7 +19,18 @@ from dnnflow.web.contract.replies import Models, Predicted
 
 router = APIRouter(tags=["models"], responses=problems_of(404))
 
-Rank = Annotated[int, PathOf(ge=1, le=MOST_MODELS, description="1 is the best.")]
+ModelName = Annotated[
+    str,
+    PathOf(
+        pattern=rf"^([1-9][0-9]?|{MOST_MODELS}|{ENSEMBLE})$",
+        description="A rank, 1 is the best, or `ensemble`.",
+        examples=["1", ENSEMBLE],
+    ),
+]
+Delimiter = Annotated[
+    str | None, Query(min_length=1, max_length=1, description="Of a CSV; as in the training by default.")
+]
+Header = Annotated[bool | None, Query(description="Whether a CSV's first line names the columns.")]
 MEDIA_TYPE = "application/zip"
 """What a .keras file is."""
 
@@ -60,51 +74,83 @@ async def read_body(request: Request) -> bytes:
 
 @router.get("/studies/{study_id}/models", operation_id="listModels", summary="List saved models")
 def list_models(study: TheStudy, services: TheServices) -> Models:
-    """Return the models that a study has saved, the best first; they are saved when it ends."""
+    """Return the models that a study has saved, by rank, then the ensemble; they are saved when it ends."""
     return Models(models=saved_models(services.settings.workspace, study.study_id))
 
 
 @router.get(
-    "/studies/{study_id}/models/{rank}",
+    "/studies/{study_id}/models/{model}",
     operation_id="downloadModel",
     summary="Download a model",
     response_class=FileResponse,
     responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}},
 )
-def download_model(study: TheStudy, rank: Rank, services: TheServices) -> FileResponse:
+def download_model(study: TheStudy, model: ModelName, services: TheServices) -> FileResponse:
     """Return a model as a .keras file, which carries its preprocessing."""
-    path = model_file(services.settings.workspace, study.study_id, rank)
-    return FileResponse(path, media_type=MEDIA_TYPE, filename=f"{study.study_id}-{rank}.keras")
+    path = model_file(services.settings.workspace, study.study_id, model)
+    return FileResponse(path, media_type=MEDIA_TYPE, filename=f"{study.study_id}-{model}.keras")
+
+
+@dataclass(frozen=True)
+class SentRows:
+    """Rows that were sent for a model, as a CSV."""
+
+    text: bytes
+    reading: Mapping[str, Any]
+    """`delimiter` and `header`."""
+
+
+def rows_sent(
+    request: Request,
+    body: Annotated[bytes, Depends(read_body)],  # first: one that is too large is refused as such
+    delimiter: Delimiter = None,
+    header: Header = None,
+) -> SentRows:
+    """Return the rows of a request, sent as CSV or as JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return SentRows(csv_of_json(body), {"delimiter": ",", "header": True})
+    if kind not in ("text/csv", "text/plain", "application/octet-stream"):
+        raise Refusal(415, f"rows are sent as application/json or text/csv, got {kind[:80]!r}")
+    return SentRows(body, {"delimiter": delimiter, "header": header})
+
+
+TheRows = Annotated[SentRows, Depends(rows_sent)]
 
 
 @router.post(
-    "/studies/{study_id}/models/{rank}/predict",
+    "/studies/{study_id}/models/{model}/predict",
     operation_id="predict",
     summary="Apply a model to rows",
     responses=problems_of(400, 403, 408, 413, 415, 504),
     openapi_extra=BODY,
 )
 def predict(
-    request: Request,
-    body: Annotated[bytes, Depends(read_body)],  # first: one that is too large is refused as such
-    study: TheStudy,
-    rank: Rank,
-    services: TheServices,
-    delimiter: Annotated[
-        str | None, Query(min_length=1, max_length=1, description="Of a CSV; as in the training by default.")
-    ] = None,
-    header: Annotated[bool | None, Query(description="Whether a CSV's first line names the columns.")] = None,
+    request: Request, rows: TheRows, study: TheStudy, model: ModelName, services: TheServices
 ) -> Predicted:
-    """Return the class of each row and the probability of every class."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        body, delimiter, header = csv_of_json(body), ",", True
-    elif kind not in ("text/csv", "text/plain", "application/octet-stream"):
-        raise Refusal(415, f"rows are sent as application/json or text/csv, got {kind[:80]!r}")
-    path = model_file(services.settings.workspace, study.study_id, rank)
+    """Return the class of each row and the probability of every class; the score of rows with the label."""
+    path = model_file(services.settings.workspace, study.study_id, model)
     predictions: Predictions = request.app.state.predictions
-    rows = services.config.limits.predict_rows
-    return Predicted(**predictions.predict(path, body, rows=rows, delimiter=delimiter, header=header))
+    most = services.config.limits.predict_rows
+    return Predicted(**predictions.predict(path, rows.text, rows=most, **rows.reading))
+
+
+@router.post(
+    "/studies/{study_id}/models/{model}/score",
+    operation_id="score",
+    summary="Score a model on rows that have the label",
+    responses=problems_of(400, 403, 408, 413, 415, 504),
+    openapi_extra=BODY,
+)
+def score(
+    request: Request, rows: TheRows, study: TheStudy, model: ModelName, services: TheServices
+) -> ModelScore:
+    """Return measures and confusion counts of a model on rows that have the label."""
+    path = model_file(services.settings.workspace, study.study_id, model)
+    predictions: Predictions = request.app.state.predictions
+    most = services.config.limits.predict_rows
+    found = predictions.score(path, rows.text, rows=most, **rows.reading)
+    return TypeAdapter(ModelScore).validate_python(found)
 
 
 def csv_of_json(body: bytes) -> bytes:

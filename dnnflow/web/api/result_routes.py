@@ -12,6 +12,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.export import export_trials
+from dnnflow.results.view.next_steps import next_steps
 from dnnflow.results.view.overview import SORTS, TrialQuery
 from dnnflow.web.answers.request_parts import (
     Cursor,
@@ -113,6 +114,9 @@ def get_leaderboard(
         selected_on="test" if view.is_selected_on_test else "validation",
         tested=list(view.tested),
         sentence=view.sentence or None,
+        next_steps=list(next_steps(view)),
+        edges=[str(edge) for edge in view.edges],
+        finalist_rows=view.finals.rows if view.finals else None,
     )
 
 

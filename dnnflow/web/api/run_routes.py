@@ -13,13 +13,14 @@ from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunKind, new_study_id
+from dnnflow.results.store.run_record import RunKind, RunRecord, new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,
     Key,
     RunId,
     StudyId,
+    TheResults,
     TheServices,
     TheViews,
     cut_page,
@@ -27,12 +28,20 @@ from dnnflow.web.answers.request_parts import (
     problems_of,
     sent_as,
 )
-from dnnflow.web.answers.study_control import send_command
+from dnnflow.web.answers.study_control import send_command, start_wider
 from dnnflow.web.answers.training_runs import STATES, report_of, run_status, status_of_run
 from dnnflow.web.answers.views import place_of, state_of
 from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
-from dnnflow.web.contract.replies import Created, Estimate, RunPage, RunStatus, StudyPage, StudyStatus
+from dnnflow.web.contract.replies import (
+    Created,
+    Estimate,
+    RunPage,
+    RunStatus,
+    StudyPage,
+    StudyStatus,
+    Widened,
+)
 from dnnflow.web.guard.security import REPORT_POLICY
 from dnnflow.web.jobs.intake import accept, accept_study, read_yaml
 from dnnflow.web.jobs.services import Services
@@ -164,13 +173,12 @@ def create_study(response: Response, services: TheServices, sent: SentPipeline, 
 
 def start(services: Services, pipeline: Pipeline, key: str | None) -> Created:
     """Hand a study to the launcher; pages and API call this."""
-    made = services.launcher.launch(pipeline, new_study_id(), key=key)
-    return Created(
-        study_id=made.run_id,
-        name=made.name,
-        state=state_of(made),
-        url=f"/studies/{made.run_id}",
-    )
+    return created_of(services.launcher.launch(pipeline, new_study_id(), key=key))
+
+
+def created_of(made: RunRecord) -> Created:
+    """Return what is said of a study that was handed over."""
+    return Created(study_id=made.run_id, name=made.name, state=state_of(made), url=f"/studies/{made.run_id}")
 
 
 @router.post(
@@ -206,6 +214,17 @@ def _add_control(action: str, command: Command, description: str) -> None:
 _add_control("pause", Command.PAUSE, "Have a study finish what is being trained, and then wait.")
 _add_control("resume", Command.RUN, "Have a paused, stopped or failed study go on with what is missing.")
 _add_control("cancel", Command.CANCEL, "Have a study stop; its trials are kept, and it can be resumed.")
+
+
+@router.post(
+    "/studies/{study_id}/widen", operation_id="widenStudy", summary="Start the wider study after one",
+    tags=["studies"], status_code=HTTPStatus.CREATED, responses=problems_of(403, 404, 409),
+)  # fmt: skip
+def widen_study(study_id: StudyId, response: Response, services: TheServices, results: TheResults) -> Widened:
+    """Start a study of the same table in a space that goes on where the best designs lie at its edge."""
+    made, widening = start_wider(services, results.view(study_id))
+    response.headers["Location"] = f"/api/v1/studies/{made.run_id}"
+    return Widened(**vars(created_of(made)), changes=widening.changes)
 
 
 @router.get("/studies/{study_id}/events", operation_id="watchStudy", summary="Watch a study", **STREAM)

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
 from dnnflow.results.view.leaderboard import Ranked
+from dnnflow.results.view.model_score import ModelScore
+from dnnflow.results.view.next_steps import NextStep
 from dnnflow.results.view.tested import Tested
 from dnnflow.web.contract.problems import FieldProblem
 
@@ -16,6 +18,7 @@ class ApiReply(BaseModel):
 
 
 with_config(title="Place", use_attribute_docstrings=True, ser_json_inf_nan="null")(Ranked)
+with_config(title="NextStep", use_attribute_docstrings=True)(NextStep)
 
 StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
 
@@ -24,7 +27,11 @@ class Best(ApiReply):
     """The best design so far."""
 
     score: float
-    """On the rows that designs are compared on, 0 to 1."""
+    """The study's metric on the rows compared on, greater is better: an error is negative."""
+    text: str
+    """The same as it is usually written, e.g. `93.1 %` or `3.21`."""
+    metric: str
+    """The metric for people."""
     design_id: str
     design: str
     """In words."""
@@ -85,6 +92,8 @@ class StudySummary(ApiReply):
     failed: int
     """Failed or lost with their worker."""
     best_score: float | None
+    best_text: str | None
+    """The same as it is usually written."""
     created_at: str
     """UTC, ISO 8601."""
     updated_at: str
@@ -265,6 +274,28 @@ class Leaderboard(ApiReply):
     """What is handed out, best first, then baselines: measured once, on test rows."""
     sentence: str | None
     """What the best design is worth, in words."""
+    next_steps: list[NextStep]
+    """What to do next, the most useful first."""
+    edges: list[str]
+    """Where the best designs lie at the edge of the space, in words."""
+    finalist_rows: int | None
+    """Rows that finalists were scored on, each training on those it was not fitted to; null without any.
+    Scores of finalists and of the other places are of other rows: they are not to be compared."""
+
+
+class SpaceChange(ApiReply):
+    """A parameter of the space that is another one in the wider study."""
+
+    parameter: str
+    before: Any
+    after: Any
+
+
+class Widened(Created):
+    """A wider study that was handed over."""
+
+    changes: list[SpaceChange]
+    """What its space has that the first one's had not."""
 
 
 class PlotNames(ApiReply):
@@ -457,21 +488,32 @@ class LabelCheck(ApiReply):
 class ModelInfo(ApiReply):
     """A model that a study has saved."""
 
-    rank: int
-    """1 is the best."""
+    model: str = Field(examples=["1", "ensemble"])
+    """What its address ends with: a rank, or `ensemble`."""
+    rank: int | None
+    """1 is the best; null of the ensemble."""
+    name: str
+    """In words."""
     size_bytes: int
     classes: list[str]
     columns: list[str]
     """Names of the columns that it reads."""
     design_id: str | None
     score: float | None
-    """On the test rows; None where it was not measured there."""
+    """The study's metric on the test rows, greater is better; None where it was not measured there."""
+    text: str | None
+    """The same as it is usually written, with the metric's name, e.g. `accuracy 93.1 %`."""
+    is_chosen_there: bool
+    """Whether it was chosen by these rows, which makes it look better than it is."""
 
 
 class Models(ApiReply):
-    """Models of a study, the best first."""
+    """Models of a study: by rank, then the ensemble."""
 
     models: list[ModelInfo]
+
+
+with_config(title="Score", use_attribute_docstrings=True)(ModelScore)
 
 
 class Predicted(ApiReply):
@@ -487,3 +529,8 @@ class Predicted(ApiReply):
     """What is predicted: names of labels or numbers; a single one, as a class, is `prediction`."""
     values: list[list[float | str]]
     """Of each row, each target: a number in the table's units, or a text."""
+    """Of each row, the probability of every class."""
+    score: ModelScore | None = None
+    """What the model gives on these rows, where they have the label."""
+    score_problem: str | None = None
+    """Why rows with the label could not be scored."""

@@ -47,6 +47,8 @@ LABELS = {
     "l2": "L2 penalty",
     "residual": "layers a residual group", "per_layer": "drawn for each layer", "designs": "designs",
     "time_limit_s": "time limit, s", "stack_mb": "memory of a stack, MiB", "drop": "columns to leave out",
+    "finalists_share": "most share of the study for finalists", "prefer": "finalist that wins",
+    "ensemble": "most designs of the ensemble", "repeats": "repeats of the folds",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 from dnnflow.events import Command
+from dnnflow.results.view.tested import sentence, tested_in
 from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cut_page, decode_cursor
 from dnnflow.web.answers.study_control import send_command
 from dnnflow.web.answers.training_runs import run_status
@@ -28,6 +29,12 @@ CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
     "cancel": (Command.CANCEL, "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
 }
 """What a person may ask of a study, by the last part of the address: command, words, and in which states."""
+
+STAGES = (
+    ("Prepare", "upload preprocess"), ("Screen", "train aggregate"), ("Finalists", "finalists"),
+    ("Test", "test"), ("Report", "report refit"),
+)  # fmt: skip
+"""What a study goes through, as a person sees it, and the stages of a run that each stands for."""
 
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 
@@ -70,9 +77,12 @@ def watch_study(request: Request, study_id: StudyId, services: TheServices, view
     """Show where a study stands; a script keeps it so."""
     status = views.status(study_id)
     failures = failures_of(services.store, study_id) if status.failed else []
+    record = services.store.find(study_id)
     return page(
         request, "study.html", title=status.name, place="studies", status=status, failures=failures,
         done=status.completed + status.failed, ended=status.state in OVER, words=_words(status),
+        sentence=sentence(tested_in(record.outcome if record else None)),
+        stages=STAGES, stage=(status.stage or "").partition(":")[0],
         controls=[(name, words, states) for name, (_, words, states) in CONTROLS.items()],
         address=str(request.url.replace(query="", fragment="")), status_json=status.model_dump(mode="json"),
     )  # fmt: skip
@@ -88,8 +98,7 @@ def _words(status: StudyStatus) -> str:
         return "goes on where it was when it is resumed"
     if status.state == "stopped":
         return "can be resumed"
-    is_training = status.state == "running" and status.completed + status.failed != status.total
-    return "" if status.state in OVER or is_training else status.stage or ""
+    return "" if status.state in OVER else status.stage or ""
 
 
 @router.post("/studies/{study_id}/{action}")

@@ -5,16 +5,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import RedirectResponse, Response
 
 from dnnflow.engines.records import TrialState
 from dnnflow.results.view.depth import timing
+from dnnflow.results.view.next_steps import next_steps
 from dnnflow.results.view.overview import SORTS, TrialQuery
-from dnnflow.results.view.study_view import is_selected_on_test
-from dnnflow.results.view.tested import first_of, sentence, tested_in
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.results.view.tested import Tested, ToldNumber, sentence, tested_in, told_numbers
 from dnnflow.show.study_figures import MARGINAL_FIGURES
-from dnnflow.show.study_tables import NAMES, confusion
+from dnnflow.show.study_tables import (
+    NAMES,
+    confusion,
+    headline,
+    is_depth_sweep,
+    measured_section,
+    place_sections,
+    telling_fit,
+    timings,
+)
 from dnnflow.web.answers.model_files import saved_models
 from dnnflow.web.answers.request_parts import (
     DesignId,
@@ -25,9 +35,12 @@ from dnnflow.web.answers.request_parts import (
     TheViews,
     decode_cursor,
 )
+from dnnflow.web.answers.study_control import start_wider, widening_of
 from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import trial_detail, trial_page
 from dnnflow.web.answers.views import Views
+from dnnflow.web.contract.replies import StudyStatus
+from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.pages.rendering import fragment, page
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 260, 52, 38, 10, 10
@@ -48,13 +61,17 @@ SHOWN = ("score", "depth", "units", "activation", "learning_rate", "parameters",
 """Columns that are shown where nobody has chosen."""
 TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
 PLOTS = {
-    "score": "Accuracy against hidden layers", "time": "Training time against hidden layers",
-    "parameters": "Accuracy against weights", "flops": "Accuracy against FLOPs",
-    "curves-score": "Learning curves of the best: accuracy",
+    "curves-score": "Learning curves of the best: {label}",
     "curves-loss": "Learning curves of the best: loss",
-    "confusion": "Confusion of the best design", "spectrum": "Spectrum of accuracy over depth (FFT)",
+    "parameters": "{label} against weights", "flops": "{label} against FLOPs",
+    "confusion": "Confusion of the best design",
+    "score": "{label} against hidden layers", "time": "Training time against hidden layers",
+    "spectrum": "Spectrum over depth (FFT)",
 }  # fmt: skip
 """Plots of the results page in order, and their titles."""
+DEPTH_PLOTS = ("score", "time", "spectrum")
+"""Of these, the figures of the experiment of 2015."""
+SentForm = Annotated[Mapping[str, str], Depends(checked_form)]
 
 router = APIRouter()
 
@@ -65,6 +82,7 @@ def show_results(
     study_id: StudyId,
     services: TheServices,
     views: TheViews,
+    results: TheResults,
     state: Annotated[str, Query(pattern="^(completed|failed|lost|all)$")] = "completed",
     min_score: Annotated[str, Query(max_length=20)] = "",
     depth: Annotated[str, Query(max_length=20)] = "",
@@ -72,7 +90,7 @@ def show_results(
     after: Annotated[str | None, Query(max_length=400)] = None,
     column: Annotated[list[str], Query(max_length=40)] = [],  # noqa: B006
 ) -> Response:
-    """Show a study's trials, as filtered and sorted."""
+    """Show what a study's best is worth, its leaderboard, and its trials as filtered and sorted."""
     status, record = views.status(study_id, live=False), views.record(study_id)
     tested = tested_in(record.outcome if record else None)
     column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "score"
@@ -88,6 +106,7 @@ def show_results(
         value, design_id = decode_cursor(after, (float, int, str, type(None)), str)
         query = replace(query, after=(value, design_id))
     trials = trial_page(services.store, study_id, query)
+    view = results.quick_view(study_id)
     shown = [name for name in COLUMNS if name in column] or list(SHOWN)
     return page(
         request, "results.html", title=f"Results of {status.name}", place="studies", status=status,
@@ -95,10 +114,45 @@ def show_results(
         columns=COLUMNS, shown=shown,
         sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
         saving=_is_saving(views, study_id), is_first=after is None,
-        tested=first_of(tested), sentence=sentence(tested),
-        selected_on="test" if record and is_selected_on_test(record) else "validation",
-        link=_Links(request),
+        sentence=view.sentence if view else sentence(tested), numbers=_numbers(status, tested, view),
+        link=_Links(request), **(_findings(view) if view and view.leaderboard else {"view": None}),
     )  # fmt: skip
+
+
+def _numbers(status: StudyStatus, tested: Sequence[Tested], view: StudyView | None) -> Sequence[ToldNumber]:
+    """Return the numbers that the page begins with; of a large study those that need not be computed."""
+    if view is not None:
+        return headline(view)
+    found = list(told_numbers(tested))
+    if not found and status.best:
+        found = [ToldNumber("best so far", status.best.text, status.best.design)]
+    return found
+
+
+def _findings(view: StudyView) -> dict[str, Any]:
+    """Return what to do next, and the leaderboard."""
+    return {
+        "view": view,
+        "steps": next_steps(view),
+        "widening": widening_of(view) if view.tested else None,
+        "sections": place_sections(view),
+        "tested": measured_section(view),
+        "timings": timings(view),
+    }
+
+
+@router.get("/studies/{study_id}/findings")
+def show_findings(request: Request, study_id: StudyId, results: TheResults) -> Response:
+    """Show what to do next, and the leaderboard; a part of the results page."""
+    view = results.view(study_id)
+    return page(request, "findings.html", title=view.record.name, study_id=study_id, **_findings(view))
+
+
+@router.post("/studies/{study_id}/widen")
+def widen_study(study_id: StudyId, services: TheServices, results: TheResults, form: SentForm) -> Response:
+    """Start the wider study after one, and show it."""
+    made, _ = start_wider(services, results.view(study_id))
+    return RedirectResponse(f"/studies/{made.run_id}", status_code=303)
 
 
 class _Links:
@@ -134,10 +188,16 @@ def show_analysis(study_id: StudyId, results: TheResults) -> Response:
         (NAMES.get(one.parameter, one.parameter), one, max(one.groups, key=lambda group: group.mean))
         for one in view.marginals
     ]
-    shown = [(f"marginal-{place}", f"Accuracy by {name}") for place, (name, *_) in enumerate(marginals)]
+    label = view.metric.label
+    shown = [
+        (f"marginal-{place}", f"{label.capitalize()} by {name}") for place, (name, *_) in enumerate(marginals)
+    ]
+    plots = [(name, title.format(label=label.capitalize())) for name, title in PLOTS.items() if name in names]
     return fragment(
         "analysis.html", view=view, marginals=marginals, timing=timing, confusion=confusion(view),
-        plots=[(name, title) for name, title in PLOTS.items() if name in names], study_id=study_id,
+        plots=[one for one in plots if one[0] not in DEPTH_PLOTS],
+        depth_plots=[one for one in plots if one[0] in DEPTH_PLOTS], is_depth_sweep=is_depth_sweep(view),
+        time_fit=telling_fit(view), study_id=study_id,
         marginal_plots=[one for one in shown[:MARGINAL_FIGURES] if one[0] in names],
     )  # fmt: skip
 
@@ -160,14 +220,18 @@ def show_trial(request: Request, study: TheStudy, design_id: DesignId, services:
 
 
 @router.get("/studies/{study_id}/predict")
-def ask_for_rows(request: Request, study_id: StudyId, services: TheServices, views: TheViews) -> Response:
+def ask_for_rows(
+    request: Request, study_id: StudyId, services: TheServices, views: TheViews,
+    model: Annotated[str, Query(max_length=20)] = "",
+) -> Response:  # fmt: skip
     """Ask for rows that a model of this study is to predict."""
     status = views.status(study_id, live=False)
     limits = services.config.limits
     return page(
         request, "predict.html", title=f"Predict with {status.name}", place="studies", status=status,
         models=saved_models(services.settings.workspace, study_id),
-        saving=_is_saving(views, study_id), most_rows=limits.predict_rows,
+        saving=_is_saving(views, study_id), most_rows=limits.predict_rows, chosen=model,
+        label=status.dataset.label if status.dataset else "",
     )  # fmt: skip
 
 

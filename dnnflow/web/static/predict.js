@@ -1,6 +1,6 @@
 // Sends rows to a model of a study, and shows the classes and their probabilities.
 import { call, show } from "./api.js";
-import { count } from "./format.js";
+import { count, number } from "./format.js";
 
 const MOST_SHOWN = 200, MOST_CLASSES = 12;
 const form = document.getElementById("predict");
@@ -18,7 +18,17 @@ function cell(row, text, kind = "td", isText = false) {
   row.append(made);
 }
 
-function showResult({ classes, predictions, probabilities, targets }) {
+function inWords(score) {
+  const others = Object.entries(score.measures).filter(([name]) => name !== score.metric).map(([name, value]) => `, ${name.replaceAll("_", " ")} ${number(value)}`);
+  const leftOut = score.left_out ? `; ${count(score.left_out)} without a label left out` : "";
+  const right = score.right === null ? `${count(score.rows)} rows` : `${count(score.right)} of ${count(score.rows)} labels right`;
+  return `${score.label[0].toUpperCase()}${score.label.slice(1)} ${score.text}: ${right}${others.join("")}${leftOut}.`;
+}
+
+function showResult({ classes, predictions, probabilities, targets, score, score_problem: problem }) {
+  const told = document.getElementById("score");
+  told.hidden = !score && !problem;
+  told.textContent = score ? inWords(score) : problem ? `Not scored: ${problem}` : "";
   // Of many classes only those that some row is most likely to have
   const shown = classes.map((_, index) => index)
     .sort((a, b) => Math.max(...probabilities.map((row) => row[b])) - Math.max(...probabilities.map((row) => row[a])))

@@ -1,17 +1,18 @@
-// Fetches the part of the results that takes a while to compute, then its plots as they come into sight.
+// Fetches the parts of the results that take a while to compute, then plots as they come into sight.
 import { drawPlots } from "./plots.js";
 
-const analysis = document.getElementById("analysis");
-
-async function load() {
+async function load(part, words) {
   try {
-    const answer = await fetch(analysis.dataset.source, { credentials: "same-origin", headers: { Accept: "text/html" } });
+    const answer = await fetch(part.dataset.source, { credentials: "same-origin", headers: { Accept: "text/html" } });
     if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    analysis.innerHTML = await answer.text();
-    drawPlots(analysis);
+    part.innerHTML = await answer.text();
+    drawPlots(part);
   } catch (error) {
-    analysis.textContent = `What the parameters did cannot be shown: ${error.message}; load the page again.`;
+    part.append(Object.assign(document.createElement("p"), { textContent: `${words} cannot be shown: ${error.message}; load the page again.` }));
   }
 }
 
-if (!analysis.hidden) load();
+const findings = document.getElementById("findings");
+const analysis = document.getElementById("analysis");
+if (findings?.dataset.source) await load(findings, "The leaderboard");
+if (!analysis.hidden) load(analysis, "What the parameters did");

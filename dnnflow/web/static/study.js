@@ -24,8 +24,15 @@ function words(status) {
   if (status.wanted === "cancel" && !OVER.includes(status.state)) return "is being cancelled";
   if (status.state === "paused") return "goes on where it was when it is resumed";
   if (status.state === "stopped") return "can be resumed";
-  const isTraining = status.state === "running" && status.completed + status.failed !== status.total;
-  return OVER.includes(status.state) || isTraining ? "" : status.stage ?? "";
+  return OVER.includes(status.state) ? "" : status.stage ?? "";
+}
+
+function markStage(stage) {
+  const now = (stage ?? "").split(":")[0];
+  for (const one of at("stages").children) {
+    if (one.dataset.stages.split(" ").includes(now)) one.setAttribute("aria-current", "step");
+    else one.removeAttribute("aria-current");
+  }
 }
 
 function update(status) {
@@ -35,11 +42,12 @@ function update(status) {
   at("state").className = `state ${status.state}`;
   text("state", status.state);
   text("stage", words(status));
+  markStage(status.stage);
   at("bar").max = status.total || 1;
   at("bar").value = done;
   text("done", count(done));
   text("total", status.total === null ? "–" : count(status.total));
-  text("best", number(status.best?.score));
+  text("best", status.best?.text ?? "–");
   at("best-design").hidden = !status.best;
   if (status.best) {
     text("best-design", status.best.design);
@@ -74,7 +82,7 @@ function announce(before, status, done) {
   const now = performance.now();
   if (before.state === status.state && now - saidAt < 20000) return;  // often enough for a screen reader
   saidAt = now;
-  text("announced", `${status.state}, ${count(done)} of ${count(status.total)} designs, best accuracy ${number(status.best?.score)}`);
+  text("announced", `${status.state}, ${count(done)} of ${count(status.total)} designs, best ${status.best ? `${status.best.metric} ${status.best.text}` : "none yet"}`);
 }
 
 async function listFailures() {

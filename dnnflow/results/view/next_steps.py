@@ -1,0 +1,117 @@
+"""Say what a person may do next with a study, the most useful first."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal
+
+from dnnflow.design.edges import Edge
+from dnnflow.results.view.score_words import width_text
+from dnnflow.results.view.study_view import StudyView
+from dnnflow.results.view.tested import Tested, best_baseline, ensemble_of, first_of
+
+MOST = 4
+"""Steps that are told."""
+FEW = 0.05
+"""Share of the designs that are as good as the first, at most, where more designs are offered."""
+MORE = 4
+"""How many times as many rows or designs are offered."""
+
+StepKind = Literal["validation", "widen", "designs", "rows", "model", "score"]
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """Something to do next."""
+
+    kind: StepKind
+    text: str
+    """Why, in words."""
+    command: str | None = None
+    """For a terminal; FILE is the study's pipeline, ROWS.csv a table of the same columns."""
+    model: str | None = None
+    """What the step takes: a rank, or `ensemble`."""
+
+
+def next_steps(view: StudyView, models: PurePath | str = "models") -> tuple[NextStep, ...]:
+    """Return what may be done next with a study that was measured; nothing before.
+
+    Parameters
+    ----------
+    models
+        Directory of the saved models, as it is to be written in commands.
+    """
+    winner = first_of(view.tested)
+    if winner is None:
+        return ()
+    why = [*_on_validation_rows(view), *_other_designs(view), *_more_rows(view, winner)]
+    taken = _with_model(view, winner, PurePath(models))
+    return (*why[: MOST - len(taken)], *taken)
+
+
+def edges_in_words(edges: tuple[Edge, ...]) -> str:
+    """Return where the best designs lie, as a sentence without its end."""
+    told = ", and ".join(str(edge) for edge in edges)
+    return f"{told[:1].upper()}{told[1:]}"
+
+
+def _on_validation_rows(view: StudyView) -> Iterator[NextStep]:
+    if view.is_selected_on_test:
+        yield NextStep(
+            "validation",
+            "Designs were chosen on the test rows: choose them on others to know what they are worth.",
+            "dnnflow run FILE --set evaluation.select_on=validation",
+        )
+
+
+def _other_designs(view: StudyView) -> Iterator[NextStep]:
+    """Yield the wider study, or one of more designs where the best are rare."""
+    if view.edges:
+        told = f"{edges_in_words(view.edges)}: a wider space may hold better designs."
+        yield NextStep("widen", told, f"dnnflow widen {view.record.study_id}")
+        return
+    designs, noise = view.record.pipeline.get("designs"), view.noise
+    if isinstance(designs, int) and noise is not None and noise.equal <= max(1, FEW * noise.designs):
+        told = f"{noise.equal:,} of {noise.designs:,} designs are that good: more may hold better ones."
+        yield NextStep("designs", told, f"dnnflow run FILE --set designs={MORE * designs}")
+
+
+def _more_rows(view: StudyView, winner: Tested) -> Iterator[NextStep]:
+    """Yield what more test rows would tell, where those that there are leave the order open."""
+    if winner.interval is None:
+        return
+    low, high = winner.interval
+    rivals = [one for one in (ensemble_of(view.tested), best_baseline(view.tested)) if one is not None]
+    near = [one.short for one in rivals if low <= one.score <= high]
+    if not near:
+        return
+    now = (high - low) / 2
+    then = width_text(view.metric, now / math.sqrt(MORE))  # an interval narrows with the root of the rows
+    yield NextStep(
+        "rows",
+        f"More rows: {winner.rows:,} test rows tell {view.metric.label} to {width_text(view.metric, now)}, "
+        f"too few to tell the winner from {' or '.join(near)}; "
+        f"{MORE * winner.rows:,} would tell it to {then}.",
+    )
+
+
+def _with_model(view: StudyView, winner: Tested, models: PurePath) -> tuple[NextStep, NextStep]:
+    """Return what may be done with the ensemble, where there is one and no small model is asked for."""
+    ensemble = ensemble_of(view.tested)
+    best, model, file = winner, str(winner.rank), models / f"best-{winner.rank}.keras"
+    is_small = (view.record.pipeline.get("evaluation") or {}).get("prefer") == "small"
+    if ensemble is not None and not is_small:
+        best, model, file = ensemble, "ensemble", models / "ensemble.keras"
+    worth = f"{view.metric.text(best.score)} on the test rows"
+    return (
+        NextStep(
+            "model",
+            f"Predict new rows with {best.short} ({worth}).",
+            f"dnnflow predict {file} ROWS.csv",
+            model,
+        ),
+        NextStep(
+            "score", "Measure it on new rows that have the label.", f"dnnflow score {file} ROWS.csv", model
+        ),
+    )
