@@ -95,9 +95,10 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
         values.append(found)
         known &= is_there
     if not known.any():
+        columns = " and ".join(map(repr, targets.names))
         raise DataError(
-            f"rows to be scored must have a label, got none in column {' and '.join(map(repr, targets.names))} "
-            f"of {len(rows):,} rows; apply the model to them with predict"
+            f"rows to be scored must have a label, got none in column {columns} of {len(rows):,} rows; apply "
+            "the model to them with predict"
         )
     return targets.encode(np.where(known[:, None], np.stack(values, axis=1), 0.0)), known
 
