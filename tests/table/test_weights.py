@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ Make = Callable[..., Dataset]
 def make(tmp_path: Path) -> Make:
     """Make a dataset of 60 rows, whose weights are the rows' numbers over 10."""
 
-    def made(change: dict[int, str] | None = None, label: str = "kind", **fields: object) -> Dataset:
+    def made(change: dict[int, str] | None = None, label: str = "kind", **fields: Any) -> Dataset:
         weights = {i: str(i / 10) for i in range(60)} | (change or {})
         lines = (f"{i},{i % 7},{weights[i]},{'ab'[i % 2]},{i * 1.5}\n" for i in range(60))
         path = tmp_path / "table.csv"
@@ -45,6 +46,7 @@ def test_weights_stand_beside_what_divides_the_rows(make: Make) -> None:
     dataset = make(groups="more")
     assert dataset.feature_names == ("row",)
     assert dataset.marks().groups is not None
+    assert dataset.weights is not None
     np.testing.assert_allclose(dataset.weights, dataset.arrays("train")[0][:, 0] / 10, rtol=1e-6)
 
 

@@ -24,7 +24,7 @@ _CLASSES, _DESIGNS, _TRUTH = "classes", "designs", "truth"
 class KeptPredictions:
     """What designs predict, as it was read."""
 
-    truth: NDArray[np.integer]
+    truth: NDArray[Any]
     """What is true of the rows that designs are compared on: class codes (rows,), else (rows, outputs)."""
     values: NDArray[Any]
     """Shape (designs, rows): predicted class codes; or (designs, rows, outputs): probabilities in float16, or
