@@ -207,7 +207,7 @@ class FinalTraining(TrialLoop):
         """Return predictions (held rows, outputs) in their places among all training rows, NaN elsewhere."""
         if part.folds is None:
             return predicted
-        placed = np.full((self._study.dataset.rows["train"], *predicted.shape[1:]), np.nan, np.float16)
+        placed = np.full((self._study.dataset.rows["train"], *predicted.shape[1:]), np.nan, predicted.dtype)
         placed[self._study.dataset.part(part)[1]] = predicted
         return placed
 
