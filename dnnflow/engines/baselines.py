@@ -1,6 +1,7 @@
 """Fit what a person would use instead of a network: the largest class or the mean, a linear model, trees."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,10 @@ from numpy.typing import NDArray
 
 from dnnflow.table.columns.kinds import Task
 
-Predict = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""Features (rows, features) to class codes (rows,); to probabilities of labels, or to standardised numbers,
-(rows, outputs)."""
+Predict = Callable[[NDArray[np.float32]], NDArray[np.floating[Any]]]
+"""Features (rows, features) to outputs (rows, outputs): probabilities, or standardised numbers."""
 Fit = Callable[[NDArray[np.float32], NDArray[Any]], Predict]
-"""Features (rows, features) and labels as networks are trained on them."""
+"""Features (rows, features) and labels, as networks are trained on them, to what is fitted to them."""
 
 LARGEST_CLASS = "always the largest class"
 LINEAR = "logistic regression"
@@ -32,17 +32,31 @@ def fitted_rows(rows: int, n_features: int, n_outputs: int) -> int:
     return min(rows, max(1000, MAX_VALUES // max(1, n_features * trees)))
 
 
-def baselines(task: Task = Task.CLASSIFICATION) -> Mapping[str, Fit]:
+def baselines(n_outputs: int, task: Task = Task.CLASSIFICATION) -> Mapping[str, Fit]:
     """Return what fits each baseline of a task; the first looks at no feature.
 
-    Of several targets or labels, linear models and trees are fitted one by one.
+    Some classes may not occur in the rows. Of several targets or labels, boosted trees and logistic
+    regression are fitted one by one.
     """
     if task is Task.REGRESSION:
         return {MEAN: _frequency, RIDGE: _ridge, BOOSTING: _for_each(_boosted_numbers)}
     if task is Task.MULTILABEL:
         of_label = {LINEAR: _linear_model, BOOSTING: _boosted_classes}
         return {MOST_FREQUENT: _frequency, **{name: _for_each(make) for name, make in of_label.items()}}
-    return {LARGEST_CLASS: _largest_class, LINEAR: _linear, BOOSTING: _boosting}
+    fits = {LARGEST_CLASS: _largest_class, LINEAR: _linear, BOOSTING: _boosting}
+    return {name: partial(_fitted, fit, n_outputs) for name, fit in fits.items()}
+
+
+def _fitted(
+    fit: Fit, n_classes: int, features: NDArray[np.float32], labels: NDArray[np.int32]
+) -> Predict:  # fmt: skip
+    predict = fit(features, labels)
+
+    def whole(rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        shares = predict(rows)
+        return np.pad(shares, ((0, 0), (0, n_classes - shares.shape[1])))
+
+    return whole
 
 
 def _frequency(features: NDArray[np.float32], labels: NDArray[np.float32]) -> Predict:
@@ -113,8 +127,9 @@ def _boosting(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Predi
 
 
 def _largest_class(features: NDArray[np.float32], labels: NDArray[np.int32]) -> Predict:
-    largest = np.bincount(labels).argmax()
-    return lambda rows: np.full(len(rows), largest)
+    """Give each row the classes' shares of the rows: the largest is the likeliest."""
+    shares = np.bincount(labels) / len(labels)
+    return lambda rows: np.tile(shares, (len(rows), 1))
 
 
 def _sklearn(model: Any, features: NDArray[np.float32], labels: NDArray[np.int32]) -> Predict:
@@ -125,4 +140,10 @@ def _sklearn(model: Any, features: NDArray[np.float32], labels: NDArray[np.int32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a linear model that has not quite converged is a baseline still
         model.fit(features, labels)
-    return lambda rows: np.asarray(model.predict(rows))
+
+    def predict(rows: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
+        shares = np.zeros((len(rows), int(model.classes_.max()) + 1))
+        shares[:, model.classes_] = model.predict_proba(rows)
+        return shares
+
+    return predict

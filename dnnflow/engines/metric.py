@@ -107,7 +107,7 @@ def decided(task: Task, outputs: Outputs, thresholds: "float | tuple[float, ...]
         return (outputs > np.asarray(0.5 if thresholds is None else thresholds)).astype(np.int8)
     if thresholds is None:
         return np.asarray(outputs.argmax(axis=-1))
-    return (outputs[..., 1] > thresholds).astype(np.int8)
+    return (outputs[..., 1] > np.asarray(thresholds)).astype(np.int8)
 
 
 def task_of(truth: Truth) -> Task:

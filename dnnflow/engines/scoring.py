@@ -84,6 +84,18 @@ def as_codes(classes: NDArray[np.integer], n_classes: int) -> NDArray[np.integer
     return classes.astype(np.min_scalar_type(n_classes - 1))
 
 
+def halved(outputs: NDArray[np.floating], task: Task) -> NDArray[np.float16]:
+    """Return probabilities (rows, outputs) as float16, rounded so that the classes they say stay."""
+    kept = outputs.astype(np.float16)
+    if task is Task.MULTILABEL:
+        kept[(outputs > 0.5) & (kept == 0.5)] = np.nextafter(np.float16(0.5), np.float16(1))
+        return kept
+    best = outputs.argmax(axis=-1)
+    tied = np.flatnonzero(kept.argmax(axis=-1) != best)
+    kept[tied, best[tied]] = np.nextafter(kept[tied, best[tied]], np.float16(2))
+    return kept
+
+
 def kept_of(measured: MeasuredRows, dataset: "Dataset", metric: Metric, *, whole: bool) -> NDArray[Any]:
     """Return what is kept of outputs: all of them, where `whole` or the metric needs it, else classes.
 
@@ -93,6 +105,6 @@ def kept_of(measured: MeasuredRows, dataset: "Dataset", metric: Metric, *, whole
     if metric.needs == "values":
         return in_units(measured.targets, measured.outputs).astype(np.float32)
     if whole or metric.needs == "probabilities":
-        return measured.outputs.astype(np.float16)
+        return halved(measured.outputs, dataset.task)
     classes = decided(dataset.task, measured.outputs)
     return as_codes(classes, dataset.n_classes) if dataset.task is Task.CLASSIFICATION else classes

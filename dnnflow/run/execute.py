@@ -23,6 +23,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
+from dnnflow.results.view.design_measures import store_measures
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.final_stage import has_finals, train_finals
 from dnnflow.run.final_test import hand_out
@@ -244,13 +245,14 @@ def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
     loss_of(settings.loss, settings.quantile, dataset.task)
     class_weights(dataset, settings.class_weight)
-    labels = TrainingRows(dataset, settings).measured_labels()
-    outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
-    if metric.score(labels, outputs) is None:
-        raise InputError(
-            f"{metric.label} needs rows that differ among those that designs are compared on, got "
-            f"{len(labels):,} rows that do not; hold out more rows, or set another evaluation.metric"
-        )
+    compared = TrainingRows(dataset, settings).measured_labels()
+    for labels, what in ((compared, "designs are compared on"), (dataset.labels("test"), "are for the test")):
+        outputs = np.full((len(labels), dataset.n_outputs), 1 / dataset.n_outputs, np.float32)
+        if metric.score(labels, outputs) is None:
+            raise InputError(
+                f"{metric.label} needs rows that differ among those that {what}, got {len(labels):,} rows "
+                "that do not; hold out more rows, or set another evaluation.metric"
+            )
     if pipeline.evaluation.folds is not None:
         dataset.part(Part(folds=pipeline.evaluation.folds))
 
@@ -314,6 +316,7 @@ def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None =
 def aggregate(study: Study, listener: Listener = ignore) -> StudyView:
     """Rank the designs, and look at what their parameters did."""
     with stage(Stage.AGGREGATE, f"study {study.id}", listener) as came_of_it:
+        store_measures(study.store, study.id, study.settings.workspace, study.dataset.task)
         view = study.view()
         came_of_it.append(f"{len(view.trials):,} designs completed")
     return view

@@ -12,25 +12,38 @@ from threadpoolctl import threadpool_limits
 from dnnflow.design.layers import Design
 from dnnflow.engines.baselines import BOOSTING, LINEAR, RIDGE, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import Block, TrainingRows
-from dnnflow.engines.metrics import ACCURACY, measures, metric_of
+from dnnflow.engines.metric import Metric, decided
+from dnnflow.engines.metrics import ACCURACY, METRICS, measures, metric_of
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.scoring import in_units
 from dnnflow.engines.seam import make_importable
-from dnnflow.errors import DataError
+from dnnflow.errors import InputError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.results.view.finals import Finals
+from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
+from dnnflow.results.store.final_trials import FinalTrial
+from dnnflow.results.view.bootstrap import bootstrap_interval
+from dnnflow.results.view.finals import Finals, averaged_outputs, by_finalist, out_of_fold
+from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.tested import Tested, tested_in
-from dnnflow.run.ensemble_model import averaged
+from dnnflow.run.adjustment import Adjustment, adjustment
+from dnnflow.run.ensemble_model import averaged, with_temperature
 from dnnflow.run.final_stage import handed_out, options_of, parts_of, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
+from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
+    import keras
+
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.study import Study
 
 _BATCH_ROWS = 8192
+MOST_OUTPUTS = 1 << 26
+"""Numbers that are kept of what a model gives for the test rows, 256 MiB, where only classes matter."""
+Rows = tuple[NDArray[Any], NDArray[Any]]
+"""What is true of some rows, (rows,) or (rows, outputs), and what is predicted for them (rows, outputs)."""
 
 
 def hand_out(
@@ -74,6 +87,9 @@ class _Handed:
     selected: float | None = None
     design_id: str | None = None
     """Of the study's design that a single network is of."""
+    held_out: Rows | None = None
+    """What is true of rows that its networks were not fitted to, and what they give for these; None where
+    that is not kept."""
 
 
 def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
@@ -82,9 +98,11 @@ def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
     wanted = [place.design_id for place in view.leaderboard[: study.pipeline.outputs.models]]
     if finals is not None:
         wanted = handed_out(study, finals)
+    kept = HeldOut.of_study(study) if finals is not None else None
     designs = {design.design_id: design for design in study.designs}
     is_apart = study.job().settings.select_on == "validation"
     for design_id in wanted:
+        held_out = None if kept is None else kept.of(design_id)
         place, design = places[design_id], designs[design_id]
         if finals is not None:
             trained = refit_task(design, finals).design
@@ -94,12 +112,13 @@ def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
         yield _Handed(
             "design", place.design, workspace.model(study.id, place.rank), ((trained, weights, 1.0),),
             rank=place.rank, selected=place.score if is_apart else None, design_id=design_id,
+            held_out=held_out,
         )  # fmt: skip
     if finals is not None and finals.ensemble:
-        yield _ensemble(study, finals)
+        yield _ensemble(study, finals, None if kept is None else kept.of_mean(finals.ensemble))
 
 
-def _ensemble(study: "Study", finals: Finals) -> _Handed:
+def _ensemble(study: "Study", finals: Finals, held_out: Rows | None) -> _Handed:
     workspace, counts = study.settings.workspace, finals.ensemble
     trained = [one for one in study.store.final_trials(study.id) if one.stage == "folds"]
     total, networks = sum(counts.values()), []
@@ -112,7 +131,7 @@ def _ensemble(study: "Study", finals: Finals) -> _Handed:
     designs = f"{len(counts)} designs" if len(counts) > 1 else "one design"
     return _Handed(
         "ensemble", f"an ensemble of {designs} ({len(networks)} networks)", workspace.ensemble(study.id),
-        tuple(networks), selected=finals.ensemble_score,
+        tuple(networks), selected=finals.ensemble_score, held_out=held_out,
     )  # fmt: skip
 
 
@@ -134,20 +153,45 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
         network.set_weights(arrays)
         members.append((network, share))
     model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
+    metric, targets = _metric(study), dataset.targets
+    adjusted = _adjustment(metric, dataset.task, handed, model, rows)
+    if adjusted.temperature != 1.0:
+        model = with_temperature(model, adjusted.temperature, dataset.task, dataset.n_features)
+    if before is None:
+        found = _rows_of(_predict_with(model), rows.test(), metric, targets, adjusted.thresholds)
+        before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
+                         design_id=handed.design_id)  # fmt: skip
+    tested = replace(before, rank=handed.rank, selected=handed.selected)
+    record = {"study_id": study.id, "design_id": handed.design_id, "score": handed.selected,
+              "tested": tested.to_dict(), "thresholds": adjusted.thresholds,
+              "calibration": adjusted.calibration, **_described(handed)}  # fmt: skip
+    write_model(handed.path, model, dataset, record)
+    return tested
 
-    def predict(features: NDArray[np.float32]) -> NDArray[np.floating]:
+
+def _metric(study: "Study") -> Metric:
+    dataset = study.dataset
+    return metric_of(study.job().settings.metric, dataset.task, dataset.n_outputs)
+
+
+def _adjustment(
+    metric: Metric, task: Task, handed: _Handed, model: "keras.Model", rows: TrainingRows
+) -> Adjustment:
+    """Find how a model is adjusted: by rows that its networks were not fitted to, where there are some."""
+    held_out = handed.held_out
+    if held_out is None and rows.settings.select_on == "validation" and len(handed.networks) == 1:
+        targets = rows.dataset.targets
+        held_out = _rows_of(_predict_with(model), rows.validation(), METRICS["log_loss"], targets)
+    return Adjustment() if held_out is None else adjustment(metric, task, *held_out)
+
+
+def _predict_with(model: "keras.Model") -> Predict:
+    def predict(features: NDArray[np.float32]) -> NDArray[np.floating[Any]]:
         outputs = [np.asarray(model(features[at : at + _BATCH_ROWS], training=False))
                    for at in range(0, len(features), _BATCH_ROWS)]  # fmt: skip
         return np.concatenate(outputs)
 
-    if before is None:
-        before = _tested(rows, measured(predict, rows.test(), dataset.targets), kind=handed.kind,
-                         name=handed.name, design_id=handed.design_id)  # fmt: skip
-    tested = replace(before, rank=handed.rank, selected=handed.selected)
-    record = {"study_id": study.id, "design_id": handed.design_id, "score": handed.selected,
-              "tested": tested.to_dict(), **_described(handed)}  # fmt: skip
-    write_model(handed.path, model, dataset, record)
-    return tested
+    return predict
 
 
 def _described(handed: _Handed) -> dict[str, Any]:
@@ -170,13 +214,13 @@ def measure_baselines(
     """
     dataset, settings = study.dataset, study.job().settings
     rows, targets = TrainingRows(dataset, settings, blocks=True), dataset.targets
-    metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]
     features, labels = _first(whole.epoch(0, 1), limit)
     is_part = len(labels) == limit < dataset.rows["train"]
-    for name, fit in baselines(dataset.task).items():
+    metric, task = _metric(study), dataset.task
+    for name, fit in baselines(dataset.n_outputs, task).items():
         try:
             # Threads that wait for each other took ten times the processor where others worked, too
             with threadpool_limits(1):
@@ -184,25 +228,36 @@ def measure_baselines(
                 selected = None
                 if settings.select_on == "validation":
                     fits = [fit(*_first(one.epoch(0, 1), limit)) for one in held] if parts else [predict]
-                    scores = [metric.score(*measured(one, some.validation(), targets))
+                    scores = [_score(metric, task, _rows_of(one, some.validation(), metric, targets))
                               for one, some in zip(fits, held, strict=True)]  # fmt: skip
-                    selected = float(np.mean([one for one in scores if one is not None]))
-                on_test = measured(predict, rows.test(), targets)
+                    selected = float(np.mean(scores))
+                found = _rows_of(predict, rows.test(), metric, targets)
         except Exception as error:  # a library may raise anything: the study does without this one
             listener(Notice(f"{name} could not be measured, got {type(error).__name__}: {error}"))
         else:
             told = f"{name} on {limit:,} rows" if is_part and name in (LINEAR, RIDGE, BOOSTING) else name
-            yield _tested(rows, on_test, kind="baseline", name=told, selected=selected)
+            yield _tested(metric, task, found, Adjustment(), kind="baseline", name=told, selected=selected)
 
 
-def measured(
-    predict: Predict, blocks: Iterable[Block], targets: Targets
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return what is true of some rows, and what is predicted, as metrics take both."""
-    truth, outputs = [], []
+def _rows_of(
+    predict: Predict, blocks: Iterable[Block], metric: Metric, targets: Targets,
+    thresholds: tuple[float, ...] | None = None,
+) -> Rows:  # fmt: skip
+    """Return what is true of some rows, and what is predicted for them: probabilities, or numbers in units.
+
+    Where these were too large to be kept, and only classes matter, the classes.
+    """
+    truth: list[NDArray[Any]] = []
+    outputs: list[NDArray[Any]] = []
+    kept = 0
     for block in blocks:
+        found = predict(block.features[block.order]).astype(np.float32)
+        kept += found.size
+        if metric.needs == "classes" and kept > MOST_OUTPUTS:
+            found = decided(targets.task, found, thresholds)
+            outputs = [decided(targets.task, one, thresholds) for one in outputs]
         truth.append(block.labels[block.order])
-        outputs.append(predict(block.features[block.order]))
+        outputs.append(found)
     return in_units(targets, np.concatenate(truth)), in_units(targets, np.concatenate(outputs))
 
 
@@ -219,14 +274,67 @@ def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], ND
     return np.concatenate(features), np.concatenate(labels)
 
 
-def _tested(rows: TrainingRows, found: tuple[NDArray[Any], NDArray[Any]], **facts: Any) -> Tested:
-    task = rows.dataset.task
-    metric = metric_of(rows.settings.metric, task, rows.dataset.n_outputs)
-    score = metric.score(*found)
+def _score(
+    metric: Metric, task: Task, found: Rows, thresholds: tuple[float, ...] | None = None
+) -> float:  # fmt: skip
+    """Return the score of some rows.
+
+    Raises
+    ------
+    InputError
+        If they leave it undefined.
+    """
+    truth, outputs = found
+    score = metric.score(truth, decided(task, outputs, thresholds) if metric.needs == "classes" else outputs)
     if score is None:
-        raise DataError(
-            f"{metric.label} needs test rows that differ, got {len(found[0]):,} that do not; keep more rows "
-            "for the test"
+        raise InputError(
+            f"{metric.label} needs rows that differ and finite outputs, got {len(truth):,} rows on which it "
+            "is not defined; set another evaluation.metric"
         )
-    every = {} if metric is ACCURACY else measures(task, *found)
-    return Tested(score=score, rows=len(found[0]), measures=every, **facts)
+    return score
+
+
+def _tested(metric: Metric, task: Task, found: Rows, adjusted: Adjustment, **facts: Any) -> Tested:
+    truth, outputs = found
+    score = _score(metric, task, found, adjusted.thresholds)
+    if metric is ACCURACY and task is Task.CLASSIFICATION:
+        interval: tuple[float | None, float | None] = wilson_interval(score, len(truth))
+    else:
+        given = decided(task, outputs, adjusted.thresholds) if metric.needs == "classes" else outputs
+        interval = bootstrap_interval(metric, truth, given) or (None, None)
+    return Tested(
+        score=score, rows=len(truth), measures=measures(task, truth, outputs, adjusted.thresholds),
+        low=interval[0], high=interval[1], calibration=adjusted.calibration, thresholds=adjusted.thresholds,
+        **facts,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What finalists' networks give for rows that they were not fitted to."""
+
+    trainings: Mapping[str, Sequence[FinalTrial]]
+    """With folds, by finalist."""
+    kept: KeptPredictions
+
+    @classmethod
+    def of_study(cls, study: "Study") -> "HeldOut | None":
+        """Read what a study kept; None where it kept nothing."""
+        kept = read_predictions(study.settings.workspace.final_predictions(study.id))
+        return None if kept is None else cls(by_finalist(study.store.final_trials(study.id)), kept)
+
+    def of(self, design_id: str) -> Rows | None:
+        """Return the rows of one finalist: a row as often as it was held out."""
+        found = self.kept.of([one.design.design_id for one in self.trainings[design_id]])
+        if found is None:
+            return None
+        known = ~np.isnan(found[..., 0])  # (trainings, rows)
+        truth = np.broadcast_to(self.kept.truth, (len(found), *self.kept.truth.shape))
+        return truth[known], found[known]
+
+    def of_mean(self, counts: Mapping[str, int]) -> Rows | None:
+        """Return the rows of the mean of finalists, each counted so often."""
+        outputs, truth = out_of_fold([self.trainings[design_id] for design_id in counts], self.kept)
+        if outputs is None or truth is None:
+            return None
+        return truth, averaged_outputs(outputs, dict(enumerate(counts.values())))

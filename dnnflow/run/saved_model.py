@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dnnflow.engines.metric import decided
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import write_file
@@ -140,6 +141,12 @@ class SavedModel:
     reading: Mapping[str, Any] = field(default_factory=dict)
     """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """Probability of the second of two classes above which it is predicted; None: the likeliest is."""
+        found = self.about.get("thresholds")
+        return None if found is None else tuple(found)
+
     def source(self, url: str, **given: Any) -> Source:
         """Return how a CSV of raw rows is read: as the table of the training, besides what is given.
 
@@ -159,7 +166,7 @@ class SavedModel:
         return Source(url=url, **{**self.reading, **known})
 
     def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
-        """Return what is predicted of each raw row.
+        """Return what is predicted of each raw row; of classes and labels by the model's thresholds, if any.
 
         Parameters
         ----------
@@ -178,14 +185,19 @@ class SavedModel:
         features = self.preprocessing.transform(rows)  # (rows, features) float32
         outputs = np.asarray(self.model.predict(features, batch_size=4096, verbose=0))  # (rows, outputs)
         targets = self.preprocessing.targets
+        names: tuple[str, ...] = ()
         if targets.task is Task.CLASSIFICATION:
-            table = pd.DataFrame({"prediction": targets.decode(outputs.argmax(axis=1))}, index=rows.index)
+            codes = decided(targets.task, outputs, self.thresholds)
+            table = pd.DataFrame({"prediction": targets.decode(codes)}, index=rows.index)
             names = targets.classes[0].names
         else:
             labels = targets.names if len(targets.names) > 1 else ("prediction",)
-            table = pd.DataFrame(targets.decode(outputs), columns=list(labels), index=rows.index)
-            pairs = zip(targets.names, targets.classes, strict=False)  # no classes of numbers
-            names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
+            given = outputs
+            if targets.task is Task.MULTILABEL:
+                given = decided(targets.task, outputs, self.thresholds)
+                pairs = zip(targets.names, targets.classes, strict=True)
+                names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
+            table = pd.DataFrame(targets.decode(given), columns=list(labels), index=rows.index)
         for place, name in enumerate(names):
             table[f"probability of {name}"] = outputs[:, place]
         return table

@@ -286,3 +286,10 @@ def test_the_schema_accepts_what_the_model_accepts() -> None:
     data = yaml.safe_load((PIPELINES / "quickstart.yaml").read_text())
     assert set(data) <= set(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+def test_a_metric_is_named_among_those_there_are(tmp_path: Path) -> None:
+    text = "dataset: {source: a.csv, label: y}\ndesigns: 3\nevaluation: {metric: f2}\n"
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(PipelineError, match=r"line 3: evaluation.metric: .*accuracy.*log_loss.*f2"):
+        load_pipeline(tmp_path / "p.yaml")

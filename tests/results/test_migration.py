@@ -20,7 +20,7 @@ from dnnflow.events import Command
 from dnnflow.paths import canonical_json
 from dnnflow.results.store.database import open_engine, store_url
 from dnnflow.results.store.run_record import Driver, RunKind, RunState
-from dnnflow.results.store.schema import SCHEMA_VERSION, runs
+from dnnflow.results.store.schema import MEASURES, SCHEMA_VERSION, runs
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.trial_rows import trial_row
 from dnnflow.run.study import read_stored
@@ -153,6 +153,8 @@ def make_old(url: str) -> MakeOld:
             columns = COLUMNS_OF_4 if version == 4 else OLD_COLUMNS
             connection.execute(sa.text("DROP TABLE final_trials"))
             if version >= 3:
+                for name in MEASURES:
+                    connection.execute(sa.text(f"ALTER TABLE trials DROP COLUMN {name}"))
                 for ours, theirs in columns.items():
                     connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {ours} TO {theirs}"))
                 connection.execute(sa.text(f"UPDATE dnnflow_schema SET version = {version}"))

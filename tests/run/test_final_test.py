@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dnnflow.engines.baselines import BOOSTING, LARGEST_CLASS, LINEAR
+from dnnflow.errors import InputError
 from dnnflow.events import Notice, ignore
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
@@ -210,3 +211,21 @@ def test_what_the_best_is_worth_is_said_in_one_sentence(settings: Settings) -> N
     assert "logistic regression " in view.sentence
     assert "always the largest class 33.3 %" in view.sentence
     assert "24 validation rows" in str(view.noise)
+
+
+def test_a_metric_of_another_task_or_of_one_class_is_refused_before_anything_trains(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"metric of classification must be one of .*, got rmse; take"):
+        begin_study(pipeline("evaluation.metric=rmse"), settings)
+    rows = [f"{row},{int(row >= 30)},{'train' if row < 60 else 'test'}" for row in range(80)]
+    source = tmp_path / "ordered.csv"
+    source.write_text("\n".join(["a,kind,which", *rows]))
+    one_class = pipeline(f"dataset.source={source}", "dataset.label=kind", "evaluation.split=which")
+    with pytest.raises(InputError, match="ROC-AUC needs rows that differ among those that are for the test"):
+        begin_study(with_metric(one_class, "roc_auc"), settings)
+
+
+def with_metric(given: Pipeline, name: str) -> Pipeline:
+    plain = given.plain()
+    return Pipeline.model_validate({**plain, "evaluation": {**plain["evaluation"], "metric": name}})

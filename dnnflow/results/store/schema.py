@@ -97,6 +97,10 @@ study_designs = sa.Table(
     sa.Column("designs", sa.LargeBinary, nullable=False),
 )
 
+MEASURES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "r2", "rmse", "mae")
+"""Metrics of trials beside the study's own, on the same rows; NULL until the screen has ended, where the
+metric is for another task, and where predictions were not kept."""
+
 # Long texts stand last: SQLite then reads the short columns without visiting the pages they overflow to.
 trials = sa.Table(
     "trials",
@@ -121,6 +125,7 @@ trials = sa.Table(
     sa.Column("train_loss", sa.Double),
     sa.Column("validation_score", sa.Double),
     sa.Column("validation_loss", sa.Double),
+    *(sa.Column(name, sa.Double) for name in MEASURES),
     sa.Column("depth", sa.Integer),
     sa.Column("units", sa.BigInteger),
     sa.Column("units_min", sa.BigInteger),
@@ -222,6 +227,8 @@ def _migrate(connection: sa.Connection, version: int) -> None:
         connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {old} TO {new}"))
     if version < 3:
         _make_runs(connection, version)
+    for name in MEASURES:
+        _add(connection, trials.c[name])
     final_trials.create(connection)
     if version < 4:
         _say_what_was_selected_on(connection)
@@ -275,7 +282,7 @@ def _refuse_while_driven(connection: sa.Connection, name: str, key: str) -> None
 
 def _add(connection: sa.Connection, column: "sa.Column[Any]") -> None:
     definition = sa.schema.CreateColumn(column).compile(connection)
-    connection.execute(sa.text(f"ALTER TABLE {runs.name} ADD COLUMN {definition}"))
+    connection.execute(sa.text(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}"))
 
 
 def _make_optional(connection: sa.Connection, column: "sa.Column[Any]") -> None:

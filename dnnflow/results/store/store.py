@@ -1,6 +1,7 @@
 """Keep runs, the designs of studies and their trials in SQLite or PostgreSQL."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,26 @@ class Store(Runs, FinalTrials):
             if not connection.execute(touched).rowcount:
                 raise study_not_found(study_id)
             return connection.execute(new, rows).rowcount
+
+    def without_measures(self, study_id: str, names: Sequence[str]) -> list[str]:
+        """Return the ids of the completed designs that have none of some measures."""
+        none = sa.and_(*(trials.c[name].is_(None) for name in names))
+        done = (trials.c.study_id == study_id) & (trials.c.state == TrialState.COMPLETED.value)
+        with self.reading() as connection:
+            query = sa.select(trials.c.design_id).where(done, none).order_by(trials.c.design_id)
+            return list(connection.execute(query).scalars())
+
+    def add_measures(
+        self, study_id: str, design_ids: Sequence[str], found: Mapping[str, Sequence[float] | Any]
+    ) -> None:
+        """Write measures of trials, by name, one a design; NaN becomes NULL."""
+        columns = {name: [float(x) if math.isfinite(x) else None for x in found[name]] for name in found}
+        rows = [{"one": design_id, **{f"new_{name}": values[at] for name, values in columns.items()}}
+                for at, design_id in enumerate(design_ids)]  # fmt: skip
+        mine = (trials.c.study_id == study_id) & (trials.c.design_id == sa.bindparam("one"))
+        with self._write() as connection:
+            new = trials.update().where(mine).values(**{name: sa.bindparam(f"new_{name}") for name in found})
+            connection.execute(new, rows)
 
     def finished(self, study_id: str) -> set[str]:
         """Return the ids of all designs that have a trial, whatever its state."""

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dnnflow.engines.records import TrialState
-from dnnflow.results.store.schema import trials
+from dnnflow.results.store.schema import MEASURES, trials
 from dnnflow.results.store.store import Store
 
 BINS = 40
@@ -162,7 +162,7 @@ class TrialQuery:
 
 
 SORTS = ("score", "train_score", "loss", "training_s", "depth", "parameters", "units",
-         "learning_rate", "batch_size", "epochs_run", "started_at", "design_id")  # fmt: skip
+         "learning_rate", "batch_size", "epochs_run", "started_at", "design_id", *MEASURES)  # fmt: skip
 """Columns that trials can be sorted by; rows without a value stand last."""
 
 LISTED = tuple(

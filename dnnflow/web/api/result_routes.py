@@ -43,7 +43,9 @@ Sort = Literal[
     "score", "-score", "train_score", "-train_score", "loss", "-loss",
     "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
     "learning_rate", "-learning_rate", "batch_size", "-batch_size", "epochs_run", "-epochs_run",
-    "started_at", "-started_at", "design_id", "-design_id",
+    "started_at", "-started_at", "design_id", "-design_id", "accuracy", "-accuracy",
+    "balanced_accuracy", "-balanced_accuracy", "macro_f1", "-macro_f1", "mcc", "-mcc", "r2", "-r2",
+    "rmse", "-rmse", "mae", "-mae",
 ]  # fmt: skip
 
 

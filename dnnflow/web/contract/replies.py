@@ -156,6 +156,14 @@ class TrialRow(ApiReply):
     train_loss: float | None
     validation_score: float | None
     validation_loss: float | None
+    accuracy: float | None
+    """This and the other metrics below: on the rows compared on, where known, once the screen has ended."""
+    balanced_accuracy: float | None
+    macro_f1: float | None
+    mcc: float | None
+    r2: float | None
+    rmse: float | None
+    mae: float | None
     training_s: float | None
     amortised: bool
     """Whether `training_s` is a share of the time of a stack of designs."""
