@@ -47,7 +47,8 @@ def trained(
 @pytest.mark.parametrize(
     ("task", "name"),
     [(CLASSIFICATION, "log_loss"), (CLASSIFICATION, "balanced_accuracy"),
-     (CLASSIFICATION, "average_precision"), (MULTILABEL, "accuracy"), (MULTILABEL, "macro_f1"), (REGRESSION, "rmse"), (REGRESSION, "r2")],
+     (CLASSIFICATION, "average_precision"), (MULTILABEL, "accuracy"), (MULTILABEL, "macro_f1"),
+     (REGRESSION, "rmse"), (REGRESSION, "r2")],
 )  # fmt: skip
 def test_finalists_have_all_measures_of_their_task(task: Task, name: str) -> None:
     finals, truth, outputs = trained(task, name, [0.1, 0.6, 5.0])
