@@ -62,7 +62,7 @@ def known_ids(url: str, store: Store) -> dict[str, Sequence[object]]:
     ]
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,
-            "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"], "rank": [1],
+            "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"], "model": ["1", "ensemble"],
             "run_id": []}  # fmt: skip
 
 
@@ -111,7 +111,8 @@ MORE_RULES = (
     "POST /api/v1/datasets",
     "POST /api/v1/studies",
     "POST /api/v1/runs",
-    "POST /api/v1/studies/{study_id}/models/{rank}/predict",
+    "POST /api/v1/studies/{study_id}/models/{model}/predict",
+    "POST /api/v1/studies/{study_id}/models/{model}/score",
     "GET /api/v1/studies",
     "GET /api/v1/runs",
     "GET /api/v1/studies/{study_id}/trials",

@@ -98,7 +98,8 @@ def _words(status: StudyStatus) -> str:
         return "goes on where it was when it is resumed"
     if status.state == "stopped":
         return "can be resumed"
-    return "" if status.state in OVER else status.stage or ""
+    is_training = status.state == "running" and status.completed + status.failed != status.total
+    return "" if status.state in OVER or is_training else status.stage or ""
 
 
 @router.post("/studies/{study_id}/{action}")

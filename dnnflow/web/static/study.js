@@ -24,7 +24,8 @@ function words(status) {
   if (status.wanted === "cancel" && !OVER.includes(status.state)) return "is being cancelled";
   if (status.state === "paused") return "goes on where it was when it is resumed";
   if (status.state === "stopped") return "can be resumed";
-  return OVER.includes(status.state) ? "" : status.stage ?? "";
+  const isTraining = status.state === "running" && status.completed + status.failed !== status.total;
+  return OVER.includes(status.state) || isTraining ? "" : status.stage ?? "";
 }
 
 function markStage(stage) {
