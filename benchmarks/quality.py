@@ -3,6 +3,7 @@
     python benchmarks/quality.py --list                                  # tables and systems
     python benchmarks/quality.py --tables vowel vehicle digits           # a minute a system and table
     python benchmarks/quality.py --systems dnnflow network boosting forest --folds 2
+    python benchmarks/quality.py --systems dnnflow --rules '{"preprocess": {"bins": 0}}'   # worth it?
     python benchmarks/quality.py --task regression
 
 Every system is given the same rows of a table and the same time, its start-up and imports included, in a
@@ -53,6 +54,7 @@ def run_apart(system: str, table: str, fold: int, options: argparse.Namespace) -
         command = [
             sys.executable, __file__, "--one", system, "--tables", table, "--fold", str(fold), "--home", home,
             "--until", str(begun + options.seconds), "--cores", str(options.cores),
+            "--rules", json.dumps(options.rules),
         ]  # fmt: skip
         try:
             done = subprocess.run(
@@ -71,7 +73,8 @@ def run_apart(system: str, table: str, fold: int, options: argparse.Namespace) -
 def run_here(options: argparse.Namespace) -> None:
     """Be the process of a system: print its answers as the last line."""
     table = load(options.tables[0], options.fold)
-    answers = SYSTEMS[options.one].run(table, Limits(options.until, options.cores, options.home))
+    limits = Limits(options.until, options.cores, options.home, options.rules)
+    answers = SYSTEMS[options.one].run(table, limits)
     print("\n" + json.dumps({name: asdict(answer) for name, answer in answers.items()}))
 
 
@@ -175,6 +178,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0, help="wall time of a system and fold")
     parser.add_argument("--folds", type=int, default=1, choices=range(1, 6), help="of each table")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
+    differ = "JSON: fields of dnnflow's sections that differ from the good rules"
+    parser.add_argument("--rules", type=json.loads, default={}, help=differ)
     parser.add_argument("--json", type=Path, help="where all that was found is written too")
     parser.add_argument("--list", action="store_true", help="print the names of tables and systems")
     for hidden, kind in (("--one", str), ("--fold", int), ("--until", float), ("--home", Path)):

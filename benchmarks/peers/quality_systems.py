@@ -8,7 +8,7 @@ its models. Libraries are imported where they are used: a system's own imports c
 import importlib.util
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Limits:
     cores: int
     home: Path
     """A directory of its own."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """Sections of dnnflow's pipeline whose fields are other ones than those of the good rules."""
 
     @property
     def left_s(self) -> float:
@@ -66,7 +68,7 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     source = limits.home / "table.csv"
     table.train.to_csv(source, index=False)
     settings = Settings.from_environment({"DNNFLOW_HOME": str(limits.home)})
-    rules = rules_of(table, limits.cores) | {"dataset": {"source": str(source), "label": LABEL}}
+    rules = rules_of(table, limits) | {"dataset": {"source": str(source), "label": LABEL}}
     design_s = probe(Pipeline.model_validate(rules), settings, limits)
     designs = max(10, int(SCREEN_SHARE * limits.left_s * limits.cores / design_s))
     pipeline = Pipeline.model_validate({**rules, "designs": designs, "outputs": {"models": 1}})
@@ -103,16 +105,18 @@ def probe(pipeline: Any, settings: Any, limits: Limits) -> float:
     return (time.time() - begun) / trained
 
 
-def rules_of(table: Table, cores: int) -> dict[str, Any]:
+def rules_of(table: Table, limits: Limits) -> dict[str, Any]:
     """Return a pipeline's sections by the good rules, on workers of this machine or in this process."""
     from dnnflow.pipeline.good_rules import TableFacts, good_rules
 
     features = table.features(table.train)
     texts = features.select_dtypes(exclude="number")
     numbers, categories = features.shape[1] - texts.shape[1], int(texts.nunique().sum())
-    facts = TableFacts(len(features), numbers, categories, table.train[LABEL].nunique())
-    executor = {"kind": "in-process"} if cores == 1 else {"workers": cores, "dashboard_port": 0}
-    return {**good_rules(facts), "executor": executor}
+    rules = good_rules(TableFacts(len(features), numbers, categories, table.train[LABEL].nunique()))
+    for name, changed in limits.rules.items():
+        rules[name] = {**rules.get(name, {}), **changed}
+    executor = {"workers": limits.cores, "dashboard_port": 0}
+    return {**rules, "executor": {"kind": "in-process"} if limits.cores == 1 else executor}
 
 
 # ---- scikit-learn
