@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState
 from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.jobs.services import Services
@@ -66,6 +67,16 @@ def test_a_study_starts_without_scripts(client: TestClient, upload_id: str, serv
     assert record.pipeline["dataset"]["label"] == "<b>label</b>"
     again = client.post(f"/new/{upload_id}/start", data=fields, headers=PAGE)
     assert again.headers["location"] == answer.headers["location"], "the button was pressed twice: one study"
+
+
+def test_good_rules_are_those_of_the_table(client: TestClient, upload_id: str, services: Services) -> None:
+    page = client.get(f"/new/{upload_id}", params={"label": "<b>label</b>"}).text
+    rules = good_rules(TableFacts(rows=60, numbers=2, categories=0, classes=3))
+    assert in_words(rules) in page
+    data = {"label": "<b>label</b>", "csrf_token": token_of(page)}
+    answer = client.post(f"/new/{upload_id}/start-now", data=data, headers=PAGE)
+    record = services.store.run(answer.headers["location"].rpartition("/")[2])
+    assert {name: record.pipeline[name] for name in rules} == rules
 
 
 def test_a_form_that_is_wrong_comes_back_as_it_was_filled_in(client: TestClient, upload_id: str) -> None:

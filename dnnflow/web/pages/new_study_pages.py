@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dnnflow.errors import DnnflowError, NotFoundError
+from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.show.wording import duration
 from dnnflow.web.answers.estimation import estimate_of
@@ -36,11 +37,6 @@ USUAL_LABELS = (
     "label", "class", "target", "y", "species", "diagnosis", "outcome", "category", "digit", "quality",
 )  # fmt: skip
 """Names of columns that are guessed to be the label, the most telling first."""
-IN_WORDS = (
-    "100 designs of 1 to 5 hidden layers with 16, 32 or 64 units, relu or tanh, Adam with a learning rate "
-    "from 0.001 to 0.02, 10 epochs, the fastest engine."
-)
-"""`starting_rules` for a person."""
 
 router = APIRouter()
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
@@ -89,7 +85,8 @@ def _label_page(
     shown = [(index, profile.columns[index]) for index in [*order][:MOST_COLUMNS]]
     return page(
         request, "label.html", code=code, title=f"Label of {upload.name}", place="new", upload=upload,
-        profile=profile, shown=shown, chosen=chosen, find=find, message=message, rules=IN_WORDS,
+        profile=profile, shown=shown, chosen=chosen, find=find, message=message,
+        rules=in_words(good_rules(facts_of(profile, "" if chosen is None else names[chosen]))),
         column=None if chosen is None else profile.columns[chosen], rows=profile.rows or 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
         unusable=[column for column in profile.columns if column.feature_problem],
@@ -245,17 +242,17 @@ def starting_rules(upload: WebUpload, label: str, task: str = "") -> dict[str, A
     return {
         "name": name_of(upload),
         "dataset": base_of(upload, label) | said | ({"drop": dropped} if dropped else {}),
-        "space": {
-            "depth": {"int": [1, 5]},
-            "units": {"choice": [16, 32, 64]},
-            "activation": {"choice": ["relu", "tanh"]},
-            "learning_rate": {"loguniform": [0.001, 0.02]},
-            "batch_size": 32,
-            "epochs": 10,
-        },
-        "designs": 100,
-        "strategy": "random",
+        **good_rules(facts_of(upload.profile, label)),
     }
+
+
+def facts_of(profile: Profile, label: str) -> TableFacts:
+    """Return what of a table the good rules depend on."""
+    features = [one for one in profile.columns if one.name != label and not one.feature_problem]
+    numbers = sum(one.kind == "number" for one in features)
+    categories = sum(one.distinct for one in features if one.kind != "number")
+    classes = next((one.distinct for one in profile.columns if one.name == label), 0)
+    return TableFacts(profile.rows, numbers, categories, classes)
 
 
 def name_of(upload: WebUpload) -> str:
