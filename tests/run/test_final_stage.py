@@ -49,8 +49,8 @@ class DyingExecutor(LocalExecutor):
     def __init__(self, batches: int) -> None:
         self.left = batches
 
-    def train(self, *args: object, **more: object):  # type: ignore[no-untyped-def]
-        for outcomes in super().train(*args, **more):
+    def train(self, *args: object, **more: object):
+        for outcomes in super().train(*args, **more):  # type: ignore[arg-type]
             yield outcomes
             self.left -= 1
             if self.left <= 0:
