@@ -145,7 +145,8 @@ class OutputsSection(Section):
     """What is kept besides the results of every design."""
 
     models: int = Field(default=3, ge=0, le=100)
-    """How many of the best designs' models are saved."""
+    """How many of the best designs' models are saved; the winner's and the ensemble's are
+    in any case, where there are finalists."""
     report: Annotated[str | None, Place()] = None
     """Where the HTML report is written besides the study's own directory."""
 
