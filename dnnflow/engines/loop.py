@@ -285,7 +285,7 @@ class Result:
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
     """Train a network as its design says, and measure it on the rows that designs are compared on."""
     history = fit(network, design, context.settings.time_limit_s)
-    measured = network.measure(network.rows.measured()) if _is_measured(context) else None
+    measured = network.measure(network.rows.measured()) if is_measured(context) else None
     shape, known = (context.dataset.n_features, context.dataset.n_classes), design.reference is None
     return Result(
         history=history,
@@ -296,7 +296,7 @@ def fit_and_measure(network: Network, design: Design, context: TrainingContext) 
     )
 
 
-def _is_measured(context: TrainingContext) -> bool:
+def is_measured(context: TrainingContext) -> bool:
     """Say whether a training holds rows back that it is measured on."""
     return context.part is None or context.part.holds_rows
 

@@ -18,6 +18,7 @@ from dnnflow.engines.registry import find_engine
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext, check_training
 from dnnflow.engines.sklearn_engine import SklearnEngine
 from dnnflow.errors import DataError, DesignError, NotFoundError
+from dnnflow.table.columns.split import Part
 from dnnflow.table.store.dataset import Dataset
 
 ON_TEST = TrainingSettings(select_on="test")
@@ -386,3 +387,16 @@ def test_an_unknown_engine_is_refused_with_the_known_ones(name: str, message: st
 
 def test_an_engine_is_found_by_module_and_class() -> None:
     assert isinstance(find_engine("dnnflow.engines.keras.keras_engine:KerasEngine"), KerasEngine)
+
+
+def test_a_training_that_holds_nothing_back_ends_with_weights_and_no_score(
+    engine: Engine, iris: Dataset
+) -> None:
+    """Finalists are refitted so: each engine takes them."""
+    context = TrainingContext(iris, TrainingSettings(), part=Part(holdout=0.0))
+    designs = [SMALL, dataclasses.replace(SMALL, seed=1)]
+    for fitted in engine.train(designs, context):
+        assert fitted.trial.state is TrialState.COMPLETED
+        assert (fitted.trial.score, fitted.trial.loss, fitted.predicted) == (None, None, None)
+        assert fitted.weights is not None
+        assert fitted.weights()
