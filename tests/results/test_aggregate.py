@@ -538,20 +538,17 @@ def test_without_row_scores_no_design_is_told_from_the_first_by_another_metric()
 
 
 def test_the_sentence_tells_an_error_as_it_is_written() -> None:
-    facts = {"rows": 50, "measures": {"rmse": 3.2}}
-    best = tested.Tested(
-        kind="design", name="a network", score=-3.2, selected=-3.0, low=-3.9, high=-2.8, **facts
-    )  # type: ignore[arg-type]
-    other = tested.Tested(kind="baseline", name="a line", score=-4.5, **facts)  # type: ignore[arg-type]
+    best = tested.Tested(kind="design", name="a network", score=-3.2, selected=-3.0, low=-3.9, high=-2.8,
+                         rows=50, measures={"rmse": 3.2})  # fmt: skip
+    other = tested.Tested(kind="baseline", name="a line", score=-4.5, rows=50, measures={"rmse": 4.5})
     said = tested.sentence([best, other], 1, 10, metric=METRICS["rmse"])
     assert said == "a network: RMSE 3.20 on 50 test rows kept for this (2.80 to 3.90); a line 4.50."
     assert other.interval is None
 
 
 def test_an_outcome_of_an_older_study_is_read() -> None:
-    old = tested.Tested.from_dict({"kind": "design", "name": "n", "rank": 1, "design_id": "d", "accuracy": 0.9,
-                            "rows": 100, "selected": None})  # fmt: skip
-    assert old.interval == wilson_interval(0.9, 100)
+    plain = {"kind": "design", "name": "n", "rank": 1, "design_id": "d", "accuracy": 0.9, "rows": 100}
+    assert tested.Tested.from_dict({**plain, "selected": None}).interval == wilson_interval(0.9, 100)
     new = tested.Tested(
         kind="design", name="n", score=0.9, rows=100, measures={"mcc": 0.8}, thresholds=(0.3,)
     )
