@@ -15,6 +15,7 @@ from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import NotFoundError
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
+from dnnflow.results.view import tested
 from dnnflow.results.view.depth import (
     Band,
     Flatness,
@@ -38,7 +39,6 @@ from dnnflow.results.view.leaderboard import ComparedBy, Noise, told_apart_on
 from dnnflow.results.view.marginals import marginal
 from dnnflow.results.view.paired import Corrected
 from dnnflow.results.view.study_view import StudyView, load_view
-from dnnflow.results.view.tested import Tested, sentence
 
 # ---- intervals
 
@@ -559,17 +559,18 @@ def test_without_row_scores_no_design_is_told_from_the_first_by_another_metric()
 
 
 def test_the_sentence_tells_an_error_as_it_is_written() -> None:
-    facts = {"rows": 50, "measures": {"rmse": 3.2}}
-    best = Tested(kind="design", name="a network", score=-3.2, selected=-3.0, low=-3.9, high=-2.8, **facts)  # type: ignore[arg-type]
-    other = Tested(kind="baseline", name="a line", score=-4.5, **facts)  # type: ignore[arg-type]
-    said = sentence([best, other], 1, 10, metric=METRICS["rmse"])
+    best = tested.Tested(kind="design", name="a network", score=-3.2, selected=-3.0, low=-3.9, high=-2.8,
+                         rows=50, measures={"rmse": 3.2})  # fmt: skip
+    other = tested.Tested(kind="baseline", name="a line", score=-4.5, rows=50, measures={"rmse": 4.5})
+    said = tested.sentence([best, other], 1, 10, metric=METRICS["rmse"])
     assert said == "a network: RMSE 3.20 on 50 test rows kept for this (2.80 to 3.90); a line 4.50."
     assert other.interval is None
 
 
 def test_an_outcome_of_an_older_study_is_read() -> None:
-    old = Tested.from_dict({"kind": "design", "name": "n", "rank": 1, "design_id": "d", "accuracy": 0.9,
-                            "rows": 100, "selected": None})  # fmt: skip
-    assert old.interval == wilson_interval(0.9, 100)
-    new = Tested(kind="design", name="n", score=0.9, rows=100, measures={"mcc": 0.8}, thresholds=(0.3,))
-    assert Tested.from_dict(json.loads(json.dumps(new.to_dict()))) == new
+    plain = {"kind": "design", "name": "n", "rank": 1, "design_id": "d", "accuracy": 0.9, "rows": 100}
+    assert tested.Tested.from_dict({**plain, "selected": None}).interval == wilson_interval(0.9, 100)
+    new = tested.Tested(
+        kind="design", name="n", score=0.9, rows=100, measures={"mcc": 0.8}, thresholds=(0.3,)
+    )
+    assert tested.Tested.from_dict(json.loads(json.dumps(new.to_dict()))) == new
