@@ -401,7 +401,7 @@ SYSTEMS: Mapping[str, System] = {
     "network searched": System(searched(lambda table, limits: network(table), NETWORKS)),
     "boosting searched": System(searched(lambda table, limits: boosting(table), TREES)),
     "optuna + keras": System(optuna_keras, "optuna", "pip install optuna"),
-    "keras tuner": System(keras_tuner, "keras_tuner", "pip install keras-tuner"),
+    "keras tuner": System(keras_tuner, "keras_tuner", "pip install keras-tuner tensorboard"),
     "realmlp": System(realmlp, "pytabkit", "pip install pytabkit"),
     "autogluon": System(autogluon, "autogluon", "pip install autogluon.tabular"),
 }
