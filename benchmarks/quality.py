@@ -63,10 +63,13 @@ def run_apart(system: str, table: str, fold: int, options: argparse.Namespace) -
             )  # fmt: skip
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             said = error.stderr if isinstance(error.stderr, str) else ""
-            print(f"{table}, fold {fold}: {system} gave no answer: {(said or str(error)).splitlines()[-1]}")
+            reason = (said.strip() or str(error)).splitlines()[-1]
+            print(f"{table}, fold {fold}: {system} gave no answer: {reason}")
             return {}
     seconds_s = time.time() - begun
     answers = json.loads(done.stdout.splitlines()[-1])
+    if not answers:
+        print(f"{table}, fold {fold}: {system} gave no answer within {options.seconds:g} s")
     return {name or system: Found(Answer(**given), seconds_s) for name, given in answers.items()}
 
 
