@@ -62,8 +62,8 @@ def known_ids(url: str, store: Store) -> dict[str, Sequence[object]]:
     ]
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,
-            "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"], "model": ["1", "ensemble"],
-            "run_id": []}  # fmt: skip
+            "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"],
+            "model": ["1", "ensemble"], "run_id": []}  # fmt: skip
 
 
 def document() -> dict[str, object]:
