@@ -62,7 +62,7 @@ class Widening:
     @property
     def in_words(self) -> list[tuple[str, str, str]]:
         """Parameter, before and after, as they are written."""
-        return [(one.parameter, *map(_written, (one.before, one.after))) for one in self.changes]
+        return [(one.parameter, _written(one.before), _written(one.after)) for one in self.changes]
 
 
 def _written(value: Any) -> str:
