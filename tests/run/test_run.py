@@ -137,15 +137,23 @@ def test_a_table_that_is_missing_is_said_before_a_cluster_is_waited_for(settings
 
 
 @pytest.mark.parametrize(
-    ("label", "task"),
-    [("sepal_length_cm", "regression"), ("[sepal_length_cm, petal_width_cm]", "regression")],
+    ("changed", "message"),
+    [
+        ("evaluation.metric=accuracy", "evaluation.metric of regression must be one of r2"),
+        ("training.class_weight=balanced", "class_weight is for classes, got a dataset of regression"),
+    ],
 )
-def test_a_study_of_another_task_is_refused_at_its_beginning(
-    settings: Settings, label: str, task: str
+def test_what_is_for_another_task_is_refused_at_the_beginning(
+    settings: Settings, changed: str, message: str
 ) -> None:
-    pipeline = load_pipeline(IRIS, [*TINY, f"dataset.label={label}", "dataset.drop=[species]"])
-    with pytest.raises(InputError, match=f"a study's task must be classification, got {task}, which"):
-        execute(StudyRun(pipeline, settings))
+    pipeline = load_pipeline(IRIS, (*TINY, "dataset.label=sepal_length_cm", changed))
+    with pytest.raises(InputError, match=message):
+        begin_study(pipeline, settings)
+
+
+def test_a_loss_of_numbers_is_refused_for_classes(settings: Settings) -> None:
+    with pytest.raises(InputError, match="loss of classification is auto, got huber"):
+        begin_study(load_pipeline(IRIS, (*TINY, "training.loss=huber")), settings)
 
 
 def test_a_finished_study_that_is_resumed_has_its_files_written_anew(
