@@ -55,7 +55,12 @@ def list_trials(
     study: TheStudy,
     services: TheServices,
     state: TrialState | None = None,
-    min_score: Annotated[float | None, Query(ge=0, le=1, description="On the rows compared on.")] = None,
+    min_score: Annotated[
+        float | None,
+        Query(
+            allow_inf_nan=False, description="Of the study's metric, greater is better: errors are negative."
+        ),
+    ] = None,
     depth: Annotated[int | None, Query(ge=0, lt=2**31, description="Hidden layers.")] = None,
     error_type: Annotated[str | None, Query(max_length=200)] = None,
     sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-score",
