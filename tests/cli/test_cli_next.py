@@ -33,7 +33,7 @@ def test_score_says_how_good_a_model_is_on_rows_with_the_label(call, model: str)
     code, out, err = call("score", model, TABLE, "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert (found["rows"], found["label"], len(found["classes"])) == (150, "species", 3)
+    assert (found["rows"], found["labels"], len(found["classes"])) == (150, ["species"], 3)
     assert found["measures"]["accuracy"] == found["right"] / 150
     code, out, _ = call("score", model, TABLE)
     assert f"species: {found['right']} of 150 rows right" in out

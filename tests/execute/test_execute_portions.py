@@ -12,7 +12,7 @@ from dnnflow.design.layers import Design, Layer, Optimizer, Reference
 from dnnflow.engines.records import Portion, TrainingSettings
 from dnnflow.execute.portions import StudyPlan, alike_together, designs_of, plan_study
 
-TABLE = SimpleNamespace(rows={"train": 1000, "test": 250}, n_features=8, n_classes=3)
+TABLE = SimpleNamespace(rows={"train": 1000, "test": 250}, n_features=8, n_outputs=3)
 DENSE = [
     Design(layers=(Layer(units),) * depth, seed=seed)
     for depth in (1, 2, 3) for units in (8, 16) for seed in range(10)

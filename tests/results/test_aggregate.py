@@ -563,7 +563,7 @@ def test_the_sentence_tells_an_error_as_it_is_written() -> None:
                          rows=50, measures={"rmse": 3.2})  # fmt: skip
     other = tested.Tested(kind="baseline", name="a line", score=-4.5, rows=50, measures={"rmse": 4.5})
     said = tested.sentence([best, other], 1, 10, metric=METRICS["rmse"])
-    assert said == "a network: RMSE 3.20 on 50 test rows kept for this (2.80 to 3.90); a line 4.50."
+    assert said == "a network: RMSE 3.20 on 50 test rows kept for this (2.80 – 3.90); a line 4.50."
     assert other.interval is None
 
 

@@ -105,7 +105,7 @@ def test_three_clicks_from_a_file_to_a_study(tab: Tab, site: Site) -> None:
     tab.page.get_by_role("button", name="Start with good rules").click()  # 2, and a third was not needed
     tab.page.wait_for_url("**/studies/*")
     study_id = tab.page.url.rpartition("/")[2]
-    assert site.services.store.run(study_id).pipeline["designs"] == 100
+    assert site.services.store.run(study_id).pipeline["designs"] == 200
     site.services.launcher.cancel(study_id)
     assert tab.said == []
 
@@ -266,7 +266,7 @@ def reach(tab: Tab, words: str) -> None:
 def test_rules_are_checked_as_they_are_typed_and_yaml_goes_both_ways(tab: Tab, uploaded: str) -> None:
     page = tab.page
     tab.open(f"/new/{uploaded}/rules?label=digit")
-    assert "depth: {int: [1, 5]}" in page.input_value("#yaml")
+    assert "depth: {int: [1, 3]}" in page.input_value("#yaml")
     page.fill("#space-depth", "one, two")
     page.wait_for_selector("[data-path='space.depth'] .wrong:not(:empty)")
     assert page.get_attribute("#space-depth", "aria-invalid") == "true"
