@@ -1,4 +1,4 @@
-"""Say what a study of a table starts from where nobody has set anything: the rules that won on other tables.
+"""Say what a study of a table starts from where nobody has set anything: rules tried on other tables.
 
 What was tried, the numbers, and the commands that print them: `docs/recipes.md`.
 """
@@ -8,15 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-BINS, MOST_BINNED = 8, 64
-"""Bins a column, and up to how many columns: networks grow with both."""
 DESIGNS = ((20_000, 200), (100_000, 100), (math.inf, 50))
 """Rows up to which a study has so many designs: a matter of time, not of what wins."""
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What of a table the rules depend on."""
+    """What of a table rules may depend on; today it is the number of rows."""
 
     rows: int
     numbers: int
@@ -32,11 +30,10 @@ def good_rules(table: TableFacts) -> dict[str, Any]:
     Examples
     --------
     >>> good_rules(TableFacts(rows=1797, numbers=64, categories=0, classes=10))["preprocess"]
-    {'missing': 'median', 'scale': 'standard', 'bins': 8}
+    {'missing': 'median', 'scale': 'standard'}
     """
-    bins = {"bins": BINS} if table.numbers <= MOST_BINNED else {}
     return {
-        "preprocess": {"missing": "median", "scale": "standard", **bins},
+        "preprocess": {"missing": "median", "scale": "standard"},
         "space": {
             "depth": {"int": [1, 3]},
             "units": {"choice": [32, 64, 128, 256]},
@@ -57,11 +54,10 @@ def in_words(rules: Mapping[str, Any]) -> str:
     depth, units, activation, rate, batch = (
         _values(space[name]) for name in ("depth", "units", "activation", "learning_rate", "batch_size")
     )
-    bins = f" and {steps['bins']} bins a number" if "bins" in steps else ""
     return (
         f"{rules['designs']} designs of {depth} hidden layers with {units} units, {activation}, Adam with a "
         f"learning rate of {rate}, batches of {batch} rows, up to {space['epochs']} epochs, fewer once "
-        f"{space['early_stopping']['patience']} bring no improvement; {steps['scale']} scaling{bins}; the "
+        f"{space['early_stopping']['patience']} bring no improvement; {steps['scale']} scaling; the "
         "fastest engine."
     )
 
