@@ -1,6 +1,5 @@
 """Preprocessing is fitted on training rows only, and does to new rows what it did to those."""
 
-import itertools
 import json
 
 import numpy as np
@@ -210,68 +209,11 @@ def test_huge_new_values_stay_finite(make, frame: pd.DataFrame):
 )
 def test_the_median_is_exact(values):
     values = np.array(list(values) * 3 + [11.5])
-    middle = at_ranks(values, statistics.middle_ranks(np.array([len(values)])))
-    assert statistics.medians(middle)[0] == np.median(values)
-
-
-def at_ranks(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Return the values of ranks (1, ranks) in a column that lies in three blocks."""
-    search = statistics.RankSearch.start(ranks)
+    search = statistics.MedianSearch.start(np.array([len(values)]))
     while not search.finished:
         counts = [statistics.count_bits(part, search, 0) for part in np.array_split(values, 3)]
         search = search.narrow(np.sum(counts, axis=0)[None])
-    return search.values()
-
-
-@pytest.mark.parametrize("bins", [1, 2, 8, 32])
-def test_edges_of_bins_are_values_of_the_rows(bins: int):
-    values = np.random.default_rng(bins).normal(size=101).round(1)
-    edges = at_ranks(values, statistics.edge_ranks(np.array([101]), bins))[0]
-    assert edges.tolist() == np.quantile(values, np.arange(bins + 1) / bins, method="lower").tolist()
-
-
-@pytest.mark.parametrize("missing", ["zero", "median"])
-def test_bins_encode_numbers_piecewise_linearly(make, frame: pd.DataFrame, missing: str):
-    dataset = make(bins=4, missing=missing, indicator=True, scale="standard")
-    train, test = split_rows(dataset, frame)
-    gaps = train["gaps"]
-    edges = np.unique(np.quantile(gaps.dropna(), np.arange(5) / 4, method="lower"))
-    fill = 0.0 if missing == "zero" else gaps.median()
-    for split, rows in zip(SPLITS, (train, test), strict=True):
-        for number, (low, high) in enumerate(itertools.pairwise(edges), start=1):
-            expected = np.clip((rows["gaps"].fillna(fill) - low) / (high - low), 0, 1)
-            assert column(dataset, f"gaps_bin_{number}", split) == pytest.approx(expected.to_numpy())
-        assert np.array_equal(column(dataset, "gaps_missing", split), rows["gaps"].isna())
-    assert not [
-        name for name in dataset.feature_names if name.startswith(("same_bin", "city_bin", "flag_bin"))
-    ]
-
-
-def test_bins_leave_scaled_numbers_and_raw_rows_as_they_are(make, frame: pd.DataFrame):
-    plain, binned = make(scale="standard"), make(scale="standard", bins=8)
-    assert np.array_equal(column(plain, "normal"), column(binned, "normal"))
-    rows = binned.inverse(binned.arrays("test")[0])
-    assert rows["normal"].to_numpy() == pytest.approx(split_rows(binned, frame)[1]["normal"].to_numpy())
-
-
-def test_bins_are_saved_with_the_preprocessing(make, frame: pd.DataFrame):
-    dataset = make(bins=8)
-    saved = Preprocessing.from_dict(json.loads(json.dumps(dataset.preprocessing())))
-    assert np.array_equal(saved.transform(frame), dataset.transform(frame))
-    assert np.isfinite(saved.transform(frame.head(1).assign(normal=1e300))).all()
-
-
-def test_bins_do_not_depend_on_blocks(make, tmp_path):
-    dataset = make(bins=8)
-    source = Source(url=str(dataset.path.parents[1] / "table.csv"))
-    other = ingest(source, dataset.recipe, tmp_path, block_bytes=300)
-    assert other.manifest == dataset.manifest
-
-
-def test_without_bins_nothing_is_written_of_them(make):
-    dataset = make()
-    assert "bins" not in dataset.manifest["recipe"]
-    assert all("edges" not in one for one in dataset.manifest["preprocessing"]["columns"])
+    assert search.medians()[0] == np.median(values)
 
 
 def test_moments_merge_to_those_of_all_rows():

@@ -7,7 +7,6 @@ the dataset nor the CSV to be applied to new rows.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +27,7 @@ _LARGEST = np.finfo(np.float32).max
 
 @dataclass(frozen=True)
 class NumberColumn:
-    """A column of numbers: encoded as (value - offset) / spread, and maybe in bins.
-
-    In bins a value is 1 in those below it, 0 in those above it, and in its own one its share of the way from
-    the lower edge to the upper: the piecewise linear encoding of Gorishniy et al. (2022), section 3.2.
-    """
+    """A column of numbers: encoded as (value - offset) / spread."""
 
     name: str
     fill: float | None
@@ -44,15 +39,12 @@ class NumberColumn:
     high: float
     """Range of the training rows after filling, in raw units."""
     indicator: bool
-    """Whether a further column says where values were missing."""
-    edges: tuple[float, ...] = ()
-    """Of the bins, ascending, in raw units; empty without bins."""
+    """Whether a second column says where values were missing."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the encoded columns."""
-        bins = (f"{self.name}_bin_{number}" for number in range(1, len(self.edges)))
-        return (self.name, *bins, *([f"{self.name}_missing"] if self.indicator else []))
+        return (self.name, f"{self.name}_missing") if self.indicator else (self.name,)
 
     def encode(self, values: NDArray[np.float64], clip: bool, out: NDArray[np.float32]) -> None:
         """Write the encoded columns of values, shape (rows,), which are overwritten."""
@@ -65,12 +57,10 @@ class NumberColumn:
                 )
             values[missing] = self.fill
             if self.indicator:
-                out[:, -1] = missing
+                out[:, 1] = missing
         if clip:
             np.clip(values, self.low, self.high, out=values)
         with np.errstate(over="ignore"):  # what is too large for float32 is moved to its ends by the caller
-            for number, (low, high) in enumerate(pairwise(self.edges), start=1):
-                out[:, number] = np.clip((values - low) / (high - low), 0.0, 1.0)
             values -= self.offset
             values /= self.spread or np.inf  # what is divided by infinity is 0, as a constant shall be
             out[:, 0] = values
@@ -78,7 +68,7 @@ class NumberColumn:
     def decode(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return raw values, NaN where the indicator says missing."""
         values = encoded[:, 0].astype(np.float64) * self.spread + self.offset
-        return np.where(encoded[:, -1] > 0.5, np.nan, values) if self.indicator else values
+        return np.where(encoded[:, 1] > 0.5, np.nan, values) if self.indicator else values
 
 
 @dataclass(frozen=True)
@@ -274,14 +264,12 @@ def _targets(values: Mapping[str, Any]) -> Targets:
 
 def _column_dict(column: FittedColumn) -> dict[str, Any]:
     values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(column).items()}
-    if values.get("edges") == []:  # as it was written before there were bins
-        del values["edges"]
     return {"type": "number" if isinstance(column, NumberColumn) else "text", **values}
 
 
 def _column(values: dict[str, Any]) -> FittedColumn:
     if values.pop("type") == "number":
-        return NumberColumn(**values | {"edges": tuple(values.get("edges", ()))})
+        return NumberColumn(**values)
     return TextColumn(**values | {"categories": tuple(values["categories"])})
 
 

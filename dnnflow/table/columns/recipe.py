@@ -177,9 +177,6 @@ class PreprocessOptions(Parameters):
     """Whether each column with missing values gets a second column that says where they were."""
     scale: Scale = "minmax"
     """minmax: to [0, 1]; standard: mean 0 and standard deviation 1; none: as it is."""
-    bins: int = Field(default=0, ge=0, le=32)
-    """How many bins, between quantiles of the training rows, each column of numbers is encoded in as well,
-    piecewise linearly (Gorishniy et al., 2022); 0 for none."""
     clip: bool = False
     """Whether test rows and new rows are clipped to the range of the training rows."""
 
@@ -220,10 +217,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.
 
-        What divides the rows is left out where chance does, the task where the labels say it, and weights and
-        bins where there are none: so it was before there was anything else.
+        What divides the rows is left out where chance does, the task where the labels say it, and weights
+        where there are none: so it was before there was anything else.
         """
-        implied = {"groups": None, "time": None, "split": None, "task": "auto", "weights": None, "bins": 0}
+        implied = {"groups": None, "time": None, "split": None, "task": "auto", "weights": None}
         return {name: value for name, value in super().to_dict().items()
                 if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip
 

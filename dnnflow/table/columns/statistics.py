@@ -1,7 +1,7 @@
 """Gather statistics of the training rows, block by block, and fit the preprocessing of a recipe to them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -258,22 +258,23 @@ def merge_all_frequencies(a: Sequence[Frequencies], b: Sequence[Frequencies]) ->
 
 
 @dataclass(frozen=True)
-class RankSearch:
-    """Narrows down values of given ranks in each column, a few bits a round; exact for any number of rows.
+class MedianSearch:
+    """Narrows down the two middle values of each column, a few bits a round; exact for any number of rows.
 
     The bits of a float64 are mapped to an integer of the same order. Counts of its leading bits are a sketch
     that merges by addition; six rounds over the kept blocks leave no error of rank.
     """
 
     ranks: NDArray[np.int64]
-    """Rank wanted among the values with the prefix, from 0; shape (columns, ranks)."""
+    """Rank wanted among the values with the prefix, from 0; shape (columns, 2)."""
     prefixes: NDArray[np.uint64]
-    """Leading bits found so far, shape (columns, ranks)."""
+    """Leading bits found so far, shape (columns, 2)."""
     round: int = 0
 
     @classmethod
-    def start(cls, ranks: NDArray[np.int64]) -> "RankSearch":
-        """Begin, given the ranks that are wanted, from 0; shape (columns, ranks)."""
+    def start(cls, count: NDArray[np.int64]) -> "MedianSearch":
+        """Begin, given the number of values in each column."""
+        ranks = np.stack([np.maximum(count - 1, 0) // 2, count // 2], axis=1)
         return cls(ranks, np.zeros(ranks.shape, dtype=np.uint64))
 
     @property
@@ -281,62 +282,41 @@ class RankSearch:
         """Whether all bits are known."""
         return self.round == len(_ROUNDS)
 
-    def narrow(self, counts: NDArray[np.int64]) -> "RankSearch":
-        """Take the next bits, given how many values have each, shape (columns, ranks, 2048)."""
+    def narrow(self, counts: NDArray[np.int64]) -> "MedianSearch":
+        """Take the next bits, given how many values have each, shape (columns, 2, 2048)."""
         _, width = _ROUNDS[self.round]
         below = np.cumsum(counts, axis=2)
         digits = np.minimum((below <= self.ranks[:, :, None]).sum(axis=2), (1 << width) - 1)
         before = np.take_along_axis(below - counts, digits[:, :, None], axis=2)[:, :, 0]
         prefixes = (self.prefixes << np.uint64(width)) | digits.astype(np.uint64)
-        return RankSearch(self.ranks - before, prefixes, self.round + 1)
+        return MedianSearch(self.ranks - before, prefixes, self.round + 1)
 
-    def values(self) -> NDArray[np.float64]:
-        """Return the values of the ranks, shape (columns, ranks)."""
+    def medians(self) -> NDArray[np.float64]:
+        """Return the mean of both middle values, shape (columns,)."""
         bits = np.where(self.prefixes & _TOP, self.prefixes ^ _TOP, ~self.prefixes)
-        return bits.view(np.float64)
+        middle = bits.view(np.float64)
+        return middle[:, 0] + (middle[:, 1] - middle[:, 0]) / 2
 
 
-def middle_ranks(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the ranks of the two middle values of columns, shape (columns, 2)."""
-    return np.stack([np.maximum(count - 1, 0) // 2, count // 2], axis=1)
-
-
-def medians(middle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of both middle values, shape (columns,)."""
-    return middle[:, 0] + (middle[:, 1] - middle[:, 0]) / 2
-
-
-def edge_ranks(count: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
-    """Return the ranks that divide columns into bins of equally many values, shape (columns, bins + 1)."""
-    return np.maximum(count - 1, 0)[:, None] * np.arange(bins + 1) // bins
-
-
-def edges_of(values: NDArray[np.float64]) -> tuple[float, ...]:
-    """Return the edges of a column's bins, given the values of `edge_ranks`: each once, none for one bin."""
-    edges = tuple(np.unique(values).tolist())
-    return edges if len(edges) > 2 else ()
-
-
-def rank_block(block: KeptBlock, layout: Layout, search: RankSearch) -> NDArray[np.int64]:
-    """Count a block's training values by their next bits, shape (columns, ranks, 2048)."""
+def median_block(block: KeptBlock, layout: Layout, search: MedianSearch) -> NDArray[np.int64]:
+    """Count a block's training values by their next bits, shape (columns, 2, 2048)."""
     columns, train = _training_rows(block, layout)
     present = (_present(columns.number(name)[train]) for name in layout.numbers)
     counts = [count_bits(values, search, i) for i, values in enumerate(present)]
-    return np.array(counts, dtype=np.int64).reshape(*search.ranks.shape, _DIGITS)
+    return np.array(counts, dtype=np.int64).reshape(len(counts), 2, _DIGITS)
 
 
-def count_bits(values: NDArray[np.float64], search: RankSearch, column: int) -> NDArray[np.int64]:
-    """Count one column's values by their next bits, for each prefix; shape (ranks, 2048)."""
+def count_bits(values: NDArray[np.float64], search: MedianSearch, column: int) -> NDArray[np.int64]:
+    """Count one column's values by their next bits, for both prefixes; shape (2, 2048)."""
     shift, width = _ROUNDS[search.round]
     bits = (values + 0.0).view(np.uint64)  # + 0.0 makes one zero of the two
     keys = np.where(bits & _TOP, ~bits, bits | _TOP)
-    prefixes, where = np.unique(search.prefixes[column], return_inverse=True)
-    counts = np.empty((len(prefixes), _DIGITS), dtype=np.int64)
-    for i, prefix in enumerate(prefixes):
+    counts = np.empty((2, _DIGITS), dtype=np.int64)
+    for i, prefix in enumerate(search.prefixes[column]):
         chosen = keys[keys >> np.uint64(shift + width) == prefix] if search.round else keys
         digits = (chosen >> np.uint64(shift)) & np.uint64((1 << width) - 1)
         counts[i] = np.bincount(digits.astype(np.int64), minlength=_DIGITS)
-    return counts[where]
+    return counts
 
 
 def modes(frequencies: Sequence[Frequencies]) -> NDArray[np.float64]:
@@ -369,26 +349,22 @@ def fit_preprocessing(
     layout: Layout,
     statistics: BlockStatistics,
     fill: NDArray[np.float64],
-    quantiles: NDArray[np.float64],
 ) -> Preprocessing:
     """Make the preprocessing of a table from the statistics of all training rows.
 
-    `fill` (number columns,) takes the place of missing numbers, NaN for nothing; `quantiles` (number columns,
-    bins + 1) divide the others into bins, or are (number columns, 0).
+    `fill` (number columns,) takes the place of missing numbers, NaN for nothing.
 
     Raises
     ------
     DataError
         If a column's range does not fit the arithmetic, or a target is the same in all rows.
     """
-    moments = statistics.moments
-    missing = statistics.train_rows - moments.count
-    filled = moments.with_fill(np.nan_to_num(fill), missing)
+    missing = statistics.train_rows - statistics.moments.count
+    filled = statistics.moments.with_fill(np.nan_to_num(fill), missing)
     fitted: dict[str, FittedColumn] = {}
     for i, name in enumerate(layout.numbers):
         value = None if np.isnan(fill[i]) else float(fill[i])
-        column = _number(name, recipe, filled, i, value, indicator=recipe.indicator and missing[i] > 0)
-        fitted[name] = replace(column, edges=edges_of(quantiles[i])) if moments.count[i] else column
+        fitted[name] = _number(name, recipe, filled, i, value, indicator=recipe.indicator and missing[i] > 0)
     for name, counts in zip(layout.texts, statistics.categories, strict=True):
         fitted[name] = _text(name, recipe, counts, name in layout.booleans, statistics.train_rows)
     used = tuple(fitted[column.name] for column in columns if column.name in fitted)

@@ -42,19 +42,16 @@ from dnnflow.table.columns.split import (
 from dnnflow.table.columns.statistics import (
     BlockStatistics,
     Layout,
+    MedianSearch,
     Moments,
-    RankSearch,
     check_modes,
-    edge_ranks,
     fit_block,
     fit_preprocessing,
     frequency_block,
     label_block,
-    medians,
+    median_block,
     merge_all_frequencies,
-    middle_ranks,
     modes,
-    rank_block,
 )
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
@@ -333,10 +330,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
                 "labels out"
             )
     fill = _fill(table, parsed, layout, statistics.moments)
-    recipe, count = table.job.recipe, statistics.moments.count
-    ranks = edge_ranks(count, recipe.bins) if recipe.bins else np.zeros((len(count), 0), np.int64)
-    quantiles = _values_at(table, parsed, layout, ranks)
-    preprocessing = fit_preprocessing(recipe, parsed.columns, layout, statistics, fill, quantiles)
+    preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)
     return _Fitted(layout, statistics, preprocessing, block_rows)
 
 
@@ -345,8 +339,11 @@ def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDA
     if table.job.recipe.missing == "mean":
         return moments.mean
     if table.job.recipe.missing == "median":
-        found = medians(_values_at(table, parsed, layout, middle_ranks(moments.count)))
-        return np.where(moments.count > 0, found, 0.0)
+        search = MedianSearch.start(moments.count)
+        while not search.finished:
+            rounds = [(block, layout, search) for block in parsed.blocks]
+            search = search.narrow(reduce(np.add, table.job.tasks.run("median", median_block, rounds)))
+        return np.where(moments.count > 0, search.medians(), 0.0)
     if table.job.recipe.missing == "most_frequent":
         calls = [(block, layout) for block in parsed.blocks]
         parts = table.job.tasks.run("frequency", frequency_block, calls)
@@ -354,15 +351,6 @@ def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDA
         check_modes(fill, parsed.columns)
         return fill
     return np.zeros(len(layout.numbers))
-
-
-def _values_at(table: Table, parsed: Parsed, layout: Layout, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the training values of ranks (number columns, ranks) in their columns."""
-    search = RankSearch.start(ranks)
-    while not search.finished and ranks.size:
-        rounds = [(block, layout, search) for block in parsed.blocks]
-        search = search.narrow(reduce(np.add, table.job.tasks.run("rank", rank_block, rounds)))
-    return search.values()
 
 
 def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:

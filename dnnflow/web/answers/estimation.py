@@ -101,7 +101,7 @@ def shape_of(pipeline: Pipeline, profile: Profile) -> tuple[int, int]:
                 outputs = max(2, column.distinct)
         elif column.name not in unused:
             is_text = column.kind == "text" or column.name in data.text_columns
-            features += column.distinct if is_text else 1 + steps.bins
+            features += column.distinct if is_text else 1
             features += int(steps.indicator and column.missing > 0)
     return max(1, features), outputs
 
