@@ -3,7 +3,7 @@
     python benchmarks/quality.py --list                                  # tables and systems
     python benchmarks/quality.py --tables vowel vehicle digits           # a minute a system and table
     python benchmarks/quality.py --systems dnnflow network boosting forest --folds 2
-    python benchmarks/quality.py --systems dnnflow --rules '{"preprocess": {"bins": 8}}'   # worth it?
+    python benchmarks/quality.py --systems dnnflow --rules '{"space": {"epochs": 200}}'   # worth it?
     python benchmarks/quality.py --task regression
 
 Every system is given the same rows of a table and the same time, its start-up and imports included, in a

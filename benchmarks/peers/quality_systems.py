@@ -70,22 +70,24 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     source = limits.home / "table.csv"
     table.train.to_csv(source, index=False)
     settings = Settings.from_environment({"DNNFLOW_HOME": str(limits.home)})
-    rules = rules_of(table, limits) | {"dataset": {"source": str(source), "label": LABEL}}
+    rules = rules_of(table, limits)
+    rules["dataset"] = {"source": str(source), "label": LABEL, "task": table.task}
+    if table.task == "regression":
+        rules["evaluation"] = {**rules.get("evaluation", {}), "metric": "r2"}
     design_s = probe(Pipeline.model_validate(rules), settings, limits)
     screen_s = SCREEN_SHARE * (limits.left_s - TAIL_S) * limits.cores
     designs = max(10, int(screen_s / design_s))
     pipeline = Pipeline.model_validate({**rules, "designs": designs, "outputs": {"models": 1}})
     study = library.run_study(pipeline, settings=settings)
-    files = {"design": settings.workspace.model(study.study_id, 1)}
-    if hasattr(settings.workspace, "ensemble"):
-        files["ensemble"] = settings.workspace.ensemble(study.study_id)
+    workspace = settings.workspace
+    files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
     answers: Answers = {}
     for one in study.view().tested:
         if one.kind in files and f"dnnflow {one.kind}" not in answers:  # of designs the winner is first
             predicted = library.load_model(files[one.kind]).predict(table.features(table.unseen))
-            says = float(getattr(one, "score", getattr(one, "accuracy", np.nan)))
+            low, high = one.interval or (-np.inf, np.inf)
             score = table.score(predicted["prediction"])
-            answers[f"dnnflow {one.kind}"] = Answer(score, (says, *one.interval), designs)
+            answers[f"dnnflow {one.kind}"] = Answer(score, (one.score, low, high), designs)
     return answers
 
 
@@ -393,8 +395,7 @@ class System:
 
 
 SYSTEMS: Mapping[str, System] = {
-    # regression: add it here when studies know it
-    "dnnflow": System(dnnflow, "dnnflow", tasks=("classification",)),
+    "dnnflow": System(dnnflow, "dnnflow"),
     "network": System(untuned(lambda table, limits: network(table))),
     "boosting": System(untuned(lambda table, limits: boosting(table))),
     "forest": System(untuned(lambda table, limits: forest(table, limits.cores))),
