@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Pair = tuple[NDArray[np.float32], NDArray[Any]]
 
 
-class Block(NamedTuple):
+class RowBlock(NamedTuple):
     """Rows, and the order in which they are visited."""
 
     features: NDArray[np.float32]
@@ -100,7 +100,7 @@ class TrainingRows:
             return None, None
         return self.dataset.part(self.part or Part(holdout=self.settings.held_share or DEFAULT_HOLDOUT))
 
-    def epoch(self, epoch: int, batch_size: int) -> Iterator[Block]:
+    def epoch(self, epoch: int, batch_size: int) -> Iterator[RowBlock]:
         """Yield the rows of an epoch; every block but the last holds a whole number of batches."""
         fit, _ = self._parts
         if self.blocks:
@@ -113,9 +113,9 @@ class TrainingRows:
         n_rows = len(labels) if fit is None else len(fit)
         draw = _kept_order if n_rows <= _KEPT_ROWS else epoch_order
         order = draw(n_rows, self.dataset.seed, epoch)
-        yield Block(features, labels, order if fit is None else fit[order], self.weights)
+        yield RowBlock(features, labels, order if fit is None else fit[order], self.weights)
 
-    def validation(self) -> Iterator[Block]:
+    def validation(self) -> Iterator[RowBlock]:
         """Yield the validation rows; nothing where there are none."""
         _, watched = self._parts
         if watched is None:
@@ -124,9 +124,9 @@ class TrainingRows:
             for pair in self.dataset.shuffled_blocks("train", epoch=0, rows=watched):
                 yield self._weighed(_in_order(pair))
         else:
-            yield Block(*self.dataset.arrays("train"), watched, self.weights)
+            yield RowBlock(*self.dataset.arrays("train"), watched, self.weights)
 
-    def measured(self) -> Iterator[Block]:
+    def measured(self) -> Iterator[RowBlock]:
         """Yield the rows that designs are compared on: validation rows, or by the study's word test rows."""
         if self.settings.select_on == "validation" or self.part is not None:
             return self.validation()
@@ -139,7 +139,7 @@ class TrainingRows:
         _, watched = self._parts
         return in_units(self.dataset.targets, self.dataset.labels("train")[watched])
 
-    def test(self) -> Iterator[Block]:
+    def test(self) -> Iterator[RowBlock]:
         """Yield the test rows."""
         if self.blocks:
             for pair in self.dataset.shuffled_blocks("test", epoch=0):
@@ -152,7 +152,7 @@ class TrainingRows:
         """Whether the losses of some training rows count more than those of others."""
         return self.settings.class_weight is not None or self.dataset.weights is not None
 
-    def _weighed(self, block: Block) -> Block:
+    def _weighed(self, block: RowBlock) -> RowBlock:
         """Return rows of a split that is too large to be kept, with weights, which follow from labels."""
         if self.dataset.weights is not None:
             raise InputError(
@@ -162,7 +162,7 @@ class TrainingRows:
         of_classes = self.class_weights
         return block if of_classes is None else block._replace(weights=of_classes[block.labels])
 
-    def _alike(self, block: Block) -> Block:
+    def _alike(self, block: RowBlock) -> RowBlock:
         """Return test rows, which all count alike, as a weighted training takes them."""
         ones = np.ones(len(block.labels), np.float32) if self.is_weighted else None
         return block._replace(weights=ones)
@@ -199,11 +199,11 @@ def class_weights(
     return np.array([asked.get(name, 1.0) for name in dataset.class_names], np.float32)
 
 
-def _in_order(pair: Pair) -> Block:
-    return Block(*pair, np.arange(len(pair[1])))
+def _in_order(pair: Pair) -> RowBlock:
+    return RowBlock(*pair, np.arange(len(pair[1])))
 
 
-def _whole_batches(blocks: Iterator[Pair], batch_size: int) -> Iterator[Block]:
+def _whole_batches(blocks: Iterator[Pair], batch_size: int) -> Iterator[RowBlock]:
     """Carry rows that fill no batch over to the next block: only an epoch's last batch is smaller."""
     rest: Pair | None = None
     for features, labels in blocks:

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from dnnflow.design.layers import SCHEDULE_DEFAULTS, Design, EarlyStopping, count_flops, count_parameters
-from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows, in_memory
 from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.engines.scoring import EPOCH_MEASURES, MeasuredRows, followed, kept_of
@@ -136,7 +136,7 @@ class Network(ABC):
                 deadline.check(f"in epoch {epoch + 1}")
         return Metrics(loss_sum / count, followed(self.rows.dataset.task, total / count))
 
-    def prepare(self, block: Block) -> Any:
+    def prepare(self, block: RowBlock) -> Any:
         """Return a block's features, labels and order as `train_rows` takes them."""
         return block
 
@@ -152,7 +152,7 @@ class Network(ABC):
         found = self.measure(self.rows.validation())
         return Metrics(found.loss, found.followed)
 
-    def measure(self, blocks: Iterator[Block]) -> MeasuredRows:
+    def measure(self, blocks: Iterator[RowBlock]) -> MeasuredRows:
         """Return what the network gives for some rows."""
         loss_sum, truth, found = 0.0, [], []
         for block in blocks:
@@ -164,7 +164,7 @@ class Network(ABC):
         return MeasuredRows(loss_sum / len(true), true, np.concatenate(found), self.rows.dataset.targets)
 
     @abstractmethod
-    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+    def evaluate(self, block: RowBlock) -> tuple[float, np.ndarray]:
         """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order.
 
         Outputs are probabilities, or standardised numbers.

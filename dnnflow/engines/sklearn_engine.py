@@ -8,7 +8,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, count_flops
-from dnnflow.engines.epoch_rows import Block, TrainingRows, in_memory
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows, in_memory
 from dnnflow.engines.loop import (
     Deadline,
     Metrics,
@@ -122,7 +122,7 @@ class SklearnNetwork(Network):
         fitted = super().train_epoch(epoch, learning_rate, deadline)
         return Metrics(fitted.loss, self.measure(self.rows.epoch(epoch, self.batch_size)).followed)
 
-    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+    def train_rows(self, block: RowBlock, first: int, last: int, learning_rate: float) -> tuple[float, float]:
         """Learn from the rows `order[first:last]` of a block; return their summed loss, and nothing else."""
         rows = block.order[first:last]
         labels = block.labels[rows]
@@ -149,7 +149,7 @@ class SklearnNetwork(Network):
                 "weights must stay finite, got NaN or infinity; lower the learning rate"
             ) from error
 
-    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+    def evaluate(self, block: RowBlock) -> tuple[float, np.ndarray]:
         """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
         features, targets = block.features[block.order], block.labels[block.order]
         if self._task is Task.REGRESSION:

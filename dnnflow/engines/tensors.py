@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dnnflow.engines.epoch_rows import Block
+from dnnflow.engines.epoch_rows import RowBlock
 from dnnflow.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Tensors:
     def __init__(self) -> None:
         self._kept: OrderedDict[int, tuple[np.ndarray, Any]] = OrderedDict()
 
-    def of(self, block: Block) -> Rows:
+    def of(self, block: RowBlock) -> Rows:
         """Return a block as tensors."""
         import tensorflow as tf
 

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.baselines import BOOSTING, LINEAR, RIDGE, Predict, baselines, fitted_rows
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows
 from dnnflow.engines.metric import Metric, decided
 from dnnflow.engines.metrics import ACCURACY, METRICS, measures, metric_of
 from dnnflow.engines.process_setup import import_tensorflow
@@ -240,7 +240,7 @@ def measure_baselines(
 
 
 def _rows_of(
-    predict: Predict, blocks: Iterable[Block], metric: Metric, targets: Targets,
+    predict: Predict, blocks: Iterable[RowBlock], metric: Metric, targets: Targets,
     thresholds: tuple[float, ...] | None = None,
 ) -> Rows:  # fmt: skip
     """Return what is true of some rows, and what is predicted for them: probabilities, or numbers in units.
@@ -261,7 +261,7 @@ def _rows_of(
     return in_units(targets, np.concatenate(truth)), in_units(targets, np.concatenate(outputs))
 
 
-def _first(blocks: Iterable[Block], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def _first(blocks: Iterable[RowBlock], limit: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Return the first rows of blocks, at most `limit`."""
     features, labels, rows = [], [], 0
     for block in blocks:

@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
 from dnnflow.engines.losses import LossKind
 from dnnflow.engines.process_setup import limit_threads
@@ -94,7 +94,7 @@ class CompiledNetwork(Network):
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0
 
-    def train_rows(self, block: Block, first: int, last: int, learning_rate: float) -> tuple[float, float]:
+    def train_rows(self, block: RowBlock, first: int, last: int, learning_rate: float) -> tuple[float, float]:
         """Learn from the rows `order[first:last]` of a block; return two sums over them (`followed`)."""
         rows = block.order[first:last]
         loss, right = self._kernels.train(
@@ -105,7 +105,7 @@ class CompiledNetwork(Network):
         self._steps += -(-len(rows) // self.batch_size)
         return loss, right
 
-    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+    def evaluate(self, block: RowBlock) -> tuple[float, np.ndarray]:
         """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
         outputs = np.empty((len(block.order), self._sizes[-1]), self._dtype)
         loss: float = self._kernels.measure(
@@ -143,7 +143,7 @@ class CompiledNetwork(Network):
         return weights[place : place + (width + 1) * columns].reshape(width + 1, columns)
 
 
-def _weights_of(block: Block) -> np.ndarray:
+def _weights_of(block: RowBlock) -> np.ndarray:
     return _ALIKE if block.weights is None else block.weights
 
 

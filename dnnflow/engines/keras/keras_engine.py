@@ -11,7 +11,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights
 from dnnflow.design.layers import Design, Optimizer, count_flops, count_parameters, residual_sources
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows
 from dnnflow.engines.loop import Network, Result, Weights, check_memory, fit_and_measure, train_designs
 from dnnflow.engines.losses import Loss
 from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
@@ -107,7 +107,7 @@ class KerasNetwork(Network):
         # For one evaluation of small layers a trace does not pay; code may hold loops over time.
         self._traced = rows.has_validation or design.reference is not None
 
-    def prepare(self, block: Block) -> Rows:
+    def prepare(self, block: RowBlock) -> Rows:
         """Return a block as tensors."""
         return self._tensors.of(block)
 
@@ -115,7 +115,7 @@ class KerasNetwork(Network):
         """Learn from the rows `order[first:last]` of a block; return two sums over them (`followed`)."""
         return self._program.train(block, self.batch_size, first, last, learning_rate)
 
-    def evaluate(self, block: Block) -> tuple[float, np.ndarray]:
+    def evaluate(self, block: RowBlock) -> tuple[float, np.ndarray]:
         """Return the summed loss and the outputs (rows, outputs) of a block's rows, in its order."""
         return self._program.evaluate(self._tensors.of(block), traced=self._traced)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from dnnflow.design.initial import initial_weights, weight_shapes
 from dnnflow.design.layers import Design
-from dnnflow.engines.epoch_rows import Block, TrainingRows
+from dnnflow.engines.epoch_rows import RowBlock, TrainingRows
 from dnnflow.engines.keras.build import dropout_seed
 from dnnflow.engines.loop import Deadline, EpochTracker, Metrics, Weights
 from dnnflow.engines.scoring import MeasuredRows, followed
@@ -185,7 +185,7 @@ class StackRun:
         found = self._measure(self._rows.validation(), n_designs)
         return [Metrics(one.loss, one.followed) for one in found]
 
-    def _measure(self, blocks: Iterator[Block], n_designs: int) -> list[MeasuredRows]:
+    def _measure(self, blocks: Iterator[RowBlock], n_designs: int) -> list[MeasuredRows]:
         """Return what each design gives for some rows; of no rows, outputs of length 0 and a loss of NaN."""
         n_outputs, targets = self._layout.n_outputs, self._rows.dataset.targets
         loss_sum, truth, found = np.zeros(n_designs), [np.empty((0, *targets.shape), targets.dtype)], []
