@@ -60,6 +60,8 @@ class Metric(ABC):
         value = self.value(score)
         if self.is_share:
             return f"{100 * value:.1f} %"
+        if self.greater_is_better:  # 1 at best
+            return f"{value:.3f}"
         size = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
         return f"{value:,.{min(max(2 - size, 0), 12)}f}"
 

@@ -390,17 +390,6 @@ def test_an_engine_is_found_by_module_and_class() -> None:
 
 
 @pytest.mark.parametrize("engine", ["stacked", "compiled", "keras", "auto"])
-def test_a_design_that_is_fitted_to_all_rows_has_weights_and_no_score(engine: str, iris: Dataset) -> None:
-    context = TrainingContext(iris, TrainingSettings(), part=Part(holdout=0.0))
-    designs = [Design((Layer(8),), epochs=2, seed=seed) for seed in (0, 1)]
-    for fitted in find_engine(engine).train(designs, context):
-        assert fitted.trial.state is TrialState.COMPLETED
-        assert (fitted.trial.score, fitted.trial.confusion, fitted.predicted) == (None, (), None)
-        assert fitted.weights is not None
-        assert len(fitted.weights()) == 4
-
-
-@pytest.mark.parametrize("engine", ["stacked", "compiled", "keras", "auto"])
 def test_a_design_is_measured_on_the_fold_that_it_was_not_fitted_to(engine: str, iris: Dataset) -> None:
     part = Part(folds=5, fold=2)
     fitted, held = iris.part(part)
@@ -413,3 +402,16 @@ def test_a_design_is_measured_on_the_fold_that_it_was_not_fitted_to(engine: str,
     assert found.predicted.shape == (len(held), 3)
     assert (found.predicted.argmax(axis=1) == labels).mean() == pytest.approx(found.trial.score)
     assert len(held) + len(fitted) == iris.rows["train"]
+
+
+def test_a_training_that_holds_nothing_back_ends_with_weights_and_no_score(
+    engine: Engine, iris: Dataset
+) -> None:
+    """Finalists are refitted so: each engine takes them."""
+    context = TrainingContext(iris, TrainingSettings(), part=Part(holdout=0.0))
+    designs = [SMALL, dataclasses.replace(SMALL, seed=1)]
+    for fitted in engine.train(designs, context):
+        assert fitted.trial.state is TrialState.COMPLETED
+        assert (fitted.trial.score, fitted.trial.loss, fitted.predicted) == (None, None, None)
+        assert fitted.weights is not None
+        assert fitted.weights()

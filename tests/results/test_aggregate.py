@@ -1,5 +1,6 @@
 """Leaderboard, marginals and depth: numbers that people choose networks by."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference
+from dnnflow.engines.metrics import METRICS
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import NotFoundError
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.store.store import Store
+from dnnflow.results.view import tested
 from dnnflow.results.view.depth import (
     Band,
     Flatness,
@@ -32,8 +35,9 @@ from dnnflow.results.view.intervals import (
     student_t,
     wilson_interval,
 )
-from dnnflow.results.view.leaderboard import Noise
+from dnnflow.results.view.leaderboard import ComparedBy, Noise, told_apart_on
 from dnnflow.results.view.marginals import marginal
+from dnnflow.results.view.paired import Corrected
 from dnnflow.results.view.study_view import StudyView, load_view
 
 # ---- intervals
@@ -529,3 +533,44 @@ def test_rows_that_accuracies_are_measured_on_are_counted(store: Store, tmp_path
     shown = load_view(store, record.study_id)
     assert shown.measured_rows == 7
     assert shown.class_names == ("0", "1")
+
+
+def test_what_is_said_of_the_first_is_in_the_words_of_the_metric() -> None:
+    corrected = Corrected(score=-0.35, low=-0.41, high=-0.3, naive=-0.31, bootstraps=1000)
+    loss = Noise(designs=40, rows=360, kind="validation", equal=3, luck=0.0, corrected=corrected,
+                 metric=METRICS["log_loss"], test=ComparedBy.PAIRED)  # fmt: skip
+    assert "is expected to have 0.350 (0.300 to 0.410) on others by BBC-CV, not 0.310." in str(loss)
+    auc = Noise(designs=40, rows=360, kind="validation", equal=3, luck=0.0, metric=METRICS["roc_auc"],
+                test=ComparedBy.PAIRED)  # fmt: skip
+    assert str(auc).startswith("3 of 40 designs cannot be told from the first (paired tests on the same 360 ")
+    assert str(auc).endswith("makes it look better than it is: the test rows say what it is worth.")
+    none = Noise(designs=40, rows=360, kind="validation", equal=38, luck=0.0, finalists=5,
+                 metric=METRICS["average_precision"], test=ComparedBy.NONE)  # fmt: skip
+    assert str(none).startswith(
+        "40 designs are ordered by average precision on 360 validation rows, and no test tells them from the "
+        "first; a paired bootstrap tells 2 of the 5 finalists from it. The best of 40 "
+    )
+
+
+def test_without_row_scores_no_design_is_told_from_the_first_by_another_metric() -> None:
+    scores = np.array([-0.1, -0.9])
+    assert told_apart_on(None, scores, 1000, METRICS["log_loss"]).tolist() == [False, False]
+    assert told_apart_on(None, 1 + scores, 1000).tolist() == [False, True]
+
+
+def test_the_sentence_tells_an_error_as_it_is_written() -> None:
+    best = tested.Tested(kind="design", name="a network", score=-3.2, selected=-3.0, low=-3.9, high=-2.8,
+                         rows=50, measures={"rmse": 3.2})  # fmt: skip
+    other = tested.Tested(kind="baseline", name="a line", score=-4.5, rows=50, measures={"rmse": 4.5})
+    said = tested.sentence([best, other], 1, 10, metric=METRICS["rmse"])
+    assert said == "a network: RMSE 3.20 on 50 test rows kept for this (2.80 to 3.90); a line 4.50."
+    assert other.interval is None
+
+
+def test_an_outcome_of_an_older_study_is_read() -> None:
+    plain = {"kind": "design", "name": "n", "rank": 1, "design_id": "d", "accuracy": 0.9, "rows": 100}
+    assert tested.Tested.from_dict({**plain, "selected": None}).interval == wilson_interval(0.9, 100)
+    new = tested.Tested(
+        kind="design", name="n", score=0.9, rows=100, measures={"mcc": 0.8}, thresholds=(0.3,)
+    )
+    assert tested.Tested.from_dict(json.loads(json.dumps(new.to_dict()))) == new
