@@ -25,7 +25,7 @@ from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.design_measures import store_measures
 from dnnflow.results.view.study_view import StudyView
-from dnnflow.run.final_stage import has_finals, train_finals
+from dnnflow.run.final_stage import has_finals, options_told, train_finals
 from dnnflow.run.final_test import hand_out
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
@@ -108,7 +108,7 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
     with Workers(run, client, row) as workers:
         study = run.study or _begin_on_table(run, workers.client, row)
         report_file = study.settings.workspace.report(study.id)
-        is_shown = study.is_trained and report_file.is_file() and study.record.outcome is not None
+        is_shown = study.is_trained and report_file.is_file() and _has_outcome(study)
         had_finished = is_shown and run.study is None  # one that is resumed has its files written anew
         if had_finished:
             row(Notice(f"study {study.id} has finished before; a new one is made with --new"))
@@ -127,6 +127,12 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
     refit(run, study, view, client=client, listener=row)
     row.error = why_useless(view)
     return StudyEnd(study, view)
+
+
+def _has_outcome(study: Study) -> bool:
+    """Whether a study was tested, with the options for its finalists that its pipeline has now."""
+    outcome = study.record.outcome
+    return outcome is not None and outcome.get("options", options_told(study)) == options_told(study)
 
 
 def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Study:

@@ -59,6 +59,11 @@ def options_of(study: "Study") -> FinalOptions:
     return FinalOptions(**fields_of(FinalOptions, study.pipeline.evaluation))
 
 
+def options_told(study: "Study") -> dict[str, Any]:
+    """Return what of a pipeline says what is handed out, and is no part of a study's key; JSON types."""
+    return {**options_of(study).model_dump(mode="json"), "models": study.pipeline.outputs.models}
+
+
 def parts_of(study: "Study", options: FinalOptions) -> list[tuple[Part, int]]:
     """Return the rows that each training of a finalist holds out, and the number of its seed.
 
@@ -135,12 +140,21 @@ def train_finals(
     designs = {design.design_id: design for design in study.designs}
     folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
     with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
+        _forget_others(study, folds)
         FinalTraining(study, folds, listener).run(executor, control)
         finals = load_finals(study.store, study.record, study.settings.workspace, is_trained=True)
         if finals is not None:
             refits = [refit_task(designs[one], finals) for one in handed_out(study, finals)]
             FinalTraining(study, refits, listener).run(executor, control)
     return finals
+
+
+def _forget_others(study: "Study", folds: Sequence[FinalTask]) -> None:
+    """Forget trainings by other options: they would count for finalists that have folds of their own now."""
+    wanted = {task.design.design_id for task in folds}
+    trained = [one for one in study.store.final_trials(study.id) if one.stage == "folds"]
+    if any(one.design.design_id not in wanted for one in trained):
+        study.store.forget_final_trials(study.id, but=wanted)
 
 
 def handed_out(study: "Study", finals: Finals) -> list[str]:
@@ -151,7 +165,8 @@ def handed_out(study: "Study", finals: Finals) -> list[str]:
 
 def _fold_tasks(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[FinalTask]:
     for number, (part, repeat) in enumerate(parts, start=1):
-        seeded = replace(design, seed=(design.seed + number) % _MAX_SEED)
+        # Other folds are other trainings: a study whose options change takes none of the others for its own
+        seeded = replace(design, seed=(design.seed + number + 1000 * (part.folds or 0)) % _MAX_SEED)
         yield FinalTask("folds", design.design_id, seeded, part, repeat)
 
 
@@ -159,7 +174,7 @@ def refit_task(design: Design, finals: Finals) -> FinalTask:
     """Return the training of a finalist on all training rows, for the epochs that its folds found."""
     to_fit = refitted(design, finals.of(design.design_id).epochs)
     part = Part(holdout=0.0) if not to_fit.watches_validation else Part()
-    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
+    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 999) % _MAX_SEED), part)
 
 
 class FinalTraining(TrialLoop):

@@ -19,6 +19,7 @@ from dnnflow.engines.scoring import in_units
 from dnnflow.engines.seam import make_importable
 from dnnflow.errors import InputError
 from dnnflow.events import Listener, Notice, ignore
+from dnnflow.paths import content_id
 from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
 from dnnflow.results.store.final_trials import FinalTrial
 from dnnflow.results.view.bootstrap import bootstrap_interval
@@ -27,7 +28,7 @@ from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.tested import Tested, tested_in
 from dnnflow.run.adjustment import Adjustment, adjustment
 from dnnflow.run.ensemble_model import averaged, with_temperature
-from dnnflow.run.final_stage import handed_out, options_of, parts_of, refit_task
+from dnnflow.run.final_stage import handed_out, options_of, options_told, parts_of, refit_task
 from dnnflow.run.saved_model import read_weights, write_model
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
@@ -70,7 +71,8 @@ def hand_out(
         parts = parts_of(study, options_of(study)) if view.finals else []
         measured = list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
     tested = (*found, *measured)
-    study.store.tell(study.id, outcome={"tested": [one.to_dict() for one in tested]})
+    outcome = {"tested": [one.to_dict() for one in tested], "options": options_told(study)}
+    study.store.tell(study.id, outcome=outcome)
     return paths, tested
 
 
@@ -90,6 +92,11 @@ class _Handed:
     held_out: Rows | None = None
     """What is true of rows that its networks were not fitted to, and what they give for these; None where
     that is not kept."""
+
+    @property
+    def model_id(self) -> str:
+        """Hash of its networks and their shares: another model is tested by itself."""
+        return content_id([[design.design_id, share] for design, _, share in self.networks])
 
 
 def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
@@ -138,7 +145,7 @@ def _ensemble(study: "Study", finals: Finals, held_out: Rows | None) -> _Handed:
 def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Tested | None:
     """Write a model; return its numbers, or None where its weights are gone."""
     weights = [read_weights(path) for _, path, _ in handed.networks]
-    before = known.get(handed.design_id or handed.kind)
+    before = known.get(handed.model_id)
     if any(one is None for one in weights):
         return before if before is not None and handed.path.is_file() else None
     make_importable(study.job().import_paths)
@@ -160,7 +167,7 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
     if before is None:
         found = _rows_of(_predict_with(model), rows.test(), metric, dataset.targets, adjusted.thresholds)
         before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
-                         design_id=handed.design_id)  # fmt: skip
+                         design_id=handed.design_id, model_id=handed.model_id)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
     record = {"study_id": study.id, "design_id": handed.design_id, "metric": metric.name,
               "score": handed.selected,

@@ -251,6 +251,25 @@ def test_the_smallest_wins_where_it_is_preferred(settings: Settings) -> None:
 
 
 @pytest.mark.slow
+def test_other_options_for_finalists_are_other_trainings_and_other_tests(settings: Settings) -> None:
+    """A finished study of the same key takes no training and no number of other options for its own."""
+    study, view = whole(settings)
+    again, other = whole(settings, "evaluation.folds=3")
+    assert again.id == study.id
+    assert other.finals is not None
+    assert {one.trainings for one in other.finals.finalists} == {3}
+    ensembles = [next(one for one in each.tested if one.kind == "ensemble") for each in (view, other)]
+    assert ensembles[0].model_id != ensembles[1].model_id
+    features, labels = again.dataset.arrays("test")
+    predicted = load_model(settings.workspace.ensemble(again.id)).predict(again.dataset.inverse(features))
+    right = predicted["prediction"].to_numpy() == again.dataset.label_names(labels)
+    assert right.mean() == ensembles[1].score
+    home = replace(settings.workspace, home=settings.workspace.home / "fresh")
+    fresh = replace(settings, store_url=f"{settings.store_url}.fresh", workspace=home)
+    assert whole(fresh, "evaluation.folds=3")[1].finals == other.finals
+
+
+@pytest.mark.slow
 def test_seeds_repeat_designs(settings: Settings) -> None:
     study = begin_study(pipeline("space.seed={int: [0, 2]}", "evaluation.finalists=3"), settings)
     study.train(LocalExecutor())

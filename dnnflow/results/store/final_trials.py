@@ -1,6 +1,6 @@
 """Keep the trainings of a study after its screen: of finalists with folds, and of what is handed out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -61,10 +61,13 @@ class FinalTrials(Database):
         with self.reading() as connection:
             return [_read(dict(row)) for row in connection.execute(query.order_by(*place)).mappings()]
 
-    def forget_final_trials(self, study_id: str) -> None:
-        """Delete such trainings of a study, so that they are done again."""
+    def forget_final_trials(self, study_id: str, *, but: Collection[str] = ()) -> None:
+        """Delete such trainings of a study, but those of some designs, so that they are done again."""
         with self._write() as connection:
-            connection.execute(final_trials.delete().where(final_trials.c.study_id == study_id))
+            mine = sa.select(final_trials.c.design_id).where(final_trials.c.study_id == study_id)
+            for design_id in set(connection.execute(mine).scalars()) - set(but):
+                one = (final_trials.c.study_id == study_id) & (final_trials.c.design_id == design_id)
+                connection.execute(final_trials.delete().where(one))
 
 
 def _row(study_id: str, one: FinalTrial) -> dict[str, Any]:

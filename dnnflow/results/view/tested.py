@@ -20,6 +20,9 @@ class Tested:
     rank: int | None = None
     """Place on the leaderboard; of a design only."""
     design_id: str | None = None
+    """Of the study's design; of a design only."""
+    model_id: str | None = None
+    """Hash of the networks that were tested and their shares; None for a baseline."""
     score: float
     """The study's metric on the test rows, greater is better."""
     rows: int
@@ -42,7 +45,7 @@ class Tested:
     @property
     def key(self) -> str:
         """What tells it from all others of its study."""
-        return self.design_id or (self.kind if self.kind == "ensemble" else self.name)
+        return self.model_id or self.design_id or self.name
 
     @property
     def short(self) -> str:
