@@ -174,7 +174,7 @@ def refit_task(design: Design, finals: Finals) -> FinalTask:
     """Return the training of a finalist on all training rows, for the epochs that its folds found."""
     to_fit = refitted(design, finals.of(design.design_id).epochs)
     part = Part(holdout=0.0) if not to_fit.watches_validation else Part()
-    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 999) % _MAX_SEED), part)
+    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
 
 
 class FinalTraining(TrialLoop):
