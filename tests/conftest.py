@@ -5,6 +5,7 @@ import gc
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hypothesis
@@ -131,8 +132,11 @@ def client():
     """A client of the session's Dask cluster: two workers that tests may kill, since they come back."""
     from dnnflow.execute.cluster import ClusterSpec, open_cluster
 
-    with open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0)) as opened:
-        yield opened
+    cluster = open_cluster(ClusterSpec(workers=2, memory_limit="0", dashboard_port=0))
+    # In a thread of its own: a browser's driver may run an event loop in this one, and close it before
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        yield apart.submit(cluster.__enter__).result()
+        apart.submit(cluster.__exit__, None, None, None).result()
 
 
 @pytest.fixture

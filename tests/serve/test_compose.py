@@ -220,7 +220,7 @@ def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
 
     # One by one and about a second each: time enough to lose one worker and to start another
     small = {
-        "designs": 6,
+        "designs": 12,
         "space": {"epochs": 250, "seed": {"int": [0, 4]}},
         "training": {"engine": "keras"},
         "outputs": {"models": 1},
@@ -238,7 +238,7 @@ def test_a_study_survives_a_killed_worker_and_uses_an_added_one(
     flow_run = server.runs("iris")[0]
     assert flow_run["state_type"] == "COMPLETED", flow_run["state"]["message"]
     stored = trials(home)
-    assert (len(stored), stored["design_id"].nunique()) == (30, 30)
+    assert (len(stored), stored["design_id"].nunique()) == (60, 60)
     assert set(stored["state"]) == {"completed"}
     assert stored["worker"].str.startswith("tls://").all()
     assert stored["worker"].nunique() == 3, "the killed worker, the one beside it and the added one"
