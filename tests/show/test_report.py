@@ -188,9 +188,11 @@ def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
 
 
 def deep(view: StudyView, amortised: bool) -> StudyView:
-    """Return the view with depths of 1 to 1,000 and times of a kind."""
+    """Return the view with depths of 1 to 1,000 and times of a kind, which grow with them."""
     depths = np.tile(np.geomspace(1, 1000, 19).round().astype(int), 2)
-    trials = view.trials.assign(depth=pd.array(depths, dtype="Int64"), amortised=amortised)
+    trials = view.trials.assign(
+        depth=pd.array(depths, dtype="Int64"), amortised=amortised, training_s=0.01 + 0.002 * depths
+    )
     return replace(
         view,
         trials=trials,
