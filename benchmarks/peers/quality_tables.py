@@ -34,9 +34,18 @@ class Table:
         """Return the accuracy of predictions for the unseen rows, or of numbers R², from its zero on."""
         truth = self.unseen[LABEL].to_numpy()
         if self.task == "classification":
-            return float(np.mean(np.asarray(predicted).astype(str) == truth))
+            return float(np.mean([spelled(one) == spelled(other)
+                                  for one, other in zip(predicted, truth, strict=True)]))  # fmt: skip
         error = np.square(np.asarray(predicted, dtype=float) - truth).mean()
         return max(0.0, float(1 - error / truth.var()))
+
+
+def spelled(label: Any) -> str:
+    """Return a class as it is written once: `1.0` and `1` are one."""
+    try:
+        return f"{float(label):g}"
+    except ValueError:
+        return str(label)
 
 
 def names(task: str) -> list[str]:
