@@ -54,7 +54,7 @@ def hand_out(
 
     These are the winner, the first of the leaderboard and the ensemble; of a study without finalists, the
     first of the leaderboard. What was measured before is not measured again: the test rows are looked at
-    once.
+    once by each model.
     """
     known = {one.key: one for one in tested_in(study.record.outcome)}
     paths: list[Path] = []
@@ -66,7 +66,9 @@ def hand_out(
             continue
         paths.append(handed.path)
         found.append(one)
-    measured = [one for one in known.values() if one.kind == "baseline"]
+    # With other options they were fitted to other rows than the models beside them
+    is_alike = (study.record.outcome or {}).get("options") == options_told(study)
+    measured = [one for one in known.values() if one.kind == "baseline" and is_alike]
     if view.leaderboard and not measured:
         parts = parts_of(study, options_of(study)) if view.finals else []
         measured = list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
@@ -93,10 +95,10 @@ class _Handed:
     """What is true of rows that its networks were not fitted to, and what they give for these; None where
     that is not kept."""
 
-    @property
-    def model_id(self) -> str:
-        """Hash of its networks and their shares: another model is tested by itself."""
-        return content_id([[design.design_id, share] for design, _, share in self.networks])
+    def model_id(self, adjusted: Adjustment) -> str:
+        """Return the hash of what the model is: one that is adjusted otherwise is tested by itself, too."""
+        networks = [[design.design_id, share] for design, _, share in self.networks]
+        return content_id([networks, adjusted.temperature, adjusted.thresholds])
 
 
 def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
@@ -145,9 +147,10 @@ def _ensemble(study: "Study", finals: Finals, held_out: Rows | None) -> _Handed:
 def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Tested | None:
     """Write a model; return its numbers, or None where its weights are gone."""
     weights = [read_weights(path) for _, path, _ in handed.networks]
-    before = known.get(handed.model_id)
     if any(one is None for one in weights):
-        return before if before is not None and handed.path.is_file() else None
+        of_file = (one for one in known.values()
+                   if (one.kind, one.design_id) == (handed.kind, handed.design_id))  # fmt: skip
+        return next(of_file, None) if handed.path.is_file() else None
     make_importable(study.job().import_paths)
     import_tensorflow()
     from dnnflow.engines.keras.build import build_model
@@ -160,14 +163,16 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
         network.set_weights(arrays)
         members.append((network, share))
     model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
-    metric, rows = _metric(study), TrainingRows(dataset, study.job().settings, blocks=True)
+    metric = _metric(study)
     adjusted = _adjustment(metric, dataset.targets, handed, model, rows)
     if adjusted.temperature != 1.0:
         model = with_temperature(model, adjusted.temperature, dataset.task, dataset.n_features)
+    model_id = handed.model_id(adjusted)
+    before = known.get(model_id)
     if before is None:
         found = _rows_of(_predict_with(model), rows.test(), metric, dataset.targets, adjusted.thresholds)
         before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
-                         design_id=handed.design_id, model_id=handed.model_id)  # fmt: skip
+                         design_id=handed.design_id, model_id=model_id)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
     record = {"study_id": study.id, "design_id": handed.design_id, "metric": metric.name,
               "score": handed.selected,
@@ -220,7 +225,7 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows, targets = TrainingRows(dataset, settings, blocks=True), dataset.targets
+    rows = TrainingRows(dataset, settings, blocks=True)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]

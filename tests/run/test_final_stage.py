@@ -266,7 +266,21 @@ def test_other_options_for_finalists_are_other_trainings_and_other_tests(setting
     assert right.mean() == ensembles[1].score
     home = replace(settings.workspace, home=settings.workspace.home / "fresh")
     fresh = replace(settings, store_url=f"{settings.store_url}.fresh", workspace=home)
-    assert whole(fresh, "evaluation.folds=3")[1].finals == other.finals
+    anew = whole(fresh, "evaluation.folds=3")[1]
+    assert (anew.finals, anew.tested) == (other.finals, other.tested)
+
+
+@pytest.mark.slow
+def test_baselines_are_fitted_to_the_rows_of_the_models_beside_them(settings: Settings) -> None:
+    """A study without finalists has baselines of the screen's rows; they are none of one with finalists."""
+    study, view = screened(settings, "evaluation.finalists=0")
+    before = measure_once(study, view).tested
+    again, after = whole(settings)
+    assert again.id == study.id
+    home = replace(settings.workspace, home=settings.workspace.home / "fresh")
+    fresh = whole(replace(settings, store_url=f"{settings.store_url}.fresh", workspace=home))[1].tested
+    baselines = [[one for one in each if one.kind == "baseline"] for each in (before, after.tested, fresh)]
+    assert baselines[1] == baselines[2] != baselines[0]
 
 
 @pytest.mark.slow

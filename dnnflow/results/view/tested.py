@@ -22,7 +22,7 @@ class Tested:
     design_id: str | None = None
     """Of the study's design; of a design only."""
     model_id: str | None = None
-    """Hash of the networks that were tested and their shares; None for a baseline."""
+    """Hash of the networks that were tested, their shares and the adjustment; None for a baseline."""
     score: float
     """The study's metric on the test rows, greater is better."""
     rows: int
