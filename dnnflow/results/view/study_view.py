@@ -253,9 +253,7 @@ def _order(
     store: Store, record: RunRecord, done: pd.DataFrame, kept: KeptPredictions | None, finals: Finals | None
 ) -> _Order:
     metric, rows = metric_of_study(record), _measured_rows(store, record, done, kept)
-    screened, members = by_design(
-        done, lambda: {one.design_id: one for one in store.designs(record.study_id)}, rows
-    )
+    screened, members = by_design(done, lambda: store.unseeded(record.study_id), rows)
     good = _row_scores(members, kept, metric)
     if good is not None and metric is not ACCURACY and rows > 1:
         screened.loc[: PLACES - 1, "error"] = [standard_error(one) for one in good[:PLACES]]
