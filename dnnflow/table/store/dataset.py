@@ -219,11 +219,14 @@ class Dataset:
         """
         kept: dict[str, tuple[NDArray[np.float32], NDArray[Any]]] = self.__dict__.setdefault("_arrays", {})
         if split not in kept:
-            stored = self.stored(split)
-            features, labels = read_chunks(stored, range(len(stored.checksums)))
+            features, labels = self._load(split)
             features.flags.writeable = labels.flags.writeable = False
             kept[split] = features, labels
         return kept[split]
+
+    def _load(self, split: Split) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        stored = self.stored(split)
+        return read_chunks(stored, range(len(stored.checksums)))
 
     def labels(self, split: Split) -> NDArray[Any]:
         """Return the labels of a split's rows, as `arrays` does; its features are not read for them.
@@ -308,16 +311,23 @@ class Dataset:
         Chunks come in an order drawn from (seed, epoch); a block is a few of them with their rows shuffled.
         `rows` (n,), int64 and ascending, are those of the split to use; all by default.
         """
-        stored = self.stored(split)
-        order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)
+        order = epoch_order(self._n_chunks(split), self.seed, _BLOCK_EPOCH + epoch)
         for number, at in enumerate(range(0, len(order), _BUFFER_CHUNKS)):
-            wanted = order[at : at + _BUFFER_CHUNKS].tolist()
-            features, labels = read_chunks(stored, wanted)
-            mine = _row_numbers(stored, wanted)
+            features, labels, mine = self._read(split, order[at : at + _BUFFER_CHUNKS].tolist())
             kept = np.arange(len(mine)) if rows is None else np.flatnonzero(np.isin(mine, rows))
             shuffled = kept[epoch_order(len(kept), self.seed, ((number + 1) << 33) + epoch)]
             if len(shuffled):
                 yield features[shuffled], labels[shuffled]
+
+    def _n_chunks(self, split: Split) -> int:
+        return len(self.stored(split).checksums)
+
+    def _read(
+        self, split: Split, wanted: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]:
+        """Read chunks of a split: features, labels, and which rows of the split they are."""
+        stored = self.stored(split)
+        return *read_chunks(stored, wanted), _row_numbers(stored, wanted)
 
     def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
         """Encode raw rows as the training rows were; see `Preprocessing.transform`."""
