@@ -99,7 +99,8 @@ class FinalModel:
         record = {
             "study_id": study.id, "design_id": tested.design_id, "model_id": self.model_id, "name": self.name,
             "metric": metric_of_study(study.record).name, "rows": self.rows,
-            "tested_before": tested.to_dict(), "thresholds": tested.thresholds, "calibration": dict(tested.calibration),
+            "tested_before": tested.to_dict(), "thresholds": tested.thresholds,
+            "calibration": dict(tested.calibration),
             **described(self.networks),
         }  # fmt: skip
         write_model(self.path, model, dataset, record)

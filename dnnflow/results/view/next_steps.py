@@ -106,8 +106,8 @@ def _with_model(view: StudyView, winner: Tested, models: PurePath) -> tuple[Next
     text = f"Predict new rows with {best.short} ({worth})."
     if view.final_rows:
         model, file = "final", models / "final.keras"
-        text = (f"Predict new rows with {best.short}, trained once more on all {view.final_rows:,} rows. None is "
-                f"left to measure that on: {worth} is of the same designs without them.")  # fmt: skip
+        text = (f"Predict new rows with {best.short}, trained once more on all {view.final_rows:,} rows. "
+                f"None is left to measure that on: {worth} is of the same designs without them.")  # fmt: skip
     return (
         NextStep("model", text, f"dnnflow predict {file} ROWS.csv", model),
         NextStep(

@@ -74,7 +74,7 @@ async def read_body(request: Request) -> bytes:
 
 @router.get("/studies/{study_id}/models", operation_id="listModels", summary="List saved models")
 def list_models(study: TheStudy, services: TheServices) -> Models:
-    """Return the models that a study has saved, by rank, then those without one; they are saved when it ends."""
+    """Return the models that a study has saved, those without a rank last; they are saved when it ends."""
     return Models(models=saved_models(services.settings.workspace, study.study_id))
 
 
