@@ -124,10 +124,10 @@ def train_final_model(
     """
     final = None
     tested, finals = view.taken, view.finals
-    if study.dataset.weights is not None:
+    if study.dataset.weights is not None and study.dataset.test_weights is None:
         listener(Notice(
-            "a model on all rows needs a weight for each of them, got dataset.weights, which are kept of "
-            "training rows only; take the models that were tested, or leave dataset.weights out"
+            "a model on all rows needs a weight >= 0 for each of them, got test rows without; take the "
+            "models that were tested, or add the weights to the table"
         ))  # fmt: skip
     elif tested is not None and finals is not None:
         final = FinalModel.of(study, tested, finals)

@@ -36,6 +36,8 @@ FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
+_MARKS = {"train": "marks", "test": "test_marks"}
+"""Under which name a manifest has what is known of a split's rows."""
 _BUFFER_CHUNKS = 8
 _KEPT_PARTS = 32
 _KEPT_ROWS = 1 << 24
@@ -99,8 +101,8 @@ class Dataset:
             lengths = [stored.size * row_bytes for row_bytes in stored.row_bytes]
             for index in range(len(stored.checksums)):
                 yield from zip(stored.paths(index), lengths, strict=True)
-        for name, (kind, _) in self.manifest.get("marks", {}).items():
-            yield mark_path(self.path, name), np.dtype(kind).itemsize * self.rows["train"]
+            for name, (kind, _) in self.manifest.get(_MARKS[split], {}).items():
+                yield mark_path(self.path, split, name), np.dtype(kind).itemsize * self.rows[split]
 
     @property
     def id(self) -> str:
@@ -250,6 +252,17 @@ class Dataset:
         """
         return self.marks().weights
 
+    @cached_property
+    def test_weights(self) -> NDArray[np.float32] | None:
+        """By how much each test row would count in a training, (rows,); None where the table does not say.
+
+        Raises
+        ------
+        DataError
+            If they are missing or damaged.
+        """
+        return self._marks("test").weights
+
     @property
     def marks_validation(self) -> bool:
         """Whether the table says which training rows are for validation."""
@@ -263,8 +276,13 @@ class Dataset:
         DataError
             If one is missing or damaged.
         """
-        written = self.manifest.get("marks", {}).items()
-        return Marks(**{name: read_mark(self.path, name, self.rows["train"], *how) for name, how in written})
+        return self._marks("train")
+
+    def _marks(self, split: Split) -> Marks:
+        written, rows = self.manifest.get(_MARKS[split], {}).items(), self.rows[split]
+        return Marks(
+            **{name: read_mark(mark_path(self.path, split, name), rows, *how) for name, how in written}
+        )
 
     def part(self, part: Part) -> tuple[RowNumbers, RowNumbers]:
         """Return the numbers of the training rows to fit and of those held out for validation.
@@ -357,7 +375,7 @@ class Dataset:
             stored = self.stored(split)
             for index in range(len(stored.checksums)):
                 read_chunks(stored, [index])
-        self.marks()
+            self._marks(split)
 
     def stored(self, split: Split) -> Stored:
         """Return where a split's arrays lie, and how."""

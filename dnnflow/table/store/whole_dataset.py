@@ -18,8 +18,8 @@ from dnnflow.table.store.dataset import Dataset
 class WholeDataset(Dataset):
     """A dataset whose training rows are all its rows: those it has to train on, then its test rows.
 
-    The test rows are there as such, too. Nothing marks or weighs rows: a dataset keeps groups, times and
-    weights of its training rows only, so that a part is held out class by class.
+    The test rows are there as such, too. Nothing marks rows: a dataset keeps groups and times of its training
+    rows only, so that a part is held out class by class.
     """
 
     divided: Dataset
@@ -42,10 +42,11 @@ class WholeDataset(Dataset):
         counts = self.divided.class_counts
         return {**counts, "train": tuple(map(add, counts["train"], counts["test"]))}
 
-    @property
-    def weights(self) -> None:
-        """None: all rows count alike."""
-        return
+    @cached_property
+    def weights(self) -> NDArray[np.float32] | None:
+        """By how much each row counts, (rows,); None where the table does not say it of all."""
+        train, test = self.divided.weights, self.divided.test_weights
+        return None if train is None or test is None else np.concatenate([train, test])
 
     @property
     def marks_validation(self) -> bool:
