@@ -150,7 +150,7 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
                    if (one.kind, one.design_id) == (handed.kind, handed.design_id))  # fmt: skip
         return next(of_file, None) if handed.path.is_file() else None
     dataset = study.dataset
-    rows = TrainingRows(dataset, study.job().settings, blocks=True)
+    rows = _rows(study)
     metric = _metric(study)
     adjusted = _adjustment(metric, dataset.targets, handed, model, rows)
     if adjusted.temperature != 1.0:
@@ -168,6 +168,11 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
               "calibration": adjusted.calibration, **described(handed.networks)}  # fmt: skip
     write_model(handed.path, model, dataset, record)
     return tested
+
+
+def _rows(study: "Study") -> TrainingRows:
+    """Return a study's rows, read block by block; those with weights are kept, as they were in training."""
+    return TrainingRows(study.dataset, study.job().settings, blocks=study.dataset.weights is None)
 
 
 def _metric(study: "Study") -> Metric:
@@ -206,7 +211,7 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows = TrainingRows(dataset, settings, blocks=True)
+    rows = _rows(study)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]

@@ -1,5 +1,6 @@
 """After the test, what is handed out is trained once more on all rows, test rows too."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from dnnflow.engines.keras.build import build_model
+from dnnflow.engines.records import Portion
 from dnnflow.events import Event, FinalsProgress, Notice, Stage, StageStarted
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.results.view.next_steps import next_steps
@@ -19,11 +21,11 @@ from dnnflow.run.saved_model import load_model, read_about, read_weights
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from tests.golden.outcomes import weights_of
-from tests.run.test_final_stage import FEW, DyingExecutor, Interrupted, screened, whole
+from tests.run.test_final_stage import FEW, Interrupted, screened, whole
 from tests.run.test_final_test import pipeline, table
 
 STOPPED = "space.early_stopping={patience: 2}"
-PLATEAU = "space.schedule={kind: plateau, patience: 1}"
+PLATEAU = "space.schedule={kind: plateau, parameters: {patience: 1}}"
 
 
 class NeverExecutor(LocalExecutor):
@@ -32,6 +34,14 @@ class NeverExecutor(LocalExecutor):
     def train(self, *args: object, **more: object):
         raise AssertionError("something was trained again")
         yield
+
+
+class FirstExecutor(LocalExecutor):
+    """Dies after the first portion."""
+
+    def train(self, portions: Sequence[Portion], *args: object, **more: object):
+        yield from super().train(portions[:1], *args, **more)  # type: ignore[arg-type]
+        raise Interrupted
 
 
 def fitted(settings: Settings, *overrides: str) -> tuple[Study, StudyView]:
@@ -88,16 +98,17 @@ def test_the_file_is_the_mean_of_networks_that_were_trained_on_all_rows(settings
 
 @pytest.mark.slow
 def test_a_study_that_dies_among_its_last_trainings_goes_on_to_the_same_bits(settings: Settings) -> None:
-    study, view = whole(settings)
+    engine = "training.engine=compiled"  # one network a portion
+    study, view = whole(settings, engine)
     with pytest.raises(Interrupted):
-        fit_all_rows(study, view, DyingExecutor(1))
+        fit_all_rows(study, view, FirstExecutor())
     begun = final_designs(study)
     assert not settings.workspace.final_model(study.id).is_file()
     assert study.view().final_rows is None
     view = measure_once(study, finalists(study, study.view(), NeverExecutor()))
     fit_all_rows(study, view, LocalExecutor())
     other = at(settings, "other")
-    again, _ = fitted(other)
+    again, _ = fitted(other, engine)
     assert 0 < len(begun) < len(final_designs(study))
     assert final_designs(study) == final_designs(again)
     for one in final_designs(study):
@@ -163,7 +174,7 @@ def test_what_is_there_of_the_same_networks_is_not_trained_again(settings: Setti
 @pytest.mark.slow
 def test_other_members_are_another_model(settings: Settings) -> None:
     """A finished study of the same key takes no training of another ensemble for its own."""
-    study, view = fitted(settings)
+    study, _ = fitted(settings)
     again, other = fitted(settings, "evaluation.folds=3", "evaluation.ensemble=2")
     assert again.id == study.id
     fresh, anew = fitted(at(settings, "fresh"), "evaluation.folds=3", "evaluation.ensemble=2")
@@ -185,7 +196,9 @@ def test_it_is_a_stage_of_its_own_unless_it_is_not_wanted(settings: Settings) ->
     events.clear()
     execute(StudyRun(pipeline(*FEW), settings), listener=events.append)  # it has finished before
     assert [one.stage for one in events if isinstance(one, StageStarted)] == [Stage.UPLOAD, Stage.PREPROCESS]
-    study.store.tell(study.id, outcome={x: y for x, y in (study.record.outcome or {}).items() if x != "final"})
+    study.store.tell(
+        study.id, outcome={x: y for x, y in (study.record.outcome or {}).items() if x != "final"}
+    )
     path.unlink()
     events.clear()
     execute(StudyRun(pipeline(*FEW), settings), listener=events.append)  # its process died before
