@@ -256,7 +256,7 @@ def test_a_study_that_goes_on_takes_device_outputs_and_place_of_data_from_the_ca
     assert again.id == begun.id
     assert again.is_finished
     models = {path.name for path in home.workspace.model(again.id, 1).parent.iterdir()}
-    assert models == {"best-1.keras", "ensemble.keras"}
+    assert models == {"best-1.keras", "ensemble.keras", "final.keras"}
 
 
 def test_failed_designs_can_be_trained_again(settings: Settings) -> None:
