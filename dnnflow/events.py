@@ -36,6 +36,7 @@ class Stage(StrEnum):
     AGGREGATE = "aggregate"
     FINALISTS = "finalists"
     TEST = "test"
+    FINAL = "final"
     REPORT = "report"
     REFIT = "refit"
 
@@ -120,6 +121,7 @@ class TrialsStored:
 class FinalsProgress:
     """Trainings after a study's screen have reached the store."""
 
+    stage: Stage
     done: int
     total: int
     """Of the stage."""

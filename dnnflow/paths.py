@@ -119,6 +119,10 @@ class Workspace:
         """File of the model that averages several of the best."""
         return self.study(study_id) / "models" / "ensemble.keras"
 
+    def final_model(self, study_id: str) -> Path:
+        """File of what is handed out after it was trained once more on all rows."""
+        return self.study(study_id) / "models" / "final.keras"
+
     def refit(self, study_id: str) -> Path:
         """File of the best design's model after it was trained on the whole table."""
         return self.study(study_id) / "models" / "refit.keras"

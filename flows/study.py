@@ -1,4 +1,4 @@
-"""The study flow: upload, preprocess, train, aggregate, finalists, test, report, and refit if asked for.
+"""The study flow: upload, preprocess, train, aggregate, finalists, test, final, report, and refit if asked.
 
 Tasks run in the flow's process; designs run as Dask futures inside the training tasks.
 """
@@ -22,7 +22,7 @@ from dnnflow.execute.executor import Executor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run import execute as stages
-from dnnflow.run.final_stage import has_finals
+from dnnflow.run.final_stage import has_final_model, has_finals
 from dnnflow.run.run import StudyRun
 from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Shard, Study, shards
@@ -105,6 +105,13 @@ def measure_once(study: Study, view: StudyView, row: RunRow, watch: Watch) -> St
     return tested
 
 
+@task(task_run_name="final", retries=1, retry_delay_seconds=10, retry_condition_fn=may_pass,
+      cache_policy=NO_CACHE)  # fmt: skip
+def fit_all_rows(study: Study, view: StudyView, executor: Executor, row: RunRow) -> StudyView:
+    """Train what is handed out once more, on all rows."""
+    return stages.fit_all_rows(study, view, executor, row)
+
+
 @task(task_run_name="report", cache_policy=NO_CACHE)
 def report(run: StudyRun, study: Study, view: StudyView, row: RunRow, watch: Watch) -> Path:
     """Write the report."""
@@ -130,7 +137,9 @@ def all_stages(run: StudyRun, row: RunRow, watch: Watch) -> str:
         view = aggregate(held, row)
         if has_finals(held, view):
             view = finalists(held, view, workers.executor(), row)
-    view = measure_once(held, view, row, watch)
+        view = measure_once(held, view, row, watch)
+        if has_final_model(held, view):
+            view = fit_all_rows(held, view, workers.executor(), row)
     report(run, held, view, row, watch)
     if run.pipeline.refit is not None:
         refit(run, held, view, row)

@@ -82,12 +82,17 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     workspace = settings.workspace
     files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
     answers: Answers = {}
-    for one in study.view().tested:
-        if one.kind in files and f"dnnflow {one.kind}" not in answers:  # of designs the winner is first
-            predicted = library.load_model(files[one.kind]).predict(table.features(table.unseen))
+    view = study.view()
+    measured = [(one.kind, one) for one in view.tested if one.kind in files]
+    if view.final_rows and view.taken:  # says what the same designs had without the test rows
+        measured.append(("final", view.taken))
+        files["final"] = workspace.final_model(study.study_id)
+    for kind, one in measured:
+        if f"dnnflow {kind}" not in answers:  # of designs the winner is first
+            predicted = library.load_model(files[kind]).predict(table.features(table.unseen))
             low, high = one.interval or (-np.inf, np.inf)
             score = table.score(predicted["prediction"])
-            answers[f"dnnflow {one.kind}"] = Answer(score, (one.score, low, high), designs)
+            answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), designs)
     return answers
 
 

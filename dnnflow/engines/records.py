@@ -115,12 +115,16 @@ class FinalOptions(Parameters):
     repeats: int = Field(default=1, ge=1, le=100)
     """How often the folds are drawn anew, each time with another seed."""
     finalists_share: float = Field(default=0.3, gt=0.0, lt=1.0)
-    """Most share of the study's arithmetic that finalists, the refit and the ensemble may take; it makes
-    finalists fewer, never fewer than three."""
+    """Most share of the study's arithmetic that finalists, the refit, the ensemble and the last training on
+    all rows may take; it makes finalists fewer, never fewer than three."""
     prefer: Literal["accurate", "small"] = "accurate"
     """Which finalist wins: accurate, the first; small, the smallest that cannot be told from the first."""
     ensemble: int = Field(default=8, ge=0, le=100)
     """Most finalists whose probabilities are averaged as one more model; 0 for none."""
+    all_rows: bool = True
+    """After the test, train what is handed out once more on all rows, the test rows too, as
+    models/final.keras: for new rows. Nothing is left to measure it on; what the test said is of the same
+    designs without these rows, as a rule a little less."""
 
 
 class TrainingSettings(SelectionOptions, TrainingOptions, CheckedParameters):
@@ -227,6 +231,8 @@ class Portion:
     """What an engine has planned of these designs, e.g. a `Stack`: the engine is given it on the worker."""
     part: "Part | None" = None
     """Rows to hold back instead of those that the study's settings say."""
+    all_rows: bool = False
+    """Whether test rows are training rows, too."""
 
     def __post_init__(self) -> None:
         if not self.designs:

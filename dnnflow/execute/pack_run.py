@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dnnflow.design.layers import Design
-from dnnflow.engines.records import Outcome, Pack, TrialState
+from dnnflow.engines.records import Outcome, Pack, Portion, TrialState
 from dnnflow.engines.registry import find_engine
 from dnnflow.engines.seam import (
     Engine,
@@ -53,12 +53,20 @@ def run_pack(
     waiting: list[Outcome] = []
     flushed = time.monotonic()
     for portion in pack.portions:
-        for fitted in _train(engine, portion.designs, replace(context, plan=portion.plan, part=portion.part)):
+        for fitted in _train(engine, portion.designs, _in_portion(context, portion)):
             waiting.append(_outcome(fitted, pack.keep_above))
             if report is not None and time.monotonic() - flushed >= flush_s:
                 report(waiting)
                 waiting, flushed = [], time.monotonic()
     return waiting
+
+
+def _in_portion(context: TrainingContext, portion: Portion) -> TrainingContext:
+    """Return what an engine is given of a portion: its plan and its rows."""
+    from dnnflow.table.store.whole_dataset import WholeDataset
+
+    dataset = WholeDataset.of(context.dataset) if portion.all_rows else context.dataset
+    return replace(context, dataset=dataset, plan=portion.plan, part=portion.part)
 
 
 def training_context(

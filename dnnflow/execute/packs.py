@@ -6,7 +6,7 @@ in flight, or under suspicion; it leaves when all its designs are finished.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TypeVar
 
@@ -197,7 +197,8 @@ class Backlog:
 
 def share(portion: Portion, designs: tuple[Design, ...]) -> Portion:
     """Return a portion of some designs of another one, at their share of its cost."""
-    return Portion(designs, portion.cost * len(designs) / len(portion.designs), part=portion.part)
+    cost = portion.cost * len(designs) / len(portion.designs)
+    return replace(portion, designs=designs, cost=cost, plan=None)
 
 
 def halves(items: Sequence[T]) -> list[tuple[T, ...]]:

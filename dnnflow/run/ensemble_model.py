@@ -1,13 +1,64 @@
-"""Build Keras models of others: one that averages several, one whose probabilities are scaled."""
+"""Build Keras models of kept networks: one that averages several, one whose probabilities are scaled."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dnnflow.design.layers import Design
+from dnnflow.engines.losses import loss_of
 from dnnflow.engines.process_setup import import_tensorflow
+from dnnflow.engines.seam import make_importable
+from dnnflow.paths import content_id
+from dnnflow.run.saved_model import read_weights
 from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
     import keras
+
+    from dnnflow.run.study import Study
+
+
+class KeptNetwork(NamedTuple):
+    """A trained network that is handed out, alone or as one of several that are averaged."""
+
+    design: Design
+    weights: Path
+    """File of them."""
+    share: float
+    """Of the output."""
+
+
+def model_id(
+    networks: Sequence[KeptNetwork], temperature: float, thresholds: tuple[float, ...] | None
+) -> str:  # fmt: skip
+    """Return the hash of what a model is: one that is adjusted otherwise is tested by itself, too."""
+    return content_id([[[one.design.design_id, one.share] for one in networks], temperature, thresholds])
+
+
+def described(networks: Sequence[KeptNetwork]) -> dict[str, Any]:
+    """Return the designs of a model, as JSON types."""
+    if len(networks) == 1:
+        return {"design": networks[0].design.to_dict()}
+    return {"members": [{"design": one.design.to_dict(), "share": one.share} for one in networks]}
+
+
+def build_mean(study: "Study", networks: Sequence[KeptNetwork]) -> "keras.Model | None":
+    """Return the model of a network, or the mean of several; None where weights were not kept."""
+    weights = [read_weights(one.weights) for one in networks]
+    if any(one is None for one in weights):
+        return None
+    make_importable(study.job().import_paths)
+    import_tensorflow()
+    from dnnflow.engines.keras.build import build_model
+
+    dataset, settings = study.dataset, study.job().settings
+    loss = loss_of(settings.loss, settings.quantile, dataset.task)
+    members = []
+    for one, arrays in zip(networks, weights, strict=True):
+        model = build_model(one.design, dataset.n_features, dataset.n_outputs, loss=loss)
+        model.set_weights(arrays)
+        members.append((model, one.share))
+    return members[0][0] if len(members) == 1 else averaged(members, dataset.n_features)
 
 
 def averaged(members: "Sequence[tuple[keras.Model, float]]", n_features: int) -> "keras.Model":

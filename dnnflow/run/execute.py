@@ -25,7 +25,8 @@ from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.design_measures import store_measures
 from dnnflow.results.view.study_view import StudyView
-from dnnflow.run.final_stage import has_finals, options_told, train_finals
+from dnnflow.run.final_model import train_final_model
+from dnnflow.run.final_stage import has_final_model, has_finals, options_told, train_finals
 from dnnflow.run.final_test import hand_out
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
@@ -119,10 +120,12 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
             view = aggregate(study, row)
             if has_finals(study, view):
                 view = finalists(study, view, workers.executor(), row)
+            view = measure_once(study, view, row)
+            if has_final_model(study, view):
+                view = fit_all_rows(study, view, workers.executor(), row)
     if had_finished:
         _copy_report(run, study)
     else:
-        view = measure_once(study, view, row)
         report(run, study, view, draw, row)
     refit(run, study, view, client=client, listener=row)
     row.error = why_useless(view)
@@ -130,9 +133,11 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
 
 
 def _has_outcome(study: Study) -> bool:
-    """Whether a study was tested, with the options for its finalists that its pipeline has now."""
+    """Whether a study was tested and trained on all rows, with the options that its pipeline has now."""
     outcome = study.record.outcome
-    return outcome is not None and outcome.get("options", options_told(study)) == options_told(study)
+    if outcome is None or "options" not in outcome:  # of an older one
+        return outcome is not None
+    return bool(outcome["options"] == options_told(study) and "final" in outcome)
 
 
 def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Study:
@@ -351,7 +356,19 @@ def measure_once(study: Study, view: StudyView, listener: Listener = ignore) -> 
         saved, tested = hand_out(study, view, listener)
         came_of_it.append(f"{len(saved)} models saved")
         came_of_it += [f"{one.name} {one.score:.4f}" for one in tested if one.rank == 1 or one.rank is None]
-    return replace(view, tested=tested)
+    return replace(view, tested=tested, final_rows=None)
+
+
+def fit_all_rows(
+    study: Study, view: StudyView, executor: "Executor", listener: Listener = ignore
+) -> StudyView:
+    """Train what is handed out once more on all rows, test rows too; return the view that tells of it."""
+    with stage(Stage.FINAL, f"study {study.id}", listener) as came_of_it:
+        final = train_final_model(study, view, executor, listener)
+        came_of_it.append(
+            "nothing was trained on all rows" if final is None else f"{final.path}: {final.name}"
+        )
+    return replace(view, final_rows=None if final is None else final.rows)
 
 
 def report(run: StudyRun, study: Study, view: StudyView, draw: Draw,

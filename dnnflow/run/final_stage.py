@@ -16,7 +16,7 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.records import FinalOptions, Outcome, Portion
 from dnnflow.engines.scoring import in_units
 from dnnflow.errors import InputError
-from dnnflow.events import FinalsProgress, Listener, Notice, ignore
+from dnnflow.events import FinalsProgress, Listener, Notice, Stage, ignore
 from dnnflow.execute.control import control_from
 from dnnflow.execute.portions import plan_study
 from dnnflow.parameters import fields_of
@@ -27,6 +27,7 @@ from dnnflow.results.view.study_view import load_finals
 from dnnflow.run.saved_model import write_weights
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.table.columns.split import Part
+from dnnflow.table.store.whole_dataset import WholeDataset
 
 if TYPE_CHECKING:
     from dnnflow.execute.executor import Executor
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 SMALL_ROWS = 5000
 """Training rows up to which finalists have folds."""
 FOLDS, SEEDS = 5, 3
+FINAL_SEEDS = 3
+"""Networks of each design of the ensemble that are trained on all rows."""
 LEAST_FINALISTS = 3
 """Trained whatever share of the study they take."""
-_MAX_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class FinalTask:
     """What is trained: with a seed of its own, so that no two trainings of a study are the same design."""
     part: Part
     repeat: int = 0
+
+    @property
+    def all_rows(self) -> bool:
+        """Whether it is trained on the test rows, too."""
+        return self.stage == "final"
 
 
 def options_of(study: "Study") -> FinalOptions:
@@ -90,29 +98,44 @@ def parts_of(study: "Study", options: FinalOptions) -> list[tuple[Part, int]]:
 def finalists_of(view: "StudyView", options: FinalOptions, trainings: int) -> list[str]:
     """Return the ids of the best designs of a screen, as many as their share of the arithmetic allows."""
     wanted = [place.design_id for place in view.screen[: options.finalists]]
-    spent, screen = _arithmetic(view, wanted, trainings)
+    spent, screen = _arithmetic(view, wanted, options, trainings)
     most = screen * options.finalists_share / (1 - options.finalists_share)
     return wanted[: max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right")))]
 
 
-def share_of(view: "StudyView", finalists: Sequence[str], trainings: int) -> float:
+def share_of(
+    view: "StudyView", finalists: Sequence[str], options: FinalOptions, trainings: int
+) -> float:  # fmt: skip
     """Return the share of a study's arithmetic that its finalists take, by the epochs of the screen."""
-    spent, screen = _arithmetic(view, finalists, trainings)
+    spent, screen = _arithmetic(view, finalists, options, trainings)
     return float(spent[-1] / (spent[-1] + screen)) if len(spent) else 0.0
 
 
-def _arithmetic(view: "StudyView", finalists: Sequence[str], trainings: int) -> tuple[NDArray[Any], float]:
-    """Return operations × epochs of the first finalists together, (finalists,), and of the screen."""
+def _arithmetic(
+    view: "StudyView", finalists: Sequence[str], options: FinalOptions, trainings: int
+) -> tuple[NDArray[Any], float]:
+    """Return operations × epochs of the first finalists together, (finalists,), and of the screen.
+
+    Each has its trainings and a refit; networks on all rows are counted of as many as may be averaged.
+    """
     work = view.trials["flops"].fillna(view.trials["parameters"]).fillna(1).astype(float)
     work *= view.trials["epochs_run"]
     of_design = dict(zip(view.trials["design_id"], work, strict=True))
-    return np.cumsum([of_design[one] * (trainings + 1) for one in finalists]), float(work.sum())
+    counts = [trainings + 1 + (FINAL_SEEDS if options.all_rows and place < max(1, options.ensemble) else 0)
+              for place in range(len(finalists))]  # fmt: skip
+    spent = np.cumsum([of_design[one] * count for one, count in zip(finalists, counts, strict=True)])
+    return spent, float(work.sum())
 
 
 def has_finals(study: "Study", view: "StudyView") -> bool:
     """Whether the best of a study's screen are trained again."""
     settings = study.job().settings
     return bool(settings.select_on == "validation" and options_of(study).finalists and view.screen)
+
+
+def has_final_model(study: "Study", view: "StudyView") -> bool:
+    """Whether what a study hands out is trained once more on all rows, after the test."""
+    return options_of(study).all_rows and has_finals(study, view) and view.finals is not None
 
 
 def train_finals(
@@ -132,7 +155,8 @@ def train_finals(
     options = options_of(study)
     parts = parts_of(study, options)
     chosen = finalists_of(view, options, len(parts))
-    told = f"{len(chosen)} finalists, {share_of(view, chosen, len(parts)):.0%} of the study's arithmetic"
+    share = share_of(view, chosen, options, len(parts))
+    told = f"{len(chosen)} finalists, {share:.0%} of the study's arithmetic"
     if len(chosen) < min(options.finalists, len(view.screen)):
         told += (f": {options.finalists} would take more than {options.finalists_share:.0%}; raise "
                  "evaluation.finalists_share for more")  # fmt: skip
@@ -166,7 +190,7 @@ def handed_out(study: "Study", finals: Finals) -> list[str]:
 def _fold_tasks(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[FinalTask]:
     for number, (part, repeat) in enumerate(parts, start=1):
         # Other folds are other trainings: a study whose options change takes none of the others for its own
-        seeded = replace(design, seed=(design.seed + number + 1000 * (part.folds or 0)) % _MAX_SEED)
+        seeded = replace(design, seed=(design.seed + number + 1000 * (part.folds or 0)) % MAX_SEED)
         yield FinalTask("folds", design.design_id, seeded, part, repeat)
 
 
@@ -174,7 +198,7 @@ def refit_task(design: Design, finals: Finals) -> FinalTask:
     """Return the training of a finalist on all training rows, for the epochs that its folds found."""
     to_fit = refitted(design, finals.of(design.design_id).epochs)
     part = Part(holdout=0.0) if not to_fit.watches_validation else Part()
-    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % _MAX_SEED), part)
+    return FinalTask("refit", design.design_id, replace(to_fit, seed=(design.seed + 1000) % MAX_SEED), part)
 
 
 class FinalTraining(TrialLoop):
@@ -184,6 +208,7 @@ class FinalTraining(TrialLoop):
         super().__init__(study.store, study.id, study.job(), listener)
         self._study = study
         self._tasks = {task.design.design_id: task for task in tasks}
+        self._stage = Stage.FINAL if any(task.all_rows for task in tasks) else Stage.FINALISTS
         self._stored = {one.design.design_id for one in study.store.final_trials(study.id)}
         self._reported = -1
         self._predictions = PredictionWriter(
@@ -197,13 +222,14 @@ class FinalTraining(TrialLoop):
 
     def _portions(self) -> Iterator[Portion]:
         """Yield the tasks of each part as its engine trains them together."""
-        settings, dataset = self._study.job().settings, self._study.dataset
+        settings, all_rows = self._study.job().settings, self._stage is Stage.FINAL
+        dataset = WholeDataset.of(self._study.dataset) if all_rows else self._study.dataset
         by_part: dict[Part, list[Design]] = {}
         for task in self._tasks.values():
             by_part.setdefault(task.part, []).append(task.design)
         for part, designs in by_part.items():
             for portion in plan_study(designs, settings, lambda: dataset).portions:
-                yield replace(portion, part=part)
+                yield replace(portion, part=part, all_rows=all_rows)
 
     def _keep_above(self) -> float:
         return -math.inf
@@ -215,7 +241,7 @@ class FinalTraining(TrialLoop):
             if outcome.weights:
                 path = study.settings.workspace.final_weights(study.id, task.design.design_id)
                 write_weights(path, outcome.weights)
-            if outcome.predicted is not None:
+            if outcome.predicted is not None and task.stage == "folds":
                 predicted[task.design.design_id] = self._in_rows(outcome.predicted, task.part)
             found.append(
                 FinalTrial(task.stage, task.finalist, task.design, task.part.fold, task.repeat, outcome.trial)
@@ -244,9 +270,10 @@ class FinalTraining(TrialLoop):
         return sum(design_id in self._stored for design_id in self._tasks)
 
     def _progress(self) -> str:
-        return f"with {self._done:,} of {len(self._tasks):,} trainings of finalists done"
+        what = "on all rows" if self._stage is Stage.FINAL else "of finalists"
+        return f"with {self._done:,} of {len(self._tasks):,} trainings {what} done"
 
     def _report(self, *, force: bool = False) -> None:
         if self._done != self._reported:
             self._reported = self._done
-            self._listener(FinalsProgress(self._done, len(self._tasks)))
+            self._listener(FinalsProgress(self._stage, self._done, len(self._tasks)))

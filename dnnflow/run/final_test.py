@@ -9,17 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from dnnflow.design.layers import Design
 from dnnflow.engines.baselines import BOOSTING, LARGEST_CLASS, LINEAR, RIDGE, Predict, baselines, fitted_rows
 from dnnflow.engines.epoch_rows import RowBlock, TrainingRows
 from dnnflow.engines.metric import Metric, decided
 from dnnflow.engines.metrics import ACCURACY, METRICS, measures, metric_of
-from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.scoring import in_units
-from dnnflow.engines.seam import make_importable
 from dnnflow.errors import InputError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.paths import content_id
 from dnnflow.results.predictions.prediction_matrix import KeptPredictions, read_predictions
 from dnnflow.results.store.final_trials import FinalTrial
 from dnnflow.results.view.bootstrap import bootstrap_interval
@@ -27,9 +23,16 @@ from dnnflow.results.view.finals import Finals, averaged_outputs, by_finalist, o
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.tested import Tested, tested_in
 from dnnflow.run.adjustment import Adjustment, adjustment
-from dnnflow.run.ensemble_model import averaged, with_temperature
-from dnnflow.run.final_stage import handed_out, options_of, options_told, parts_of, refit_task
-from dnnflow.run.saved_model import read_weights, write_model
+from dnnflow.run.ensemble_model import KeptNetwork, build_mean, described, model_id, with_temperature
+from dnnflow.run.final_stage import (
+    handed_out,
+    has_final_model,
+    options_of,
+    options_told,
+    parts_of,
+    refit_task,
+)
+from dnnflow.run.saved_model import write_model
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
 from dnnflow.table.columns.targets import Targets
@@ -73,7 +76,8 @@ def hand_out(
         parts = parts_of(study, options_of(study)) if view.finals else []
         measured = list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
     tested = (*found, *measured)
-    outcome = {"tested": [one.to_dict() for one in tested], "options": options_told(study)}
+    outcome = {"tested": [one.to_dict() for one in tested], "options": options_told(study),
+               **({} if has_final_model(study, view) else {"final": None})}  # fmt: skip
     study.store.tell(study.id, outcome=outcome)
     return paths, tested
 
@@ -85,8 +89,7 @@ class _Handed:
     kind: Literal["design", "ensemble"]
     name: str
     path: Path
-    networks: tuple[tuple[Design, Path, float], ...]
-    """Design, file of its weights, and share of the output of each network."""
+    networks: tuple[KeptNetwork, ...]
     rank: int | None = None
     selected: float | None = None
     design_id: str | None = None
@@ -94,11 +97,6 @@ class _Handed:
     held_out: Rows | None = None
     """What is true of rows that its networks were not fitted to, and what they give for these; None where
     that is not kept."""
-
-    def model_id(self, adjusted: Adjustment) -> str:
-        """Return the hash of what the model is: one that is adjusted otherwise is tested by itself, too."""
-        networks = [[design.design_id, share] for design, _, share in self.networks]
-        return content_id([networks, adjusted.temperature, adjusted.thresholds])
 
 
 def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
@@ -119,9 +117,9 @@ def _handed_out(study: "Study", view: "StudyView") -> Iterator[_Handed]:
         else:
             trained, weights = design, workspace.weights(study.id, design_id)
         yield _Handed(
-            "design", place.design, workspace.model(study.id, place.rank), ((trained, weights, 1.0),),
-            rank=place.rank, selected=place.score if is_apart else None, design_id=design_id,
-            held_out=held_out,
+            "design", place.design, workspace.model(study.id, place.rank),
+            (KeptNetwork(trained, weights, 1.0),), rank=place.rank,
+            selected=place.score if is_apart else None, design_id=design_id, held_out=held_out,
         )  # fmt: skip
     if finals is not None and finals.ensemble:
         yield _ensemble(study, finals, None if kept is None else kept.of_mean(finals.ensemble))
@@ -134,8 +132,8 @@ def _ensemble(study: "Study", finals: Finals, held_out: Rows | None) -> _Handed:
     for design_id, count in counts.items():
         mine = [one.design for one in trained if one.finalist == design_id]
         networks += [
-            (design, workspace.final_weights(study.id, design.design_id), count / total / len(mine))
-            for design in mine
+            KeptNetwork(one, workspace.final_weights(study.id, one.design_id), count / total / len(mine))
+            for one in mine
         ]
     designs = f"{len(counts)} designs" if len(counts) > 1 else "one design"
     return _Handed(
@@ -146,40 +144,35 @@ def _ensemble(study: "Study", finals: Finals, held_out: Rows | None) -> _Handed:
 
 def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Tested | None:
     """Write a model; return its numbers, or None where its weights are gone."""
-    weights = [read_weights(path) for _, path, _ in handed.networks]
-    if any(one is None for one in weights):
+    model = build_mean(study, handed.networks)
+    if model is None:
         of_file = (one for one in known.values()
                    if (one.kind, one.design_id) == (handed.kind, handed.design_id))  # fmt: skip
         return next(of_file, None) if handed.path.is_file() else None
-    make_importable(study.job().import_paths)
-    import_tensorflow()
-    from dnnflow.engines.keras.build import build_model
-
     dataset = study.dataset
-    rows = TrainingRows(dataset, study.job().settings, blocks=True)
-    members = []
-    for (design, _, share), arrays in zip(handed.networks, weights, strict=True):
-        network = build_model(design, dataset.n_features, dataset.n_outputs, loss=rows.loss)
-        network.set_weights(arrays)
-        members.append((network, share))
-    model = members[0][0] if handed.kind == "design" else averaged(members, dataset.n_features)
+    rows = _rows(study)
     metric = _metric(study)
     adjusted = _adjustment(metric, dataset.targets, handed, model, rows)
     if adjusted.temperature != 1.0:
         model = with_temperature(model, adjusted.temperature, dataset.task, dataset.n_features)
-    model_id = handed.model_id(adjusted)
-    before = known.get(model_id)
+    made = model_id(handed.networks, adjusted.temperature, adjusted.thresholds)
+    before = known.get(made)
     if before is None:
         found = _rows_of(_predict_with(model), rows.test(), metric, dataset.targets, adjusted.thresholds)
         before = _tested(metric, dataset.task, found, adjusted, kind=handed.kind, name=handed.name,
-                         design_id=handed.design_id, model_id=model_id)  # fmt: skip
+                         design_id=handed.design_id, model_id=made)  # fmt: skip
     tested = replace(before, rank=handed.rank, selected=handed.selected)
     record = {"study_id": study.id, "design_id": handed.design_id, "metric": metric.name,
               "score": handed.selected,
               "tested": tested.to_dict(), "thresholds": adjusted.thresholds,
-              "calibration": adjusted.calibration, **_described(handed)}  # fmt: skip
+              "calibration": adjusted.calibration, **described(handed.networks)}  # fmt: skip
     write_model(handed.path, model, dataset, record)
     return tested
+
+
+def _rows(study: "Study") -> TrainingRows:
+    """Return a study's rows, read block by block; those with weights are kept, as they were in training."""
+    return TrainingRows(study.dataset, study.job().settings, blocks=study.dataset.weights is None)
 
 
 def _metric(study: "Study") -> Metric:
@@ -206,13 +199,6 @@ def _predict_with(model: "keras.Model") -> Predict:
     return predict
 
 
-def _described(handed: _Handed) -> dict[str, Any]:
-    """Return the designs of a model, as JSON types."""
-    if handed.kind == "design":
-        return {"design": handed.networks[0][0].to_dict()}
-    return {"members": [{"design": design.to_dict(), "share": share} for design, _, share in handed.networks]}
-
-
 def measure_baselines(
     study: "Study", listener: Listener, parts: Sequence[Part] | None = None
 ) -> Iterator[Tested]:
@@ -225,7 +211,7 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows = TrainingRows(dataset, settings, blocks=True)
+    rows = _rows(study)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]

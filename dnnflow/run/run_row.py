@@ -13,7 +13,6 @@ from dnnflow.events import (
     Event,
     FinalsProgress,
     Listener,
-    Stage,
     StageStarted,
     TrainingProgress,
     TrialsStored,
@@ -57,7 +56,7 @@ class RunRow:
             case StageStarted():
                 self._tell(stage=f"{event.stage.value}: {event.detail}")
             case FinalsProgress():
-                self._tell(stage=f"{Stage.FINALISTS.value}: {event.done:,} of {event.total:,} trainings")
+                self._tell(stage=f"{event.stage.value}: {event.done:,} of {event.total:,} trainings")
             case ClusterReady():
                 self._tell(dashboard=event.dashboard)
             case TrainingProgress() | TrialsStored():

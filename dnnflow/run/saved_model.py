@@ -10,7 +10,7 @@ import json
 import zipfile
 from bisect import insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -262,8 +262,9 @@ class SavedModel:
         """
         truth, known = truth_of(self.preprocessing, rows)
         metric_name = self.about.get("metric")
-        return score_of(truth, known, self._outputs(rows), self.preprocessing,
-                        metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
+        found = score_of(truth, known, self._outputs(rows), self.preprocessing,
+                         metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
+        return replace(found, fitted_rows=self.about.get("rows"))
 
     def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.float32]:
         """Return probabilities or numbers, (rows, outputs)."""

@@ -210,6 +210,9 @@ def show_score(found: "ModelScore") -> None:
     right = f"{found.rows:,} rows" if found.right is None else f"{found.right:,} of {found.rows:,} rows right"
     console.print(f"{', '.join(found.labels)}: {right}{left_out}", soft_wrap=True)
     console.print(f"{found.label:<18} {found.text}")
+    if found.fitted_rows:
+        seen = f"fitted to all {found.fitted_rows:,} rows of its study"
+        console.print(f"{seen}: on those it looks better than it is", soft_wrap=True)
     for name, value in found.measures.items():
         if name != found.metric:
             console.print(f"{METRICS[name].label:<18} {METRICS[name].told(value)}")

@@ -25,7 +25,8 @@ def in_words(event: Event) -> str:
         case events.TrialsStored():
             return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
         case events.FinalsProgress():
-            return f"{event.done:,} of {event.total:,} trainings of finalists"
+            what = "on all rows" if event.stage is events.Stage.FINAL else "of finalists"
+            return f"{event.done:,} of {event.total:,} trainings {what}"
         case events.TrainingProgress():
             return training_in_words(event)
         case events.ReplicaLost():

@@ -73,7 +73,7 @@ def test_run_tells_each_stage(call) -> None:
     code, _, err = call("run", IRIS, *QUICK, "--new")
     assert code == 0
     assert [line.split()[0] for line in err.splitlines() if not line.startswith(" ")] == [
-        "upload", "preprocess", "train", "aggregate", "finalists", "test", "report",
+        "upload", "preprocess", "train", "aggregate", "finalists", "test", "final", "report",
     ]  # fmt: skip
     assert "2 of 2 designs" in err
 

@@ -1,6 +1,7 @@
 """What a task does on a worker: every design of a pack comes back exactly once, whatever happens to it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -68,6 +69,21 @@ def test_every_design_comes_back_in_order(iris: Dataset) -> None:
     assert [outcome.trial.design_id for outcome in outcomes] == [design.design_id for design in DESIGNS]
     assert all(outcome.weights is None for outcome in outcomes)
     assert {":" in outcome.trial.worker for outcome in outcomes} == {True}
+
+
+class Counts(Quick):
+    """Says in a design's weights how many rows it would be fitted to."""
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        rows = len(context.dataset.arrays("train")[1])
+        for fitted in super().train(designs, context):
+            yield replace(fitted, weights=lambda: (np.array(rows),))
+
+
+def test_a_portion_says_whether_test_rows_are_training_rows(iris: Dataset) -> None:
+    portions = tuple(Portion((design,), all_rows=design.seed % 2 == 1) for design in DESIGNS)
+    outcomes = run_pack(Pack(portions, keep_above=-1.0), job(iris, Counts))
+    assert [int(one.weights[0]) for one in outcomes if one.weights] == [120, 150] * 3
 
 
 def test_weights_come_along_from_the_threshold_on(iris: Dataset) -> None:

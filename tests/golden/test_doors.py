@@ -34,7 +34,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.prefect, pytest.mark.timeout(900)]
 EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
 """Numbers of today's version, to four decimals: the same with oneDNN on, off, and held to SSE 4.1."""
 FILES = [
-    "models/best-1.keras", "models/ensemble.keras", "report.html", f"weights/{EXPECTED['best']}.npz",
+    *(f"models/{name}.keras" for name in ("best-1", "ensemble", "final")), "report.html",
+    f"weights/{EXPECTED['best']}.npz",
     *(f"{of}predictions/{name}" for of in ("", "finalists/")
       for name in ("zarr.json", *(f"{array}/zarr.json" for array in ("classes", "designs", "truth")),
                    "designs/c/0/0", "truth/c/0")),
@@ -122,7 +123,7 @@ def test_a_study_leaves_the_same_files_by_every_door(
 ) -> None:
     """What is opened, sent on and predicted with lies where it lay, whoever asked for it."""
     wait_for_files(door, ran, [*FILES, "models/refit.keras"])
-    for name in ("best-1.keras", "ensemble.keras", "refit.keras"):
+    for name in ("best-1.keras", "ensemble.keras", "final.keras", "refit.keras"):
         theirs = reference[0] / "studies" / reference[1] / "models" / name
         assert_same_weights(door.home / "studies" / ran / "models" / name, theirs)
     report = outputs_of(door, "fresh")

@@ -78,6 +78,18 @@ def test_the_ensemble_is_the_model_to_take_unless_a_small_one_is_asked_for() -> 
     assert (model.model, model.command) == ("2", "dnnflow predict models/best-2.keras ROWS.csv")
 
 
+def test_the_model_on_all_rows_is_taken_for_new_ones_and_is_told_to_be_unmeasured() -> None:
+    *_, model, score = next_steps(replace(view(WINNER, ENSEMBLE, WEAK), final_rows=1797), "/home/models")
+    assert model.text == (
+        "Predict new rows with an ensemble of 6, trained once more on all 1,797 rows. None is left to "
+        "measure that on: 90.0 % on the test rows is of the same designs without them."
+    )
+    assert model.command == "dnnflow predict /home/models/final.keras ROWS.csv"
+    assert (model.model, score.model) == ("final", "final")
+    *_, model, _ = next_steps(replace(view(WINNER, ENSEMBLE, prefer="small"), final_rows=10))
+    assert model.text.startswith("Predict new rows with 2 x 8 relu, trained once more on all 10 rows.")
+
+
 def test_designs_chosen_on_test_rows_are_told_first_and_four_steps_at_most() -> None:
     near = replace(WEAK, score=0.94)
     steps = next_steps(view(WINNER, near, edges=(Edge("units", "high", 64),), select_on="test"))

@@ -87,7 +87,7 @@ def test_a_resumed_study_ends_as_a_fresh_one(settings: Settings, tmp_path: Path)
     study = open_study(stopped.id, settings=settings).resume()
     assert study.is_finished
     assert copy.read_text() == settings.workspace.report(study.id).read_text()
-    assert models_of(study) == {"best-1.keras", "ensemble.keras"}
+    assert models_of(study) == {"best-1.keras", "ensemble.keras", "final.keras"}
     copy.unlink()
     assert study.finish().is_finished
     assert copy.is_file()
@@ -112,7 +112,7 @@ def test_a_study_of_another_version_goes_on_with_what_is_understood(settings: Se
     assert study.pipeline.outputs.models == 1
     assert study.pipeline.training.engine == "keras"
     assert study.finish().is_finished
-    assert models_of(study) == {"best-1.keras", "ensemble.keras"}
+    assert models_of(study) == {"best-1.keras", "ensemble.keras", "final.keras"}
 
 
 @pytest.mark.parametrize(

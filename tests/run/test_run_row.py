@@ -49,10 +49,10 @@ def test_a_study_has_its_row_before_its_table_is_read(
     study = run_study(iris(), settings=settings, listener=look)
     assert {row.run_id for row in seen} == {study.id}
     assert all(row.is_driven for row in seen)
-    stages = ["upload", "preprocess", "train", "aggregate", "finalists", "test", "report"]
+    stages = ["upload", "preprocess", "train", "aggregate", "finalists", "test", "final", "report"]
     assert [str(row.stage).partition(":")[0] for row in seen] == stages
-    assert [row.has_designs for row in seen] == [False, False, True, True, True, True, True]
-    assert [row.state.value for row in seen] == ["running"] * 7
+    assert [row.has_designs for row in seen] == [False, False, *[True] * 6]
+    assert [row.state.value for row in seen] == ["running"] * 8
     [row] = rows()
     assert (row.state, row.error, row.is_driven) == (RunState.FINISHED, None, False)
     assert row.created_at <= str(row.started_at) <= str(row.ended_at)

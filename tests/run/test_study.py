@@ -69,7 +69,7 @@ def test_every_design_has_one_trial(study) -> None:
 
 def test_stages_are_told_in_order_and_progress_ends_complete(study, events: list[Event]) -> None:
     stages = [event.stage.value for event in events if isinstance(event, StageStarted)]
-    assert stages == ["upload", "preprocess", "train", "aggregate", "finalists", "test", "report"]
+    assert stages == ["upload", "preprocess", "train", "aggregate", "finalists", "test", "final", "report"]
     last = [event for event in events if isinstance(event, TrialsStored)][-1]
     assert (last.total, last.completed, last.failed) == (4, 4, 0)
     assert last.best_score == study.best["score"]
@@ -256,7 +256,7 @@ def test_a_study_that_goes_on_takes_device_outputs_and_place_of_data_from_the_ca
     assert again.id == begun.id
     assert again.is_finished
     models = {path.name for path in home.workspace.model(again.id, 1).parent.iterdir()}
-    assert models == {"best-1.keras", "ensemble.keras"}
+    assert models == {"best-1.keras", "ensemble.keras", "final.keras"}
 
 
 def test_failed_designs_can_be_trained_again(settings: Settings) -> None:

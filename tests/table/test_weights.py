@@ -11,6 +11,7 @@ from dnnflow.errors import DataError, InputError
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
+from dnnflow.table.store.whole_dataset import WholeDataset
 
 Make = Callable[..., Dataset]
 
@@ -39,6 +40,10 @@ def test_each_training_row_has_its_weight(make: Make, label: str) -> None:
     assert dataset.weights is not None
     assert dataset.weights.dtype == np.float32
     np.testing.assert_allclose(dataset.weights, features[:, 0] / 10, rtol=1e-6)
+    whole = WholeDataset.of(dataset)
+    assert whole.weights is not None
+    np.testing.assert_allclose(whole.weights, whole.arrays("train")[0][:, 0] / 10, rtol=1e-6)
+    assert len(whole.weights) == 60
     dataset.verify()
 
 
@@ -60,6 +65,14 @@ def test_a_row_to_train_on_needs_a_weight(make: Make, value: str) -> None:
     got = repr(value) if value else "none"
     assert f"row {row + 1} (line {row + 2})" in told
     assert f"column 'how' of weights: a weight must be a number >= 0, got {got}" in told
+
+
+def test_a_test_row_without_a_weight_leaves_the_table_usable(make: Make) -> None:
+    row = int(make().arrays("test")[0][3, 0])
+    dataset = make({row: "many"})
+    assert dataset.weights is not None
+    assert dataset.test_weights is None
+    assert WholeDataset.of(dataset).weights is None
 
 
 def test_some_row_must_count(make: Make) -> None:

@@ -200,6 +200,32 @@ def test_the_ensemble_is_a_model_beside_the_ranks(
 
 
 @pytest.mark.slow
+def test_the_model_on_all_rows_is_told_without_a_number(
+    client: TestClient, with_ensemble: str, services: Services, iris: Dataset
+) -> None:
+    from dnnflow.engines.keras.build import build_model
+
+    path, name = (
+        services.settings.workspace.final_model(with_ensemble),
+        "an ensemble, trained on all 150 rows",
+    )
+    record = {"name": name, "rows": 150, "tested_before": TESTED[1].to_dict()}
+    write_model(path, build_model(design(10), iris.n_features, iris.n_classes), iris, record)
+    base = f"/api/v1/studies/{with_ensemble}/models"
+    final = client.get(base).json()["models"][-1]
+    assert (final["model"], final["rank"], final["name"]) == ("final", None, name)
+    assert (final["score"], final["text"], final["is_chosen_there"]) == (None, None, False)
+    assert client.get(f"{base}/final").content == path.read_bytes()
+    page = client.get(f"/studies/{with_ensemble}/predict?model=final", headers=PAGE).text
+    assert f'<option value="final" selected>{name}</option>' in page
+    assert "Model on all rows (.keras)" in client.get(f"/studies/{with_ensemble}/results", headers=PAGE).text
+    scored = client.post(
+        f"{base}/final/score", content=labelled(iris)[0], headers={"Content-Type": "text/csv"}
+    )
+    assert scored.json()["fitted_rows"] == 150
+
+
+@pytest.mark.slow
 def test_rows_with_the_label_are_scored(
     client: TestClient, with_ensemble: str, services: Services, iris: Dataset
 ) -> None:

@@ -63,7 +63,7 @@ def known_ids(url: str, store: Store) -> dict[str, Sequence[object]]:
     designs = [one.design_id for one in store.designs(studies[0])[:4]]
     return {"study_id": studies, "upload_id": [upload_id], "design_id": designs, "a": studies,
             "b": studies, "name": ["score", "confusion", "marginal-0", "live-time"],
-            "model": ["1", "ensemble"],
+            "model": ["1", "ensemble", "final"],
             "run_id": []}  # fmt: skip
 
 

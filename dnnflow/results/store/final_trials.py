@@ -13,7 +13,7 @@ from dnnflow.results.store.run_record import study_not_found
 from dnnflow.results.store.schema import final_trials, runs
 from dnnflow.results.store.trial_rows import clean_text
 
-FinalStage = Literal["folds", "refit"]
+FinalStage = Literal["folds", "refit", "final"]
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class ModelScore:
     """Of its score, greater is better: Wilson's for accuracy, else by rows drawn again."""
     measures: Mapping[str, float]
     """All metrics of the task by name, as they are usually written."""
+    fitted_rows: int | None = None
+    """All rows of its study's table, where the model was fitted to the test rows, too: on these it looks
+    better than it is."""
     right: int | None = None
     """Rows whose class is predicted; None of labels and numbers."""
     classes: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ class NextStep:
     command: str | None = None
     """For a terminal; FILE is the study's pipeline, ROWS.csv a table of the same columns."""
     model: str | None = None
-    """What the step takes: a rank, or `ensemble`."""
+    """What the step takes: a rank, `ensemble`, or `final`."""
 
 
 def next_steps(view: StudyView, models: PurePath | str = "models") -> tuple[NextStep, ...]:
@@ -97,20 +97,19 @@ def _more_rows(view: StudyView, winner: Tested) -> Iterator[NextStep]:
 
 
 def _with_model(view: StudyView, winner: Tested, models: PurePath) -> tuple[NextStep, NextStep]:
-    """Return what may be done with the ensemble, where there is one and no small model is asked for."""
-    ensemble = ensemble_of(view.tested)
-    best, model, file = winner, str(winner.rank), models / f"best-{winner.rank}.keras"
-    is_small = (view.record.pipeline.get("evaluation") or {}).get("prefer") == "small"
-    if ensemble is not None and not is_small:
-        best, model, file = ensemble, "ensemble", models / "ensemble.keras"
+    """Return what may be done with what is to be taken: on all rows, where it was trained on them."""
+    best = view.taken or winner
+    model, file = "ensemble", models / "ensemble.keras"
+    if best.kind == "design":
+        model, file = str(best.rank), models / f"best-{best.rank}.keras"
     worth = f"{view.metric.text(best.score)} on the test rows"
+    text = f"Predict new rows with {best.short} ({worth})."
+    if view.final_rows:
+        model, file = "final", models / "final.keras"
+        text = (f"Predict new rows with {best.short}, trained once more on all {view.final_rows:,} rows. "
+                f"None is left to measure that on: {worth} is of the same designs without them.")  # fmt: skip
     return (
-        NextStep(
-            "model",
-            f"Predict new rows with {best.short} ({worth}).",
-            f"dnnflow predict {file} ROWS.csv",
-            model,
-        ),
+        NextStep("model", text, f"dnnflow predict {file} ROWS.csv", model),
         NextStep(
             "score", "Measure it on new rows that have the label.", f"dnnflow score {file} ROWS.csv", model
         ),

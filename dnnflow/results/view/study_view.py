@@ -46,7 +46,15 @@ from dnnflow.results.view.leaderboard import (
 from dnnflow.results.view.marginals import PARAMETERS, Marginal, marginals
 from dnnflow.results.view.paired import bias_corrected
 from dnnflow.results.view.target_points import TargetPoints, finalist_points, screen_points
-from dnnflow.results.view.tested import Tested, ToldNumber, sentence, tested_in, told_numbers
+from dnnflow.results.view.tested import (
+    Tested,
+    ToldNumber,
+    final_rows_in,
+    sentence,
+    taken_of,
+    tested_in,
+    told_numbers,
+)
 from dnnflow.table.columns.kinds import Task
 
 _BLOCK = 1 << 23
@@ -127,6 +135,8 @@ class StudyView:
     by the best of the screen."""
     tested: tuple[Tested, ...] = ()
     """What is handed out, best first, then baselines: measured once, on test rows."""
+    final_rows: int | None = None
+    """Rows, all of the table, that `taken` was fitted to once more after the test; None where it was not."""
 
     @property
     def waiting(self) -> int:
@@ -137,6 +147,12 @@ class StudyView:
     def is_selected_on_test(self) -> bool:
         """Whether designs are compared on the test rows: none is left that says what the best is worth."""
         return is_selected_on_test(self.record)
+
+    @property
+    def taken(self) -> Tested | None:
+        """What is to be taken for new rows; None where nothing was measured."""
+        prefer = (self.record.pipeline.get("evaluation") or {}).get("prefer")
+        return taken_of(self.tested, prefers_small=prefer == "small")
 
     @property
     def measured_rows(self) -> int:
@@ -225,6 +241,7 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         failures=_failures(store, record.study_id, every),
         points=_points(store, record, workspace, finals, [one.design_id for one in places[:1]], kept),
         tested=tested_in(record.outcome),
+        final_rows=final_rows_in(record.outcome),
     )
 
 

@@ -43,6 +43,11 @@ class Tested:
     likeliest is."""
 
     @property
+    def temperature(self) -> float:
+        """By which logarithms of its probabilities are divided."""
+        return self.calibration.get("temperature", 1.0)
+
+    @property
     def key(self) -> str:
         """What tells it from all others of its study."""
         return self.model_id or self.design_id or self.name
@@ -146,6 +151,17 @@ def sentence(
     if equal is not None and designs is not None and equal > 1:
         as_good = f" {equal:,} of {designs:,} designs are as good, as far as their rows tell (≈)."
     return f"{'; '.join(said)}.{as_good}"
+
+
+def taken_of(tested: Sequence[Tested], *, prefers_small: bool) -> Tested | None:
+    """Return what is to be taken for new rows: the ensemble, unless a small model is asked for."""
+    return (None if prefers_small else ensemble_of(tested)) or first_of(tested)
+
+
+def final_rows_in(outcome: Mapping[str, Any] | None) -> int | None:
+    """Return how many rows `models/final.keras` was fitted to; None where there is none."""
+    final = (outcome or {}).get("final")
+    return None if final is None else int(final["rows"])
 
 
 def tested_in(outcome: Mapping[str, Any] | None) -> tuple[Tested, ...]:

@@ -153,29 +153,34 @@ class MarkColumn:
 
 
 class WeighedBlock(NamedTuple):
-    """By how much a block's training rows count, shape (training rows,), float32."""
+    """By how much a block's rows count, float32."""
 
     weights: NDArray[np.float32]
+    """Shape (training rows,)."""
+    test: NDArray[np.float32]
+    """Shape (test rows,); NaN where none can be read."""
     fault: Fault | None
-    """The first of them without a weight that can be read."""
+    """The first training row without a weight that can be read."""
 
 
 def weigh_block(block: KeptBlock, layout: Layout, name: str) -> WeighedBlock:
-    """Read the weights of a block's training rows from a column."""
+    """Read the weights of a block's rows from a column."""
     columns = block.read()
-    rows = split_rows(block, layout, labels_of(columns, layout.targets))["train"]
+    rows = split_rows(block, layout, labels_of(columns, layout.targets))
     column = columns.text(name)
-    found = numbers_in(column)[rows]
-    wrong = ~(np.isfinite(found) & (found >= 0))
+    numbers = numbers_in(column)
+    found = np.where(np.isfinite(numbers) & (numbers >= 0), numbers, np.nan).astype(np.float32)
+    wrong = np.isnan(found[rows["train"]])
     if not wrong.any():
-        return WeighedBlock(found.astype(np.float32), None)
-    row = int(rows[wrong.argmax()])
+        return WeighedBlock(found[rows["train"]], found[rows["test"]], None)
+    row = int(rows["train"][wrong.argmax()])
     texts = column.dictionary.to_pylist()
     place = codes(column)[row]
     got = quoted(texts[place]) if place < len(texts) else "none"
     rule = f"column {name!r} of weights: a weight must be a number >= 0, got {got}"
     reason = f"{rule}; correct it, or remove the row"
-    return WeighedBlock(np.empty(0, np.float32), Fault(row + 1, reason))
+    nothing = np.empty(0, np.float32)
+    return WeighedBlock(nothing, nothing, Fault(row + 1, reason))
 
 
 def mark_block(block: KeptBlock, column: MarkColumn, targets: Targets) -> MarkedBlock:

@@ -146,23 +146,23 @@ def _write(path: Path, array: NDArray[np.generic]) -> str:
     return blake3(data).hexdigest()
 
 
-def write_marks(root: Path, marks: Marks) -> dict[str, tuple[str, str]]:
-    """Write what is known of training rows as arrays beside theirs; return type and BLAKE3 hash of each."""
+def write_marks(root: Path, split: Split, marks: Marks) -> dict[str, tuple[str, str]]:
+    """Write what is known of a split's rows as arrays beside theirs; return type and BLAKE3 hash of each."""
     written = {}
     for name, values in vars(marks).items():
         if values is not None:
             kind, shape = str(values.dtype), [len(values)]
-            _create(root / "train" / name, shape, shape, kind)
-            written[name] = kind, _write(mark_path(root, name), values)
+            _create(root / split / name, shape, shape, kind)
+            written[name] = kind, _write(mark_path(root, split, name), values)
     return written
 
 
-def mark_path(root: Path, name: str) -> Path:
+def mark_path(root: Path, split: Split, name: str) -> Path:
     """Return the file of an array of marks: one chunk."""
-    return root / "train" / name / "c" / "0"
+    return root / split / name / "c" / "0"
 
 
-def read_mark(root: Path, name: str, rows: int, kind: str, checksum: str) -> NDArray[Any]:
+def read_mark(path: Path, rows: int, kind: str, checksum: str) -> NDArray[Any]:
     """Read and verify an array of marks, shape (rows,).
 
     Raises
@@ -171,7 +171,7 @@ def read_mark(root: Path, name: str, rows: int, kind: str, checksum: str) -> NDA
         If it is missing or damaged.
     """
     values = np.empty(rows, dtype=kind)
-    _read(mark_path(root, name), checksum, values, rows)
+    _read(path, checksum, values, rows)
     return values
 
 

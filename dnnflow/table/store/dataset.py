@@ -36,6 +36,8 @@ FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
 MANIFEST = "manifest.json"
 
+_MARKS = {"train": "marks", "test": "test_marks"}
+"""Under which name a manifest has what is known of a split's rows."""
 _BUFFER_CHUNKS = 8
 _KEPT_PARTS = 32
 _KEPT_ROWS = 1 << 24
@@ -99,8 +101,8 @@ class Dataset:
             lengths = [stored.size * row_bytes for row_bytes in stored.row_bytes]
             for index in range(len(stored.checksums)):
                 yield from zip(stored.paths(index), lengths, strict=True)
-        for name, (kind, _) in self.manifest.get("marks", {}).items():
-            yield mark_path(self.path, name), np.dtype(kind).itemsize * self.rows["train"]
+            for name, (kind, _) in self.manifest.get(_MARKS[split], {}).items():
+                yield mark_path(self.path, split, name), np.dtype(kind).itemsize * self.rows[split]
 
     @property
     def id(self) -> str:
@@ -219,11 +221,14 @@ class Dataset:
         """
         kept: dict[str, tuple[NDArray[np.float32], NDArray[Any]]] = self.__dict__.setdefault("_arrays", {})
         if split not in kept:
-            stored = self.stored(split)
-            features, labels = read_chunks(stored, range(len(stored.checksums)))
+            features, labels = self._load(split)
             features.flags.writeable = labels.flags.writeable = False
             kept[split] = features, labels
         return kept[split]
+
+    def _load(self, split: Split) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        stored = self.stored(split)
+        return read_chunks(stored, range(len(stored.checksums)))
 
     def labels(self, split: Split) -> NDArray[Any]:
         """Return the labels of a split's rows, as `arrays` does; its features are not read for them.
@@ -247,6 +252,17 @@ class Dataset:
         """
         return self.marks().weights
 
+    @cached_property
+    def test_weights(self) -> NDArray[np.float32] | None:
+        """By how much each test row would count in a training, (rows,); None where the table does not say.
+
+        Raises
+        ------
+        DataError
+            If they are missing or damaged.
+        """
+        return self._marks("test").weights
+
     @property
     def marks_validation(self) -> bool:
         """Whether the table says which training rows are for validation."""
@@ -260,8 +276,13 @@ class Dataset:
         DataError
             If one is missing or damaged.
         """
-        written = self.manifest.get("marks", {}).items()
-        return Marks(**{name: read_mark(self.path, name, self.rows["train"], *how) for name, how in written})
+        return self._marks("train")
+
+    def _marks(self, split: Split) -> Marks:
+        written, rows = self.manifest.get(_MARKS[split], {}).items(), self.rows[split]
+        return Marks(
+            **{name: read_mark(mark_path(self.path, split, name), rows, *how) for name, how in written}
+        )
 
     def part(self, part: Part) -> tuple[RowNumbers, RowNumbers]:
         """Return the numbers of the training rows to fit and of those held out for validation.
@@ -308,16 +329,23 @@ class Dataset:
         Chunks come in an order drawn from (seed, epoch); a block is a few of them with their rows shuffled.
         `rows` (n,), int64 and ascending, are those of the split to use; all by default.
         """
-        stored = self.stored(split)
-        order = epoch_order(len(stored.checksums), self.seed, _BLOCK_EPOCH + epoch)
+        order = epoch_order(self._n_chunks(split), self.seed, _BLOCK_EPOCH + epoch)
         for number, at in enumerate(range(0, len(order), _BUFFER_CHUNKS)):
-            wanted = order[at : at + _BUFFER_CHUNKS].tolist()
-            features, labels = read_chunks(stored, wanted)
-            mine = _row_numbers(stored, wanted)
+            features, labels, mine = self._read(split, order[at : at + _BUFFER_CHUNKS].tolist())
             kept = np.arange(len(mine)) if rows is None else np.flatnonzero(np.isin(mine, rows))
             shuffled = kept[epoch_order(len(kept), self.seed, ((number + 1) << 33) + epoch)]
             if len(shuffled):
                 yield features[shuffled], labels[shuffled]
+
+    def _n_chunks(self, split: Split) -> int:
+        return len(self.stored(split).checksums)
+
+    def _read(
+        self, split: Split, wanted: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.int64]]:
+        """Read chunks of a split: features, labels, and which rows of the split they are."""
+        stored = self.stored(split)
+        return *read_chunks(stored, wanted), _row_numbers(stored, wanted)
 
     def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
         """Encode raw rows as the training rows were; see `Preprocessing.transform`."""
@@ -347,7 +375,7 @@ class Dataset:
             stored = self.stored(split)
             for index in range(len(stored.checksums)):
                 read_chunks(stored, [index])
-        self.marks()
+            self._marks(split)
 
     def stored(self, split: Split) -> Stored:
         """Return where a split's arrays lie, and how."""

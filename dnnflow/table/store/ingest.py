@@ -179,11 +179,16 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         rule = _split(table, parsed, targets)
     layout = _layout(parsed.columns, targets, rule)
     fitted = _fit(table, parsed, layout)
+    test_marks = Marks()
     if table.job.recipe.weights is not None:
-        marks = replace(marks, weights=_weights(table, parsed, layout, table.job.recipe.weights))
+        weights, test_marks = _weights(table, parsed, layout, table.job.recipe.weights)
+        marks = replace(marks, weights=weights)
     with directory_aside(path) as aside:
         checksums = _write(table, parsed, fitted, aside)
-        marked = write_marks(aside, marks)
+        marked = {
+            split: write_marks(aside, split, of)
+            for split, of in zip(SPLITS, (marks, test_marks), strict=True)
+        }
         for one in table.texts:
             one.text.check_unchanged()
         manifest = {
@@ -202,7 +207,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             "preprocessing": fitted.preprocessing.to_dict(),
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
-            "marks": marked,
+            "marks": marked["train"],
+            **({"test_marks": marked["test"]} if marked["test"] else {}),
             **({"targets": fitted.measured()} if targets.task is not Task.CLASSIFICATION else {}),
         }
         write_file(aside / MANIFEST, sealed(manifest))
@@ -257,19 +263,21 @@ def _with_test_rows(table: Table, parsed: Parsed, test: TableText, targets: Targ
     return replace(parsed, blocks=blocks)
 
 
-def _weights(table: Table, parsed: Parsed, layout: Layout, name: str) -> NDArray[np.float32]:
-    """Read by how much each training row counts."""
+def _weights(
+    table: Table, parsed: Parsed, layout: Layout, name: str
+) -> tuple[NDArray[np.float32], Marks]:  # fmt: skip
+    """Read by how much each training row counts, and each test row, if all of these have weights."""
     found = []
     calls = ((block, layout, name) for block in parsed.blocks)
     for index, block in enumerate(table.job.tasks.run("weigh", weigh_block, calls)):
         _check(table, parsed, index, block)
-        found.append(block.weights)
-    weights = np.concatenate(found)
+        found.append(block)
+    weights, test = (np.concatenate([getattr(one, of) for one in found]) for of in ("weights", "test"))
     if not weights.any():
         raise DataError(
             f"weights need a row to train on that counts, got only 0 in column {name!r}; leave it out"
         )
-    return weights
+    return weights, Marks() if np.isnan(test).any() else Marks(weights=test)
 
 
 def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock | WeighedBlock) -> None:

@@ -15,7 +15,8 @@ from dnnflow.web.contract.replies import ModelInfo
 
 MOST_MODELS = 100
 """A pipeline's `outputs.models` is at most this."""
-ENSEMBLE = "ensemble"
+NAMED = {"ensemble": "the ensemble", "final": "the model on all rows"}
+"""Models that have no rank, and what they are in words."""
 
 
 def model_file(workspace: Workspace, study_id: str, model: str) -> Path:
@@ -24,7 +25,7 @@ def model_file(workspace: Workspace, study_id: str, model: str) -> Path:
     Parameters
     ----------
     model
-        A rank, 1 is the best, or `ensemble`.
+        A rank, 1 is the best, or one of `NAMED`.
 
     Raises
     ------
@@ -47,9 +48,9 @@ def model_file(workspace: Workspace, study_id: str, model: str) -> Path:
 
 
 def saved_models(workspace: Workspace, study_id: str) -> list[ModelInfo]:
-    """Return a study's models: by rank, the best first, then the ensemble."""
+    """Return a study's models: by rank, the best first, then those without a rank."""
     found = []
-    for model in [*map(str, range(1, MOST_MODELS + 1)), ENSEMBLE]:
+    for model in [*map(str, range(1, MOST_MODELS + 1)), *NAMED]:
         path = _path(workspace, study_id, model)
         if path.is_file():
             with suppress(DataError, NotFoundError):
@@ -58,11 +59,13 @@ def saved_models(workspace: Workspace, study_id: str) -> list[ModelInfo]:
 
 
 def _path(workspace: Workspace, study_id: str, model: str) -> Path:
-    return workspace.ensemble(study_id) if model == ENSEMBLE else workspace.model(study_id, int(model))
+    if model == "final":
+        return workspace.final_model(study_id)
+    return workspace.ensemble(study_id) if model == "ensemble" else workspace.model(study_id, int(model))
 
 
 def _name(model: str) -> str:
-    return f"the {ENSEMBLE}" if model == ENSEMBLE else f"rank {model}"
+    return NAMED.get(model, f"rank {model}")
 
 
 def _info(path: Path, model: str) -> ModelInfo:
@@ -73,8 +76,8 @@ def _info(path: Path, model: str) -> ModelInfo:
     columns = (about.get("preprocessing") or {}).get("columns") or []
     return ModelInfo(
         model=model,
-        rank=None if model == ENSEMBLE else int(model),
-        name=str(tested.get("name") or _name(model)),
+        rank=None if model in NAMED else int(model),
+        name=str(about.get("name") or tested.get("name") or _name(model)),
         size_bytes=path.stat().st_size,
         classes=[str(name) for name in about.get("class_names") or ()],
         columns=[str(one.get("name")) for one in columns if isinstance(one, dict) and "name" in one],

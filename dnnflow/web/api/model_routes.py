@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.responses import FileResponse
 
 from dnnflow.results.view.model_score import ModelScore
-from dnnflow.web.answers.model_files import ENSEMBLE, MOST_MODELS, model_file, rows_to_csv, saved_models
+from dnnflow.web.answers.model_files import MOST_MODELS, NAMED, model_file, rows_to_csv, saved_models
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.request_parts import TheServices, TheStudy, problems_of, sent_as
 from dnnflow.web.contract.problems import FieldProblem, Refusal
@@ -23,9 +23,9 @@ router = APIRouter(tags=["models"], responses=problems_of(404))
 ModelName = Annotated[
     str,
     PathOf(
-        pattern=rf"^([1-9][0-9]?|{MOST_MODELS}|{ENSEMBLE})$",
-        description="A rank, 1 is the best, or `ensemble`.",
-        examples=["1", ENSEMBLE],
+        pattern=rf"^([1-9][0-9]?|{MOST_MODELS}|{'|'.join(NAMED)})$",
+        description="A rank, 1 is the best, `ensemble`, or `final`: trained on all rows, test rows too.",
+        examples=["1", *NAMED],
     ),
 ]
 Delimiter = Annotated[
@@ -75,7 +75,7 @@ async def read_body(request: Request) -> bytes:
 
 @router.get("/studies/{study_id}/models", operation_id="listModels", summary="List saved models")
 def list_models(study: TheStudy, services: TheServices) -> Models:
-    """Return the models that a study has saved, by rank, then the ensemble; they are saved when it ends."""
+    """Return the models that a study has saved, those without a rank last; they are saved when it ends."""
     return Models(models=saved_models(services.settings.workspace, study.study_id))
 
 

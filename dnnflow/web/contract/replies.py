@@ -488,10 +488,10 @@ class LabelCheck(ApiReply):
 class ModelInfo(ApiReply):
     """A model that a study has saved."""
 
-    model: str = Field(examples=["1", "ensemble"])
-    """What its address ends with: a rank, or `ensemble`."""
+    model: str = Field(examples=["1", "ensemble", "final"])
+    """What its address ends with: a rank, `ensemble`, or `final`."""
     rank: int | None
-    """1 is the best; null of the ensemble."""
+    """1 is the best; null of the ensemble and of the model on all rows."""
     name: str
     """In words."""
     size_bytes: int
@@ -508,7 +508,7 @@ class ModelInfo(ApiReply):
 
 
 class Models(ApiReply):
-    """Models of a study: by rank, then the ensemble."""
+    """Models of a study: by rank, then the ensemble, then the model on all rows."""
 
     models: list[ModelInfo]
 

@@ -49,6 +49,7 @@ LABELS = {
     "time_limit_s": "time limit, s", "stack_mb": "memory of a stack, MiB", "drop": "columns to leave out",
     "finalists_share": "most share of the study for finalists", "prefer": "finalist that wins",
     "ensemble": "most designs of the ensemble", "repeats": "repeats of the folds",
+    "all_rows": "train once more on all rows",
 }  # fmt: skip
 
 

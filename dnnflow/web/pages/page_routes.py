@@ -32,7 +32,7 @@ CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
 
 STAGES = (
     ("Prepare", "upload preprocess"), ("Screen", "train aggregate"), ("Finalists", "finalists"),
-    ("Test", "test"), ("Report", "report refit"),
+    ("Test", "test"), ("All rows", "final"), ("Report", "report refit"),
 )  # fmt: skip
 """What a study goes through, as a person sees it, and the stages of a run that each stands for."""
 

@@ -22,7 +22,8 @@ function inWords(score) {
   const others = Object.entries(score.measures).filter(([name]) => name !== score.metric).map(([name, value]) => `, ${name.replaceAll("_", " ")} ${number(value)}`);
   const leftOut = score.left_out ? `; ${count(score.left_out)} without a label left out` : "";
   const right = score.right === null ? `${count(score.rows)} rows` : `${count(score.right)} of ${count(score.rows)} labels right`;
-  return `${score.label[0].toUpperCase()}${score.label.slice(1)} ${score.text}: ${right}${others.join("")}${leftOut}.`;
+  const seen = score.fitted_rows ? ` It was fitted to all ${count(score.fitted_rows)} rows of its study: on those it looks better than it is.` : "";
+  return `${score.label[0].toUpperCase()}${score.label.slice(1)} ${score.text}: ${right}${others.join("")}${leftOut}.${seen}`;
 }
 
 function showResult({ classes, predictions, probabilities, targets, score, score_problem: problem }) {
