@@ -71,7 +71,7 @@ def test_the_file_is_the_mean_of_networks_that_were_trained_on_all_rows(settings
     assert len(mine) == 3 * len(finals.ensemble)
     assert len({one.design.design_id for one in trained}) == len(trained)
     assert all(one.design.epochs == finals.of(one.finalist).epochs for one in mine)
-    assert all(one.design.early_stopping is one.trial.score is None for one in mine)
+    assert all(one.design.early_stopping is None and one.trial.score is None for one in mine)
     dataset, (tested,) = study.dataset, [one for one in view.tested if one.kind == "ensemble"]
     features, labels = dataset.arrays("test")
     mean, total = np.zeros((len(labels), dataset.n_outputs)), sum(finals.ensemble.values())
