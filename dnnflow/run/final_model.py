@@ -1,6 +1,6 @@
 """Train what a study hands out once more after its test, on all rows: for new ones."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +13,16 @@ from dnnflow.results.view.finals import Finals
 from dnnflow.results.view.study_view import metric_of_study
 from dnnflow.results.view.tested import Tested
 from dnnflow.run.ensemble_model import KeptNetwork, build_mean, described, model_id, with_temperature
-from dnnflow.run.final_stage import FINAL_SEEDS, MAX_SEED, FinalTask, FinalTraining, refit_task
+from dnnflow.run.final_stage import (
+    MAX_SEED,
+    FinalTask,
+    FinalTraining,
+    options_of,
+    parts_of,
+    refit_task,
+)
 from dnnflow.run.saved_model import read_about, write_model
+from dnnflow.table.columns.split import Part
 
 if TYPE_CHECKING:
     from dnnflow.execute.executor import Executor
@@ -38,13 +46,24 @@ class FinalModel:
 
     @classmethod
     def of(cls, study: "Study", tested: Tested, finals: Finals) -> "FinalModel":
-        """Return that of the ensemble, or of a finalist, which is a single network."""
-        designs = {design.design_id: design for design in study.designs}
-        counts, seeds = dict(finals.ensemble), FINAL_SEEDS
+        """Return that of the ensemble, or of a finalist, which is a single network.
+
+        A member of the ensemble has as many networks as it had trainings. Where these had folds, they have
+        folds of all rows: each stops by the rows that it holds out. Folds by group or time are known of the
+        training rows only, and where there is one holdout, most rows are in all trainings: then each network
+        is fitted to all rows, for the epochs that its trainings found.
+        """
+        designs, counts = {design.design_id: design for design in study.designs}, dict(finals.ensemble)
+        parts = parts_of(study, options_of(study))
         if tested.kind == "design":
-            counts, seeds = {str(tested.design_id): 1}, 1
-        total = sum(counts.values()) * seeds
-        tasks = [task for one in counts for task in _tasks(designs[one], finals, seeds)]
+            counts, parts = {str(tested.design_id): 1}, [(Part(holdout=0.0), 0)]
+        marks = study.dataset.marks()
+        is_folded = parts[0][0].folds is not None and marks.groups is None and marks.times is None
+        tasks: list[FinalTask] = []
+        for one in counts:
+            design = designs[one]
+            tasks += _folds(design, parts) if is_folded else _refits(design, finals, len(parts))
+        total = sum(counts.values()) * len(parts)
         return cls(study, tested, tuple(tasks), tuple(counts[one.finalist] / total for one in tasks))
 
     @property
@@ -132,6 +151,9 @@ def train_final_model(
     elif tested is not None and finals is not None:
         final = FinalModel.of(study, tested, finals)
         if not final.is_written:
+            networks = len(final.tasks)
+            listener(Notice(f"{networks:,} trainings on all {final.rows:,} rows; evaluation.all_rows: false "
+                            "leaves them out"))  # fmt: skip
             _train(final, executor, listener)
             if not final.write():
                 listener(Notice(f"no model on all rows is saved: not all of its {len(final.tasks)} trainings "
@@ -160,8 +182,18 @@ def _forget_others(final: FinalModel) -> None:
         study.store.forget_final_trials(study.id, but=others)
 
 
-def _tasks(design: Design, finals: Finals, seeds: int) -> Iterator[FinalTask]:
+def _refits(design: Design, finals: Finals, count: int) -> Iterator[FinalTask]:
+    """Yield trainings on all rows, for as many epochs as the finalist's trainings kept."""
     refit = refit_task(design, finals)
-    for number in range(seeds):
-        seeded = replace(refit.design, seed=(design.seed + _FIRST_SEED + number) % MAX_SEED)
-        yield replace(refit, stage="final", design=seeded)
+    for number in range(count):
+        yield replace(refit, stage="final", design=_seeded(refit.design, design.seed, number))
+
+
+def _folds(design: Design, parts: Sequence[tuple[Part, int]]) -> Iterator[FinalTask]:
+    """Yield trainings that hold out a fold of all rows each."""
+    for number, (part, repeat) in enumerate(parts):
+        yield FinalTask("final", design.design_id, _seeded(design, design.seed, number), part, repeat)
+
+
+def _seeded(design: Design, first: int, number: int) -> Design:
+    return replace(design, seed=(first + _FIRST_SEED + number) % MAX_SEED)

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 SMALL_ROWS = 5000
 """Training rows up to which finalists have folds."""
 FOLDS, SEEDS = 5, 3
-FINAL_SEEDS = 3
-"""Networks of each design of the ensemble that are trained on all rows."""
 LEAST_FINALISTS = 3
 """Trained whatever share of the study they take."""
 MAX_SEED = 2**63 - 1
@@ -98,33 +96,23 @@ def parts_of(study: "Study", options: FinalOptions) -> list[tuple[Part, int]]:
 def finalists_of(view: "StudyView", options: FinalOptions, trainings: int) -> list[str]:
     """Return the ids of the best designs of a screen, as many as their share of the arithmetic allows."""
     wanted = [place.design_id for place in view.screen[: options.finalists]]
-    spent, screen = _arithmetic(view, wanted, options, trainings)
+    spent, screen = _arithmetic(view, wanted, trainings)
     most = screen * options.finalists_share / (1 - options.finalists_share)
     return wanted[: max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right")))]
 
 
-def share_of(
-    view: "StudyView", finalists: Sequence[str], options: FinalOptions, trainings: int
-) -> float:  # fmt: skip
+def share_of(view: "StudyView", finalists: Sequence[str], trainings: int) -> float:
     """Return the share of a study's arithmetic that its finalists take, by the epochs of the screen."""
-    spent, screen = _arithmetic(view, finalists, options, trainings)
+    spent, screen = _arithmetic(view, finalists, trainings)
     return float(spent[-1] / (spent[-1] + screen)) if len(spent) else 0.0
 
 
-def _arithmetic(
-    view: "StudyView", finalists: Sequence[str], options: FinalOptions, trainings: int
-) -> tuple[NDArray[Any], float]:
-    """Return operations × epochs of the first finalists together, (finalists,), and of the screen.
-
-    Each has its trainings and a refit; networks on all rows are counted of as many as may be averaged.
-    """
+def _arithmetic(view: "StudyView", finalists: Sequence[str], trainings: int) -> tuple[NDArray[Any], float]:
+    """Return operations × epochs of the first finalists together, (finalists,), and of the screen."""
     work = view.trials["flops"].fillna(view.trials["parameters"]).fillna(1).astype(float)
     work *= view.trials["epochs_run"]
     of_design = dict(zip(view.trials["design_id"], work, strict=True))
-    counts = [trainings + 1 + (FINAL_SEEDS if options.all_rows and place < max(1, options.ensemble) else 0)
-              for place in range(len(finalists))]  # fmt: skip
-    spent = np.cumsum([of_design[one] * count for one, count in zip(finalists, counts, strict=True)])
-    return spent, float(work.sum())
+    return np.cumsum([of_design[one] * (trainings + 1) for one in finalists]), float(work.sum())
 
 
 def has_finals(study: "Study", view: "StudyView") -> bool:
@@ -155,8 +143,7 @@ def train_finals(
     options = options_of(study)
     parts = parts_of(study, options)
     chosen = finalists_of(view, options, len(parts))
-    share = share_of(view, chosen, options, len(parts))
-    told = f"{len(chosen)} finalists, {share:.0%} of the study's arithmetic"
+    told = f"{len(chosen)} finalists, {share_of(view, chosen, len(parts)):.0%} of the study's arithmetic"
     if len(chosen) < min(options.finalists, len(view.screen)):
         told += (f": {options.finalists} would take more than {options.finalists_share:.0%}; raise "
                  "evaluation.finalists_share for more")  # fmt: skip
