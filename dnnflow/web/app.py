@@ -32,6 +32,7 @@ from dnnflow.web.guard import sessions as login
 from dnnflow.web.guard.rates import Buckets
 from dnnflow.web.guard.security import Guard, check_config
 from dnnflow.web.guard.sessions import Sessions, read_secret
+from dnnflow.web.jobs.intake import uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import page_routes
 
@@ -124,17 +125,6 @@ def lifespan(
             predictions.close()
 
     return life
-
-
-def uploads_in_use(services: Services) -> set[str]:
-    """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
-    needed = [
-        one.pipeline
-        for one in services.store.runs()
-        if not (one.state.is_finished if one.has_designs else one.state.has_ended)
-    ]
-    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in needed]
-    return {Path(source).parent.name for source in sources if source}
 
 
 def _clean_up(services: Services, predictions: Predictions, stop: Event) -> None:

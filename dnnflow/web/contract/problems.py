@@ -25,6 +25,8 @@ from dnnflow.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+CSRF_HEADER = "x-csrf-token"
+"""What our scripts send with every request, and a browser that opens a page does not."""
 _LOG = logging.getLogger("dnnflow.web")
 
 FAULT = "a request must be answered, got a fault of the server; the server's log has its cause"
@@ -135,6 +137,11 @@ Page = Callable[[Request, ProblemDetails], Response]
 """Shows a problem to a person; pages set it at `app.state.problem_page`."""
 
 
+def wants_page(headers: Mapping[str, str]) -> bool:
+    """Whether a request is that of a browser which opens a page, not of a script or a program."""
+    return "text/html" in headers.get("accept", "") and CSRF_HEADER not in headers
+
+
 def install(app: FastAPI) -> None:
     """Have every error of an app answered by a problem: as JSON, or as a page where a page was asked for."""
     for kind in (DnnflowError, HTTPException, RequestValidationError):
@@ -144,8 +151,7 @@ def install(app: FastAPI) -> None:
 def _answer_error(request: Request, error: Exception) -> Response:
     refusal = _refusal_of(request, error)
     page: Page | None = getattr(request.app.state, "problem_page", None)
-    wants_page = "text/html" in request.headers.get("accept", "")
-    if page is not None and wants_page and not request.url.path.startswith("/api/"):
+    if page is not None and wants_page(request.headers) and not request.url.path.startswith("/api/"):
         response = page(request, make_problem(refusal.status_code, refusal.detail, refusal.errors))
         response.status_code = refusal.status_code
         response.headers.update(refusal.headers or {})

@@ -1,5 +1,8 @@
 // Shows the classes of the column that is chosen, or why it cannot be the label.
+import { part, show } from "./api.js";
+
 const form = document.getElementById("label-form");
+const question = document.getElementById("question");
 const classes = document.getElementById("classes");
 const buttons = form.querySelectorAll("[data-start]");
 
@@ -11,11 +14,19 @@ function allow() {
 async function choose(radio) {
   for (const row of form.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
   radio.closest("tr").classList.add("chosen");
-  const answer = await fetch(`/new/${form.dataset.upload}/columns/${radio.dataset.column}`, { credentials: "same-origin" });
-  if (radio.checked) {
-    classes.innerHTML = answer.ok ? await answer.text() : "<p>The server does not answer; try again.</p>";
-    allow();
+  let html = "", failure = null;
+  try {
+    html = await part(`/new/${form.dataset.upload}/columns/${radio.dataset.column}`);
+  } catch (error) { failure = error; }
+  if (!radio.checked) return;
+  classes.innerHTML = html;
+  question.replaceChildren(...classes.querySelectorAll("fieldset.choice"));  // it stands above the buttons
+  if (failure) {
+    const note = Object.assign(document.createElement("div"), { className: "note bad" });
+    show(note, failure);
+    classes.replaceChildren(note);
   }
+  allow();
 }
 
 form.addEventListener("change", (event) => { if (event.target.name === "label") choose(event.target); });
