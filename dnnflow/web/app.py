@@ -11,10 +11,11 @@ from pathlib import Path
 from threading import Event, Thread
 
 from bokeh.util.paths import static_path
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.staticfiles import StaticFiles
 
 from dnnflow.web.answers.predictions import Predictions
+from dnnflow.web.answers.request_parts import check_query
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.answers.watch import EventStreams
@@ -91,7 +92,7 @@ def create_app(services: Services) -> FastAPI:
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
     for routes in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
-        app.include_router(routes.router, prefix="/api/v1")
+        app.include_router(routes.router, prefix="/api/v1", dependencies=[Depends(check_query)])
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page
     app.include_router(login.router)

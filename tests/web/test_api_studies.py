@@ -40,3 +40,10 @@ def test_events_of_a_finished_study_end_at_once(client: TestClient, make_study) 
 
 def test_openapi(client: TestClient) -> None:
     assert client.get("/api/v1/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/studies", "/studies/{}/trials", "/datasets", "/studies/{}/export"])
+def test_a_parameter_that_is_misspelt_is_refused(client: TestClient, make_study, path: str) -> None:
+    answer = client.get(f"/api/v1{path.format(make_study(2))}?min_accuracy=0.9")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["where"] == "min_accuracy"

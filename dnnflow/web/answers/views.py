@@ -274,11 +274,14 @@ class Views:
 
 def state_of(record: RunRecord, stored: int = 0) -> StateName:
     """Say where a run stands by its row, and of a study by the number of its trials."""
-    begun: StateName = "running" if stored else "preparing"
     is_launched = record.queued_s is not None  # then a supervisor or a Prefect server answers for it
+    begun: StateName = "running" if stored else "preparing"
+    if record.has_designs and stored >= record.n_designs:
+        begun = "finishing"
     match record.state:
         case RunState.FINISHED:
-            return "finished"
+            is_going_on = record.is_driven or (is_launched and record.ended_at is None)
+            return "finishing" if record.has_designs and is_going_on else "finished"
         case RunState.FAILED:
             return "failed"
         case RunState.QUEUED if is_launched:

@@ -20,7 +20,10 @@ class ApiReply(BaseModel):
 with_config(title="Place", use_attribute_docstrings=True, ser_json_inf_nan="null")(Ranked)
 with_config(title="NextStep", use_attribute_docstrings=True)(NextStep)
 
-StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
+StateName = Literal[
+    "queued", "preparing", "running", "pausing", "paused", "finishing", "stopped", "finished", "failed"
+]
+"""`finishing`: every design is trained; finalists, the test, models and the report are being made."""
 
 
 class Best(ApiReply):
@@ -85,7 +88,8 @@ class StudySummary(ApiReply):
     """`train` is a parallel training: its page and resource is /runs/{study_id}."""
     name: str
     state: StateName
-    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    """`preparing` is before the first design is trained, `finishing` after the last one, until models and
+    report are saved; `stopped` can be resumed."""
     total: int | None
     """Designs; null before they are drawn."""
     completed: int
@@ -105,7 +109,8 @@ class StudyStatus(ApiReply):
     study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
     name: str
     state: StateName
-    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    """`preparing` is before the first design is trained, `finishing` after the last one, until models and
+    report are saved; `stopped` can be resumed."""
     stage: str | None
     """What is done now, in words, where that is known."""
     queue_place: int | None
