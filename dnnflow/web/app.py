@@ -7,12 +7,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
-from pathlib import Path
 from threading import Event, Thread
 
-from bokeh.util.paths import static_path
 from fastapi import Depends, FastAPI
-from starlette.staticfiles import StaticFiles
 
 from dnnflow.web.answers.predictions import Predictions
 from dnnflow.web.answers.request_parts import check_query
@@ -36,13 +33,13 @@ from dnnflow.web.guard.sessions import Sessions, read_secret
 from dnnflow.web.jobs.intake import uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import page_routes
+from dnnflow.web.pages.assets import Compressor, mount_files
 
 _LOG = logging.getLogger("dnnflow.web")
 EXPIRE_S = 3600.0
 """Between two looks for uploads that are too old."""
 LOOK_S = 60.0
 """Between two looks for processes that are idle."""
-STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """
 Find out which network design works best on a table: upload it, start a study, watch it, use its models.
 
@@ -96,10 +93,10 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page
     app.include_router(login.router)
-    app.mount("/static/bokeh", StaticFiles(directory=static_path()), name="bokeh")
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    mount_files(app)
     limits = services.config.limits
     state.logins = Buckets(limits.logins_minute / 60.0, limits.logins_minute)
+    app.add_middleware(Compressor)
     app.add_middleware(Measured, metrics=state.metrics)
     app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
     return app
