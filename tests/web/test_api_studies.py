@@ -27,6 +27,7 @@ def test_results(client: TestClient, make_study) -> None:
         assert answer.status_code == 200, (path, answer.text[:500])
     for name in client.get(f"{base}/plots").json()["plots"]:
         assert "doc" in client.get(f"{base}/plots/{name}").json()
+        assert client.get(f"{base}/plots/{name}/numbers").json()["tables"][0]["rows"], name
     design_id = client.get(f"{base}/trials").json()["trials"][0]["design_id"]
     assert client.get(f"{base}/trials/{design_id}").json()["history"]["loss"]
     assert client.get(f"/api/v1/compare?a={study_id}&b={study_id}").status_code == 200

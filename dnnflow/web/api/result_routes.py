@@ -32,6 +32,7 @@ from dnnflow.web.contract.replies import (
     Failures,
     Leaderboard,
     PlotNames,
+    PlotNumbers,
     TrialDetail,
     TrialPage,
 )
@@ -40,6 +41,7 @@ from dnnflow.web.guard.security import REPORT_POLICY
 router = APIRouter(tags=["results"], responses=problems_of(404))
 
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+PlotName = Annotated[str, PathOf(max_length=64, examples=["score"], description="One of /plots.")]
 Sort = Literal[
     "score", "-score", "train_score", "-train_score", "loss", "-loss",
     "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
@@ -143,11 +145,19 @@ def list_plots(study_id: StudyId, results: TheResults) -> PlotNames:
 )  # fmt: skip
 def get_plot(
     study_id: StudyId,
-    name: Annotated[str, PathOf(max_length=64, examples=["score"], description="One of /plots.")],
+    name: PlotName,
     results: TheResults,
 ) -> Response:
     """Return a plot for `Bokeh.embed.embed_item`."""
-    return Response(results.plot(study_id, name), media_type="application/json")
+    return Response(results.plot(study_id, name).item, media_type="application/json")
+
+
+@router.get(
+    "/studies/{study_id}/plots/{name}/numbers", operation_id="getPlotNumbers", summary="A plot as numbers"
+)
+def get_plot_numbers(study_id: StudyId, name: PlotName, results: TheResults) -> PlotNumbers:
+    """Return what a plot shows as tables of numbers, for who does not see it."""
+    return results.plot(study_id, name).numbers
 
 
 @router.get(

@@ -309,6 +309,26 @@ class PlotNames(ApiReply):
     plots: list[str]
 
 
+class PlotTable(ApiReply):
+    """Numbers of the marks of one kind in a plot."""
+
+    columns: list[str]
+    """Names, in words."""
+    rows: list[list[str | float | int | None]]
+    """One a mark, at most 500; null where a number is not finite."""
+    left_out: int
+    """Marks beyond those."""
+
+
+class PlotNumbers(ApiReply):
+    """The numbers of a plot."""
+
+    legend: list[str]
+    """What the plot's legend says; of fitted lines with their numbers."""
+    tables: list[PlotTable]
+    """One for each kind of mark, the shortest first."""
+
+
 class Compared(ApiReply):
     """One of two studies that are compared."""
 
