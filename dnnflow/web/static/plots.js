@@ -84,9 +84,11 @@ async function tell(details) {
   if (place.childElementCount) return;
   try {
     const numbers = await call(details.dataset.numbers);
-    const lines = numbers.legend.map((text) => Object.assign(document.createElement("p"), { className: "soft", textContent: text }));
+    const legend = document.createElement("p");
+    legend.textContent = numbers.legend.filter((text) => /\D/.test(text)).join("; ");
+    legend.hidden = !legend.textContent;
     const name = details.closest("figure").querySelector("figcaption").textContent;
-    place.replaceChildren(...lines, ...numbers.tables.map((one) => tableOf(one, name)));
+    place.replaceChildren(legend, ...numbers.tables.map((one) => tableOf(one, name)));
   } catch (error) { show(place, error); }
 }
 
