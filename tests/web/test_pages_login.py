@@ -11,7 +11,7 @@ from dnnflow.results.store.run_record import RunState
 from dnnflow.web.app import create_app
 from dnnflow.web.contract.web_config import WebConfig
 from dnnflow.web.jobs.services import Services
-from tests.web.browsing import DESK, Site, Tab
+from tests.web.browsing import Site, Tab
 from tests.web.recording import insert_study
 from tests.web.served import Served, TestClient, client_of, serving
 
@@ -80,7 +80,7 @@ def away(chromium: Browser, site: Site, shots: Path) -> Iterator[Tab]:
     """A tab that is logged in to a server that asks for a token."""
     services = replace(site.services, config=WebConfig(token=TOKEN))
     with serving(create_app(services)) as served:
-        context = chromium.new_context(viewport=DESK, reduced_motion="reduce")
+        context = chromium.new_context(reduced_motion="reduce")
         yield logged_in(Tab(context.new_page(), served.url, shots), served)
         context.close()
 

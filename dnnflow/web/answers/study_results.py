@@ -23,14 +23,8 @@ from dnnflow.show.plot_numbers import legend_of, numbers_of
 from dnnflow.show.report import render_report
 from dnnflow.show.study_figures import draw_study
 from dnnflow.web.answers.views import Views
-from dnnflow.web.contract.replies import (
-    CellGrid,
-    Compared,
-    Comparison,
-    Difference,
-    PlotNumbers,
-    PlotTable,
-)
+from dnnflow.web.contract.replies import CellGrid, Compared, Comparison, Difference
+from dnnflow.web.contract.trial_replies import PlotNumbers, PlotTable
 
 MOST_KEPT = 4
 """Studies whose results are kept in memory."""

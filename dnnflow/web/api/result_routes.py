@@ -28,10 +28,9 @@ from dnnflow.web.answers.request_parts import (
 from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import failures_of, trial_detail, trial_page
 from dnnflow.web.contract.problems import FieldProblem, Refusal
-from dnnflow.web.contract.replies import (
-    Comparison,
+from dnnflow.web.contract.replies import Comparison, Leaderboard
+from dnnflow.web.contract.trial_replies import (
     Failures,
-    Leaderboard,
     PlotNames,
     PlotNumbers,
     TrialDetail,
