@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from bokeh.models import ColumnDataSource, GlyphRenderer, HoverTool
 from bokeh.plotting import figure
 
@@ -67,7 +68,8 @@ def _sources(hover: HoverTool, plot: figure) -> list[ColumnDataSource]:
 
 def _rows(source: ColumnDataSource, columns: dict[str, str]) -> Iterator[tuple[Value, ...]]:
     for row in zip(*(source.data[name] for name in columns), strict=True):
-        yield tuple(map(_value, row))
+        if not any(isinstance(value, list | np.ndarray) for value in row):  # of whole lines a hover names one
+            yield tuple(map(_value, row))
 
 
 def _value(value: Any) -> Value:

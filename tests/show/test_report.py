@@ -196,6 +196,15 @@ def test_every_figure_can_be_read_as_numbers_and_no_legend_covers_one(view: Stud
         assert not [one for one in plot.center if isinstance(one, Legend)], name
 
 
+def test_a_figure_is_named_and_its_numbers_are_text(page: str, view: StudyView) -> None:
+    elements = Elements(page)
+    images = [attrs for _, attrs in elements.found if attrs.get("role") == "img"]
+    assert len(images) == len(draw_study(view))
+    assert all(attrs["aria-label"] for attrs in images)
+    named = [attrs["aria-label"] for _, attrs in elements.found if attrs.get("role") == "region"]
+    assert len(named) >= len(images)
+
+
 def deep(view: StudyView, amortised: bool) -> StudyView:
     """Return the view with depths of 1 to 1,000 and times of a kind, which grow with them."""
     depths = np.tile(np.geomspace(1, 1000, 19).round().astype(int), 2)

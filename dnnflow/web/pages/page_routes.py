@@ -25,10 +25,12 @@ __all__ = ["problem_page", "router"]
 PLACES = 50
 """Studies of one page of the list."""
 CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
-    "pause": (Command.PAUSE, "Pause", ("running", "preparing")),
+    "pause": (Command.PAUSE, "Pause", ("running", "preparing", "finishing")),
     "resume": (Command.RUN, "Resume", ("paused", "pausing", "stopped", "failed")),
-    "cancel": (Command.CANCEL, "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
-}
+    "cancel": (
+        Command.CANCEL, "Cancel", ("queued", "preparing", "running", "finishing", "pausing", "paused"),
+    ),
+}  # fmt: skip
 """What a person may ask of a study, by the last part of the address: command, words, and in which states."""
 
 STAGES = (
