@@ -16,7 +16,7 @@ def test_a_plot_has_a_name_and_its_numbers(
     page = tab.page
     tab.open(f"/studies/{insert_study(site.services.store, 60)}/results")
     page.wait_for_selector("[data-plot]")
-    page.locator("#depth summary").first.click()
+    page.locator("#depth > summary").click()
     for place in page.locator("[data-plot]").all():
         place.scroll_into_view_if_needed()
     tab.wait("![...document.querySelectorAll('[data-plot]')].some(p => p.dataset.state !== 'drawn')")

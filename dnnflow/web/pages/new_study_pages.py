@@ -107,7 +107,12 @@ def ask_to_delete(request: Request, services: TheServices, upload: TheUpload) ->
     """Ask whether a table is to be forgotten."""
     is_used = upload.upload_id in uploads_in_use(services)
     return page(
-        request, "delete.html", title=f"Delete {upload.name}", place="new", upload=upload, is_used=is_used
+        request,
+        "delete_table.html",
+        title=f"Delete {upload.name}",
+        place="new",
+        upload=upload,
+        is_used=is_used,
     )
 
 
