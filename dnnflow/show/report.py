@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bokeh.embed import components
 from bokeh.resources import Resources
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from dnnflow.paths import write_file
@@ -15,6 +15,7 @@ from dnnflow.results.view.depth import timing
 from dnnflow.results.view.next_steps import edges_in_words, next_steps
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.show import run_numbers, study_tables
+from dnnflow.show.plot_numbers import legend_of, numbers_of
 from dnnflow.show.study_figures import draw_study
 from dnnflow.show.training_figures import draw_training
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure
 
     from dnnflow.parallel.driver.history import History
+
+MOST_NUMBERS = 100
+"""Rows of a plot's table: a report holds all of them, whether or not somebody looks."""
 
 
 def write_report(run: "StudyView | History", path: str | Path) -> Path:
@@ -52,13 +56,23 @@ def _render(template: str, drawn: "Mapping[str, figure]", values: Mapping[str, A
     environment = Environment(
         loader=PackageLoader("dnnflow.show"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    one = environment.get_template("figure.html")
+    figures = {name: _with_numbers(one, drawn[name], div) for name, div in divs.items()}
     return environment.get_template(template).render(
         versions=study_tables.versions(),
         library=Markup(library),
         script=Markup(script),
-        figure={name: Markup(div) for name, div in divs.items()},
+        figure=figures,
         **values,
     )
+
+
+def _with_numbers(template: Template, plot: "figure", div: str) -> Markup:
+    """Return a plot's place with its name, and its numbers as tables."""
+    name = plot.name or f"{plot.yaxis[0].axis_label} against {plot.xaxis[0].axis_label}"
+    legend = [text for text in legend_of(plot) if not text.isdigit()]  # which say only whose line it is
+    tables = numbers_of(plot, most=MOST_NUMBERS)
+    return Markup(template.render(drawn=Markup(div), name=name, legend=legend, tables=tables))
 
 
 def _of_study(view: StudyView) -> dict[str, Any]:

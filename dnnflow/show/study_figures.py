@@ -224,6 +224,7 @@ def marginal_figure(marginal: Marginal, measure: str = "accuracy") -> figure:
     labels = _labels(group.label for group in marginal.groups)
     height = 72 + 26 * len(labels)
     plot = canvas(x=measure, y="", height=height, y_range=labels[::-1], x_range=_span(marginal.groups))
+    plot.name = f"{measure} by {tables.NAMES.get(marginal.parameter, marginal.parameter)}"
     source = _marginal_source(marginal.groups, labels)
     _whiskers(plot, source, "label", vertical=False)
     dots = plot.scatter("mean", "label", source=source, size=8, color=ORANGE)

@@ -7,14 +7,12 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
-from pathlib import Path
 from threading import Event, Thread
 
-from bokeh.util.paths import static_path
-from fastapi import FastAPI
-from starlette.staticfiles import StaticFiles
+from fastapi import Depends, FastAPI
 
 from dnnflow.web.answers.predictions import Predictions
+from dnnflow.web.answers.request_parts import check_query
 from dnnflow.web.answers.study_results import Results
 from dnnflow.web.answers.views import Views
 from dnnflow.web.answers.watch import EventStreams
@@ -32,15 +30,16 @@ from dnnflow.web.guard import sessions as login
 from dnnflow.web.guard.rates import Buckets
 from dnnflow.web.guard.security import Guard, check_config
 from dnnflow.web.guard.sessions import Sessions, read_secret
+from dnnflow.web.jobs.intake import uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import page_routes
+from dnnflow.web.pages.assets import Compressor, mount_files
 
 _LOG = logging.getLogger("dnnflow.web")
 EXPIRE_S = 3600.0
 """Between two looks for uploads that are too old."""
 LOOK_S = 60.0
 """Between two looks for processes that are idle."""
-STATIC = Path(__file__).parent / "static"
 DESCRIPTION = """
 Find out which network design works best on a table: upload it, start a study, watch it, use its models.
 
@@ -90,14 +89,14 @@ def create_app(services: Services) -> FastAPI:
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
     for routes in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
-        app.include_router(routes.router, prefix="/api/v1")
+        app.include_router(routes.router, prefix="/api/v1", dependencies=[Depends(check_query)])
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page
     app.include_router(login.router)
-    app.mount("/static/bokeh", StaticFiles(directory=static_path()), name="bokeh")
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    mount_files(app)
     limits = services.config.limits
     state.logins = Buckets(limits.logins_minute / 60.0, limits.logins_minute)
+    app.add_middleware(Compressor)
     app.add_middleware(Measured, metrics=state.metrics)
     app.add_middleware(Guard, config=services.config, sessions=sessions, logins=state.logins)
     return app
@@ -124,17 +123,6 @@ def lifespan(
             predictions.close()
 
     return life
-
-
-def uploads_in_use(services: Services) -> set[str]:
-    """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
-    needed = [
-        one.pipeline
-        for one in services.store.runs()
-        if not (one.state.is_finished if one.has_designs else one.state.has_ended)
-    ]
-    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in needed]
-    return {Path(source).parent.name for source in sources if source}
 
 
 def _clean_up(services: Services, predictions: Predictions, stop: Event) -> None:

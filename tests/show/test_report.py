@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from bokeh.models import LinearScale, LogScale, Plot
+from bokeh.models import Legend, LinearScale, LogScale, Plot
 from rich.console import Console
 
 from dnnflow.design.layers import Design, Layer, Optimizer
@@ -23,6 +23,7 @@ from dnnflow.results.view.depth import bands, flatness, time_fit, timed_alike
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show import study_figures as figures
 from dnnflow.show import study_tables as tables
+from dnnflow.show.plot_numbers import numbers_of
 from dnnflow.show.report import render_report, write_report
 from dnnflow.show.study_figures import draw_study
 from dnnflow.show.study_tables import MOST_POINTS, Cells, Points
@@ -185,6 +186,23 @@ def test_every_figure_has_its_place(page: str, view: StudyView) -> None:
     names = "score time parameters curves-score curves-loss confusion"
     assert set(drawn) == {*names.split(), "marginal-0", "marginal-1", "marginal-2"}
     assert page.count('data-root-id="') == len(drawn)
+
+
+def test_every_figure_can_be_read_as_numbers_and_no_legend_covers_one(view: StudyView) -> None:
+    for name, plot in draw_study(view).items():
+        tables_of_it = numbers_of(plot)
+        assert tables_of_it, name
+        assert all(len(row) == len(one.columns) for one in tables_of_it for row in one.rows), name
+        assert not [one for one in plot.center if isinstance(one, Legend)], name
+
+
+def test_a_figure_is_named_and_its_numbers_are_text(page: str, view: StudyView) -> None:
+    elements = Elements(page)
+    images = [attrs for _, attrs in elements.found if attrs.get("role") == "img"]
+    assert len(images) == len(draw_study(view))
+    assert all(attrs["aria-label"] for attrs in images)
+    named = [attrs["aria-label"] for _, attrs in elements.found if attrs.get("role") == "region"]
+    assert len(named) >= len(images)
 
 
 def deep(view: StudyView, amortised: bool) -> StudyView:

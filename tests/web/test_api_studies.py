@@ -27,6 +27,7 @@ def test_results(client: TestClient, make_study) -> None:
         assert answer.status_code == 200, (path, answer.text[:500])
     for name in client.get(f"{base}/plots").json()["plots"]:
         assert "doc" in client.get(f"{base}/plots/{name}").json()
+        assert client.get(f"{base}/plots/{name}/numbers").json()["tables"][0]["rows"], name
     design_id = client.get(f"{base}/trials").json()["trials"][0]["design_id"]
     assert client.get(f"{base}/trials/{design_id}").json()["history"]["loss"]
     assert client.get(f"/api/v1/compare?a={study_id}&b={study_id}").status_code == 200
@@ -40,3 +41,10 @@ def test_events_of_a_finished_study_end_at_once(client: TestClient, make_study) 
 
 def test_openapi(client: TestClient) -> None:
     assert client.get("/api/v1/openapi.json").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/studies", "/studies/{}/trials", "/datasets", "/studies/{}/export"])
+def test_a_parameter_that_is_misspelt_is_refused(client: TestClient, make_study, path: str) -> None:
+    answer = client.get(f"/api/v1{path.format(make_study(2))}?min_accuracy=0.9")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["where"] == "min_accuracy"

@@ -8,8 +8,8 @@ from dataclasses import replace
 from dnnflow.events import utc_now
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunState
-from dnnflow.web.app import uploads_in_use
 from dnnflow.web.contract.web_config import Limits, UploadLimits, WebConfig
+from dnnflow.web.jobs.intake import uploads_in_use
 from dnnflow.web.jobs.services import Services
 from tests.web.recording import recorder
 

@@ -59,7 +59,7 @@ def test_the_whole_way_from_a_table_to_predictions(tab: Tab, site: Site, shots: 
     page.wait_for_selector("#trials tbody tr")
     assert page.locator("#trials tbody tr").count() == 24
     page.wait_for_selector("[data-plot=curves-score]")
-    page.locator("#depth summary").click()
+    page.locator("#depth > summary").click()
     for plot in page.locator("[data-plot]").all():
         plot.scroll_into_view_if_needed()
     tab.wait("![...document.querySelectorAll('[data-plot]')].some(p => !p.dataset.state)")

@@ -175,8 +175,7 @@ def test_a_study_whose_designs_are_trained_says_what_it_does(
 @pytest.mark.parametrize(
     ("query", "rows"),
     [("", 50), ("state=failed", 2), ("state=all&depth=3", 9), ("min_score=0.96", None),
-     ("min_score=x", 50),
-     ("sort=-depth&column=depth&column=seed", 50), ("sort=nonsense", 50), ("depth=1e300", 50)],
+     ("sort=-depth&column=depth&column=seed", 50), ("min_score=&depth=", 50), ("min_score=-1e-3", 50)],
 )  # fmt: skip
 def test_trials_are_filtered_and_sorted_by_address(
     client: TestClient, make_study: Callable[..., str], query: str, rows: int | None
@@ -188,6 +187,22 @@ def test_trials_are_filtered_and_sorted_by_address(
     found = table.count("/trials/")
     assert found == rows if rows is not None else 0 < found < 50
     assert "too <b>big</b>" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [("min_score=x", "got &#39;x&#39;"), ("min_score=0,9", "with a point"), ("min_score=nan", "A score is"),
+     ("depth=1-3", "one whole number"), ("depth=1e300", "one whole number"), ("depth=-1", "whole number"),
+     ("min_accuracy=abc", "min_score"), ("min_accuracy=0.9", "min_score"), ("sort=nonsense", "sort"),
+     ("column=nonsense", "column"), ("state=done", "state")],
+)  # fmt: skip
+def test_a_filter_that_cannot_be_is_refused_in_words(
+    client: TestClient, make_study: Callable[..., str], query: str, told: str
+) -> None:
+    answer = client.get(f"/studies/{make_study(5)}/results?{query}", headers=PAGE)
+    assert answer.status_code == 422
+    assert told in answer.text
+    assert 'id="trials"' not in answer.text
 
 
 def test_the_next_page_of_trials_goes_on_where_the_first_ends(

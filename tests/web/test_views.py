@@ -343,3 +343,32 @@ def test_what_is_stored_is_shown_while_the_launcher_is_away(
     answer = client.get("/api/v1/studies/no-such-study")
     assert answer.status_code == 503
     assert "a Prefect server must answer" in answer.json()["rule"]
+
+
+@pytest.mark.parametrize("state", [RunState.FINISHED, RunState.RUNNING])
+def test_a_study_is_finishing_until_its_models_are_saved(
+    client: TestClient, make_study: Callable[..., str], services: Services, state: RunState
+) -> None:
+    study_id = make_study(4, state=state)
+    with services.store.driving(study_id):
+        services.store.tell(study_id, stage="report: models")
+        status = client.get(f"/api/v1/studies/{study_id}").json()
+        assert (status["state"], status["completed"], status["stage"]) == ("finishing", 4, "report: models")
+        page = client.get(f"/studies/{study_id}").text
+        assert ">finishing<" in page
+        assert "report: models" in page
+        assert "are saved when the study ends" in client.get(f"/studies/{study_id}/results").text
+        answer = client.post(f"/api/v1/studies/{study_id}/pause")  # finalists can wait, too
+        assert answer.status_code == (409 if state is RunState.FINISHED else 200)
+    services.store.end(study_id, RunState.FINISHED)
+    assert client.get(f"/api/v1/studies/{study_id}").json()["state"] == "finished"
+
+
+def test_a_supervised_study_is_finishing_until_its_supervisor_has_ended_it(
+    client: TestClient, make_study: Callable[..., str], services: Services
+) -> None:
+    study_id = make_study(4)
+    services.store._update(study_id, queue="recorded", queued_s=1.0)
+    assert client.get("/api/v1/studies").json()["studies"][0]["state"] == "finishing"
+    services.store.end(study_id, RunState.FINISHED)
+    assert client.get("/api/v1/studies").json()["studies"][0]["state"] == "finished"

@@ -32,6 +32,7 @@ class Ranked:
     rank: int
     """1 is the best."""
     design_id: str
+    """Hash of the design: 64 hexadecimal digits."""
     design: str
     """In words, e.g. `3 x 64 relu, adam 0.003, batch 32`."""
     score: float
@@ -50,13 +51,19 @@ class Ranked:
     within_noise: bool
     """Whether its score cannot be told from the first's (`told_apart_on`)."""
     train_score: float | None
+    """Of the screen: running mean over the epoch that was kept; None but for accuracy."""
     loss: float | None
+    """Of the screen, on the rows compared on."""
     depth: int | None
     """Hidden layers; None for a design by reference."""
     parameters: int | None
+    """Weights of the network."""
     flops: int | None
+    """Floating-point operations of one row's forward pass."""
     epochs_run: int
+    """Of the screen."""
     training_s: float
+    """Of the screen: seconds of fitting."""
     amortised: bool
     """Whether `training_s` is a share of a stack's."""
 

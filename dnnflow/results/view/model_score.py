@@ -53,6 +53,7 @@ class ModelScore:
     right: int | None = None
     """Rows whose class is predicted; None of labels and numbers."""
     classes: tuple[str, ...] = ()
+    """In the order of `confusion`; empty of labels and numbers."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Rows, [true class][predicted class]; empty of labels and numbers."""
 

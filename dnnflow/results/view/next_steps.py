@@ -26,6 +26,7 @@ class NextStep:
     """Something to do next."""
 
     kind: StepKind
+    """What it is about, for a program."""
     text: str
     """Why, in words."""
     command: str | None = None

@@ -152,6 +152,9 @@ class TrialQuery:
     min_score: float | None = None
     depth: int | None = None
     error_type: str | None = None
+    activation: str | None = None
+    optimizer: str | None = None
+    engine: str | None = None
     design_id: str | None = None
     sort: str = "score"
     """A column of `SORTS`."""
@@ -197,7 +200,7 @@ def count_matching(store: Store, study_id: str, query: TrialQuery) -> int:
 
 
 def _filters(query: TrialQuery, *, after: bool = True) -> "Iterator[sa.ColumnElement[bool]]":
-    for name in ("state", "depth", "error_type", "design_id"):
+    for name in ("state", "depth", "error_type", "activation", "optimizer", "engine", "design_id"):
         if (wanted := getattr(query, name)) is not None:
             yield trials.c[name] == wanted
     if query.min_score is not None:

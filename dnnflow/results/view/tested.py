@@ -15,6 +15,7 @@ class Tested:
     """A model that a study hands out, or what a simple model gives on the same rows."""
 
     kind: Literal["design", "ensemble", "baseline"]
+    """What was measured: a finalist, their ensemble, or a simple model."""
     name: str
     """The design, the ensemble or the baseline in words."""
     rank: int | None = None

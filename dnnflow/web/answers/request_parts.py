@@ -1,11 +1,13 @@
 """Read what routes have in common: services, ids, keys and cursors of a request."""
 
 import base64
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Header, Path, Query, Request
+from fastapi.dependencies.models import Dependant
 
 from dnnflow.results.store.run_record import RunRecord
 from dnnflow.web.answers.study_results import Results
@@ -128,6 +130,29 @@ def decode_cursor(cursor: str, *kinds: type | tuple[type, ...]) -> list[Any]:
 def wrong_cursor(message: str) -> Refusal:
     """Return the refusal of a cursor."""
     return Refusal(422, message, errors=[FieldProblem(where="cursor", message=message)])
+
+
+def check_query(request: Request) -> None:
+    """Refuse a parameter that a route does not have: a filter that is misspelt must not show everything.
+
+    Raises
+    ------
+    Refusal
+        If there is one.
+    """
+    known = sorted(_query_names(request.scope["route"].dependant))
+    for name in request.query_params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            remedy = f"did you mean {near[0]}?" if near else "leave it out"
+            takes = f"the parameters {', '.join(known)}" if known else "no parameters"
+            message = f"this address takes {takes}, got {name[:80]!r}; {remedy}"
+            raise Refusal(422, message, errors=[FieldProblem(where=name[:80], message=message)])
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    names = {one.alias for one in dependant.query_params}
+    return names.union(*(_query_names(one) for one in dependant.dependencies))
 
 
 def sent_as(content: Mapping[str, Any]) -> dict[str, Any]:

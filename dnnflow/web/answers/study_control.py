@@ -29,12 +29,12 @@ def send_command(services: Services, views: Views, study_id: str, command: Comma
         If it has finished.
     """
     status = views.status(study_id, live=False)
-    if status.state == "finished":
-        raise ConflictError(
-            f"a study can be changed while it is not finished, got {command} for {study_id}, which has; "
-            "start a new one"
-        )
     record = services.store.run(study_id)
+    if record.state.is_finished:
+        raise ConflictError(
+            f"a study can be changed while it is not finished, got {command} for {study_id}, which is "
+            f"{status.state}; start a new one"
+        )
     is_launched = record.queued_s is not None and not record.state.has_ended
     is_trained = record.has_designs and (record.is_driven or is_launched)
     if command is Command.PAUSE and not is_trained:

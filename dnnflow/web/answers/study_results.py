@@ -19,10 +19,12 @@ from dnnflow.results.store.store import Store
 from dnnflow.results.view.intervals import equal_within_noise
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.show.canvas import canvas, quads, shades
+from dnnflow.show.plot_numbers import legend_of, numbers_of
 from dnnflow.show.report import render_report
 from dnnflow.show.study_figures import draw_study
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.replies import CellGrid, Compared, Comparison, Difference
+from dnnflow.web.contract.trial_replies import PlotNumbers, PlotTable
 
 MOST_KEPT = 4
 """Studies whose results are kept in memory."""
@@ -38,6 +40,21 @@ HIDDEN = ("dataset.source", "evaluation.test_source", "dataset.storage_options")
 LIVE_PLOTS = {"live-score": ("score", "accuracy"), "live-time": ("time", "training time, s")}
 
 
+@dataclass(frozen=True)
+class DrawnPlot:
+    """A plot for those who see it, and for those who do not."""
+
+    item: str
+    """The JSON that `Bokeh.embed.embed_item` takes."""
+    numbers: PlotNumbers
+
+
+def drawn(plot: figure) -> DrawnPlot:
+    """Return a plot as pages need it."""
+    tables = [PlotTable.model_validate(one, from_attributes=True) for one in numbers_of(plot)]
+    return DrawnPlot(json.dumps(json_item(plot)), PlotNumbers(legend=list(legend_of(plot)), tables=tables))
+
+
 @dataclass
 class Kept:
     """Results of one study."""
@@ -49,8 +66,8 @@ class Kept:
     """Of the study's row: what is measured on test rows comes after the last trial."""
     cost_s: float
     at_s: float
-    plots: dict[str, str] | None = None
-    """Bokeh's JSON by name, made when first asked for."""
+    plots: dict[str, DrawnPlot] | None = None
+    """By name, made when first asked for."""
     report: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -93,8 +110,8 @@ class Results:
         """Return the names of the plots that a study has numbers for."""
         return [*self._plots(study_id), *LIVE_PLOTS]
 
-    def plot(self, study_id: str, name: str) -> str:
-        """Return a plot as the JSON that `Bokeh.embed.embed_item` takes.
+    def plot(self, study_id: str, name: str) -> DrawnPlot:
+        """Return a plot.
 
         Raises
         ------
@@ -120,15 +137,14 @@ class Results:
                 kept.report = render_report(kept.view)
             return kept.report
 
-    def _plots(self, study_id: str) -> dict[str, str]:
+    def _plots(self, study_id: str) -> dict[str, DrawnPlot]:
         kept = self._get(study_id)
         with kept.lock:
             if kept.plots is None:
-                drawn = draw_study(kept.view)
-                kept.plots = {name: json.dumps(json_item(plot)) for name, plot in drawn.items()}
+                kept.plots = {name: drawn(plot) for name, plot in draw_study(kept.view).items()}
             return kept.plots
 
-    def _live_plot(self, study_id: str, name: str) -> str:
+    def _live_plot(self, study_id: str, name: str) -> DrawnPlot:
         field_name, measure = LIVE_PLOTS[name]
         record = self.views.stored(study_id)
         live = self.views.counted(record).live
@@ -137,7 +153,7 @@ class Results:
             raise NotFoundError(
                 f"a plot needs a completed trial, got a study without one: {study_id}; wait for it"
             )
-        return json.dumps(json_item(grid_figure(cells, measure=measure)))
+        return drawn(grid_figure(cells, measure=measure))
 
     def _get(self, study_id: str) -> Kept:
         record = self.views.stored(study_id)

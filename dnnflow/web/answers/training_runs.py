@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.web.answers.views import Views, state_of
-from dnnflow.web.contract.replies import RunStatus
+from dnnflow.web.contract.replies import RunStateName, RunStatus
 
-STATES: Mapping[RunState, Literal["queued", "running", "finished", "failed", "cancelled"]] = {
+STATES: Mapping[RunState, RunStateName] = {
     RunState.QUEUED: "queued",
     RunState.RUNNING: "running",
     RunState.FINISHED: "finished",

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,23 +12,29 @@ from dnnflow.results.store.run_record import RunRecord, finite
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.overview import TrialQuery, count_matching, failure_kinds, trial_rows
 from dnnflow.web.answers.request_parts import cut_page
-from dnnflow.web.contract.replies import Failure, TrialDetail, TrialPage, TrialRow
+from dnnflow.web.contract.trial_replies import Failure, TrialDetail, TrialPage, TrialRow
 
 _FIELDS = tuple(name for name in TrialRow.model_fields if name != "design")
 
 
-def trial_page(store: Store, study_id: str, query: TrialQuery) -> TrialPage:
+def trial_page(
+    store: Store, study_id: str, query: TrialQuery, fields: Collection[str] | None = None
+) -> TrialPage:
     """Return trials of a study, and where their list goes on.
 
     Parameters
     ----------
     query
         Its limit is the page's length.
+    fields
+        Names of what is told of each trial; everything by default.
     """
     rows = trial_rows(store, study_id, replace(query, limit=query.limit + 1))
     on_page, cursor = cut_page(rows, query.limit, lambda row: (_plain(row[query.sort]), row["design_id"]))
     return TrialPage(
-        trials=[trial_row(row) for row in on_page],
+        trials=[trial_row(row) for row in on_page]
+        if fields is None
+        else [trial_part(row, fields) for row in on_page],
         matching=count_matching(store, study_id, query),
         next_cursor=cursor,
     )
@@ -38,6 +44,12 @@ def trial_row(row: Mapping[str, Any]) -> TrialRow:
     """Return a row of the table `trials` as a reply."""
     design = Design.from_dict(json.loads(row["design"]))
     return TrialRow(**finite({name: row[name] for name in _FIELDS}), design=design.describe())
+
+
+def trial_part(row: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """Return some fields of a trial; its design is read only for its words."""
+    part: dict[str, Any] = finite({name: row[name] for name in _FIELDS if name in fields})
+    return part | ({"design": trial_row(row).design} if "design" in fields else {})
 
 
 def trial_detail(store: Store, record: RunRecord, design_id: str) -> TrialDetail:

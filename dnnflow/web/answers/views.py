@@ -6,7 +6,8 @@ from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, Literal
 
 from dnnflow.engines.records import TrialState
 from dnnflow.errors import LaunchError, NotFoundError
@@ -173,18 +174,30 @@ class Views:
         self._refresh()
         return sorted(self._services.store.runs(RunKind.TRAINING), key=place_of, reverse=True)
 
-    def summaries(self, *, after: tuple[str, str] | None = None, limit: int = 50) -> list[StudySummary]:
+    def summaries(
+        self,
+        *,
+        after: tuple[str, str] | None = None,
+        limit: int = 50,
+        state: StateName | None = None,
+        kind: Literal["study", "train"] | None = None,
+        name: str | None = None,
+    ) -> list[StudySummary]:
         """Return studies and parallel trainings, the newest first.
 
         Parameters
         ----------
         after
             `created_at` and id of the last one before.
+        state, kind, name
+            Only such; of a name a part.
         """
         self._refresh()
         records = sorted(self._services.store.runs(), key=place_of, reverse=True)
-        left = [one for one in records if after is None or place_of(one) < after]
-        return [self._summary(record) for record in left[:limit]]
+        left = (one for one in records if after is None or place_of(one) < after)
+        found = (self._summary(record) for record in left if is_named(record.name, name))
+        fitting = (one for one in found if state in (None, one.state) and kind in (None, one.kind))
+        return list(islice(fitting, limit))
 
     def _summary(self, record: RunRecord) -> StudySummary:
         status = self._status(record, live=False)
@@ -274,11 +287,14 @@ class Views:
 
 def state_of(record: RunRecord, stored: int = 0) -> StateName:
     """Say where a run stands by its row, and of a study by the number of its trials."""
-    begun: StateName = "running" if stored else "preparing"
     is_launched = record.queued_s is not None  # then a supervisor or a Prefect server answers for it
+    begun: StateName = "running" if stored else "preparing"
+    if record.has_designs and stored >= record.n_designs:
+        begun = "finishing"
     match record.state:
         case RunState.FINISHED:
-            return "finished"
+            is_going_on = record.is_driven or (is_launched and record.ended_at is None)
+            return "finishing" if record.has_designs and is_going_on else "finished"
         case RunState.FAILED:
             return "failed"
         case RunState.QUEUED if is_launched:
@@ -318,6 +334,11 @@ def label_text(described: Mapping[str, Any]) -> str:
 
 def _cells(found: Grid | None) -> CellGrid | None:
     return None if found is None else CellGrid.model_validate(found, from_attributes=True)
+
+
+def is_named(name: str, part: str | None) -> bool:
+    """Whether a name has a part, in upper or lower case."""
+    return part is None or part.casefold() in name.casefold()
 
 
 def place_of(record: RunRecord) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from dnnflow.errors import NotFoundError
 from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of, sent_as
+from dnnflow.web.answers.views import is_named
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import (
     ClassCount,
@@ -96,9 +97,15 @@ async def _with_first(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator
 
 
 @router.get("/datasets", operation_id="listDatasets", summary="List uploads, newest first")
-def list_datasets(services: TheServices) -> Datasets:
+def list_datasets(
+    services: TheServices,
+    name: Annotated[
+        str | None,
+        Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case."),
+    ] = None,
+) -> Datasets:
     """Return all uploads that are still kept."""
-    return Datasets(datasets=[summary_of(upload) for upload in services.uploads.all()])
+    return Datasets(datasets=[summary_of(one) for one in services.uploads.all() if is_named(one.name, name)])
 
 
 @router.get(

@@ -27,19 +27,22 @@ from dnnflow.web.answers.request_parts import (
 )
 from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import failures_of, trial_detail, trial_page
-from dnnflow.web.contract.replies import (
-    Comparison,
+from dnnflow.web.contract.problems import FieldProblem, Refusal
+from dnnflow.web.contract.replies import Comparison, Leaderboard
+from dnnflow.web.contract.trial_replies import (
     Failures,
-    Leaderboard,
     PlotNames,
+    PlotNumbers,
     TrialDetail,
     TrialPage,
+    TrialRow,
 )
 from dnnflow.web.guard.security import REPORT_POLICY
 
 router = APIRouter(tags=["results"], responses=problems_of(404))
 
 MEDIA_TYPES = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
+PlotName = Annotated[str, PathOf(max_length=64, examples=["score"], description="One of /plots.")]
 Sort = Literal[
     "score", "-score", "train_score", "-train_score", "loss", "-loss",
     "training_s", "-training_s", "depth", "-depth", "parameters", "-parameters", "units", "-units",
@@ -54,7 +57,7 @@ Sort = Literal[
 def list_trials(
     study: TheStudy,
     services: TheServices,
-    state: TrialState | None = None,
+    state: Annotated[TrialState | None, Query(description="How the training ended.")] = None,
     min_score: Annotated[
         float | None,
         Query(
@@ -62,9 +65,23 @@ def list_trials(
         ),
     ] = None,
     depth: Annotated[int | None, Query(ge=0, lt=2**31, description="Hidden layers.")] = None,
-    error_type: Annotated[str | None, Query(max_length=200)] = None,
+    activation: Annotated[
+        str | None, Query(max_length=64, description="Of the hidden layers; `mixed` where they differ.")
+    ] = None,
+    optimizer: Annotated[str | None, Query(max_length=64, description="Its name, e.g. `adam`.")] = None,
+    engine: Annotated[str | None, Query(max_length=64, description="What trained the design.")] = None,
+    error_type: Annotated[str | None, Query(max_length=200, description="One of /failures.")] = None,
+    fields: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[a-z0-9_]+(,[a-z0-9_]+)*$",
+            max_length=1000,
+            description="Names of what is told of each trial, by commas; everything by default.",
+            examples=["design_id,score,training_s"],
+        ),
+    ] = None,
     sort: Annotated[Sort, Query(description="A column; with - the largest first.")] = "-score",
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    limit: Annotated[int, Query(ge=1, le=500, description="Trials of one page.")] = 50,
     cursor: Cursor = None,
 ) -> TrialPage:
     """Return a page of a study's trials; those without a value of the sort's column stand last."""
@@ -74,12 +91,25 @@ def list_trials(
         min_score=min_score,
         depth=depth,
         error_type=error_type,
+        activation=activation,
+        optimizer=optimizer,
+        engine=engine,
         sort=column if column in SORTS else "design_id",
         descending=sort.startswith("-"),
         after=_after(cursor, column) if cursor else None,
         limit=limit,
     )
-    return trial_page(services.store, study.study_id, query)
+    return trial_page(services.store, study.study_id, query, None if fields is None else _fields(fields))
+
+
+def _fields(text: str) -> set[str]:
+    """Return the fields that are asked for by name."""
+    asked = text.split(",")
+    for name in asked:
+        if name not in TrialRow.model_fields:
+            message = f"fields are those of a trial ({', '.join(TrialRow.model_fields)}), got {name!r}"
+            raise Refusal(422, message, errors=[FieldProblem(where="fields", message=message)])
+    return set(asked)
 
 
 def _after(cursor: str, column: str) -> tuple[float | str | None, str]:
@@ -107,7 +137,9 @@ def get_trial(study: TheStudy, design_id: DesignId, services: TheServices) -> Tr
 
 @router.get("/studies/{study_id}/leaderboard", operation_id="getLeaderboard", summary="The best designs")
 def get_leaderboard(
-    study_id: StudyId, results: TheResults, limit: Annotated[int, Query(ge=1, le=100)] = 100
+    study_id: StudyId,
+    results: TheResults,
+    limit: Annotated[int, Query(ge=1, le=100, description="Places.")] = 100,
 ) -> Leaderboard:
     """Return the best designs, and how far their order can be trusted."""
     view = results.view(study_id)
@@ -143,11 +175,19 @@ def list_plots(study_id: StudyId, results: TheResults) -> PlotNames:
 )  # fmt: skip
 def get_plot(
     study_id: StudyId,
-    name: Annotated[str, PathOf(max_length=64, examples=["score"], description="One of /plots.")],
+    name: PlotName,
     results: TheResults,
 ) -> Response:
     """Return a plot for `Bokeh.embed.embed_item`."""
-    return Response(results.plot(study_id, name), media_type="application/json")
+    return Response(results.plot(study_id, name).item, media_type="application/json")
+
+
+@router.get(
+    "/studies/{study_id}/plots/{name}/numbers", operation_id="getPlotNumbers", summary="A plot as numbers"
+)
+def get_plot_numbers(study_id: StudyId, name: PlotName, results: TheResults) -> PlotNumbers:
+    """Return what a plot shows as tables of numbers, for who does not see it."""
+    return results.plot(study_id, name).numbers
 
 
 @router.get(
@@ -165,7 +205,11 @@ def get_plot(
         }
     },
 )
-def export(study: TheStudy, services: TheServices, format: Literal["csv", "parquet"] = "csv") -> FileResponse:
+def export(
+    study: TheStudy,
+    services: TheServices,
+    format: Annotated[Literal["csv", "parquet"], Query(description="Of the file.")] = "csv",
+) -> FileResponse:
     """Return all trials of a study as CSV or Parquet."""
     handle, name = tempfile.mkstemp(prefix="dnnflow-export-", suffix=f".{format}")
     os.close(handle)
@@ -186,7 +230,11 @@ def export(study: TheStudy, services: TheServices, format: Literal["csv", "parqu
 @router.get(
     "/studies/{study_id}/report", operation_id="getReport", summary="The report", response_class=HTMLResponse
 )
-def get_report(study_id: StudyId, results: TheResults, download: bool = False) -> HTMLResponse:
+def get_report(
+    study_id: StudyId,
+    results: TheResults,
+    download: Annotated[bool, Query(description="Whether a browser saves it instead of showing it.")] = False,
+) -> HTMLResponse:
     """Return the study's report as it stands now: one HTML file that needs no server."""
     how = "attachment" if download else "inline"
     headers = {

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated, Any
+from itertools import islice
+from typing import Annotated, Any, Literal
 
 import yaml
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -30,14 +31,16 @@ from dnnflow.web.answers.request_parts import (
 )
 from dnnflow.web.answers.study_control import send_command, start_wider
 from dnnflow.web.answers.training_runs import STATES, report_of, run_status, status_of_run
-from dnnflow.web.answers.views import place_of, state_of
+from dnnflow.web.answers.views import is_named, place_of, state_of
 from dnnflow.web.answers.watch import LONGEST_S, EventStreams, Read, Snapshot, as_line
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import (
     Created,
     Estimate,
     RunPage,
+    RunStateName,
     RunStatus,
+    StateName,
     StudyPage,
     StudyStatus,
     Widened,
@@ -52,7 +55,11 @@ YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
 OVER = ("finished", "failed", "stopped")
 RUN_OVER = ("finished", "failed", "cancelled")
 
-Limit = Annotated[int, Query(ge=1, le=200)]
+Limit = Annotated[int, Query(ge=1, le=200, description="Of one page.")]
+Named = Annotated[
+    str | None,
+    Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case."),
+]
 MaxS = Annotated[
     float, Query(ge=0, le=LONGEST_S, description="Seconds after which the stream ends; ask again then.")
 ]
@@ -152,10 +159,17 @@ SentPipeline = Annotated[tuple[Any, str | None], Depends(read_pipeline)]
     "/studies", operation_id="listStudies", summary="List studies and parallel trainings, newest first",
     tags=["studies"],
 )  # fmt: skip
-def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
+def list_studies(
+    views: TheViews,
+    state: Annotated[StateName | None, Query(description="Where they stand.")] = None,
+    kind: Annotated[Literal["study", "train"] | None, Query(description="`train`: trainings.")] = None,
+    name: Named = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> StudyPage:
     """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
-    found = views.summaries(after=after, limit=limit + 1)
+    found = views.summaries(after=after, limit=limit + 1, state=state, kind=kind, name=name)
     on_page, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
     return StudyPage(studies=on_page, next_cursor=more)
 
@@ -258,12 +272,20 @@ def mark_of(status: StudyStatus) -> str:
 
 
 @router.get("/runs", operation_id="listRuns", summary="List parallel trainings, newest first", tags=["runs"])
-def list_runs(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> RunPage:
+def list_runs(
+    views: TheViews,
+    state: Annotated[RunStateName | None, Query(description="Where they stand.")] = None,
+    name: Named = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> RunPage:
     """Return a page of the parallel trainings that were started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
     left = [one for one in views.trainings() if after is None or place_of(one) < after]
-    on_page, more = cut_page(left, limit, place_of)
-    return RunPage(runs=[status_of_run(views, one) for one in on_page], next_cursor=more)
+    found = (status_of_run(views, one) for one in left if is_named(one.name, name))
+    fitting = list(islice((one for one in found if state in (None, one.state)), limit + 1))
+    on_page, more = cut_page(fitting, limit, lambda one: (one.created_at, one.run_id))
+    return RunPage(runs=on_page, next_cursor=more)
 
 
 @router.post(

@@ -1,9 +1,9 @@
 """Route /health, /metrics and /schema."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
 from dnnflow.errors import StoreError
@@ -44,7 +44,9 @@ def metrics(request: Request) -> Response:
 
 
 @router.get("/schema", operation_id="getSchema", summary="JSON schema of pipelines")
-def schema(kind: Literal["study", "train"] = "study") -> dict[str, Any]:
+def schema(
+    kind: Annotated[Literal["study", "train"], Query(description="Of pipeline.")] = "study",
+) -> dict[str, Any]:
     """Return the JSON schema of a study's pipeline, or of a parallel training's."""
     model = Pipeline if kind == "study" else TrainPipeline
     return model.model_json_schema()

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount
 
 from dnnflow.errors import (
     BusyError,
@@ -25,6 +26,8 @@ from dnnflow.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+CSRF_HEADER = "x-csrf-token"
+"""What our scripts send with every request, and a browser that opens a page does not."""
 _LOG = logging.getLogger("dnnflow.web")
 
 FAULT = "a request must be answered, got a fault of the server; the server's log has its cause"
@@ -42,6 +45,9 @@ STATUSES: tuple[tuple[type[DnnflowError], int], ...] = (
 )
 """The first that fits counts; everything else is a fault of the server."""
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+"""What a route may take."""
+
 TITLES = {
     413: "Too large",
     421: "Unknown host",
@@ -55,9 +61,12 @@ TITLES = {
 class FieldProblem(BaseModel):
     """One thing wrong with a request."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     where: str
     """Dotted path, e.g. `pipeline.space.depth`, or a query's or header's name."""
     message: str
+    """Rule, value, remedy."""
     line: int | None = None
     """Of a pipeline that was sent as YAML."""
 
@@ -70,7 +79,9 @@ class ProblemDetails(BaseModel):
     type: str = Field(examples=["urn:dnnflow:problem:not-found"])
     """What a program tells problems apart by."""
     title: str
+    """Of this type of problem."""
     status: int = Field(ge=400, lt=600)
+    """The HTTP status."""
     detail: str
     """For a person: rule, value, remedy."""
     rule: str | None = None
@@ -135,6 +146,11 @@ Page = Callable[[Request, ProblemDetails], Response]
 """Shows a problem to a person; pages set it at `app.state.problem_page`."""
 
 
+def wants_page(headers: Mapping[str, str]) -> bool:
+    """Whether a request is that of a browser which opens a page, not of a script or a program."""
+    return "text/html" in headers.get("accept", "") and CSRF_HEADER not in headers
+
+
 def install(app: FastAPI) -> None:
     """Have every error of an app answered by a problem: as JSON, or as a page where a page was asked for."""
     for kind in (DnnflowError, HTTPException, RequestValidationError):
@@ -143,9 +159,13 @@ def install(app: FastAPI) -> None:
 
 def _answer_error(request: Request, error: Exception) -> Response:
     refusal = _refusal_of(request, error)
+    if refusal.status_code == 405:
+        methods = {"Allow": ", ".join(methods_of(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=methods)
+        refusal.headers = {**(refusal.headers or {}), **methods}
     page: Page | None = getattr(request.app.state, "problem_page", None)
-    wants_page = "text/html" in request.headers.get("accept", "")
-    if page is not None and wants_page and not request.url.path.startswith("/api/"):
+    if page is not None and wants_page(request.headers) and not request.url.path.startswith("/api/"):
         response = page(request, make_problem(refusal.status_code, refusal.detail, refusal.errors))
         response.status_code = refusal.status_code
         response.headers.update(refusal.headers or {})
@@ -153,6 +173,17 @@ def _answer_error(request: Request, error: Exception) -> Response:
     return problem_response(
         refusal.status_code, refusal.detail, headers=refusal.headers, errors=refusal.errors
     )
+
+
+def methods_of(request: Request) -> list[str]:
+    """Return all methods that a request's address takes: each has a route of its own."""
+    found = {"OPTIONS"}
+    for route in request.app.routes:
+        methods = ("GET", "HEAD") if isinstance(route, Mount) else METHODS  # what is mounted are files
+        for method in methods:
+            match, _ = route.matches({**request.scope, "method": method})
+            found |= {method} if match is Match.FULL else set()
+    return sorted(found)
 
 
 def _refusal_of(request: Request, error: Exception) -> Refusal:

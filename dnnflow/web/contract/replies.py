@@ -20,7 +20,14 @@ class ApiReply(BaseModel):
 with_config(title="Place", use_attribute_docstrings=True, ser_json_inf_nan="null")(Ranked)
 with_config(title="NextStep", use_attribute_docstrings=True)(NextStep)
 
-StateName = Literal["queued", "preparing", "running", "pausing", "paused", "stopped", "finished", "failed"]
+StateName = Literal[
+    "queued", "preparing", "running", "pausing", "paused", "finishing", "stopped", "finished", "failed"
+]
+"""`finishing`: every design is trained; finalists, the test, models and the report are being made."""
+
+
+RunStateName = Literal["queued", "running", "finished", "failed", "cancelled"]
+"""Of a parallel training."""
 
 
 class Best(ApiReply):
@@ -33,6 +40,7 @@ class Best(ApiReply):
     metric: str
     """The metric for people."""
     design_id: str
+    """Hash of the design: 64 hexadecimal digits."""
     design: str
     """In words."""
 
@@ -43,11 +51,17 @@ class DatasetFacts(ApiReply):
     rows: int
     """Used rows: to train and to test."""
     train_rows: int
+    """Rows that are trained on, validation rows among them."""
     test_rows: int
+    """Rows that the best are measured on once."""
     features: int
+    """Network inputs, after one-hot encoding."""
     classes: int
+    """Different classes; 0 of numbers."""
     label: str
+    """Names of the columns that are predicted, by commas."""
     classes_names: list[str]
+    """Names of the classes, at most 1,000."""
 
 
 class CellGrid(ApiReply):
@@ -71,6 +85,7 @@ class Live(ApiReply):
     """What is drawn while a study runs."""
 
     score: CellGrid | None
+    """The study's metric; null before the first completed trial."""
     time: CellGrid | None
     """Training seconds."""
 
@@ -81,31 +96,40 @@ class StudySummary(ApiReply):
     model_config = ConfigDict(json_schema_extra={"examples": []})
 
     study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    """Random and URL-safe."""
     kind: Literal["study", "train"] = "study"
     """`train` is a parallel training: its page and resource is /runs/{study_id}."""
     name: str
+    """From its pipeline."""
     state: StateName
-    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    """`preparing` is before the first design is trained, `finishing` after the last one, until models and
+    report are saved; `stopped` can be resumed."""
     total: int | None
     """Designs; null before they are drawn."""
     completed: int
+    """Designs with a completed trial."""
     failed: int
     """Failed or lost with their worker."""
     best_score: float | None
+    """Its best, of the study's metric; null before the first completed trial."""
     best_text: str | None
     """The same as it is usually written."""
     created_at: str
     """UTC, ISO 8601."""
     updated_at: str
+    """Its last change of state or last trial; UTC, ISO 8601."""
 
 
 class StudyStatus(ApiReply):
     """Where a study stands, with everything that its page shows while it runs."""
 
     study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    """Random and URL-safe."""
     name: str
+    """From its pipeline."""
     state: StateName
-    """`stopped` can be resumed; `preparing` is before the first design is trained."""
+    """`preparing` is before the first design is trained, `finishing` after the last one, until models and
+    report are saved; `stopped` can be resumed."""
     stage: str | None
     """What is done now, in words, where that is known."""
     queue_place: int | None
@@ -113,6 +137,7 @@ class StudyStatus(ApiReply):
     total: int | None
     """Designs; null before they are drawn."""
     completed: int
+    """Designs with a completed trial."""
     failed: int
     """Failed or lost with their worker."""
     missing: int | None
@@ -120,7 +145,9 @@ class StudyStatus(ApiReply):
     rate: float | None
     """Trials a second, lately; null where nothing is trained now."""
     eta_s: float | None
+    """Seconds until the last design is trained, at the rate of now; null where nothing is trained."""
     best: Best | None
+    """The best design so far; null before the first completed trial."""
     elapsed_s: float | None
     """Since it was begun, to now or its last change."""
     training_s: float
@@ -134,9 +161,13 @@ class StudyStatus(ApiReply):
     error: str | None
     """Why it failed: rule, value, remedy."""
     created_at: str
+    """When it was asked for; UTC, ISO 8601."""
     updated_at: str
+    """Its last change of state or last trial; UTC, ISO 8601."""
     dataset: DatasetFacts | None
+    """Its table; null before it is preprocessed."""
     live: Live | None
+    """Counts of trials to draw; null before the designs are drawn."""
 
 
 class ListPage(ApiReply):
@@ -150,101 +181,20 @@ class StudyPage(ListPage):
     """Studies, the newest first."""
 
     studies: list[StudySummary]
-
-
-class TrialRow(ApiReply):
-    """One design's training, as a list shows it."""
-
-    design_id: str
-    design: str
-    """In words."""
-    state: Literal["completed", "failed", "lost"]
-    score: float | None
-    loss: float | None
-    train_score: float | None
-    train_loss: float | None
-    validation_score: float | None
-    validation_loss: float | None
-    accuracy: float | None
-    """This and the other metrics below: on the rows compared on, where known, once the screen has ended."""
-    balanced_accuracy: float | None
-    macro_f1: float | None
-    mcc: float | None
-    r2: float | None
-    rmse: float | None
-    mae: float | None
-    training_s: float | None
-    amortised: bool
-    """Whether `training_s` is a share of the time of a stack of designs."""
-    total_s: float | None
-    queue_s: float | None
-    depth: int | None
-    """Hidden layers."""
-    units: int | None
-    activation: str | None
-    dropout: float | None
-    optimizer: str
-    learning_rate: float | None
-    batch_size: int
-    epochs: int
-    epochs_run: int
-    parameters: int | None
-    flops: int | None
-    seed: int
-    engine: str
-    device: str
-    worker: str
-    started_at: str
-    error_type: str | None
-    error_message: str | None
-
-
-class TrialPage(ListPage):
-    """Trials of a study."""
-
-    trials: list[TrialRow]
-    matching: int
-    """Trials that the filters leave, on all pages."""
-
-
-class TrialDetail(TrialRow):
-    """Everything that is known of one design's training."""
-
-    description: dict[str, Any]
-    """The design as plain data, as `space.explicit` takes it."""
-    history: dict[str, list[float | None]]
-    """Per epoch: `loss`, `accuracy`, and `val_…` where there are validation rows."""
-    confusion: list[list[int]]
-    """Test rows, [true class][predicted class]."""
-    class_names: list[str]
-    error_traceback: str | None
-
-
-class Failure(ApiReply):
-    """Trials that failed with the same type of error."""
-
-    type: str
-    count: int
-    message: str
-    """One of their messages."""
-    design_id: str
-    """One of the designs."""
-
-
-class Failures(ApiReply):
-    """Failures of a study, the most frequent first."""
-
-    failures: list[Failure]
+    """As the filters leave them."""
 
 
 class Health(ApiReply):
     """Whether the server can work."""
 
     status: Literal["ok", "degraded"]
+    """`degraded`: the server answers, and its store does not."""
     store: Literal["reachable", "unreachable"]
+    """Whether the database answers."""
     launcher: str
     """What runs the jobs, in words."""
     version: str
+    """Of dnnflow."""
 
 
 class Created(ApiReply):
@@ -253,7 +203,9 @@ class Created(ApiReply):
     study_id: str
     """Its page is /studies/{study_id} from now on."""
     name: str
+    """From its pipeline."""
     state: StateName
+    """Where it stands now."""
     url: str
     """Path of its page."""
 
@@ -262,6 +214,7 @@ class Leaderboard(ApiReply):
     """The best designs of a study."""
 
     places: list[Ranked]
+    """The best first; finalists stand before all others."""
     noise: str | None
     """How far the first place can be trusted, in words."""
     majority_rate: float | None
@@ -287,8 +240,11 @@ class SpaceChange(ApiReply):
     """A parameter of the space that is another one in the wider study."""
 
     parameter: str
+    """Its key in the section `space`."""
     before: Any
+    """What the first study says."""
     after: Any
+    """What the wider one says."""
 
 
 class Widened(Created):
@@ -298,22 +254,21 @@ class Widened(Created):
     """What its space has that the first one's had not."""
 
 
-class PlotNames(ApiReply):
-    """Plots that a study has numbers for."""
-
-    plots: list[str]
-
-
 class Compared(ApiReply):
     """One of two studies that are compared."""
 
     status: StudyStatus
+    """Where the study stands."""
     places: list[Ranked]
     """The ten best."""
     median_score: float | None
+    """Of all completed trials; null without one."""
     median_training_s: float | None
+    """Of all completed trials; null without one."""
     measured_rows: int
+    """Rows that designs are compared on."""
     majority_rate: float | None
+    """Accuracy of always guessing the largest class."""
 
 
 class Difference(ApiReply):
@@ -322,14 +277,18 @@ class Difference(ApiReply):
     where: str
     """Dotted path."""
     a: Any
+    """What the first says; null where it says nothing."""
     b: Any
+    """What the second says; null where it says nothing."""
 
 
 class Comparison(ApiReply):
     """Two studies side by side."""
 
     a: Compared
+    """The study that was named first."""
     b: Compared
+    """The study that was named second."""
     same_table: bool
     """Whether they were trained and tested on the same rows: only then are accuracies comparable."""
     best_difference: float | None
@@ -344,44 +303,60 @@ class RunStatus(ApiReply):
     """Where a parallel training stands."""
 
     run_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
+    """Random and URL-safe."""
     name: str
-    state: Literal["queued", "running", "finished", "failed", "cancelled"]
+    """From its pipeline."""
+    state: RunStateName
+    """`cancelled`: ended by a person."""
     stage: str | None
     """What is done now, in words, where that is known."""
     queue_place: int | None
+    """Runs before it, while it is queued."""
     progress: dict[str, Any] | None
     """Samples, total, rate, loss, measures, replicas."""
     outcome: dict[str, Any] | None
     """Of a finished training: the last row of its history."""
     has_report: bool
+    """Whether /report answers."""
     has_model: bool
+    """Whether the trained model is saved."""
     error: str | None
     """Why it failed: rule, value, remedy."""
     dashboard: str | None
+    """Page of the Dask cluster."""
     run_url: str | None
+    """Page of the Prefect run."""
     created_at: str
+    """When it was asked for; UTC, ISO 8601."""
     started_at: str | None
+    """When it was begun; null while it is queued."""
     ended_at: str | None
+    """When it ended; null before."""
 
 
 class RunPage(ListPage):
     """Parallel trainings, the newest first."""
 
     runs: list[RunStatus]
+    """As the filters leave them."""
 
 
 class Spread(ApiReply):
     """How a number spreads over designs."""
 
     least: float
+    """The smallest."""
     median: float
+    """Half are below it."""
     most: float
+    """The largest."""
 
 
 class Estimate(ApiReply):
     """What a pipeline would train, as far as that can be told before."""
 
     valid: bool
+    """Whether a study of it would start."""
     designs: int | None
     """Different designs; null for an invalid pipeline."""
     sampled: int
@@ -404,7 +379,9 @@ class ClassCount(ApiReply):
     """A value of a column and its rows."""
 
     value: str
+    """As the table writes it."""
     rows: int
+    """Rows with this value."""
 
 
 class ColumnReply(ApiReply):
@@ -413,8 +390,11 @@ class ColumnReply(ApiReply):
     model_config = ConfigDict(title="Column")
 
     index: int
+    """Place in the table, from 0."""
     name: str
+    """From the table's header."""
     kind: Literal["number", "text", "boolean", "empty"]
+    """What all its values are."""
     missing: int
     """Rows without a value."""
     distinct: int
@@ -422,7 +402,9 @@ class ColumnReply(ApiReply):
     histogram: list[int]
     """Of numbers: rows in equal bins from `least` to `most`."""
     least: float | None
+    """Smallest number; null of other kinds."""
     most: float | None
+    """Largest number; null of other kinds."""
     values: list[ClassCount]
     """The most frequent values; all where the column may be the label."""
     label_problem: str | None
@@ -435,9 +417,11 @@ class DatasetBase(ApiReply):
     """What every reply says of an upload."""
 
     upload_id: str
+    """Random and URL-safe."""
     source: str = Field(examples=["upload:Zk3v0mJq8WcR1x9s"])
     """What a pipeline's `dataset.source` says for it."""
     name: str
+    """Of the file, as the sender called it."""
     size_bytes: int
     """As sent."""
     text_bytes: int
@@ -445,20 +429,25 @@ class DatasetBase(ApiReply):
     digest: str
     """sha256 of what was sent."""
     created_at: str
+    """When it was received; UTC, ISO 8601."""
     expires_at: str
+    """When it is deleted, unless a study needs it; UTC, ISO 8601."""
     rows: int
+    """Without the header."""
 
 
 class DatasetSummary(DatasetBase):
     """An upload as a list shows it."""
 
     columns: int
+    """Their number."""
 
 
 class Datasets(ApiReply):
     """Uploads, the newest first."""
 
     datasets: list[DatasetSummary]
+    """All that the filters leave."""
 
 
 class DatasetReply(DatasetBase):
@@ -467,6 +456,7 @@ class DatasetReply(DatasetBase):
     model_config = ConfigDict(title="Dataset")
 
     columns: list[ColumnReply]
+    """Each with its profile, in the table's order."""
     first_rows: list[list[str]]
     """As written in the file, at most 10."""
     reading: dict[str, Any]
@@ -477,12 +467,15 @@ class LabelCheck(ApiReply):
     """Whether a column can be the label."""
 
     column: str
+    """Its name."""
     usable: bool
+    """Whether it can be the label."""
     problem: str | None
     """Rule, value, remedy; null where it can be."""
     missing: int
     """Rows without a label, which are left out."""
     classes: list[ClassCount]
+    """The most frequent values with their rows; all where it can be the label."""
 
 
 class ModelInfo(ApiReply):
@@ -495,10 +488,13 @@ class ModelInfo(ApiReply):
     name: str
     """In words."""
     size_bytes: int
+    """Of the .keras file."""
     classes: list[str]
+    """Names of the classes; none of numbers."""
     columns: list[str]
     """Names of the columns that it reads."""
     design_id: str | None
+    """Hash of the design; null of the ensemble."""
     score: float | None
     """The study's metric on the test rows, greater is better; None where it was not measured there."""
     text: str | None
@@ -511,6 +507,7 @@ class Models(ApiReply):
     """Models of a study: by rank, then the ensemble, then the model on all rows."""
 
     models: list[ModelInfo]
+    """Those that are saved; none before a study ends."""
 
 
 with_config(title="Score", use_attribute_docstrings=True)(ModelScore)
@@ -529,7 +526,6 @@ class Predicted(ApiReply):
     """What is predicted: names of labels or numbers; a single one, as a class, is `prediction`."""
     values: list[list[float | str]]
     """Of each row, each target: a number in the table's units, or a text."""
-    """Of each row, the probability of every class."""
     score: ModelScore | None = None
     """What the model gives on these rows, where they have the label."""
     score_problem: str | None = None

@@ -4,24 +4,23 @@ import asyncio
 import ipaddress
 import logging
 import re
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dnnflow.errors import InputError
-from dnnflow.web.contract.problems import FAULT, Refusal, problem_response
+from dnnflow.web.contract.problems import CSRF_HEADER, FAULT, Refusal, problem_response, wants_page
 from dnnflow.web.contract.web_config import MIB, Limits, WebConfig
 from dnnflow.web.guard.rates import Buckets, client_key, come_back
-from dnnflow.web.guard.sessions import Sessions, check_token, cookie_of
+from dnnflow.web.guard.sessions import Sessions, check_token, cookie_of, safe_place
 
 _LOG = logging.getLogger("dnnflow.web")
 
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 OPEN_PATHS = ("/login", "/api/v1/health", "/favicon.ico")
 """What is answered without a login; and everything under `/static/`."""
-CSRF_HEADER = "x-csrf-token"
 
 UPLOADS = re.compile(r"/api/v1/datasets/?")
 """Bodies that are checked as they arrive, by `Uploads.receive`."""
@@ -257,16 +256,31 @@ def _unauthorized(detail: str) -> Response:
 
 
 def _ask_to_log_in(scope: Scope, headers: Headers) -> Response:
-    wants_page = "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/")
-    if wants_page and scope["method"] in SAFE_METHODS:
-        place = scope["path"] + (
-            f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-        )
-        return RedirectResponse(f"/login?next={quote(place, safe='')}", status_code=303)
+    if wants_page(headers):
+        query = {"next": _place_of(scope, headers)}
+        if scope["method"] not in SAFE_METHODS:
+            query["ended"] = "true"
+        return RedirectResponse(f"/login?{urlencode(query)}", status_code=303)
     return _unauthorized(
         "a request must be of somebody who is logged in, got no session and no token; "
         "send Authorization: Bearer TOKEN, or log in at /login"
     )
+
+
+def _place_of(scope: Scope, headers: Headers) -> str:
+    """Return where a login leads on: to the page asked for, or to the one with the form or the link."""
+    is_page = scope["method"] in SAFE_METHODS and not scope["path"].startswith("/api/")
+    if not is_page:
+        try:
+            split = urlsplit(headers.get("referer", ""))
+        except ValueError:
+            split = urlsplit("")
+        if split.netloc.lower() == headers.get("host", "").lower() and split.path:
+            return safe_place(f"{split.path}?{split.query}" if split.query else split.path)
+    if scope["method"] not in SAFE_METHODS:
+        return "/"
+    query = scope["query_string"].decode("latin-1")
+    return f"{scope['path']}?{query}" if query else str(scope["path"])
 
 
 def _add_headers(message: Message) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
@@ -218,14 +217,6 @@ def safe_place(place: str) -> str:
     """
     is_ours = place.startswith("/") and not place.startswith(("//", "/\\")) and place.isprintable()
     return place if is_ours and "\\" not in place else "/"
-
-
-@router.post("/login")
-async def post_login(request: Request) -> Response:
-    """Take the form: fields `token` and `next`."""
-    form = await request.form(max_files=0, max_fields=10)
-    token, place = (str(form.get(name) or "") for name in ("token", "next"))
-    return await run_in_threadpool(log_in, request, token, place or "/")
 
 
 @router.post("/logout")

@@ -231,3 +231,14 @@ def _refusal(problems: list[FieldProblem]) -> Refusal:
         f"{f'line {one.line}: ' if one.line else ''}{one.where}: {one.message}" for one in problems[:20]
     )
     return Refusal(422, f"a pipeline must be valid, got {told}", errors=problems)
+
+
+def uploads_in_use(services: Services) -> set[str]:
+    """Return the uploads that a job or study which has not finished reads when it begins or goes on."""
+    needed = [
+        one.pipeline
+        for one in services.store.runs()
+        if not (one.state.is_finished if one.has_designs else one.state.has_ended)
+    ]
+    sources = [pipeline.get("dataset", {}).get("source", "") for pipeline in needed]
+    return {Path(source).parent.name for source in sources if source}

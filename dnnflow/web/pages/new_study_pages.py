@@ -20,7 +20,7 @@ from dnnflow.web.answers.request_parts import TheServices, TheUpload
 from dnnflow.web.api.run_routes import start
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.guard.sessions import checked_form
-from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml
+from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml, uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
 from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
@@ -108,7 +108,29 @@ def show_classes(
         if not 0 <= index < len(profile.columns):
             raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
     columns = [profile.columns[index] for index in at]
-    return fragment("classes.html", columns=columns, problem=columns_problem(columns), rows=profile.rows or 1)
+    return fragment("column.html", columns=columns, problem=columns_problem(columns), rows=profile.rows or 1)
+
+
+@router.get("/new/{upload_id}/delete")
+def ask_to_delete(request: Request, services: TheServices, upload: TheUpload) -> Response:
+    """Ask whether a table is to be forgotten."""
+    is_used = upload.upload_id in uploads_in_use(services)
+    return page(
+        request,
+        "delete_table.html",
+        title=f"Delete {upload.name}",
+        place="new",
+        upload=upload,
+        is_used=is_used,
+    )
+
+
+@router.get("/new/{upload_id}/start")
+@router.get("/new/{upload_id}/start-now")
+@router.get("/new/{upload_id}/paste")
+def go_back_to_label(upload: TheUpload) -> Response:
+    """Lead from the address of a form that was sent to where it begins: after a login, or by a bookmark."""
+    return RedirectResponse(f"/new/{upload.upload_id}", status_code=303)
 
 
 @router.post("/new/{upload_id}/delete")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
 from dnnflow.events import Command
@@ -13,7 +14,7 @@ from dnnflow.web.answers.study_control import send_command
 from dnnflow.web.answers.training_runs import run_status
 from dnnflow.web.answers.trials import failures_of
 from dnnflow.web.api.run_routes import OVER, RUN_OVER
-from dnnflow.web.contract.problems import Refusal
+from dnnflow.web.contract.problems import Refusal, make_problem, wants_page
 from dnnflow.web.contract.replies import StudyStatus
 from dnnflow.web.guard.sessions import checked_form, log_in
 from dnnflow.web.pages import new_study_pages, result_pages
@@ -24,10 +25,12 @@ __all__ = ["problem_page", "router"]
 PLACES = 50
 """Studies of one page of the list."""
 CONTROLS: Mapping[str, tuple[Command, str, tuple[str, ...]]] = {
-    "pause": (Command.PAUSE, "Pause", ("running", "preparing")),
+    "pause": (Command.PAUSE, "Pause", ("running", "preparing", "finishing")),
     "resume": (Command.RUN, "Resume", ("paused", "pausing", "stopped", "failed")),
-    "cancel": (Command.CANCEL, "Cancel", ("queued", "preparing", "running", "pausing", "paused")),
-}
+    "cancel": (
+        Command.CANCEL, "Cancel", ("queued", "preparing", "running", "finishing", "pausing", "paused"),
+    ),
+}  # fmt: skip
 """What a person may ask of a study, by the last part of the address: command, words, and in which states."""
 
 STAGES = (
@@ -65,11 +68,35 @@ def ask_to_log_in(
     request: Request,
     after: Annotated[str, Query(alias="next", max_length=2000)] = "/",
     token: Annotated[str | None, Query(max_length=1000)] = None,
+    ended: bool = False,
 ) -> Response:
     """Ask for the token; the link that the server printed when it was started has it in it."""
     if token is not None:
-        return log_in(request, token, after)
-    return page(request, "login.html", title="Log in", next=after)
+        return _log_in(request, token, after)
+    return page(request, "login.html", title="Log in", next=after, ended=ended, problem=None)
+
+
+@router.post("/login")
+async def post_login(request: Request) -> Response:
+    """Take the form: fields `token` and `next`."""
+    form = await request.form(max_files=0, max_fields=10)
+    token, place = (str(form.get(name) or "") for name in ("token", "next"))
+    return await run_in_threadpool(_log_in, request, token, place or "/")
+
+
+def _log_in(request: Request, token: str, place: str) -> Response:
+    """Log in and go on, or show the form again with what was wrong."""
+    try:
+        return log_in(request, token, place)
+    except Refusal as refusal:
+        if not wants_page(request.headers):
+            raise
+        code, problem = refusal.status_code, make_problem(refusal.status_code, refusal.detail)
+        answer = page(
+            request, "login.html", code=code, title="Log in", next=place, ended=False, problem=problem
+        )
+        answer.headers.update(refusal.headers or {})
+        return answer
 
 
 @router.get("/studies/{study_id}")

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from dnnflow.show.wording import duration
 from dnnflow.web.contract.problems import ProblemDetails
 from dnnflow.web.guard.sessions import CSRF_FIELD, csrf_token, keep_session, sessions_of
+from dnnflow.web.pages.assets import address
 
 SHORT = 40
 """Characters of a cell's text."""
@@ -31,6 +32,7 @@ def environment() -> Environment:
         "size": size_in_words, "moment": moment_in_words, "fixed": fixed, "rate": rate_in_words,
         "duration": duration_in_words, "number": number_in_words, "shortened": shortened,
     }  # fmt: skip
+    made.globals["asset"] = address
     return made
 
 

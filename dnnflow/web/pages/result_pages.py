@@ -1,11 +1,13 @@
 """Show what came of a study: trials, what the parameters did, one trial, predictions, two compared."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import StringConstraints
 from starlette.responses import RedirectResponse, Response
 
 from dnnflow.engines.records import TrialState
@@ -33,12 +35,13 @@ from dnnflow.web.answers.request_parts import (
     TheServices,
     TheStudy,
     TheViews,
+    check_query,
     decode_cursor,
 )
 from dnnflow.web.answers.study_control import start_wider, widening_of
 from dnnflow.web.answers.study_results import compare
 from dnnflow.web.answers.trials import trial_detail, trial_page
-from dnnflow.web.answers.views import Views
+from dnnflow.web.api.run_routes import OVER
 from dnnflow.web.contract.replies import StudyStatus
 from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.pages.rendering import fragment, page
@@ -57,8 +60,12 @@ COLUMNS = {
     "engine": "engine", "state": "state", "error_type": "error",
 }  # fmt: skip
 """Columns of the list of trials, and their names in words."""
+Column = Annotated[str, StringConstraints(pattern=f"^({'|'.join(COLUMNS)})$")]
 SHOWN = ("score", "depth", "units", "activation", "learning_rate", "parameters", "training_s")
 """Columns that are shown where nobody has chosen."""
+DECIMAL = re.compile(r"[+-]?(\d{1,9}(\.\d*)?|\.\d+)(e-?\d{1,2})?", re.ASCII | re.IGNORECASE)
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+"""What filters may be."""
 TEXTS = ("activation", "optimizer", "engine", "state", "error_type")
 PLOTS = {
     "curves-score": "Learning curves of the best: {label}",
@@ -76,7 +83,7 @@ SentForm = Annotated[Mapping[str, str], Depends(checked_form)]
 router = APIRouter()
 
 
-@router.get("/studies/{study_id}/results")
+@router.get("/studies/{study_id}/results", dependencies=[Depends(check_query)])
 def show_results(
     request: Request,
     study_id: StudyId,
@@ -86,34 +93,34 @@ def show_results(
     state: Annotated[str, Query(pattern="^(completed|failed|lost|all)$")] = "completed",
     min_score: Annotated[str, Query(max_length=20)] = "",
     depth: Annotated[str, Query(max_length=20)] = "",
-    sort: Annotated[str, Query(max_length=40)] = "-score",
+    sort: Annotated[str, Query(pattern=rf"^-?({'|'.join(SORTS)})$")] = "-score",
     after: Annotated[str | None, Query(max_length=400)] = None,
-    column: Annotated[list[str], Query(max_length=40)] = [],  # noqa: B006
+    column: Annotated[list[Column], Query()] = [],  # noqa: B006
 ) -> Response:
     """Show what a study's best is worth, its leaderboard, and its trials as filtered and sorted."""
     status, record = views.status(study_id, live=False), views.record(study_id)
     tested = tested_in(record.outcome if record else None)
-    column_name = sort.removeprefix("-") if sort.removeprefix("-") in SORTS else "score"
+    wrong = _wrong_filters(min_score, depth)
     query = TrialQuery(
         state=None if state == "all" else TrialState(state),
-        min_score=_number(min_score),
-        depth=None if _number(depth) is None else int(_number(depth) or 0),
-        sort=column_name,
+        min_score=float(min_score) if min_score.strip() and "min_score" not in wrong else None,
+        depth=int(depth) if depth.strip() and "depth" not in wrong else None,
+        sort=sort.removeprefix("-"),
         descending=sort.startswith("-"),
         limit=PLACES,
     )
     if after:
         value, design_id = decode_cursor(after, (float, int, str, type(None)), str)
         query = replace(query, after=(value, design_id))
-    trials = trial_page(services.store, study_id, query)
+    trials = None if wrong else trial_page(services.store, study_id, query)
     view = results.quick_view(study_id)
     shown = [name for name in COLUMNS if name in column] or list(SHOWN)
     return page(
-        request, "results.html", title=f"Results of {status.name}", place="studies", status=status,
-        trials=trials, query=query, state=state, sort=sort, min_score=min_score, depth=depth,
-        columns=COLUMNS, shown=shown,
+        request, "results.html", code=422 if wrong else 200, title=f"Results of {status.name}",
+        place="studies", status=status, wrong=wrong, trials=trials, query=query, state=state, sort=sort,
+        min_score=min_score, depth=depth, columns=COLUMNS, shown=shown,
         sorts=SORTS, texts=TEXTS, models=saved_models(services.settings.workspace, study_id),
-        saving=_is_saving(views, study_id), is_first=after is None,
+        saving=status.state not in OVER, is_first=after is None,
         sentence=view.sentence if view else sentence(tested), numbers=_numbers(status, tested, view),
         link=_Links(request), **(_findings(view) if view and view.leaderboard else {"view": None}),
     )  # fmt: skip
@@ -166,18 +173,18 @@ class _Links:
         return f"{url.path}?{url.query}"
 
 
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if abs(number) < 1e9 else None
-
-
-def _is_saving(views: Views, study_id: str) -> bool:
-    """Whether a study's job still runs, which saves its models after the last trial."""
-    record = views.record(study_id)
-    return record is not None and record.queued_s is not None and record.ended_at is None
+def _wrong_filters(min_score: str, depth: str) -> dict[str, str]:
+    """Say what is wrong with the filters, by their names."""
+    wrong = {}
+    if min_score.strip() and not DECIMAL.fullmatch(min_score.strip()):
+        wrong["min_score"] = (
+            f"A score is a number such as 0.9, got {min_score!r}; write it with a point, or leave it empty."
+        )
+    if depth.strip() and not WHOLE.fullmatch(depth.strip()):
+        wrong["depth"] = (
+            f"Hidden layers are one whole number such as 3, got {depth!r}; write one, or leave it empty."
+        )
+    return wrong
 
 
 @router.get("/studies/{study_id}/analysis")
@@ -230,7 +237,7 @@ def ask_for_rows(
     return page(
         request, "predict.html", title=f"Predict with {status.name}", place="studies", status=status,
         models=saved_models(services.settings.workspace, study_id),
-        saving=_is_saving(views, study_id), most_rows=limits.predict_rows, chosen=model,
+        saving=status.state not in OVER, most_rows=limits.predict_rows, chosen=model,
         label=status.dataset.label if status.dataset else "",
     )  # fmt: skip
 

@@ -1,4 +1,7 @@
-// Calls of this server: with the page's CSRF token, and refusals as errors with rule and remedy.
+// Calls of this server: with the page's CSRF token, refusals as errors with rule and remedy, and the login where a
+// session has ended.
+import { keepTyped } from "./typed.js";
+
 const token = document.querySelector('meta[name="csrf-token"]')?.content ?? "";
 
 export class Refusal extends Error {
@@ -9,22 +12,57 @@ export class Refusal extends Error {
   }
 }
 
-export function csrfHeaders(more = {}) {
-  return { "X-CSRF-Token": token, Accept: "application/json", ...more };
+const headersWith = (more = {}) => ({ "X-CSRF-Token": token, Accept: "application/json", ...more });
+const isAway = () => new Refusal({ detail: "The server does not answer; try again when it is back." }, 0);
+
+function logIn() {
+  keepTyped();
+  location.assign(`/login?${new URLSearchParams({ next: location.pathname + location.search, ended: true })}`);
+  return new Promise(() => {});  // nothing more happens on this page
+}
+
+function answered(status, type, text) {
+  if (status === 401) return logIn();
+  const isOk = status >= 200 && status < 300;
+  if (!(type ?? "").includes("json")) {
+    if (isOk) return text;
+    throw new Refusal({}, status);
+  }
+  const data = JSON.parse(text);
+  if (!isOk) throw new Refusal(data, status);
+  return data;
 }
 
 export async function call(path, { method = "GET", body, headers, signal } = {}) {
-  let answer;
+  let answer, text;
   try {
-    answer = await fetch(path, { method, body, headers: csrfHeaders(headers), signal, credentials: "same-origin" });
+    answer = await fetch(path, { method, body, headers: headersWith(headers), signal, credentials: "same-origin" });
+    text = await answer.text();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refusal({ detail: "The server does not answer; try again when it is back." }, 0);
+    throw error.name === "AbortError" ? error : isAway();
   }
-  const isJson = (answer.headers.get("content-type") ?? "").includes("json");
-  const data = isJson ? await answer.json() : await answer.text();
-  if (!answer.ok) throw new Refusal(isJson ? data : {}, answer.status);
-  return data;
+  return answered(answer.status, answer.headers.get("content-type"), text);
+}
+
+export const part = (path) => call(path, { headers: { Accept: "text/html" } });
+
+// As `call`, of a body whose way is told
+export function send(path, { body, headers, signal, progress }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    for (const [name, value] of Object.entries(headersWith(headers))) request.setRequestHeader(name, value);
+    request.upload.onprogress = progress;
+    request.onload = () => {
+      try {
+        resolve(answered(request.status, request.getResponseHeader("content-type"), request.responseText));
+      } catch (error) { reject(error); }
+    };
+    request.onerror = () => reject(isAway());
+    request.onabort = () => reject(new DOMException("stopped", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
 }
 
 export function show(element, error) {

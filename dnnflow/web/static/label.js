@@ -1,5 +1,8 @@
 // Shows what the columns that are chosen are as labels, or why they cannot be.
+import { part, show } from "./api.js";
+
 const form = document.getElementById("label-form");
+const question = document.getElementById("question");
 const classes = document.getElementById("classes");
 const search = document.getElementById("search");
 const buttons = form.querySelectorAll("[data-start]");
@@ -14,11 +17,19 @@ function allow() {
 async function choose() {
   for (const row of form.querySelectorAll("#columns tbody tr")) row.classList.toggle("chosen", Boolean(row.querySelector(":checked")));
   const query = new URLSearchParams(chosen().map((input) => ["at", input.dataset.column]));
-  const mine = asked = fetch(`/new/${form.dataset.upload}/columns?${query}`, { credentials: "same-origin" });
-  const answer = await mine;
-  const text = answer.ok ? await answer.text() : "<p>The server does not answer; try again.</p>";
+  const mine = asked = part(`/new/${form.dataset.upload}/columns?${query}`);
+  let html = "", failure = null;
+  try {
+    html = await mine;
+  } catch (error) { failure = error; }
   if (asked !== mine) return;
-  classes.innerHTML = text;
+  classes.innerHTML = html;
+  question.replaceChildren(...classes.querySelectorAll("fieldset.choice"));  // it stands above the buttons
+  if (failure) {
+    const note = Object.assign(document.createElement("div"), { className: "note bad" });
+    show(note, failure);
+    classes.replaceChildren(note);
+  }
   allow();
 }
 

@@ -1,14 +1,15 @@
 // Fetches the parts of the results that take a while to compute, then plots as they come into sight.
+import { part } from "./api.js";
 import { drawPlots } from "./plots.js";
 
-async function load(part, words) {
+async function load(place, words) {
   try {
-    const answer = await fetch(part.dataset.source, { credentials: "same-origin", headers: { Accept: "text/html" } });
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    part.innerHTML = await answer.text();
-    drawPlots(part);
+    place.innerHTML = await part(place.dataset.source);
+    drawPlots(place);
   } catch (error) {
-    part.append(Object.assign(document.createElement("p"), { textContent: `${words} cannot be shown: ${error.message}; load the page again.` }));
+    const said = Object.assign(document.createElement("p"), { textContent: `${words} cannot be shown: ${error.message}` });
+    said.setAttribute("role", "alert");
+    place.replaceChildren(said);
   }
 }
 

@@ -1,6 +1,7 @@
 // Follows a parallel training by server-sent events.
 import { follow } from "./follow.js";
 import { count, number } from "./format.js";
+import { ask } from "./sure.js";
 
 const run = document.getElementById("run");
 const at = (id) => document.getElementById(id);
@@ -33,4 +34,9 @@ function follows(status) {
   if (["finished", "failed", "cancelled"].includes(status.state)) location.reload();  // its results are on the page then
 }
 
-if (!run.dataset.ended) follow(`/api/v1/runs/${encodeURIComponent(run.dataset.run)}/events`, follows, () => false);
+if (!run.dataset.ended) follow(`/api/v1/runs/${encodeURIComponent(run.dataset.run)}`, follows, () => false);
+at("cancel")?.addEventListener("submit", async (event) => {
+  const form = event.target;
+  event.preventDefault();
+  if (await ask(at("sure"))) form.submit();
+});

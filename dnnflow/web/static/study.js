@@ -2,7 +2,8 @@
 import { call, show } from "./api.js";
 import { draw } from "./bins.js";
 import { follow } from "./follow.js";
-import { count, duration, number, rate } from "./format.js";
+import { count, duration, rate } from "./format.js";
+import { ask } from "./sure.js";
 
 const watch = document.getElementById("watch");
 const base = `/api/v1/studies/${encodeURIComponent(watch.dataset.study)}`;
@@ -107,7 +108,7 @@ async function listFailures() {
   } catch { /* the next change asks again */ }
 }
 
-async function ask(action, button) {
+async function command(action, button) {
   button.disabled = true;
   try {
     await call(`${base}/${action}`, { method: "POST" });
@@ -120,15 +121,12 @@ async function ask(action, button) {
   }
 }
 
-watch.addEventListener("submit", (event) => {
+watch.addEventListener("submit", async (event) => {
   const form = event.target.closest("[data-action]");
   if (!form) return;
   event.preventDefault();
-  if (form.dataset.action === "cancel") at("sure").showModal();
-  else ask(form.dataset.action, form.querySelector("button"));
+  if (form.dataset.action !== "cancel" || await ask(at("sure"))) command(form.dataset.action, form.querySelector("button"));
 });
-at("sure-no").addEventListener("click", () => at("sure").close());
-at("sure-yes").addEventListener("click", () => { at("sure").close(); ask("cancel", watch.querySelector("[data-action=cancel] button")); });
 
 update(last);
-const goOn = last.state === "finished" ? () => {} : follow(`${base}/events`, update, () => OVER.includes(last.state));
+const goOn = last.state === "finished" ? () => {} : follow(base, update, () => OVER.includes(last.state));

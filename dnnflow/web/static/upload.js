@@ -1,5 +1,5 @@
 // Sends a table as it is read from disk, and shows how far it is.
-import { csrfHeaders, show } from "./api.js";
+import { send, show } from "./api.js";
 import { duration, size } from "./format.js";
 
 const form = document.getElementById("upload");
@@ -9,47 +9,64 @@ const receiving = document.getElementById("receiving");
 const words = document.getElementById("receiving-words");
 const bar = document.getElementById("receiving-bar");
 const failure = document.getElementById("failure");
-let request = null;
+const again = document.getElementById("again");
+let stop = null, table = null, key = "";
 
 function types(name) {
   if (/\.gz$/i.test(name)) return "application/gzip";
   return /\.zst$/i.test(name) ? "application/zstd" : "text/csv";
 }
 
-function fail(message, problem) {
+function fail(error) {
   receiving.hidden = true;
   form.hidden = false;
-  file.value = "";
-  show(failure, Object.assign(new Error(message), { problem }));
+  show(failure, error);
+  again.hidden = !table;
+  again.textContent = table ? `Try ${table.name} again` : "";
   failure.focus();
 }
 
-function ended(name) {
-  let data = {};
-  try { data = JSON.parse(request.responseText); } catch { /* said below */ }
-  const id = data.upload_id ?? data.dataset_id;
-  if (request.status === 201 || request.status === 200) {
-    words.textContent = `${name} is here.`;
-    location.assign(`/new/${encodeURIComponent(id)}`);
-  } else {
-    fail(data.detail ?? `The table was not taken: the server answered ${request.status || "nothing"}; try again.`, data);
+async function failedBy(error) {
+  if (error.name === "AbortError") return new Error("The upload was stopped; nothing of it is kept.");
+  try {
+    await table.slice(0, 1).arrayBuffer();
+  } catch {
+    const name = table.name;
+    table = null;
+    file.value = "";
+    return new Error(`${name} is not as it was when it was chosen; choose it once more.`);
   }
+  return error;
 }
 
-function send(table) {
-  failure.hidden = true;
-  form.hidden = true;
+function choose(chosen) {
+  table = chosen;
+  key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
+  sendTable();
+}
+
+async function sendTable() {
+  failure.hidden = again.hidden = form.hidden = true;
   receiving.hidden = false;
   bar.value = 0;
   words.textContent = `Sending ${table.name} …`;
+  stop = new AbortController();
+  const headers = { "Content-Type": types(table.name), "X-File-Name": encodeURIComponent(table.name), "Idempotency-Key": key };
+  try {
+    const made = await send("/api/v1/datasets", { body: table, headers, signal: stop.signal, progress: teller() });
+    stop = null;
+    words.textContent = `${table.name} is here.`;
+    location.assign(`/new/${encodeURIComponent(made.upload_id)}`);
+  } catch (error) {
+    stop = null;
+    fail(await failedBy(error));
+  }
+}
+
+function teller() {
   const begun = performance.now();
   let said = 0;
-  request = new XMLHttpRequest();
-  request.open("POST", "/api/v1/datasets");
-  const key = crypto.randomUUID ? crypto.randomUUID() : `${Date.now()}-${Math.random()}`;
-  const headers = { "Content-Type": types(table.name), "X-File-Name": encodeURIComponent(table.name), "Idempotency-Key": key };
-  for (const [name, value] of Object.entries(csrfHeaders(headers))) request.setRequestHeader(name, value);
-  request.upload.onprogress = (event) => {
+  return (event) => {
     bar.value = event.total ? event.loaded / event.total : 0;
     const now = performance.now();
     if (now - said < 1000 && event.loaded < event.total) return;  // a screen reader can follow
@@ -60,15 +77,12 @@ function send(table) {
       ? `${size(event.loaded)} of ${size(event.total)}, ${size(speed)}/s${left}`
       : `All ${size(event.total)} are sent; the last rows are checked …`;
   };
-  request.onload = () => ended(table.name);
-  request.onerror = () => ended(table.name);
-  request.onabort = () => fail("The upload was stopped; nothing of it is kept.");
-  request.send(table);
 }
 
-file.addEventListener("change", () => { if (file.files.length) send(file.files[0]); });
-form.addEventListener("submit", (event) => { event.preventDefault(); if (file.files.length) send(file.files[0]); });
-document.getElementById("stop").addEventListener("click", () => request?.abort());
+file.addEventListener("change", () => { if (file.files.length) choose(file.files[0]); });
+form.addEventListener("submit", (event) => { event.preventDefault(); if (file.files.length) choose(file.files[0]); });
+again.addEventListener("click", sendTable);
+document.getElementById("stop").addEventListener("click", () => stop?.abort());
 for (const kind of ["dragenter", "dragover"]) {
   drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
 }
@@ -77,7 +91,7 @@ for (const kind of ["dragleave", "drop"]) {
 }
 drop.addEventListener("drop", (event) => {
   const dropped = event.dataTransfer?.files ?? [];
-  if (dropped.length === 1) send(dropped[0]);
-  else fail("A study has one table; drop one file.");
+  if (dropped.length === 1) choose(dropped[0]);
+  else fail(new Error("A study has one table; drop one file."));
 });
-window.addEventListener("beforeunload", (event) => { if (request && request.readyState !== 4 && !receiving.hidden) event.preventDefault(); });
+window.addEventListener("beforeunload", (event) => { if (stop) event.preventDefault(); });
