@@ -75,12 +75,8 @@ def _opened(kind: str, path: Path) -> Iterator[Mapping[str, Any]]:
             import h5py
 
             file = stack.enter_context(h5py.File(path, "r"))
-            found: dict[str, Any] = {}
-            file.visititems(lambda name, one: found.update({name: one} if hasattr(one, "shape") else {}))
-            yield {
-                name: one.asstr() if h5py.check_string_dtype(one.dtype) else one
-                for name, one in found.items()
-            }
+            found = _arrays(file.items())  # in the order of their making, where the file keeps it
+            yield {n: a.asstr() if h5py.check_string_dtype(a.dtype) else a for n, a in found}
         elif kind == "zarr":
             import zarr
 

@@ -48,6 +48,13 @@ class FoundTable:
         return self.kind in TEXT_KINDS
 
 
+def names_many(url: str) -> bool:
+    """Say whether an address is one of a database, or of a local directory or a glob."""
+    path = _local(url)
+    is_glob = _GLOB.search(url.partition("?")[0]) is not None
+    return is_database(url) or is_glob or (path is not None and path.is_dir())
+
+
 def find_tables(source: Source) -> list[FoundTable]:
     """Return what an address means: one table, or the files of one kind of a glob or directory, by name.
 
@@ -125,8 +132,10 @@ def _kind(source: Source) -> str:
         return "npz" if b".npy" in head[:256] or suffix == ".npz" else "excel"
     if known is not None:
         return known
+    if source.delimiter is not None:
+        return "csv"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if source.delimiter is None and re.search(rb"^\s*@relation\b", head[:8192], re.I | re.M):
+    if re.search(rb"^\s*@relation\b", head[:8192], re.I | re.M):
         is_header = re.match(rb"(\s*%[^\n]*\n|\s)*@relation\b", start, re.I)
         if is_header:
             return "keel" if _KEEL.search(head) else "arff"
