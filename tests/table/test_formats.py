@@ -18,9 +18,11 @@ import sqlalchemy as sa
 import zarr
 from pyarrow import feather, orc
 
+import dnnflow
 from dnnflow.errors import DataError, InputError
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.frames import keep_frame
+from dnnflow.table.formats.rows_file import read_rows, rows_of
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
@@ -403,3 +405,46 @@ def test_dictionaries_of_parts_are_one(tmp_path: Path):
     pq.write_table(pa.concat_tables([one, two]), tmp_path / "t.parquet", row_group_size=30)
     features = made(tmp_path / "t.parquet", tmp_path).feature_names
     assert features == made(pa.concat_tables([one, two]), tmp_path).feature_names == ("x=a", "x=b", "x=c")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_new_rows_of_every_format_are_encoded_alike(name: str, expected: Dataset, tmp_path: Path):
+    path = tmp_path / name
+    WRITERS[name](table(), path)
+    rows = read_rows(Source(url=str(path)))
+    plain = read_rows(Source(url=str(tmp_path / "expected.csv")))
+    np.testing.assert_array_equal(expected.transform(rows), expected.transform(plain))
+    assert rows["label"].tolist() == plain["label"].tolist()
+
+
+@pytest.mark.parametrize("name", [n for n in FRAMES if "pair" not in n])
+def test_new_rows_of_every_frame_are_encoded_alike(name: str, expected: Dataset, tmp_path: Path):
+    plain = read_rows(Source(url=str(tmp_path / "expected.csv")))
+    rows = rows_of(FRAMES[name](table()))
+    np.testing.assert_array_equal(expected.transform(rows), expected.transform(plain))
+
+
+def test_a_label_that_the_table_names(expected: Dataset, tmp_path: Path):
+    write_keel(table(), tmp_path / "t.dat")
+    same(dnnflow.ingest(tmp_path / "t.dat", out=tmp_path / "sets"), expected)
+    same(dnnflow.ingest((table().drop(columns="label"), table()["label"]), out=tmp_path / "sets"), expected)
+    with pytest.raises(InputError, match="label must name the column to predict, got none"):
+        dnnflow.ingest(tmp_path / "expected.csv", out=tmp_path / "sets")
+    with pytest.raises(InputError, match="a table in memory is not read, got delimiter for it"):
+        dnnflow.ingest(table(), "label", out=tmp_path / "sets", delimiter=";")
+
+
+def test_a_delimiter_says_that_a_file_is_text(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_text("@relation;label\n" + "1;a\n2;b\n" * 20)
+    assert made(Source(url=str(path), delimiter=";"), tmp_path).feature_names == ("@relation",)
+
+
+def test_options_that_have_no_meaning(tmp_path: Path):
+    table().to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(DataError, match="query is for databases, got one for a table of kind csv"):
+        made(Source(url=str(tmp_path / "t.csv"), query="select 1"), tmp_path)
+    with pytest.raises(DataError, match="sheet is for workbooks, got one for a table of kind csv"):
+        made(Source(url=str(tmp_path / "t.csv"), sheet="x"), tmp_path)
+    with pytest.raises(DataError, match="of kind parquet must be readable"):
+        made(Source(url=str(tmp_path / "t.csv"), format="parquet"), tmp_path)

@@ -15,8 +15,8 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.array_files import ArraysTable
 from dnnflow.table.formats.columnar import OpenedFile, OrcTable, ParquetTable, open_arrow
-from dnnflow.table.formats.database import is_database, open_query
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
+from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
 from dnnflow.table.text.source_text import binary, readable
 
@@ -65,11 +65,12 @@ def find_tables(source: Source) -> list[FoundTable]:
     """
     if source.format == "sql" or is_database(source.url):
         return [FoundTable(source, "sql")]
-    if source.query is not None and source.format is not None:
-        raise DataError(f"query is for databases, got one for format {source.format}; leave it out")
     found = [FoundTable(one, source.format or _kind(one)) for one in _files(source)]
-    if source.query is not None and found[0].kind != "sql":
-        raise DataError(f"query is for databases, got one for a table of kind {found[0].kind}; leave it out")
+    for option, wanted, what in (("query", "sql", "databases"), ("sheet", "excel", "workbooks")):
+        if getattr(source, option) is not None and found[0].kind != wanted:
+            raise DataError(
+                f"{option} is for {what}, got one for a table of kind {found[0].kind}; leave it out"
+            )
     for one in found:
         if one.kind != found[0].kind:
             raise DataError(

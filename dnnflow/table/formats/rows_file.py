@@ -124,4 +124,5 @@ def _keel_rows(source: Source, scratch: Path) -> "pd.DataFrame":
     rows.write_bytes(text.read(text.start + keel.length, text.end))
     read = csv_reader.read_rows(Source(url=str(rows), delimiter=",", quote="", header=False))
     named = read.set_axis(list(keel.columns), axis=1)
-    return named.map(lambda value: None if str(value).strip() in KEEL_MISSING else value)
+    tidy = named.map(str.strip, na_action="ignore")
+    return tidy.mask(tidy.isin(KEEL_MISSING))

@@ -155,8 +155,7 @@ def _framed(given: Any, scratch: Path) -> TypedPart:
 
 def _tests(table: Table, source: Any, url: str, client: "distributed.Client | None") -> Iterator[TablePart]:
     """Yield the parts of the test rows, which are read as the first ones are."""
-    given = source.replace(url=url, format=None) if isinstance(source, Source) else Source(url=url)
-    parts = _opened(table.job, find_tables(given), client, "test")
+    parts = _opened(table.job, find_tables(_test_source(source, url)), client, "test")
     known = {part.digest for part in table.rows}
     for part in parts:
         if part.digest in known:
@@ -165,6 +164,16 @@ def _tests(table: Table, source: Any, url: str, client: "distributed.Client | No
                 "out to have test rows drawn"
             )
         yield replace(part, name=f"{part.name} of test_source".lstrip())
+
+
+def _test_source(source: Any, url: str) -> Source:
+    """Return the source of the test rows; sheet and query are those of the table where it may have some."""
+    if not isinstance(source, Source):
+        return Source(url=url)
+    plain = source.replace(url=url, format=None, sheet=None, query=None)
+    kind = find_tables(plain)[0].kind
+    given = {"excel": {"sheet": source.sheet}, "sql": {"query": source.query}}
+    return plain.replace(**given.get(kind, {}))
 
 
 def _opened(
