@@ -21,6 +21,7 @@ from pyarrow import feather, orc
 import dnnflow
 from dnnflow.errors import DataError, InputError
 from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.formats.columnar import HeldTable
 from dnnflow.table.formats.frames import keep_frame
 from dnnflow.table.formats.rows_file import read_rows, rows_of
 from dnnflow.table.store.dataset import Dataset
@@ -448,3 +449,37 @@ def test_options_that_have_no_meaning(tmp_path: Path):
         made(Source(url=str(tmp_path / "t.csv"), sheet="x"), tmp_path)
     with pytest.raises(DataError, match="of kind parquet must be readable"):
         made(Source(url=str(tmp_path / "t.csv"), format="parquet"), tmp_path)
+
+
+def test_names_twice_and_files_that_are_not_there(tmp_path: Path):
+    frame = pd.DataFrame([[1.0, 2.0, "a"], [3.0, 4.0, "b"]] * 20, columns=["x", "x", "label"])
+    with pytest.raises(DataError, match="column names must differ, got 'x' twice"):
+        made(frame, tmp_path)
+    for url in (f"sqlite:///{tmp_path}/none.db", f"{tmp_path}/none.parquet", f"{tmp_path}/none*.parquet"):
+        with pytest.raises(DataError, match=r"there is no file|must hold at least one table"):
+            made(Source(url=url), tmp_path)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_every_type_has_a_digest():
+    values: dict[pa.DataType, list[Any]] = {
+        pa.float32(): [1, None], pa.int8(): [1, None], pa.uint64(): [1, None], pa.decimal128(9, 2): [1, None],
+        pa.large_string(): ["a", None], pa.string_view(): ["a", None], pa.binary(): [b"a", None],
+        pa.date32(): [1, None], pa.timestamp("ns", "UTC"): [1, None], pa.duration("s"): [1, None],
+        pa.bool_(): [True, None], pa.list_(pa.int32()): [[1], None],
+    }  # fmt: skip
+    columns = {str(kind): pa.array(given, kind) for kind, given in values.items()}
+    swapped = {str(kind): pa.array(given[::-1], kind) for kind, given in values.items()}
+    tables = [columns, *({**columns, name: array} for name, array in swapped.items())]
+    assert len({HeldTable(pa.table(one)).digest for one in tables}) == len(tables)
+    assert HeldTable(pa.table(columns)).digest == HeldTable(pa.table(columns)).digest
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.int8(), pa.uint64(), pa.decimal128(9, 2), pa.float16()])
+def test_every_type_of_number_is_a_number(kind: Any, tmp_path: Path):
+    values = np.arange(40) % 7 / (1 if pa.types.is_integer(kind) else 2)
+    given = pa.array(values.astype(np.float16), kind) if kind == pa.float16() else pa.array(values).cast(kind)
+    features, _ = made(pa.table({"x": given, "label": ["a", "b"] * 20}), tmp_path, scale="none").arrays(
+        "train"
+    )
+    assert set(features[:, 0].tolist()) <= set(values.tolist())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dnnflow.errors import InputError
+from dnnflow.errors import DataError, InputError
 from dnnflow.table.formats.columnar import HeldTable
 from dnnflow.table.formats.spooled import SpooledTable, array_of
 from dnnflow.table.formats.typed_source import TypedSource
@@ -38,12 +38,25 @@ def open_frame(given: Any, place: Path) -> TypedSource:
     """
     if _module(given) in ("dask", "dask_expr") and hasattr(given, "partitions"):
         return SpooledTable(_partitions(given), place)
-    return HeldTable(arrow_of(given))
+    return HeldTable(check_names(arrow_of(given)))
+
+
+def check_names(table: pa.Table) -> pa.Table:
+    """Return a table, unless two of its columns have one name.
+
+    Raises
+    ------
+    DataError
+    """
+    names = table.column_names
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"column names must differ, got {twice!r} twice; rename one of them")
+    return table
 
 
 def _partitions(frame: Any) -> Iterator[pa.Table]:
     for number in range(frame.npartitions):
-        yield arrow_of(frame.partitions[number].compute(scheduler="threads"))
+        yield check_names(arrow_of(frame.partitions[number].compute(scheduler="threads")))
 
 
 def arrow_of(given: Any) -> pa.Table:
@@ -57,7 +70,9 @@ def arrow_of(given: Any) -> pa.Table:
     if isinstance(given, tuple):
         return _pair(given)
     module = _module(given)
-    if module == "pandas":
+    if module in ("pandas", "polars") and hasattr(given, "to_frame"):  # a column
+        given = given.to_frame()
+    if module == "pandas" and hasattr(given, "columns"):
         return _of_pandas(given)
     if module == "polars":
         return _of_polars(given)
@@ -69,7 +84,7 @@ def arrow_of(given: Any) -> pa.Table:
         return pa.Table.from_batches([given])
     if isinstance(given, pa.Table):
         return given
-    if hasattr(given, "__arrow_c_stream__"):
+    if hasattr(given, "__arrow_c_stream__") and module != "pyarrow":
         return pa.table(given)
     raise InputError(f"a table must be a path, a URL, {KINDS}, got {type(given).__name__}; give one of these")
 
@@ -159,7 +174,7 @@ def keep_frame(given: Any, folder: Path) -> Path:
 
     So what was in memory has a path, by which a pipeline names it and a study goes on.
     """
-    table = HeldTable(arrow_of(given))
+    table = HeldTable(check_names(arrow_of(given)))
     path = folder / f"{table.digest}.arrow"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

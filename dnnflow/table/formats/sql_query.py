@@ -40,6 +40,11 @@ def open_query(url: str, query: str | None, place: Path) -> SpooledTable:
         raise DataError(
             f"a database's address must be one of SQLAlchemy, but {reason}; correct it, or install its driver"
         ) from None
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
+        raise DataError(
+            f"a database must exist, but there is no file {file}; check the path"
+        )  # else it is made
     try:
         return SpooledTable(_rows(engine, query), place)
     except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
@@ -54,7 +59,11 @@ def open_query(url: str, query: str | None, place: Path) -> SpooledTable:
 
 def _rows(engine: Any, query: str | None) -> Iterator[pa.Table]:
     with engine.connect() as connection:
-        found = connection.execution_options(stream_results=True).execute(_statement(connection, query))
+        streamed = connection.execution_options(stream_results=True)
+        if query is not None and len(query.split()) > 1:
+            found = streamed.exec_driver_sql(query)
+        else:
+            found = streamed.execute(_table(connection, query))
         names = [str(name) for name in found.keys()]  # noqa: SIM118
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(f"column names must differ, got {twice!r} twice; name one otherwise in the query")
@@ -62,11 +71,10 @@ def _rows(engine: Any, query: str | None) -> Iterator[pa.Table]:
             yield table_of(names, rows)
 
 
-def _statement(connection: Any, query: str | None) -> Any:
+def _table(connection: Any, query: str | None) -> Any:
+    """Return what selects a table by its name, or the only one."""
     import sqlalchemy as sa
 
-    if query is not None and len(query.split()) > 1:
-        return sa.text(query)
     known: Any = sa.inspect(connection)
     names = [*known.get_table_names(), *known.get_view_names()]
     if query is None:

@@ -267,6 +267,8 @@ def _feed(array: pa.Array, values: Any, lengths: Any) -> None:
     kind = array.type
     if types.is_boolean(kind):
         array, kind = pc.cast(array, pa.uint8()), pa.uint8()
+    if types.is_float16(kind):
+        array, kind = pc.cast(array, pa.float32()), pa.float32()
     if (types.is_integer(kind) or types.is_floating(kind)) and kind.bit_width % 8 == 0:
         filled = array.fill_null(0) if array.null_count else array
         width, start = kind.bit_width // 8, filled.offset
@@ -309,7 +311,9 @@ def blocks_of(source: TypedSource, names: Sequence[str], block_bytes: int) -> It
             coming.append(pool.submit(next, batches, None))
             yield TypedBlock(index, batch.num_rows, batch)
             index += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"a table must be readable to its end, but {reason}; write the file anew") from error
     finally:
