@@ -19,14 +19,13 @@ from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
-from dnnflow.table.columns.recipe import Recipe, Source, TextOptions
+from dnnflow.table.columns.recipe import Recipe, TextOptions
+from dnnflow.table.formats.rows_file import named_labels, read_rows, rows_of, source_of
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
-from dnnflow.table.text.csv_reader import read_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
     from distributed import Client
 
     from dnnflow.execute.executor import Executor
@@ -196,7 +195,7 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
     return OpenStudy(store, settings, store.study(study_id).study_id)
 
 
-def score(model: str | Path, rows: "str | Path | pd.DataFrame", **reading: Any) -> ModelScore:
+def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
     """Score a model that a study saved on rows whose label is known.
 
     Parameters
@@ -204,7 +203,8 @@ def score(model: str | Path, rows: "str | Path | pd.DataFrame", **reading: Any) 
     model
         A `.keras` file.
     rows
-        Raw rows: a DataFrame, or the path or URL of a CSV.
+        Raw rows: a pandas or polars DataFrame, an Arrow table, or the path or URL of a table of any kind
+        that `ingest` takes.
     reading
         `delimiter` and `header` of a CSV, where they are not as in the table of the training.
 
@@ -222,13 +222,13 @@ def score(model: str | Path, rows: "str | Path | pd.DataFrame", **reading: Any) 
         dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
     """
     saved = load_model(Path(model))
-    frame = read_rows(saved.source(str(rows), **reading)) if isinstance(rows, str | Path) else rows
-    return saved.score(frame)
+    is_named = isinstance(rows, str | Path)
+    return saved.score(read_rows(saved.source(str(rows), **reading)) if is_named else rows_of(rows))
 
 
 def ingest(
-    source: str,
-    label: str | Sequence[str],
+    source: Any,
+    label: str | Sequence[str] | None = None,
     *,
     out: str | Path | None = None,
     client: "Client | None" = None,
@@ -236,20 +236,23 @@ def ingest(
     listener: Listener = ignore,
     **options: Any,
 ) -> Dataset:
-    """Make a dataset of a CSV, or find it again.
+    """Make a dataset of a table, or find it again.
 
     Parameters
     ----------
     source
-        Path or URL.
+        Path of a file (CSV, Parquet, Arrow, ORC, JSON lines, Excel, ARFF, KEEL, SQLite, NPZ, HDF5, zarr), a
+        glob or directory of such files, a URL of fsspec or of SQLAlchemy; or a pandas, polars or Dask
+        DataFrame, an Arrow table, or a pair (X, y).
     label
-        Name of the column to predict, or names of several.
+        Name of the column to predict, or names of several; not needed of a pair, whose labels are those of
+        y, and of a KEEL file, which names its outputs.
     out
         Directory in which datasets are kept; default: the workspace's.
     options
-        Fields of `Source` (delimiter, quote, encoding, header, storage_options) and of `Recipe` (task, drop,
-        missing_values, text_columns, test_fraction, groups, time, split, test_source, split_seed, missing,
-        indicator, scale, clip).
+        Fields of `Source` (delimiter, quote, encoding, header, storage_options, format, sheet, query) and of
+        `Recipe` (task, drop, missing_values, text_columns, test_fraction, groups, time, split, test_source,
+        split_seed, missing, indicator, scale, clip).
 
     Raises
     ------
@@ -259,7 +262,6 @@ def ingest(
     settings = settings or Settings.from_environment()
     reading = {name: options.pop(name) for name in TextOptions.model_fields if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets
-    recipe = Recipe.from_dict({"label": label, **options})
-    return ingest_source(
-        Source(url=str(source), **reading), recipe, datasets, client=client, listener=listener
-    )
+    given = source_of(source, **reading)
+    recipe = Recipe.from_dict({"label": named_labels(given) if label is None else label, **options})
+    return ingest_source(given, recipe, datasets, client=client, listener=listener)

@@ -188,7 +188,7 @@ def schema(
 
 
 def ingest() -> None:
-    """Make a dataset of a CSV and print what it holds."""
+    """Make a dataset of a table and print what it holds."""
 
 
 def ingest_command() -> Callable[..., None]:
@@ -311,7 +311,7 @@ def report(
 
 
 Model = Annotated[Path, typer.Argument(help="A .keras file that a study saved.")]
-RawRows = Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")]
+RawRows = Annotated[str, typer.Argument(help="A table of raw rows (path or URL).")]
 Delimiter = Annotated[
     str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
 ]
@@ -324,20 +324,25 @@ Header = Annotated[
     ),
 ]
 
+Sheet = Annotated[str | None, typer.Option(help="Name of a workbook's sheet; default: the first.")]
+Query = Annotated[str | None, typer.Option(help="SELECT, or name of a table, of a database.")]
+
 
 @app.command()
 def predict(
     model: Model, rows: RawRows,
     out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
-    delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False,
+    delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None, query: Query = None,
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.paths import write_file
     from dnnflow.run.saved_model import load_model
-    from dnnflow.table.text.csv_reader import read_rows
+    from dnnflow.table.formats.rows_file import read_rows
 
     saved = load_model(model)
-    table = saved.predict(read_rows(saved.source(rows, delimiter=delimiter, header=header)))
+    source = saved.source(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+    table = saved.predict(read_rows(source))
     if as_json:
         _print_json(table.to_dict(orient="records"))
     elif out is None:
@@ -349,13 +354,14 @@ def predict(
 
 @app.command()
 def score(
-    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False
-) -> None:
+    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None,
+    query: Query = None, as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Say how good a saved model is on raw rows that have the label."""
     from dnnflow.api import score as score_rows
     from dnnflow.show.terminal import show_score
 
-    found = score_rows(model, rows, delimiter=delimiter, header=header)
+    found = score_rows(model, rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
     if as_json:
         _print_json(found.to_dict())
     else:

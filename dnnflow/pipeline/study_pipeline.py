@@ -38,11 +38,13 @@ class TableSection(Section):
     """Where a table is."""
 
     source: Annotated[FileUrl, Place()]
-    """Path or URL of a CSV (any that fsspec knows), plain or compressed (.gz, .zst)."""
+    """Path or URL (any that fsspec knows) of a table: CSV, Parquet, Arrow, ORC, JSON lines, Excel, ARFF,
+    KEEL, SQLite, NPZ, HDF5 or zarr, plain or compressed (.gz, .zst); a glob or directory of files of one
+    kind; or the address of a database that SQLAlchemy knows."""
 
 
 class DatasetSection(TextOptions, ColumnOptions, TableSection):
-    """Where the table is and how its text is read."""
+    """Where the table is and how it is read."""
 
     seed: Seed = 0
     """Seeds the split and the order of rows in training."""

@@ -36,6 +36,7 @@ from dnnflow.run.train import Trained, open_workers, outcome_of_training, train_
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
+from dnnflow.table.formats.open_table import find_tables, names_many
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
@@ -160,6 +161,10 @@ def upload(pipeline: Pipeline, listener: Listener = ignore) -> None:
     """
     url = pipeline.dataset.source
     with stage(Stage.UPLOAD, url, listener) as came_of_it:
+        if names_many(url):
+            found = find_tables(pipeline.source)
+            came_of_it.append("a database" if found[0].kind == "sql" else f"{len(found):,} files")
+            return
         try:
             file_system, path = fsspec.core.url_to_fs(url, **pipeline.dataset.storage_options)
             info = file_system.info(path)
@@ -169,7 +174,9 @@ def upload(pipeline: Pipeline, listener: Listener = ignore) -> None:
                 f"{error or type(error).__name__}; check the path, the address or dataset.storage_options"
             ) from error
         if info.get("type") == "directory":
-            raise DataError(f"dataset.source must be a file, got the directory {url}; name a CSV in it")
+            raise DataError(
+                f"dataset.source must be a file, got the directory {url}; name its files by a glob"
+            )
         size = info.get("size")
         came_of_it.append(f"{size:,} bytes" if size is not None else "size unknown")
 

@@ -27,6 +27,7 @@ from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
+from dnnflow.table.formats.open_table import find_tables
 
 if TYPE_CHECKING:
     import keras
@@ -192,12 +193,12 @@ class SavedModel:
         return None if found is None else tuple(found)
 
     def source(self, url: str, **given: Any) -> Source:
-        """Return how a CSV of raw rows is read: as the table of the training, besides what is given.
+        """Return how a table of raw rows is read: a CSV as that of the training, besides what is given.
 
         Parameters
         ----------
         url
-            Path or URL of the CSV.
+            Path or URL of the table.
         given
             Fields of `Source`; those that are None are as in the training.
 
@@ -207,7 +208,9 @@ class SavedModel:
             If a field breaks its rule.
         """
         known = {name: value for name, value in given.items() if value is not None}
-        return Source(url=url, **{**self.reading, **known})
+        plain = Source(url=url, **known)
+        kinds = {found.kind for found in find_tables(plain)}
+        return Source(url=url, **{**self.reading, **known}) if kinds == {"csv"} else plain
 
     def _said(self, outputs: np.ndarray) -> np.ndarray:
         """Return numbers as they are, and of labels 1 where their second value is predicted."""

@@ -1,8 +1,10 @@
 """The command line: one line for an error, an exit code for a script, JSON for a machine."""
 
 import json
+import sqlite3
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -192,6 +194,30 @@ def test_predict_gives_a_class_for_each_raw_row(call, study_id: str, home: Path,
         probabilities = [value for name, value in row.items() if name.startswith("probability of ")]
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-5)
         assert row["prediction"] in {name.removeprefix("probability of ") for name in row}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "xlsx", "jsonl", "sqlite"])
+def test_rows_of_every_kind_are_predicted_and_scored(
+    call, study_id: str, home: Path, tmp_path: Path, kind: str
+) -> None:
+    model = home / "studies" / study_id / "models" / "best-1.keras"
+    frame = pd.read_csv(PIPELINES / "data" / "iris.csv").iloc[::10]
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    rows = tmp_path / f"rows.{kind}"
+    match kind:
+        case "parquet":
+            frame.to_parquet(rows)
+        case "xlsx":
+            frame.to_excel(rows, index=False)
+        case "jsonl":
+            frame.to_json(rows, orient="records", lines=True)
+        case _:
+            with sqlite3.connect(rows) as connection:
+                frame.to_sql("flowers", connection, index=False)
+    for command in ("predict", "score"):
+        told = [call(command, str(model), str(path), "--json") for path in (tmp_path / "rows.csv", rows)]
+        assert told[0][0] == 0, told[0][2]
+        assert told[0] == told[1]
 
 
 def test_predict_without_a_feature_column_names_it(call, study_id: str, home: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
 from dnnflow.results.store.run_record import RunState
-from dnnflow.run.execute import begin, preprocess, train
+from dnnflow.run.execute import begin, preprocess, train, upload
 from dnnflow.run.run import StudyRun
 from dnnflow.run.saved_model import load_model
 from dnnflow.run.study import Study
@@ -468,3 +468,23 @@ def test_a_driver_killed_twice_loses_no_stored_trial(killed_home: Path) -> None:
     assert len(study.trials()) == study.trials()["design_id"].nunique() == 300
     assert study.is_finished
     assert len(trained(killed_home)) - 300 < 240, "stored trials were trained again"
+
+
+def test_a_pipeline_takes_directories_and_databases(home: Settings, tmp_path: Path) -> None:
+    frame = pd.read_csv(PIPELINES / "data" / "iris.csv")
+    (tmp_path / "parts").mkdir()
+    frame[:75].to_parquet(tmp_path / "parts" / "a.parquet")
+    frame[75:].to_parquet(tmp_path / "parts" / "b.parquet")
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/flowers.db")
+    frame.to_sql("iris", engine, index=False)
+    engine.dispose()
+    of_csv = preprocess(iris(), home)
+    for source, said in (
+        (f"{tmp_path}/parts", "2 files"), (f"{tmp_path}/parts/*.parquet", "2 files"),
+        (f"sqlite:///{tmp_path}/flowers.db", "a database"), (f"{tmp_path}/flowers.db", "bytes"),
+    ):  # fmt: skip
+        told: list[Event] = []
+        upload(iris(f"dataset.source={source}"), told.append)
+        assert any(said in str(event) for event in told)
+        dataset = preprocess(iris(f"dataset.source={source}"), home)
+        assert dataset.preprocessing() == of_csv.preprocessing()

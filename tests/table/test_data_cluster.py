@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dnnflow.errors import DataError
@@ -49,6 +50,16 @@ def test_a_cluster_encodes_targets_alike(client, tmp_path: Path, label: list[str
     there = ingest(source, recipe, tmp_path / "there", client=client, block_bytes=500)
     assert there.task == task
     assert there.manifest == ingest(source, recipe, tmp_path / "here", block_bytes=500).manifest
+
+
+def test_a_cluster_reads_typed_tables_alike(client, tmp_path: Path):
+    frame = pd.DataFrame({"a": range(400), "b": ["u", "v", None, "w"] * 100, "label": ["x", "y"] * 200})
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        frame[part::2].to_parquet(tmp_path / "parts" / f"{part}.parquet", row_group_size=90)
+    for source in (Source(url=str(tmp_path / "parts")), frame):
+        there = ingest(source, Recipe(label="label"), tmp_path / "there", client=client, block_bytes=2000)
+        assert there.manifest == ingest(source, Recipe(label="label"), tmp_path / "here").manifest
 
 
 def test_a_cluster_makes_the_same_dataset(client, digits: Dataset, tmp_path: Path):

@@ -200,7 +200,7 @@ def verdict_of_ingest(
     path.write_bytes(data)
     try:
         recipe = Recipe(label=label, drop=drop, **fields)
-        dataset = ingest(Source(url=str(path)), recipe, tmp_path / "datasets")
+        dataset = ingest(Source(url=str(path), format="csv"), recipe, tmp_path / "datasets")
     except DataError as error:
         return str(error).replace(str(path), "table.csv")
     return {column.name: str(column.kind) for column in dataset.schema}

@@ -11,6 +11,9 @@ from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Se
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
 TaskName = Literal["auto", "classification", "multilabel", "regression"]
+Format = Literal[
+    "csv", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5", "zarr"
+]
 
 
 def _names_a_file(url: str) -> str:
@@ -36,6 +39,13 @@ class TextOptions(Parameters):
     """Whether the first line names the columns; without, they are column_1, column_2, …"""
     storage_options: dict[str, Any] = Field(default={})
     """Options for fsspec (remote file systems); no part of a dataset's identity."""
+    format: Format | None = None
+    """What the file is; found by its first bytes, then by the end of its name, where absent. arrow is Feather
+    too, jsonl a JSON object a line, npz also .npy, csv any text with delimiters."""
+    sheet: str | None = None
+    """Name of the sheet of a workbook; the first where absent."""
+    query: str | None = None
+    """SELECT, or name of a table, of a database; not needed where it has one table."""
 
     @field_validator("delimiter")
     @classmethod
@@ -65,7 +75,7 @@ class TextOptions(Parameters):
 
 
 class Source(TextOptions, CheckedParameters):
-    """A CSV and how it is written.
+    """A table and how it is written.
 
     Raises
     ------
@@ -74,7 +84,8 @@ class Source(TextOptions, CheckedParameters):
     """
 
     url: FileUrl
-    """Path of a file, or a URL that fsspec knows. Gzip and zstd are recognised by their first bytes."""
+    """Path of a file, glob or directory of files of one kind, a URL that fsspec knows, or a database's that
+    SQLAlchemy knows. Gzip and zstd are recognised by their first bytes."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

@@ -1,6 +1,6 @@
-"""Make a dataset of a CSV, out of core.
+"""Make a dataset of a table, out of core.
 
-One pass over the text (parsing is the cost) keeps each block's columns on disk in binary; the split, the
+One pass over a text (parsing is the cost) keeps each block's columns on disk in binary; the split, the
 statistics and the chunks are made of those. Every step is a task on one block or chunk, so that it runs in
 threads or on a cluster, with memory for a few blocks only.
 """
@@ -54,12 +54,24 @@ from dnnflow.table.columns.statistics import (
     modes,
 )
 from dnnflow.table.columns.targets import Targets
+from dnnflow.table.formats.frames import open_frame
+from dnnflow.table.formats.keel import KEEL_BYTES, read_keel
+from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
-from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, TableText, parse_table
+from dnnflow.table.store.column_blocks import (
+    IngestJob,
+    Parsed,
+    Table,
+    TablePart,
+    TextPart,
+    TypedPart,
+    parse_table,
+    summary_of,
+)
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
 from dnnflow.table.store.table_targets import find_targets
-from dnnflow.table.text.csv_reader import Block, blocks, read_dialect
+from dnnflow.table.text.csv_reader import Dialect, read_dialect
 from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
@@ -69,7 +81,7 @@ if TYPE_CHECKING:
 
 
 def ingest(
-    source: Source,
+    source: Any,
     recipe: Recipe,
     datasets: Path,
     *,
@@ -78,12 +90,13 @@ def ingest(
     listener: Listener = ignore,
     block_bytes: int = BLOCK_BYTES,
 ) -> Dataset:
-    """Make the dataset of a CSV, or find the one that was made of the same text by the same recipe.
+    """Make the dataset of a table, or find the one that was made of the same table by the same recipe.
 
     Parameters
     ----------
-    source : Source
-        The CSV.
+    source : Source, or table in memory
+        Where the table is and how it is read, or a pandas, polars or Dask DataFrame, an Arrow table, or a
+        pair (X, y).
     recipe : Recipe
         What to make of it.
     datasets : Path
@@ -105,41 +118,88 @@ def ingest(
     datasets = Path(datasets).absolute()
     datasets.mkdir(parents=True, exist_ok=True)
     with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
-        job = IngestJob(recipe, datasets, scratch, tasks, listener)
-        plain = plain_text(source) if client is None and recipe.test_source is None else None
-        if plain is not None and not _may_exist(datasets, plain[0], recipe):
+        job = IngestJob(recipe, datasets, scratch, tasks, listener, block_bytes)
+        found = find_tables(source) if isinstance(source, Source) else None
+        single = found[0] if found is not None and len(found) == 1 else None
+        is_plain = (
+            single is not None and single.kind == "csv" and client is None and recipe.test_source is None
+        )
+        plain = plain_text(single.source) if single is not None and is_plain else None
+        if plain is not None and single is not None and not _may_exist(datasets, plain[0], recipe):
             # Bytes of another encoding far behind the beginning: start again, as that one or with the error
             with suppress(UnicodeDecodeError):
-                table = Table(job, TableText(plain[0], *read_dialect(plain[0], source)))
-                with open_stream(*plain, source, block_bytes) as stream:
-                    parsed = parse_table(table, stream.blocks(table.first.start))
-                    table = replace(table, first=replace(table.first, text=stream.finish()))
-                return build(table, parsed)
-        first, supply = _opened(source, scratch, client, block_bytes)
-        table = Table(job, first)
+                return _streamed(job, *plain, single.source)
+        rows = [_framed(source, scratch)] if found is None else _opened(job, found, client, "rows")
+        table = Table(job, tuple(rows))
         if recipe.test_source is not None:
-            place = scratch / "test"
-            place.mkdir()
-            test, more = _opened(source.replace(url=recipe.test_source), place, client, block_bytes)
-            if test.text.digest == first.text.digest:
-                raise DataError(
-                    f"test_source must be another table, got the text of {source.url}; leave it out to have "
-                    "test rows drawn"
-                )
-            table = Table(job, first, replace(test, first_block=len(supply), name="of test_source"))
-            supply += [replace(block, index=len(supply) + block.index) for block in more]
+            table = replace(table, test=tuple(_tests(table, source, recipe.test_source, client)))
         if not (table.path / MANIFEST).is_file():
-            build(table, parse_table(table, iter(supply)))
+            build(table, parse_table(table))
         return Dataset.open(table.path)
 
 
+def _streamed(job: IngestJob, text: Text, encoding: str, source: Source) -> Dataset:
+    """Make the dataset of a text that is read once."""
+    part = TextPart(text, *read_dialect(text, source))
+    with open_stream(text, encoding, source, job.block_bytes) as stream:
+        parsed = parse_table(Table(job, (part,)), stream.blocks(part.start))
+        table = Table(job, (replace(part, text=stream.finish()),))
+    return build(table, parsed)
+
+
+def _framed(given: Any, scratch: Path) -> TypedPart:
+    place = scratch / "frame"
+    place.mkdir()
+    return TypedPart(open_frame(given, place))
+
+
+def _tests(table: Table, source: Any, url: str, client: "distributed.Client | None") -> Iterator[TablePart]:
+    """Yield the parts of the test rows, which are read as the first ones are."""
+    parts = _opened(table.job, find_tables(_test_source(source, url)), client, "test")
+    known = {part.digest for part in table.rows}
+    for part in parts:
+        if part.digest in known:
+            raise DataError(
+                f"test_source must be another table, got the text of {getattr(source, 'url', url)}; leave it "
+                "out to have test rows drawn"
+            )
+        yield replace(part, name=f"{part.name} of test_source".lstrip())
+
+
+def _test_source(source: Any, url: str) -> Source:
+    """Return the source of the test rows; sheet and query are those of the table where it may have some."""
+    if not isinstance(source, Source):
+        return Source(url=url)
+    plain = source.replace(url=url, format=None, sheet=None, query=None)
+    kind = find_tables(plain)[0].kind
+    given = {"excel": {"sheet": source.sheet}, "sql": {"query": source.query}}
+    return plain.replace(**given.get(kind, {}))
+
+
 def _opened(
-    source: Source, scratch: Path, client: "distributed.Client | None", block_bytes: int
-) -> tuple[TableText, list[Block]]:
-    """Return a table's text, and its blocks."""
-    text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
-    dialect, start = read_dialect(text, source)
-    return TableText(text, dialect, start), blocks(text, start)
+    job: IngestJob, found: list[FoundTable], client: "distributed.Client | None", folder: str
+) -> list[TablePart]:
+    """Open the files of a table."""
+    parts = []
+    for number, one in enumerate(found):
+        place = job.scratch / f"{folder}-{number}"
+        place.mkdir()
+        part = _open_text(job, one, place, client) if one.is_text else TypedPart(open_typed(one, place))
+        parts.append(part if len(found) == 1 else replace(part, name=f"of {one.source.url}"))
+    return parts
+
+
+def _open_text(
+    job: IngestJob, found: FoundTable, place: Path, client: "distributed.Client | None"
+) -> TextPart:
+    source = found.source
+    if found.kind == "keel":
+        source = source.replace(quote="", delimiter=None)
+    text = open_text(source, place, copy=_is_remote(source, client), block_bytes=job.block_bytes)
+    if found.kind == "keel":
+        keel = read_keel(text.read(text.start, min(text.end, text.start + KEEL_BYTES)))
+        return TextPart(text, Dialect(",", "", False, keel.columns), text.start + keel.length, keel)
+    return TextPart(text, *read_dialect(text, source))
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
@@ -171,8 +231,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
     path = table.path
     targets = find_targets(table, parsed)
     marks, rule = Marks(), threshold_rule(0, 0.0, targets.n_strata)  # nothing by chance in marked blocks
-    if table.test is not None:
-        parsed = _with_test_rows(table, parsed, table.test, targets)
+    if table.test:
+        parsed = _with_test_rows(table, parsed, targets)
     elif parsed.mark is not None:
         parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
@@ -189,14 +249,14 @@ def build(table: Table, parsed: Parsed) -> Dataset:
             split: write_marks(aside, split, of)
             for split, of in zip(SPLITS, (marks, test_marks), strict=True)
         }
-        for one in table.texts:
-            one.text.check_unchanged()
+        for part in table.parts:
+            part.check_unchanged()
         manifest = {
             "format": FORMAT,
             "id": path.name,
-            "source": table.first.summary(),
-            **({"test_source": table.test.summary()} if table.test is not None else {}),
-            "reading": table.first.reading,
+            "source": summary_of(table.rows),
+            **({"test_source": summary_of(table.test)} if table.test else {}),
+            "reading": table.rows[0].reading,
             "recipe": table.job.recipe.to_dict(),
             "schema": [column.to_dict() for column in parsed.columns],
             "class_counts": {
@@ -245,14 +305,15 @@ def _divided(table: Table, parsed: Parsed, column: MarkColumn, targets: Targets)
     return replace(parsed, blocks=blocks), marks
 
 
-def _with_test_rows(table: Table, parsed: Parsed, test: TableText, targets: Targets) -> Parsed:
-    """Mark the rows of the first text as training rows, those of the second as test rows."""
+def _with_test_rows(table: Table, parsed: Parsed, targets: Targets) -> Parsed:
+    """Mark the rows of the first texts as training rows, those of the others as test rows."""
     blocks, rows = [], 0
-    calls = ((block, targets) for block in parsed.blocks[test.first_block :])
+    is_test = [number >= len(table.rows) for number, _ in parsed.sources]
+    calls = ((block, targets) for block, test in zip(parsed.blocks, is_test, strict=True) if test)
     checked = table.job.tasks.run("mark", test_block, calls)
     for index, block in enumerate(parsed.blocks):
         mark = np.zeros(block.rows, dtype=np.bool_)
-        if index >= test.first_block:
+        if is_test[index]:
             found = next(checked)
             _check(table, parsed, index, found)
             mark = found.strata >= 0
@@ -329,7 +390,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
             yield part
 
     statistics = reduce(BlockStatistics.merge, counted())
-    if parsed.mark is None and table.test is None:
+    if parsed.mark is None and not table.test:
         layout.targets.check_counts((statistics.train + statistics.test).tolist())
     for split in SPLITS:
         if not sum(block_rows[split]):

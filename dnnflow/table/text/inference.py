@@ -125,13 +125,20 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
         columns, facts = _parse_columns(data, plan, block.index)
     except RowError as error:
         return BlockFacts(0, error=(error.row, error.reason))
+    return described(columns, facts, plan, block.index, spill)
+
+
+def described(
+    columns: Columns, facts: dict[str, ColumnFacts], plan: ParsePlan, index: int, spill: Path | None
+) -> BlockFacts:
+    """Say what the columns of a block are like, besides the facts known of some, and keep them tidied."""
     texts = []
     for name in columns.texts.column_names:
-        facts[name], tidy = _text_facts(columns.text(name), plan.missing_values, block.index)
+        facts[name], tidy = _text_facts(columns.text(name), plan.missing_values, index)
         texts.append(tidy)
     if texts:
         columns = columns.with_texts(texts)  # all at once: one by one takes the square of their number
-    facts = {**_number_facts(columns, block.index), **facts}
+    facts = {**_number_facts(columns, index), **facts}
     if spill is not None:
         columns.write(spill)
     capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
@@ -166,11 +173,20 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
         raise unreadable(error) from None
     corrected, values = {}, []
     for name in plan.numbers:
-        facts, tidy = _text_facts(whole(table, name), plan.missing_values, index)
+        facts, column = numbers_of_text(whole(table, name), plan.missing_values, index)
         if facts.first_text is not None:
-            corrected[name] = replace(facts, texts=frozenset())
-        values.append(np.append(numbers_in(tidy.dictionary), np.nan)[codes(tidy)])
+            corrected[name] = facts
+        values.append(column)
     return Columns.of(plan.numbers, values, table.select(plan.texts)), corrected
+
+
+def numbers_of_text(
+    column: pa.DictionaryArray, own: Sequence[str], index: int
+) -> tuple[ColumnFacts, NDArray[np.float64]]:
+    """Return a text column's facts without its texts, and the number each row stands for, NaN without."""
+    facts, tidy = _text_facts(column, own, index)
+    values: NDArray[np.float64] = np.append(numbers_in(tidy.dictionary), np.nan)[codes(tidy)]
+    return replace(facts, texts=frozenset()), values
 
 
 def _text_facts(

@@ -201,7 +201,7 @@ def open_text(
 
 def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:
     with ExitStack() as stack:
-        stream, compressed = stack.enter_context(_binary(source))
+        stream, compressed = stack.enter_context(binary(source))
         with readable(source):
             head = _read(stream, _PIECE_BYTES)
         check_head(head)
@@ -350,7 +350,7 @@ def readable(source: TextSource) -> Iterator[None]:
 
 
 @contextmanager
-def _binary(source: TextSource) -> Iterator[tuple[IO[bytes], bool]]:
+def binary(source: TextSource) -> Iterator[tuple[IO[bytes], bool]]:
     """Open a source for reading bytes, decompressed; also say whether it was compressed."""
     with ExitStack() as stack:
         with readable(source):

@@ -33,6 +33,9 @@ MOST_DESIGNS = 1_000_000
 
 PLACES: Mapping[str, str] = {
     "dataset.storage_options": "remove it: it says how a place is reached",
+    "dataset.format": "remove it: an upload is text with delimiters",
+    "dataset.sheet": "remove it: an upload is text with delimiters",
+    "dataset.query": "remove it: an upload is text with delimiters",
     "evaluation.test_source": "remove it: upload one table, and name its column of train and test in split",
     "space.reference": "remove it: it names code; describe layers instead",
     "space.code_folder": "remove it: it names code",

@@ -22,6 +22,7 @@ GENERAL = ""
 """Name of the group of fields that stand in no section."""
 LEFT_OUT = (
     "kind", "dataset.source", "evaluation.test_source", "dataset.label", "dataset.storage_options",
+    "dataset.format", "dataset.sheet", "dataset.query",
     "space.reference", "space.explicit", "space.code_folder", "executor.address", "executor.scheduler_file",
     "executor.dashboard_port", "outputs.report",
 )  # fmt: skip

@@ -106,7 +106,8 @@ class Receiver:
             await asyncio.shield(_end(process, self._answer is not None))
 
     async def _start(self) -> asyncio.subprocess.Process:
-        described = json.dumps(Source(url=self.name).to_dict()), json.dumps(asdict(self._limits))
+        source = Source(url=self.name).model_dump(mode="json", exclude={"format", "sheet", "query"})
+        described = json.dumps(source), json.dumps(asdict(self._limits))
         with self._log.open("wb") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), *described,

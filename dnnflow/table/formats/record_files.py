@@ -1,0 +1,194 @@
+"""Read files of records: JSON lines, ARFF and sheets of a workbook."""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import nearest, quoted
+from dnnflow.table.formats.columnar import HeldTable, OpenedFile
+from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable
+from dnnflow.table.formats.typed_source import mixed, no_rows
+
+_PIECE_BYTES = 16 << 20
+_ROW = re.compile(r" in row (\d+)$")
+_CELL = re.compile(r"Error\((\w+)\)")
+_NOT_AVAILABLE = "NA"
+"""The error of a cell that means a missing value: #N/A."""
+
+
+def open_json_lines(file: OpenedFile, place: Path) -> SpooledTable:
+    """Open a file with a JSON object a line; its columns are kept on disk.
+
+    Raises
+    ------
+    DataError
+        With the row that is no object, or holds another type than the rows before it.
+    """
+    return SpooledTable(_json_pieces(file.path), place, file)
+
+
+def _json_pieces(path: Path) -> Iterator[pa.Table]:
+    row = 0
+    with path.open("rb") as stream:
+        while data := stream.read(_PIECE_BYTES):
+            data += stream.readline()
+            if not data.strip():
+                continue
+            piece = _json_piece(data, row)
+            row += piece.num_rows
+            yield piece
+
+
+def _json_piece(data: bytes, row: int) -> pa.Table:
+    from pyarrow import json
+
+    whole = json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    try:
+        piece = json.read_json(pa.BufferReader(data), whole)
+        dates = [field.name for field in piece.schema if pa.types.is_timestamp(field.type)]
+        if dates:  # JSON has no dates: what looks like one is text
+            texts = pa.schema([(name, pa.string()) for name in dates])
+            how = json.ParseOptions(explicit_schema=texts)
+            piece = json.read_json(pa.BufferReader(data), whole, how).select(piece.column_names)
+        return piece
+    except pa.ArrowInvalid as error:
+        reason = " ".join(str(error).split()).removeprefix("JSON parse error: ")
+        place = ""
+        if found := _ROW.search(reason):
+            reason, place = reason[: found.start()], f"row {row + int(found[1]) + 1}: "
+        raise DataError(
+            f"{place}each line must be a JSON object, with values of one type a column, but {reason}; "
+            "correct that line"
+        ) from None
+
+
+def open_arff(file: OpenedFile, place: Path, encoding: str | None) -> SpooledTable:
+    """Open an ARFF file by its own types; its columns are kept on disk.
+
+    Raises
+    ------
+    DataError
+        With the line that is wrong.
+    """
+    return SpooledTable(_arff_pieces(file.path, encoding or "utf-8-sig"), place, file)
+
+
+def _arff_pieces(path: Path, encoding: str) -> Iterator[pa.Table]:
+    import arff
+
+    with path.open(encoding=encoding, newline=None) as stream:
+        try:
+            is_sparse = _is_sparse(stream)
+            read = arff.load(stream, return_type=arff.LOD_GEN if is_sparse else arff.DENSE_GEN)
+            attributes = read["attributes"]
+            rows = read["data"]
+            for some in iter(lambda: list(itertools.islice(rows, PIECE_ROWS)), []):
+                if is_sparse:
+                    blank = [_unset(kind) for _, kind in attributes]
+                    some = [[row.get(i, value) for i, value in enumerate(blank)] for row in some]
+                yield _arff_piece(attributes, some)
+        except (arff.ArffException, ValueError, IndexError) as error:
+            if isinstance(error, DataError):
+                raise
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise DataError(
+                f"an ARFF file must be as its header says, but {reason}; correct the file"
+            ) from None
+
+
+def _is_sparse(stream: Any) -> bool:
+    """Say whether rows are given as index and value, and go back to the beginning."""
+    lines = (line.strip() for line in stream)
+    behind = itertools.dropwhile(lambda line: not line.lower().startswith("@data"), lines)
+    next(behind, None)
+    first = next((line for line in behind if line and not line.startswith("%")), "")
+    stream.seek(0)
+    return first.startswith("{")
+
+
+def _unset(kind: Any) -> Any:
+    """Return the value that a sparse row does not name: zero, or the first of the nominal ones."""
+    if isinstance(kind, list):
+        return kind[0]
+    return "" if kind.upper() == "STRING" else 0.0
+
+
+def _arff_piece(attributes: Sequence[tuple[str, Any]], rows: Sequence[Sequence[Any]]) -> pa.Table:
+    columns, fields = [], []
+    for (name, kind), values in zip(attributes, zip(*rows, strict=True), strict=True):
+        is_number = isinstance(kind, str) and kind.upper() in ("NUMERIC", "REAL", "INTEGER")
+        type_ = pa.float64() if is_number else pa.string()
+        columns.append(pa.array(list(values), type_))
+        fields.append(pa.field(name, type_))
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTable:
+    """Open a sheet of a workbook, the first by default; it is held in memory.
+
+    Raises
+    ------
+    DataError
+        If there is no such sheet, a name twice, or a formula that failed.
+    """
+    import fastexcel
+
+    try:
+        workbook = fastexcel.read_excel(file.path)
+        if sheet is not None and sheet not in workbook.sheet_names:
+            raise DataError(
+                f"sheet must name one of the workbook, got {sheet!r}; nearest: "
+                f"{nearest(sheet, workbook.sheet_names)}"
+            )
+        wanted = workbook.sheet_names[0] if sheet is None else sheet
+        return HeldTable(_sheet(workbook, wanted, header), file)
+    except fastexcel.FastExcelError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"a workbook must be readable, but {reason}; save it anew as .xlsx") from None
+
+
+def _sheet(workbook: Any, sheet: str, header: bool) -> pa.Table:
+    names: list[str] = []
+    how: dict[str, Any] = {"skip_whitespace_tail_rows": True}
+    if header:
+        first = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", **how)
+        (row,) = first.to_arrow().to_pylist() or [{}]
+        if not row:
+            raise no_rows()
+        names = [str(text or "").strip() or f"column_{i}" for i, text in enumerate(row.values(), 1)]
+    how |= {"header_row": None, "skip_rows": 1 if header else 0, "schema_sample_rows": None}
+    typed = workbook.load_sheet(sheet, **how).to_arrow()
+    texts, errors = workbook.load_sheet(sheet, dtypes="string", **how).to_arrow_with_errors()
+    names = names or [f"column_{i}" for i in range(1, typed.num_columns + 1)]
+    _check_cells(errors, names)
+    fields, columns = [], []
+    for name, values, text in zip(names, typed.columns, texts.columns, strict=True):
+        kept, spelled = _cells(values, text)
+        fields.append(mixed(name) if spelled else pa.field(name, kept.type))
+        columns.append(kept)
+    return pa.table(columns, schema=pa.schema(fields))
+
+
+def _cells(values: pa.Array, texts: pa.Array) -> tuple[pa.Array, bool]:
+    """Return a column by the type of its cells, or as text where they have several."""
+    if texts.null_count == len(texts):
+        return pa.nulls(len(texts)), False
+    if pa.types.is_string(values.type) or values.null_count > texts.null_count:
+        return texts, True
+    return values, False
+
+
+def _check_cells(errors: Any, names: Sequence[str]) -> None:
+    for error in errors.errors if errors is not None else ():
+        found = _CELL.search(error.detail)
+        if found and found[1] != _NOT_AVAILABLE:
+            row, column = error.offset_position
+            raise DataError(
+                f"row {row + 1}, column {quoted(names[column])}: a cell must hold a value, got the error "
+                f"{found[1]}; correct its formula, or clear it"
+            )

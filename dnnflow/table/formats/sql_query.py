@@ -1,0 +1,91 @@
+"""Read what a query finds in a database, in blocks: it is asked once, and kept on disk while it is used."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import nearest
+from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable, table_of
+
+_CELLS = 1 << 21
+"""Values that are fetched at a time, at most."""
+
+
+def is_database(url: str) -> bool:
+    """Say whether an address is one of a database: SQLAlchemy knows its dialect."""
+    scheme, found, _ = url.partition("://")
+    return bool(found) and scheme.partition("+")[0] in (
+        "sqlite", "postgresql", "postgres", "mysql", "mariadb", "oracle", "mssql", "duckdb", "snowflake",
+        "bigquery", "redshift", "trino", "clickhouse", "cockroachdb",
+    )  # fmt: skip
+
+
+def open_query(url: str, query: str | None, place: Path) -> SpooledTable:
+    """Open what a query finds, or a table by its name; without either the only table of the database.
+
+    Raises
+    ------
+    DataError
+        If the database cannot be reached, or the query is refused.
+    """
+    import sqlalchemy as sa
+
+    try:
+        engine = sa.create_engine(url.replace("postgres://", "postgresql://", 1))
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"a database's address must be one of SQLAlchemy, but {reason}; correct it, or install its driver"
+        ) from None
+    file = engine.url.database if engine.dialect.name == "sqlite" else None
+    if file and file != ":memory:" and not file.startswith("file:") and not Path(file).is_file():
+        raise DataError(
+            f"a database must exist, but there is no file {file}; check the path"
+        )  # else it is made
+    try:
+        return SpooledTable(_rows(engine, query), place)
+    except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        shown = sa.engine.make_url(url).render_as_string()
+        raise DataError(f"cannot read {shown}: {reason}; check the address and query") from None
+    finally:
+        engine.dispose()
+
+
+def _rows(engine: Any, query: str | None) -> Iterator[pa.Table]:
+    with engine.connect() as connection:
+        streamed = connection.execution_options(stream_results=True)
+        if query is not None and len(query.split()) > 1:
+            found = streamed.exec_driver_sql(query)
+        else:
+            found = streamed.execute(_table(connection, query))
+        names = [str(name) for name in found.keys()]  # noqa: SIM118
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise DataError(f"column names must differ, got {twice!r} twice; name one otherwise in the query")
+        for rows in found.partitions(max(1, min(PIECE_ROWS, _CELLS // max(1, len(names))))):
+            yield table_of(names, rows)
+
+
+def _table(connection: Any, query: str | None) -> Any:
+    """Return what selects a table by its name, or the only one."""
+    import sqlalchemy as sa
+
+    known: Any = sa.inspect(connection)
+    names = [*known.get_table_names(), *known.get_view_names()]
+    if query is None:
+        if len(names) != 1:
+            raise DataError(
+                f"a database of {len(names)} tables needs a query, got none; set query to a SELECT or one of "
+                f"{', '.join(names[:20])}"
+            )
+        query = names[0]
+    if query not in names:
+        raise DataError(
+            f"query must be a SELECT or the name of a table, got {query!r}; nearest: {nearest(query, names)}"
+        )
+    return sa.select(sa.Table(query, sa.MetaData(), autoload_with=connection))

@@ -1,0 +1,325 @@
+"""Yield a table with types in blocks, and make columns of them as text of a CSV would be made.
+
+What has types is not inferred: integers, floats and decimals are numbers; text, categories and booleans are
+text, in the spelling of a CSV. Only a text column whose cells had several types, as a spreadsheet's may, is
+looked at as a CSV's column is.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.arrow import TEXT, Columns, numbers
+from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
+from dnnflow.table.text.source_text import new_hash
+
+VALUE_BYTES = 8
+_MIXED = {b"dnnflow": b"mixed"}
+_DIGEST_ROWS = 1 << 16
+_MOST_ROWS = 1 << 20
+_AHEAD = 3
+
+
+class TypedSource(Protocol):
+    """A table with types that can be read several times, in blocks."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all columns."""
+        ...
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 of its file, or of its content."""
+        ...
+
+    def batches(self, names: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the named columns in order, in batches of at most `rows` rows."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to since it was opened."""
+        ...
+
+
+class TypeKind(StrEnum):
+    """Which kind of value a type holds."""
+
+    NUMBER = "number"
+    TEXT = "text"
+    MIXED = "mixed"
+    """Text whose cells had several types: whether it stands for numbers is for its values to say."""
+    TIME = "time"
+    NOTHING = "nothing"
+    """No value in any row."""
+    OTHER = "other"
+
+
+def kind_of(field: pa.Field) -> TypeKind:
+    """Return which kind of value a column holds, by its type."""
+    kind, types = field.type, pa.types
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+        if _is_number(kind):
+            return TypeKind.TEXT
+    if _is_number(kind):
+        return TypeKind.NUMBER
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return TypeKind.MIXED if (field.metadata or {}).items() >= _MIXED.items() else TypeKind.TEXT
+    if types.is_boolean(kind):
+        return TypeKind.TEXT
+    if types.is_null(kind):
+        return TypeKind.NOTHING
+    is_time = types.is_date(kind) or types.is_timestamp(kind) or types.is_time(kind)
+    return TypeKind.TIME if is_time else TypeKind.OTHER
+
+
+def mixed(name: str) -> pa.Field:
+    """Return the field of a column of text whose cells had several types."""
+    return pa.field(name, pa.string(), metadata=_MIXED)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def check_features(schema: pa.Schema, names: Sequence[str]) -> None:
+    """Refuse features and labels of a type that becomes neither number nor text.
+
+    Raises
+    ------
+    DataError
+    """
+    for name in names:
+        field = schema.field(name)
+        kind = kind_of(field)
+        if kind is TypeKind.TIME:
+            raise DataError(
+                f"a feature must be numbers or text, but column {name!r} holds dates or times "
+                f"({field.type}); drop it, convert it to numbers first, or name it in time to have the "
+                "latest rows tested"
+            )
+        if kind is TypeKind.OTHER:
+            raise DataError(
+                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field.type)}; "
+                "drop it, or convert it first"
+            )
+
+
+def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
+    """Refuse a column that divides or weighs rows and has no text.
+
+    Raises
+    ------
+    DataError
+    """
+    for name in names:
+        if kind_of(schema.field(name)) is TypeKind.OTHER:
+            kind = _short(schema.field(name).type)
+            raise DataError(
+                f"a column that divides or weighs rows must hold numbers, text, dates or times, but column "
+                f"{name!r} is {kind}; convert it first"
+            )
+
+
+def _short(kind: pa.DataType) -> str:
+    text = str(kind)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def batch_rows(columns: int, block_bytes: int) -> int:
+    """Return how many rows of a number of columns are half as many bytes as a block of text."""
+    return max(1, min(_MOST_ROWS, block_bytes // (2 * VALUE_BYTES * max(1, columns))))
+
+
+@dataclass(frozen=True)
+class TypedBlock:
+    """A run of rows of a typed table, in memory or in a file of its own."""
+
+    index: int
+    rows: int
+    held: pa.RecordBatch | None
+    path: Path | None = None
+
+    def read(self) -> pa.RecordBatch:
+        """Return its columns."""
+        if self.held is not None:
+            return self.held
+        with pa.OSFile(str(self.path), "rb") as file:
+            return pa.ipc.open_file(file).get_batch(0)
+
+    def written(self, path: Path) -> "TypedBlock":
+        """Return the same block in a file, for a task of another process."""
+        batch = self.read()
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        return TypedBlock(self.index, self.rows, None, path)
+
+
+def parse_typed(block: TypedBlock, plan: ParsePlan, spill: Path | None) -> BlockFacts:
+    """Make columns of one block, keep them in the file `spill` if there is one, and say what they are."""
+    batch = block.read()
+    facts: dict[str, ColumnFacts] = {}
+    names = plan.numbers
+    values = np.empty((len(names), batch.num_rows), dtype=np.float64)
+    for place, name in enumerate(names):
+        column = batch.column(name)
+        if is_number_array(column):
+            _write_numbers(column, values[place])
+            continue
+        found, values[place] = numbers_of_text(text_of(column), plan.missing_values, block.index)
+        if found.first_text is not None:
+            facts[name] = found
+    texts = pa.table({name: text_of(batch.column(name)) for name in plan.texts}) if plan.texts else None
+    if texts is None:
+        texts = pa.table({"": pa.nulls(batch.num_rows)}).select([])
+    columns = Columns({name: i for i, name in enumerate(names)}, values, texts)
+    return described(columns, facts, plan, block.index, spill)
+
+
+def is_number_array(array: pa.Array) -> bool:
+    """Say whether an array is of numbers, which are not codes of something else."""
+    return _is_number(array.type)
+
+
+def _write_numbers(array: pa.Array, out: NDArray[np.float64]) -> None:
+    """Write numbers, NaN where missing."""
+    if array.type != pa.float64():
+        array = pc.cast(array, pa.float64(), safe=False)
+    out[:] = numbers(array)
+
+
+def text_of(array: pa.Array) -> pa.DictionaryArray:
+    """Return a column as text of a CSV: codes and distinct spellings, NaN as missing."""
+    if not pa.types.is_dictionary(array.type):
+        array = _plain(array).dictionary_encode()
+    elif array.dictionary.null_count or array.dictionary.type == pa.null():
+        array = _plain(pc.dictionary_decode(array)).dictionary_encode()
+    spelled = spellings(array.dictionary)
+    coded = pa.DictionaryArray.from_arrays(pc.cast(array.indices, pa.int32()), spelled.fill_null(""))
+    if len(pc.unique(coded.dictionary)) < len(coded.dictionary):  # two values that are spelled alike
+        coded = pc.dictionary_decode(coded).dictionary_encode()
+    return coded.cast(TEXT)
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """Return an array of a type of which distinct values can be told."""
+    if pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
+        return pc.cast(array, pa.string())
+    return array
+
+
+def spellings(array: pa.Array) -> pa.Array:
+    """Return an array's values as a CSV spells them; NaN as null."""
+    kind, types = array.type, pa.types
+    if types.is_decimal(kind) and kind.scale > 0:
+        array = pc.cast(array, pa.float64(), safe=False)
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
+    spelled = pc.cast(array, pa.string())
+    if types.is_floating(array.type):
+        spelled = pc.if_else(pc.is_nan(array), pa.scalar(None, pa.string()), spelled)
+    return spelled
+
+
+def content_digest(source: Any) -> str:
+    """Return the hash of a typed table's names, types and values, however it is divided into batches."""
+    schema: pa.Schema = source.schema
+    hashes = [(new_hash(), new_hash(), new_hash()) for _ in schema]
+    row = 0
+    for batch in source.batches(schema.names, _DIGEST_ROWS):
+        for (values, lengths, missing), column in zip(hashes, batch.columns, strict=True):
+            if column.null_count:
+                missing.update((np.flatnonzero(_nulls(column)) + row).tobytes())
+            _feed(column, values, lengths)
+        row += batch.num_rows
+    total = new_hash()
+    for field, parts in zip(schema, hashes, strict=True):
+        total.update(f"{field.name}\0{field.type}\0".encode())
+        for part in parts:
+            total.update(part.digest())
+    return str(total.hexdigest())
+
+
+def _nulls(array: pa.Array) -> NDArray[np.bool_]:
+    mask = pc.cast(pc.is_null(array), pa.uint8())
+    return np.frombuffer(mask.buffers()[1], np.uint8, len(mask), mask.offset).astype(np.bool_)
+
+
+def _feed(array: pa.Array, values: Any, lengths: Any) -> None:
+    types = pa.types
+    if types.is_dictionary(array.type):
+        array = pc.dictionary_decode(array)
+    kind = array.type
+    if types.is_boolean(kind):
+        array, kind = pc.cast(array, pa.uint8()), pa.uint8()
+    if types.is_float16(kind):
+        array, kind = pc.cast(array, pa.float32()), pa.float32()
+    if (types.is_integer(kind) or types.is_floating(kind)) and kind.bit_width % 8 == 0:
+        filled = array.fill_null(0) if array.null_count else array
+        width, start = kind.bit_width // 8, filled.offset
+        values.update(filled.buffers()[1][start * width : (start + len(filled)) * width])
+        return
+    if types.is_null(kind):
+        return
+    if not (types.is_string(kind) or types.is_large_string(kind)):
+        array = _described_values(array)
+    filled = array.fill_null("") if array.null_count else array
+    width = np.dtype(np.int64 if types.is_large_string(filled.type) else np.int32)
+    _, ends, data = filled.buffers()
+    offsets = np.frombuffer(ends, width, len(filled) + 1, filled.offset * width.itemsize)
+    if data is not None:
+        values.update(data[int(offsets[0]) : int(offsets[-1])])
+    lengths.update(np.diff(offsets).astype(np.int32).tobytes())
+
+
+def _described_values(array: pa.Array) -> pa.Array:
+    try:
+        return pc.cast(array, pa.string(), safe=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.array([None if v is None else repr(v) for v in array.to_pylist()], pa.string())
+
+
+def blocks_of(source: TypedSource, names: Sequence[str], block_bytes: int) -> Iterator[TypedBlock]:
+    """Yield a table's blocks; a thread reads some of them ahead.
+
+    Raises
+    ------
+    DataError
+        If the table cannot be read to its end.
+    """
+    batches = source.batches(names, batch_rows(len(names), block_bytes))
+    pool = ThreadPoolExecutor(1, thread_name_prefix="dnnflow-read")
+    coming = deque(pool.submit(next, batches, None) for _ in range(_AHEAD))
+    try:
+        index = 0
+        while (batch := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, batches, None))
+            yield TypedBlock(index, batch.num_rows, batch)
+            index += 1
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(f"a table must be readable to its end, but {reason}; write the file anew") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def no_rows() -> DataError:
+    """Return the error of a table without rows."""
+    return DataError("a table needs rows, got none; give a table with data")
