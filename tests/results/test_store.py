@@ -1,5 +1,6 @@
 """The results store, alike over SQLite and PostgreSQL: it holds what hours of training were for."""
 
+import json
 import math
 import os
 import socket
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Refer
 from dnnflow.engines.records import Trial, TrialError, TrialState
 from dnnflow.errors import ConflictError, InputError, NotFoundError, StoreError, StudyError
 from dnnflow.events import Command
+from dnnflow.paths import content_id
 from dnnflow.results.store import database, run_record, schema
 from dnnflow.results.store import runs as runs_module
 from dnnflow.results.store.run_record import Driver, RunRecord, RunState, new_study_id
@@ -313,6 +315,19 @@ def test_histories_and_designs_of_many_trials(store: Store) -> None:
     assert list(histories) == ids[1:]
     assert histories[designs[7].design_id] == {"loss": (7.0,)}
     assert store.designs_of(study_id, ids[1:]) == {d.design_id: d for d in designs[:-1]}
+
+
+def test_designs_are_told_without_their_seeds(store: Store) -> None:
+    assert max(field.name for field in fields(Design)) == "seed", "the store cuts off the last key"
+    made = Reference("a.module:function", {"seed": 7})
+    plain = [Design(), Design(reference=made), Design(layers=(Layer(8),), schedule=Schedule("cosine"))]
+    designs = [replace(one, seed=seed) for one in plain for seed in (0, 7)]
+    study_id = add_study(store, designs)
+    store.add_trials(study_id, [(design, completed(design)) for design in designs])
+    found = store.unseeded(study_id)
+    assert {name: content_id(json.loads(text)) for name, text in found.items()} == {
+        design.design_id: design.unseeded_id for design in designs
+    }
 
 
 def test_many_writers_at_once_store_each_trial_once(url: str) -> None:

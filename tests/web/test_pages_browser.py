@@ -100,6 +100,74 @@ def predict(tab: Tab, study: str) -> None:
     tab.said.clear()  # the browser notes an answer of 422
 
 
+HOUSES = b"rooms,rent,points,garden,lift\n" + b"".join(
+    b"%d,%d.5,%d,%s,%s\n" % (i % 7, 300 + 7 * i, 37 * i % 199, b"yn"[i % 2 :][:1], b"yn"[i % 3 > 0 :][:1])
+    for i in range(200)
+)
+"""Two columns of numbers, the whole ones many, and two of two values."""
+
+
+def dataset_of(tab: Tab, site: Site) -> dict[str, object]:
+    """Return the dataset's section of the study whose page comes, and end the study."""
+    tab.page.wait_for_url("**/studies/*")
+    study_id = tab.page.url.rpartition("/")[2]
+    found = site.services.store.run(study_id).pipeline["dataset"]
+    site.services.launcher.cancel(study_id)
+    return dict(found)
+
+
+def test_whole_numbers_that_may_be_amounts_are_asked_about(tab: Tab, site: Site) -> None:
+    page = tab.page
+    upload(tab, {"name": "houses.csv", "mimeType": "text/csv", "buffer": HOUSES})
+    page.wait_for_url("**/new/*")
+    page.get_by_label("points", exact=True).check()
+    page.get_by_role("group", name="What are these whole numbers?").wait_for()
+    assert tab.violations() == []
+    page.get_by_role("button", name="Start with good rules").click()
+    assert page.evaluate("document.querySelector('[name=task]:invalid') !== null")
+    assert "/studies/" not in page.url
+    page.get_by_label("Amounts: near numbers are alike").check()
+    page.get_by_role("button", name="Start with good rules").click()
+    found = dataset_of(tab, site)
+    assert (found["label"], found["task"]) == ("points", "regression")
+    assert tab.said == []
+
+
+def test_several_labels_are_chosen_with_the_keyboard(tab: Tab, site: Site) -> None:
+    page = tab.page
+    upload(tab, {"name": "houses.csv", "mimeType": "text/csv", "buffer": HOUSES})
+    page.wait_for_url("**/new/*")
+    reach(tab, "several at once")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**several=true")
+    assert page.locator("[name=label]:checked").evaluate_all("all => all.map(one => one.value)") == ["lift"]
+    focus(tab, "rent")
+    page.keyboard.press("Space")
+    page.wait_for_selector("#classes .note.bad")
+    assert page.locator("button.main").is_disabled()
+    page.keyboard.press("Space")
+    focus(tab, "garden")
+    page.keyboard.press("Space")
+    tab.wait("document.getElementById('classes').textContent.includes('2 labels of two values each')")
+    tab.picture("labels")
+    assert tab.violations() == []
+    assert tab.overflow() <= 0
+    reach(tab, "Set the rules first")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/rules?*")
+    assert page.inner_text(".crumbs").endswith("labels lift, garden")
+    rules_of(tab, 3)
+    page.get_by_role("button", name="Start the study").click()
+    assert dataset_of(tab, site)["label"] == ["lift", "garden"]
+    assert tab.said == []
+
+
+def focus(tab: Tab, label: str) -> None:
+    """Press Tab until the box of this column has the focus."""
+    tab.page.evaluate("document.activeElement.blur()")
+    reach(tab, label, "document.activeElement.value")
+
+
 def test_three_clicks_from_a_file_to_a_study(tab: Tab, site: Site) -> None:
     upload(tab, DIGITS)  # 1: the file
     tab.page.get_by_role("button", name="Start with good rules").click()  # 2, and a third was not needed
@@ -254,10 +322,10 @@ def test_keyboard_alone_starts_a_study_and_cancels_it(tab: Tab, uploaded: str, s
     page.wait_for_selector("#state.stopped", timeout=60_000)
 
 
-def reach(tab: Tab, words: str) -> None:
+def reach(tab: Tab, words: str, asked: str = "document.activeElement.textContent.trim()") -> None:
     """Press Tab until the element with these words has the focus."""
     for _ in range(120):
-        if tab.page.evaluate("document.activeElement.textContent.trim()") == words:
+        if tab.page.evaluate(asked) == words:
             return
         tab.page.keyboard.press("Tab")
     pytest.fail(f"Tab must reach {words!r}")

@@ -123,7 +123,7 @@ def test_a_column_that_cannot_be_the_label_says_why(client: TestClient, upload_i
     answer = client.get(f"/new/{upload_id}/rules", params={"label": "nothing"}, headers=PAGE)
     assert answer.status_code == 422
     assert "must be one of the table" in answer.text
-    assert client.get(f"/new/{upload_id}/columns/99", headers=PAGE).status_code == 404
+    assert client.get(f"/new/{upload_id}/columns?at=99", headers=PAGE).status_code == 404
 
 
 def test_a_table_is_forgotten_on_demand(client: TestClient, upload_id: str, services: Services) -> None:

@@ -12,15 +12,16 @@ from tests.web.test_pages_html import PAGE, fields_of, token_of
 def upload_id(client: TestClient) -> str:
     """Id of a table with a column of each kind of label."""
     rng = np.random.default_rng(0)
-    rows = (f"{i},{rng.normal():.4f},{rng.integers(0, 500)},{'ab'[i % 2]}\n" for i in range(200))
+    kinds = ("a,y", "b,n", "a,n")
+    rows = (f"{i},{rng.normal():.4f},{rng.integers(0, 500)},{kinds[i % 3]}\n" for i in range(200))
     headers = {"Content-Type": "text/csv", "X-File-Name": "prices.csv"}
-    text = "x,price,points,kind\n" + "".join(rows)
+    text = "x,price,points,kind,sold\n" + "".join(rows)
     answer = client.post("/api/v1/datasets", content=text.encode(), headers=headers)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["upload_id"])
 
 
-def start_now(client: TestClient, upload_id: str, **said: str):
+def start_now(client: TestClient, upload_id: str, **said: str | list[str]):
     token = token_of(client.get(f"/new/{upload_id}").text)
     data = {"csrf_token": token, "key": "k" * 20, **said}
     return client.post(f"/new/{upload_id}/start-now", data=data, headers=PAGE)
@@ -63,6 +64,31 @@ def test_what_was_said_stands_in_the_rules(client: TestClient, upload_id: str, s
     assert fields["dataset.task"] == "regression"
     found = dataset_of(services, client.post(f"/new/{upload_id}/start", data=fields, headers=PAGE))
     assert found["task"] == "regression"
+
+
+@pytest.mark.parametrize(("labels", "task"), [(["price", "points"], "numbers"), (["kind", "sold"], "labels")])
+def test_several_columns_are_predicted_at_once(
+    client: TestClient, upload_id: str, services: Services, labels: list[str], task: str
+) -> None:
+    page = client.get(f"/new/{upload_id}", params={"label": labels}).text
+    assert page.count('type="checkbox" name="label"') == 5
+    assert f"2 {task}" in page
+    assert "classes or amounts" not in page
+    assert dataset_of(services, start_now(client, upload_id, label=labels))["label"] == labels
+    data = {"csrf_token": token_of(page), "label": labels}
+    lead = client.post(f"/new/{upload_id}/rules", data=data, headers=PAGE)
+    page = client.get(lead.headers["location"]).text
+    assert f"labels <b>{labels[0]}, {labels[1]}</b>" in page
+    fields = fields_of(page) | {"designs": "3", "csrf_token": token_of(page), "label": labels}
+    found = dataset_of(services, client.post(f"/new/{upload_id}/start", data=fields, headers=PAGE))
+    assert found["label"] == labels
+
+
+def test_columns_that_cannot_be_labels_together_say_why(client: TestClient, upload_id: str) -> None:
+    refused = start_now(client, upload_id, label=["kind", "price"])
+    assert refused.status_code == 422
+    assert "different values in price and no numbers in kind; leave one out" in refused.text
+    assert "No column is chosen" in client.get(f"/new/{upload_id}/columns").text
 
 
 @pytest.mark.parametrize(

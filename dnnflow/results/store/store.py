@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,10 @@ from dnnflow.results.store.trial_rows import history_values, trial_of, trial_row
 
 IDS_A_STATEMENT = 500
 """Databases limit the parameters of a statement."""
+
+_SEED = re.compile(r',?"seed":\d+\}$')
+"""At the end of a design's canonical JSON: of its keys, which are sorted, the last. Cut off 50,000 of them in
+0.1 s; read as JSON they take 0.5 s, as designs 4 s."""
 
 LONG_COLUMNS = ("confusion", "error_traceback", "history")
 """Left out of a frame of trials unless asked for."""
@@ -187,6 +192,12 @@ class Store(Runs, FinalTrials):
         """Return each of these designs that has a trial, by design id."""
         found = self._texts(study_id, design_ids, trials.c.design)
         return {design_id: Design.from_dict(json.loads(text)) for design_id, text in found.items()}
+
+    def unseeded(self, study_id: str) -> dict[str, str]:
+        """Return what designs have beside their seeds, as canonical JSON, by the id of each with a trial."""
+        query = sa.select(trials.c.design_id, trials.c.design).where(trials.c.study_id == study_id)
+        with self.reading() as connection:
+            return {design_id: _SEED.sub("}", text) for design_id, text in connection.execute(query)}
 
     def _texts(self, study_id: str, design_ids: Sequence[str], column: "sa.Column[str]") -> dict[str, str]:
         query = sa.select(trials.c.design_id, column).where(trials.c.study_id == study_id)

@@ -1,6 +1,7 @@
 """Rank the best designs of a study, and say how far their order can be trusted."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -182,7 +183,7 @@ def completed(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_design(
-    trials: pd.DataFrame, designs: "Callable[[], Mapping[str, Design]]", rows: int
+    trials: pd.DataFrame, unseeded: "Callable[[], Mapping[str, str]]", rows: int
 ) -> tuple[pd.DataFrame, list[list[str]]]:
     """Return one row a design, best first, and the ids of each one's trials: one a seed.
 
@@ -192,24 +193,26 @@ def by_design(
     ----------
     trials
         Of `completed`.
-    designs
-        Returns designs by their ids; asked where trials differ in their seeds.
+    unseeded
+        Returns by design id what only trainings of one design share; asked where trials differ in seeds.
     rows
         That scores are measured on.
     """
     trials = trials.assign(rows=rows, is_finalist=False, error=np.nan)
     if trials["seed"].nunique() < 2:
         return trials.assign(spread=np.nan, trainings=1), [[one] for one in trials["design_id"]]
-    known = designs()
     seeded = trials.sort_values("seed", kind="stable")
-    groups = seeded.groupby(seeded["design_id"].map(lambda one: known[one].unseeded_id), sort=False)
+    shared, members = seeded["design_id"].map(unseeded()), defaultdict[str, list[str]](list)
+    for design, design_id in zip(shared, seeded["design_id"], strict=True):
+        members[design].append(design_id)
+    groups = seeded.groupby(shared, sort=False)
     found = groups.head(1).reset_index(drop=True)
     scores = groups["score"].agg([fmean, "std", "count"])  # exact: equals are equal whatever their order
     found = found.assign(score=scores["fmean"].to_numpy(), spread=scores["std"].to_numpy(),
-                         trainings=scores["count"].to_numpy(),
-                         members=groups["design_id"].agg(list).to_numpy())  # fmt: skip
-    found = found.sort_values(list(ORDER), ascending=[False, True, True], ignore_index=True)
-    return found.drop(columns="members"), found["members"].tolist()
+                         trainings=scores["count"].to_numpy())  # fmt: skip
+    found = found.sort_values(list(ORDER), ascending=[False, True, True])
+    in_groups = list(members.values())
+    return found.reset_index(drop=True), [in_groups[at] for at in found.index]
 
 
 def with_finals(best: pd.DataFrame, finals: Finals) -> pd.DataFrame:

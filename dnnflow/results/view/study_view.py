@@ -196,29 +196,12 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
     record = store.study(study_id)
     every = store.frame(record.study_id, columns=COLUMNS)
     done = completed(every)
-    some = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
     kept = read_predictions(workspace.predictions(record.study_id)) if workspace else None
-    rows = _measured_rows(record, some, kept)
-    screened, members = by_design(
-        done, lambda: {one.design_id: one for one in store.designs(record.study_id)}, rows
-    )
-    metric = metric_of_study(record)
-    good = _row_scores(members, kept, metric)
-    if good is not None and metric is not ACCURACY and rows > 1:
-        screened.loc[: PLACES - 1, "error"] = [standard_error(one) for one in good[:PLACES]]
-    apart = told_apart_on(good, screened["score"].to_numpy(), rows, metric)
     finals = load_finals(store, record, workspace) if workspace else None
-    ordered, told = screened, apart
-    if finals is not None:
-        ordered = with_finals(screened, finals)
-        told = _told_with_finals(screened, ordered, finals, good, rows, metric)
-    designs = store.designs_of(
-        record.study_id, [*screened["design_id"].head(PLACES), *ordered["design_id"].head(PLACES)]
-    )
-    places = leaderboard(ordered, designs, told, metric)
+    order = _order(store, record, done, kept, finals)
+    metric, designs = order.metric, store.designs_of(record.study_id, order.shown)
+    places = leaderboard(order.ordered, designs, order.told, metric)
     best = store.trial(record.study_id, places[0].design_id) if places else None
-    is_corrected = good is not None and rows > 1 and metric.is_additive
-    corrected = bias_corrected(good) if good is not None and is_corrected else None
     by_depth = bands(done, "score")
     curves = _curves(store, record.study_id, places[:CURVES])
     return StudyView(
@@ -226,18 +209,10 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         counts=store.counts(record.study_id),
         trials=done,
         leaderboard=places,
-        screen=leaderboard(screened, designs, apart, metric),
+        screen=leaderboard(order.screened, designs, order.apart, metric),
         finals=finals,
         metric=metric,
-        noise=noise(
-            ordered,
-            rows,
-            "test" if is_selected_on_test(record) else "validation",
-            told,
-            corrected,
-            metric=metric,
-            is_paired=good is not None,
-        ),
+        noise=order.noise,
         marginals=marginals(done),
         score_by_depth=by_depth,
         time_by_depth=bands(timed_alike(done), "training_s"),
@@ -250,6 +225,59 @@ def load_view(store: Store, study_id: str, workspace: Workspace | None = None) -
         failures=_failures(store, record.study_id, every),
         points=_points(store, record, workspace, finals, [one.design_id for one in places[:1]], kept),
         tested=tested_in(record.outcome),
+    )
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A study's designs, one row each, in the order of the screen and in the order with finalists."""
+
+    metric: Metric
+    screened: pd.DataFrame
+    """Best first."""
+    apart: np.ndarray
+    """Whether each of `screened` can be told from the first, shape (designs,), bool."""
+    ordered: pd.DataFrame
+    """With finalists first; `screened` without any."""
+    told: np.ndarray
+    """Whether each of `ordered` can be told from the first, shape (designs,), bool."""
+    noise: Noise | None
+
+    @property
+    def shown(self) -> list[str]:
+        """Ids of the designs of both leaderboards."""
+        return [*self.screened["design_id"].head(PLACES), *self.ordered["design_id"].head(PLACES)]
+
+
+def _order(
+    store: Store, record: RunRecord, done: pd.DataFrame, kept: KeptPredictions | None, finals: Finals | None
+) -> _Order:
+    metric, rows = metric_of_study(record), _measured_rows(store, record, done, kept)
+    screened, members = by_design(done, lambda: store.unseeded(record.study_id), rows)
+    good = _row_scores(members, kept, metric)
+    if good is not None and metric is not ACCURACY and rows > 1:
+        screened.loc[: PLACES - 1, "error"] = [standard_error(one) for one in good[:PLACES]]
+    apart = told_apart_on(good, screened["score"].to_numpy(), rows, metric)
+    ordered, told = screened, apart
+    if finals is not None:
+        ordered = with_finals(screened, finals)
+        told = _told_with_finals(screened, ordered, finals, good, rows, metric)
+    return _Order(metric, screened, apart, ordered, told, _noise(record, ordered, told, good, rows))
+
+
+def _noise(
+    record: RunRecord, ordered: pd.DataFrame, told: np.ndarray, good: np.ndarray | None, rows: int
+) -> Noise | None:
+    metric = metric_of_study(record)
+    corrected = bias_corrected(good) if good is not None and rows > 1 and metric.is_additive else None
+    return noise(
+        ordered,
+        rows,
+        "test" if is_selected_on_test(record) else "validation",
+        told,
+        corrected,
+        metric=metric,
+        is_paired=good is not None,
     )
 
 
@@ -343,8 +371,9 @@ def _points(
     return finalist_points(names, finals, trainings, read_predictions(path))
 
 
-def _measured_rows(record: RunRecord, best: Trial | None, kept: KeptPredictions | None) -> int:
-    counted = sum(map(sum, best.confusion)) if best else 0
+def _measured_rows(store: Store, record: RunRecord, done: pd.DataFrame, kept: KeptPredictions | None) -> int:
+    some = store.trial(record.study_id, str(done["design_id"].iloc[0])) if len(done) else None
+    counted = sum(map(sum, some.confusion)) if some else 0
     if not counted and kept is not None:
         counted = len(kept.truth)
     rows = record.dataset.get("rows") or {}  # of an engine that counts nothing

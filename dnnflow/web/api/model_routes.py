@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -115,7 +116,31 @@ def rows_sent(
     return SentRows(body, {"delimiter": delimiter, "header": header})
 
 
-TheRows = Annotated[SentRows, Depends(rows_sent)]
+@dataclass(frozen=True)
+class ModelRequest:
+    """A saved model, the rows that were sent for it, and what applies it to them."""
+
+    predictions: Predictions
+    path: Path
+    text: bytes
+    options: Mapping[str, Any]
+    """`rows`, how many there may be, `delimiter` and `header`."""
+
+
+def model_request(
+    request: Request,
+    rows: Annotated[SentRows, Depends(rows_sent)],
+    study: TheStudy,
+    model: ModelName,
+    services: TheServices,
+) -> ModelRequest:
+    """Return what a request asks of a model."""
+    path = model_file(services.settings.workspace, study.study_id, model)
+    options = {"rows": services.config.limits.predict_rows, **rows.reading}
+    return ModelRequest(request.app.state.predictions, path, rows.text, options)
+
+
+Asked = Annotated[ModelRequest, Depends(model_request)]
 
 
 @router.post(
@@ -125,14 +150,9 @@ TheRows = Annotated[SentRows, Depends(rows_sent)]
     responses=problems_of(400, 403, 408, 413, 415, 504),
     openapi_extra=BODY,
 )
-def predict(
-    request: Request, rows: TheRows, study: TheStudy, model: ModelName, services: TheServices
-) -> Predicted:
+def predict(asked: Asked) -> Predicted:
     """Return the class of each row and the probability of every class; the score of rows with the label."""
-    path = model_file(services.settings.workspace, study.study_id, model)
-    predictions: Predictions = request.app.state.predictions
-    most = services.config.limits.predict_rows
-    return Predicted(**predictions.predict(path, rows.text, rows=most, **rows.reading))
+    return Predicted(**asked.predictions.predict(asked.path, asked.text, **asked.options))
 
 
 @router.post(
@@ -142,14 +162,9 @@ def predict(
     responses=problems_of(400, 403, 408, 413, 415, 504),
     openapi_extra=BODY,
 )
-def score(
-    request: Request, rows: TheRows, study: TheStudy, model: ModelName, services: TheServices
-) -> ModelScore:
+def score(asked: Asked) -> ModelScore:
     """Return measures and confusion counts of a model on rows that have the label."""
-    path = model_file(services.settings.workspace, study.study_id, model)
-    predictions: Predictions = request.app.state.predictions
-    most = services.config.limits.predict_rows
-    found = predictions.score(path, rows.text, rows=most, **rows.reading)
+    found = asked.predictions.score(asked.path, asked.text, **asked.options)
     return TypeAdapter(ModelScore).validate_python(found)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, Request
+from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 
@@ -164,7 +165,7 @@ def set_session(request: Request, response: Response, session: str) -> None:
     )
 
 
-async def checked_form(request: Request) -> Mapping[str, str]:
+async def checked_form(request: Request) -> ImmutableMultiDict[str, str]:
     """Return the text fields of a form that carries its session's token; a dependency of routes for forms.
 
     Raises
@@ -173,7 +174,8 @@ async def checked_form(request: Request) -> Mapping[str, str]:
         If it does not.
     """
     form = await request.form(max_files=0, max_fields=2000)
-    fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    texts = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+    fields = ImmutableMultiDict[str, str](texts)
     if not sessions_of(request).is_csrf_token(request.state.session, fields.get(CSRF_FIELD)):
         raise Refusal(
             403,

@@ -1,12 +1,14 @@
 """Show the pages of a new study: upload, label, rules, start."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.datastructures import ImmutableMultiDict
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dnnflow.errors import DnnflowError, NotFoundError
@@ -23,7 +25,7 @@ from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
 from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
 from dnnflow.web.pages.rendering import fragment, page
-from dnnflow.web.uploads.profile import MOST_CLASSES, Profile
+from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile, Profile
 from dnnflow.web.uploads.uploads import WebUpload
 
 MOST_COLUMNS = 200
@@ -39,8 +41,8 @@ USUAL_LABELS = (
 """Names of columns that are guessed to be the label, the most telling first."""
 
 router = APIRouter()
-Form = Annotated[Mapping[str, str], Depends(checked_form)]
-Label = Annotated[str, Query(max_length=NAME)]
+Form = Annotated[ImmutableMultiDict[str, str], Depends(checked_form)]
+Labels = Annotated[list[Annotated[str, Field(max_length=NAME)]], Query(alias="label")]
 Task = Annotated[str, Query(max_length=20)]
 ASKED = ("classification", "regression")
 """What may be said of whole numbers: classes, or amounts."""
@@ -62,44 +64,51 @@ def ask_for_label(
     request: Request,
     upload: TheUpload,
     find: Annotated[str, Query(max_length=NAME)] = "",
-    label: Label = "",
+    labels: Labels = [],  # noqa: B006
+    several: bool = False,
 ) -> Response:
-    """Show a table's columns and ask which one is predicted."""
-    return _label_page(request, upload, find=find, label=label)
+    """Show a table's columns and ask which one is predicted, or which ones."""
+    return _label_page(request, upload, labels, find=find, several=several)
 
 
 def _label_page(
     request: Request,
     upload: WebUpload,
+    labels: Sequence[str],
     *,
     find: str = "",
-    label: str = "",
+    several: bool = False,
     message: str = "",
-    code: int = 200,
 ) -> Response:
     profile = upload.profile
     names = [column.name for column in profile.columns]
-    chosen = names.index(label) if label in names else guess_label(profile)
+    chosen = [names.index(label) for label in labels if label in names] or guess_label(profile)
     found = [index for index, name in enumerate(names) if find.lower() in name.lower()]
-    order = dict.fromkeys([*([] if chosen is None else [chosen]), *found])
-    shown = [(index, profile.columns[index]) for index in [*order][:MOST_COLUMNS]]
+    shown = [(index, profile.columns[index]) for index in [*dict.fromkeys([*chosen, *found])][:MOST_COLUMNS]]
+    columns = [profile.columns[index] for index in chosen]
     return page(
-        request, "label.html", code=code, title=f"Label of {upload.name}", place="new", upload=upload,
-        profile=profile, shown=shown, chosen=chosen, find=find, message=message,
-        rules=in_words(good_rules(facts_of(profile, "" if chosen is None else names[chosen]))),
-        column=None if chosen is None else profile.columns[chosen], rows=profile.rows or 1,
+        request, "label.html", code=422 if message else 200, title=f"Label of {upload.name}", place="new",
+        upload=upload, profile=profile, shown=shown, chosen=chosen, find=find, message=message,
+        rules=in_words(good_rules(facts_of(profile, [column.name for column in columns]))),
+        columns=columns, problem=columns_problem(columns), rows=profile.rows or 1,
+        is_several=several or len(chosen) > 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
         unusable=[column for column in profile.columns if column.feature_problem],
     )  # fmt: skip
 
 
-@router.get("/new/{upload_id}/columns/{index}")
-def show_classes(upload: TheUpload, index: int) -> Response:
-    """Show a column's classes, or why it cannot be the label."""
+@router.get("/new/{upload_id}/columns")
+def show_classes(
+    upload: TheUpload,
+    at: Annotated[list[int], Query()] = [],  # noqa: B006
+) -> Response:
+    """Show what some columns are as labels, or why they cannot be."""
     profile = upload.profile
-    if not 0 <= index < len(profile.columns):
-        raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
-    return fragment("column.html", column=profile.columns[index], rows=profile.rows or 1)
+    for index in at:
+        if not 0 <= index < len(profile.columns):
+            raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
+    columns = [profile.columns[index] for index in at]
+    return fragment("column.html", columns=columns, problem=columns_problem(columns), rows=profile.rows or 1)
 
 
 @router.get("/new/{upload_id}/delete")
@@ -135,41 +144,47 @@ def delete_upload(services: TheServices, form: Form, upload: TheUpload) -> Respo
 def go_to_rules(upload_id: str, form: Form) -> Response:
     """Lead to the rules form; the label page's form has a token, which must not stand in an address."""
     said = {"task": form["task"]} if form.get("task") else {}
-    query = urlencode({"label": form.get("label", ""), **said})
+    query = urlencode({"label": form.getlist("label"), **said}, doseq=True)
     return RedirectResponse(f"/new/{quote(upload_id, safe='')}/rules?{query}", status_code=303)
 
 
 @router.get("/new/{upload_id}/rules")
 def ask_for_rules(
-    request: Request, services: TheServices, upload: TheUpload, label: Label = "", task: Task = ""
+    request: Request,
+    services: TheServices,
+    upload: TheUpload,
+    labels: Labels = [],  # noqa: B006
+    task: Task = "",
 ) -> Response:
     """Show the rules form as a new study starts."""
-    wrong = label_problem(upload.profile, label, task)
+    wrong = label_problem(upload.profile, labels, task)
     if wrong:
-        return _label_page(request, upload, label=label, message=wrong, code=422)
-    return _rules_page(request, upload, label, _first_rules(services, upload, label, task))
+        return _label_page(request, upload, labels, message=wrong)
+    return _rules_page(request, upload, labels, _first_rules(services, upload, labels, task))
 
 
 @router.post("/new/{upload_id}/paste")
 def paste_rules(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Show the rules form for a pipeline that was pasted as YAML."""
-    label, text = form.get("label", ""), form.get("yaml", "")
+    labels, text = form.getlist("label"), form.get("yaml", "")
     try:
-        plain = with_table(read_yaml(text), base_of(upload, label))
+        plain = with_table(read_yaml(text), base_of(upload, labels))
     except Refusal as refusal:
-        first = _first_rules(services, upload, label)
-        return _rules_page(request, upload, label, first, text=text, wrong=str(refusal.detail))
-    return _rules_page(request, upload, label, forms.form_of(plain, partial(check_pipeline, services)))
+        first = _first_rules(services, upload, labels)
+        return _rules_page(request, upload, labels, first, text=text, wrong=str(refusal.detail))
+    return _rules_page(request, upload, labels, forms.form_of(plain, partial(check_pipeline, services)))
 
 
-def _first_rules(services: Services, upload: WebUpload, label: str, task: str = "") -> forms.RulesForm:
-    return forms.form_of(starting_rules(upload, label, task), partial(check_pipeline, services))
+def _first_rules(
+    services: Services, upload: WebUpload, labels: Sequence[str], task: str = ""
+) -> forms.RulesForm:
+    return forms.form_of(starting_rules(upload, labels, task), partial(check_pipeline, services))
 
 
 def _rules_page(
     request: Request,
     upload: WebUpload,
-    label: str,
+    labels: Sequence[str],
     form: forms.RulesForm,
     *,
     text: str | None = None,
@@ -178,7 +193,7 @@ def _rules_page(
 ) -> Response:
     return page(
         request, "rules.html", code=422 if wrong or form.troubles else 200, title="Rules", place="new",
-        upload=upload, label=label, form=form, groups=field_groups(), forms=FORMS, hints=HINTS,
+        upload=upload, labels=labels, form=form, groups=field_groups(), forms=FORMS, hints=HINTS,
         form_labels=FORM_LABELS, key=key or secrets.token_urlsafe(18),
         estimate=cost_in_words(upload, form.pipeline), yaml_wrong=wrong,
         yaml=form.yaml if text is None else text,
@@ -195,8 +210,8 @@ def check_rules(services: TheServices, form: Form, upload: TheUpload) -> Respons
     return JSONResponse({"yaml": read.yaml, "fields": fields, "others": others, "estimate": estimate})
 
 
-def _read(services: Services, upload: WebUpload, form: Mapping[str, str]) -> forms.RulesForm:
-    base = base_of(upload, form.get("label", ""))
+def _read(services: Services, upload: WebUpload, form: ImmutableMultiDict[str, str]) -> forms.RulesForm:
+    base = base_of(upload, form.getlist("label"))
     return forms.read_form(form, partial(check_pipeline, services), base=base)
 
 
@@ -205,21 +220,20 @@ def start_study(request: Request, services: TheServices, form: Form, upload: The
     """Start a study of the form, or show what is wrong with it."""
     read = _read(services, upload, form)
     if read.pipeline is None:
-        label = form.get("label", "")
-        return _rules_page(request, upload, label, read, key=form.get("key", ""))
+        return _rules_page(request, upload, form.getlist("label"), read, key=form.get("key", ""))
     return _start(services, read.pipeline, form)
 
 
 @router.post("/new/{upload_id}/start-now")
 def start_with_good_rules(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
     """Start a study by the rules that a form begins with."""
-    label, task = form.get("label", ""), form.get("task", "")
-    wrong = label_problem(upload.profile, label, task)
+    labels, task = form.getlist("label"), form.get("task", "")
+    wrong = label_problem(upload.profile, labels, task)
     if wrong:
-        return _label_page(request, upload, label=label, message=wrong, code=422)
-    read = _first_rules(services, upload, label, task)
+        return _label_page(request, upload, labels, message=wrong)
+    read = _first_rules(services, upload, labels, task)
     if read.pipeline is None:
-        return _rules_page(request, upload, label, read)
+        return _rules_page(request, upload, labels, read)
     return _start(services, read.pipeline, form)
 
 
@@ -231,49 +245,70 @@ def _start(services: Services, pipeline: Any, form: Mapping[str, str]) -> Respon
 # ---- rules: the label, what a study starts from, its faults, its cost
 
 
-def guess_label(profile: Profile) -> int | None:
-    """Return the place of the column that is most likely the label, None where none can be."""
+def guess_label(profile: Profile) -> list[int]:
+    """Return the place of the column that is most likely the label, none where none can be."""
     fit = [index for index, column in enumerate(profile.columns) if not column.label_problem]
     names = {profile.columns[index].name.strip().lower(): index for index in reversed(fit)}
     usual = next((names[name] for name in USUAL_LABELS if name in names), None)
-    return usual if usual is not None else fit[-1] if fit else None
+    return fit[-1:] if usual is None else [usual]
 
 
-def label_problem(profile: Profile, label: str, task: str = "") -> str:
-    """Say why a column cannot be the label, or what must be said of it; empty where nothing is wrong."""
-    column = next((one for one in profile.columns if one.name == label), None)
-    if column is None:
-        return f"a label must be one of the table's columns, got {label!r}; choose one below"
+def label_problem(profile: Profile, labels: Sequence[str], task: str = "") -> str:
+    """Say why columns cannot be the label, or what must be said of it; empty where nothing is wrong."""
+    known = {one.name: one for one in profile.columns}
+    for label in labels or [""]:
+        if label not in known:
+            return f"a label must be one of the table's columns, got {label!r}; choose one below"
     if task and task not in ASKED:
         return f"a label's numbers are classification or regression, got {task!r}; choose one"
-    if column.asks and not task and not column.label_problem:
-        return f"{label} has many different whole numbers: say below whether they are classes or amounts"
-    return column.label_problem or ""
+    columns = [known[label] for label in labels]
+    problem = columns_problem(columns)
+    if len(columns) == 1 and columns[0].asks and not task and not problem:
+        return f"{labels[0]} has many different whole numbers: say below whether they are classes or amounts"
+    return problem
 
 
-def base_of(upload: WebUpload, label: str) -> dict[str, Any]:
+def columns_problem(columns: Sequence[ColumnProfile]) -> str:
+    """Say why a column cannot be the label, or several cannot be it together; empty where they can."""
+    if len(columns) < 2:
+        return next((one.label_problem or "" for one in columns), "")
+    many = next((one for one in columns if one.distinct != 2), None)
+    other = next((one for one in columns if one.kind != "number" or one.feature_problem), None)
+    if many is None or other is None:
+        return ""
+    distinct = f"over {MOST_CLASSES:,}" if many.distinct > MOST_CLASSES else many.distinct
+    return (
+        "several labels must have two different values each, or all be numbers, got "
+        f"{distinct} different values in {many.name} and no numbers in {other.name}; leave one out"
+    )
+
+
+def base_of(upload: WebUpload, labels: Sequence[str]) -> dict[str, Any]:
     """Return what a study's dataset section says in any case."""
-    return {"source": f"{UPLOAD}{upload.upload_id}", "label": label}
-
-
-def starting_rules(upload: WebUpload, label: str, task: str = "") -> dict[str, Any]:
-    """Return the pipeline that a new study starts from: good for most tables."""
-    said = {"task": task} if task in ASKED else {}
-    # No feature can be made of some columns, such as names
-    dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name != label]
     return {
-        "name": name_of(upload),
-        "dataset": base_of(upload, label) | said | ({"drop": dropped} if dropped else {}),
-        **good_rules(facts_of(upload.profile, label)),
+        "source": f"{UPLOAD}{upload.upload_id}",
+        "label": labels[0] if len(labels) == 1 else list(labels),
     }
 
 
-def facts_of(profile: Profile, label: str) -> TableFacts:
+def starting_rules(upload: WebUpload, labels: Sequence[str], task: str = "") -> dict[str, Any]:
+    """Return the pipeline that a new study starts from: good for most tables."""
+    said = {"task": task} if task in ASKED else {}
+    # No feature can be made of some columns, such as names
+    dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name not in labels]
+    return {
+        "name": name_of(upload),
+        "dataset": base_of(upload, labels) | said | ({"drop": dropped} if dropped else {}),
+        **good_rules(facts_of(upload.profile, labels)),
+    }
+
+
+def facts_of(profile: Profile, labels: Sequence[str]) -> TableFacts:
     """Return what of a table the good rules depend on."""
-    features = [one for one in profile.columns if one.name != label and not one.feature_problem]
+    features = [one for one in profile.columns if one.name not in labels and not one.feature_problem]
     numbers = sum(one.kind == "number" for one in features)
     categories = sum(one.distinct for one in features if one.kind != "number")
-    classes = next((one.distinct for one in profile.columns if one.name == label), 0)
+    classes = sum(one.distinct for one in profile.columns if one.name in labels)
     return TableFacts(profile.rows, numbers, categories, classes)
 
 

@@ -1,24 +1,28 @@
-// Shows the classes of the column that is chosen, or why it cannot be the label.
+// Shows what the columns that are chosen are as labels, or why they cannot be.
 import { part, show } from "./api.js";
 
 const form = document.getElementById("label-form");
 const question = document.getElementById("question");
 const classes = document.getElementById("classes");
+const search = document.getElementById("search");
 const buttons = form.querySelectorAll("[data-start]");
+const chosen = () => [...form.querySelectorAll("[name=label]:checked")];
+let asked = 0;
 
 function allow() {
-  const refused = classes.querySelector(".note.bad") || !form.querySelector("[name=label]:checked");
+  const refused = classes.querySelector(".note.bad") || !chosen().length;
   for (const button of buttons) button.disabled = Boolean(refused);
 }
 
-async function choose(radio) {
-  for (const row of form.querySelectorAll("tr.chosen")) row.classList.remove("chosen");
-  radio.closest("tr").classList.add("chosen");
+async function choose() {
+  for (const row of form.querySelectorAll("#columns tbody tr")) row.classList.toggle("chosen", Boolean(row.querySelector(":checked")));
+  const query = new URLSearchParams(chosen().map((input) => ["at", input.dataset.column]));
+  const mine = asked += 1;
   let html = "", failure = null;
   try {
-    html = await part(`/new/${form.dataset.upload}/columns/${radio.dataset.column}`);
+    html = await part(`/new/${form.dataset.upload}/columns?${query}`);
   } catch (error) { failure = error; }
-  if (!radio.checked) return;
+  if (asked !== mine) return;
   classes.innerHTML = html;
   question.replaceChildren(...classes.querySelectorAll("fieldset.choice"));  // it stands above the buttons
   if (failure) {
@@ -29,5 +33,6 @@ async function choose(radio) {
   allow();
 }
 
-form.addEventListener("change", (event) => { if (event.target.name === "label") choose(event.target); });
+form.addEventListener("change", (event) => { if (event.target.name === "label") choose(); });
+search?.addEventListener("formdata", ({ formData }) => { for (const input of chosen()) formData.append("label", input.value); });
 allow();

@@ -61,7 +61,8 @@ function update(status) {
   text("elapsed", duration(status.elapsed_s));
   text("failed", count(status.failed));
   if (status.dataset) {
-    text("dataset", `${count(status.dataset.rows)} rows, ${count(status.dataset.features)} features, ${count(status.dataset.classes)} classes of ${status.dataset.label}`);
+    const classes = status.dataset.classes ? `${count(status.dataset.classes)} classes of ` : "";
+    text("dataset", `${count(status.dataset.rows)} rows, ${count(status.dataset.features)} features, ${classes}${status.dataset.label}`);
   }
   const failure = at("failure");
   failure.hidden = !status.error;
