@@ -52,7 +52,7 @@ def test_a_browser_goes_to_the_login_and_comes_back(
     assert ("Your session has ended" in form.text) is ("ended" in found)
 
 
-@pytest.mark.parametrize("path", ["/new/x/columns/1", "/studies/x/analysis", "/api/v1/studies"])
+@pytest.mark.parametrize("path", ["/new/x/columns?at=1", "/studies/x/analysis", "/api/v1/studies"])
 def test_a_script_learns_that_the_session_has_ended(locked: TestClient, path: str) -> None:
     answer = locked.get(path, headers=SCRIPT)
     assert (answer.status_code, answer.headers["content-type"]) == (401, "application/problem+json")

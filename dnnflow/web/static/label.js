@@ -7,7 +7,7 @@ const classes = document.getElementById("classes");
 const search = document.getElementById("search");
 const buttons = form.querySelectorAll("[data-start]");
 const chosen = () => [...form.querySelectorAll("[name=label]:checked")];
-let asked = null;
+let asked = 0;
 
 function allow() {
   const refused = classes.querySelector(".note.bad") || !chosen().length;
@@ -17,10 +17,10 @@ function allow() {
 async function choose() {
   for (const row of form.querySelectorAll("#columns tbody tr")) row.classList.toggle("chosen", Boolean(row.querySelector(":checked")));
   const query = new URLSearchParams(chosen().map((input) => ["at", input.dataset.column]));
-  const mine = asked = part(`/new/${form.dataset.upload}/columns?${query}`);
+  const mine = asked += 1;
   let html = "", failure = null;
   try {
-    html = await mine;
+    html = await part(`/new/${form.dataset.upload}/columns?${query}`);
   } catch (error) { failure = error; }
   if (asked !== mine) return;
   classes.innerHTML = html;
