@@ -139,6 +139,8 @@ class Views:
         return StudyStatus(
             study_id=record.run_id,
             name=record.name,
+            note=record.note,
+            tags=list(record.tags),
             state=state,
             stage=_stage(record) if record.ended_at is None and state != "stopped" else None,
             queue_place=self.queue_place(record),
@@ -173,17 +175,21 @@ class Views:
         self._refresh()
         return sorted(self._services.store.runs(RunKind.TRAINING), key=place_of, reverse=True)
 
-    def summaries(self, *, after: tuple[str, str] | None = None, limit: int = 50) -> list[StudySummary]:
+    def summaries(self, *, after: tuple[str, str] | None = None, limit: int = 50,
+                  tag: str | None = None) -> list[StudySummary]:  # fmt: skip
         """Return studies and parallel trainings, the newest first.
 
         Parameters
         ----------
         after
             `created_at` and id of the last one before.
+        tag
+            That they have; None for all.
         """
         self._refresh()
         records = sorted(self._services.store.runs(), key=place_of, reverse=True)
-        left = [one for one in records if after is None or place_of(one) < after]
+        tagged = [one for one in records if tag is None or tag in one.tags]
+        left = [one for one in tagged if after is None or place_of(one) < after]
         return [self._summary(record) for record in left[:limit]]
 
     def _summary(self, record: RunRecord) -> StudySummary:
@@ -193,6 +199,7 @@ class Views:
             study_id=record.run_id,
             kind="train" if is_training else "study",
             name=record.name,
+            tags=status.tags,
             state="running" if is_training and status.state == "preparing" else status.state,
             total=status.total,
             completed=status.completed,

@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunKind, RunRecord, new_study_id
+from dnnflow.results.store.run_record import MOST_TAG, RunKind, RunRecord, new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,
@@ -53,6 +53,7 @@ OVER = ("finished", "failed", "stopped")
 RUN_OVER = ("finished", "failed", "cancelled")
 
 Limit = Annotated[int, Query(ge=1, le=200)]
+Tag = Annotated[str | None, Query(max_length=MOST_TAG, description="Only those with this tag.")]
 MaxS = Annotated[
     float, Query(ge=0, le=LONGEST_S, description="Seconds after which the stream ends; ask again then.")
 ]
@@ -152,10 +153,10 @@ SentPipeline = Annotated[tuple[Any, str | None], Depends(read_pipeline)]
     "/studies", operation_id="listStudies", summary="List studies and parallel trainings, newest first",
     tags=["studies"],
 )  # fmt: skip
-def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None) -> StudyPage:
+def list_studies(views: TheViews, limit: Limit = 50, cursor: Cursor = None, tag: Tag = None) -> StudyPage:
     """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
-    found = views.summaries(after=after, limit=limit + 1)
+    found = views.summaries(after=after, limit=limit + 1, tag=tag)
     on_page, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
     return StudyPage(studies=on_page, next_cursor=more)
 

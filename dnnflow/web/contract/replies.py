@@ -84,6 +84,8 @@ class StudySummary(ApiReply):
     kind: Literal["study", "train"] = "study"
     """`train` is a parallel training: its page and resource is /runs/{study_id}."""
     name: str
+    tags: list[str] = []
+    """Words by which a person finds it."""
     state: StateName
     """`stopped` can be resumed; `preparing` is before the first design is trained."""
     total: int | None
@@ -104,6 +106,10 @@ class StudyStatus(ApiReply):
 
     study_id: str = Field(examples=["Q2m4tY8sVx0aBc1d"])
     name: str
+    note: str | None = None
+    """What a person wrote about it."""
+    tags: list[str] = []
+    """Words by which a person finds it."""
     state: StateName
     """`stopped` can be resumed; `preparing` is before the first design is trained."""
     stage: str | None
