@@ -18,7 +18,8 @@ from tests.databases import postgres, url  # noqa: F401
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # What names no home keeps nothing among the studies of whoever runs the tests
-os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="dnnflow-tests-")
+_HOME = tempfile.TemporaryDirectory(prefix="dnnflow-tests-")
+os.environ["XDG_DATA_HOME"] = _HOME.name
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background: processes that tests interrupt would inherit it

@@ -75,7 +75,7 @@ class RunRecord:
     name: str
     note: str | None = None
     """What a person wrote about it."""
-    tags: Sequence[str] = ()
+    tags: Sequence[str] = field(default_factory=list)
     """Words by which a person finds it."""
     state: RunState = RunState.RUNNING
     command: Command = Command.RUN
