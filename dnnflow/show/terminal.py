@@ -157,6 +157,9 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    for name, text in (("tags", ", ".join(record.tags)), ("note", record.note)):
+        if text:
+            console.print(f"{name:<7} {escape(text)}", soft_wrap=True)
     if model.parent.is_dir():
         console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
