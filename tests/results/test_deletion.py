@@ -151,7 +151,7 @@ def test_a_dataset_elsewhere_is_never_touched(store: Store, workspace: Workspace
     elsewhere.mkdir()
     store._update(study_id, dataset_id=OTHER, dataset_path=str(elsewhere))
     plan = delete(store, workspace, study_id, datasets=True)
-    assert plan.kept == {study_id: f"it lies elsewhere, {elsewhere}"}
+    assert plan.kept == {study_id: "it lies elsewhere"}
     assert elsewhere.is_dir()
 
 

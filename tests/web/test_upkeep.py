@@ -210,6 +210,8 @@ def test_the_page_clones(client: TestClient, services: Services, make_study: Mak
     path = f"/studies/{study_id}/clone"
     shown = client.get(f"/studies/{study_id}/manage", headers=PAGE).text
     assert "designs: 24" in shown
+    assert "label: species" in shown
+    assert str(PIPELINES) not in shown, "a place of the server"
     key = re.search(r'name="key" value="([^"]+)"', shown)
     assert key is not None
     form = {"csrf_token": token_of(shown), "key": key[1], "changes": "designs: 5\n"}

@@ -134,7 +134,7 @@ def _why_kept(record: RunRecord, workspace: Workspace, others: Sequence[RunRecor
     """Say why a run's dataset stays when the run is deleted; None where nothing speaks for it."""
     path = workspace.dataset(record.dataset_id)
     if Path(record.dataset_path).absolute() != path.absolute() or not _DATASET_ID.fullmatch(path.name):
-        return f"it lies elsewhere, {record.dataset_path}"
+        return "it lies elsewhere"
     for other in others:
         if other.dataset_id == record.dataset_id:
             return f"{other.kind} {other.run_id} uses it"

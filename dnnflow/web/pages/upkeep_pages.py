@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,13 +24,13 @@ from dnnflow.web.answers.upkeep import (
 from dnnflow.web.answers.views import Views
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.guard.sessions import checked_form
-from dnnflow.web.jobs.intake import MOST_TEXT, read_yaml
+from dnnflow.web.jobs.intake import MOST_TEXT, PLACES, read_yaml
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages.rendering import page
 
 MOST_MARKED = 200
-HIDDEN = ("kind", "name")
-"""Of a pipeline, what the page of a clone does not show."""
+HIDDEN = ("kind", "name", "dataset.source", *PLACES)
+"""Of a pipeline, what the page of a clone does not show: places of the server, and what is said beside it."""
 
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 RunIds = Annotated[list[Annotated[str, Query(max_length=64)]] | None, Query(alias="study")]
@@ -58,7 +58,14 @@ def _manage_page(
 
 
 def _pipeline_text(record: RunRecord) -> str:
-    plain = {name: value for name, value in record.pipeline.items() if name not in HIDDEN}
+    """Return a pipeline as YAML; sections that are then empty are left out."""
+    plain: dict[str, Any] = {}
+    for section, value in record.pipeline.items():
+        shown = value
+        if isinstance(value, Mapping):
+            shown = {name: one for name, one in value.items() if f"{section}.{name}" not in HIDDEN}
+        if section not in HIDDEN and shown != {}:
+            plain[section] = shown
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
