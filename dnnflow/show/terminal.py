@@ -273,7 +273,7 @@ def replica_table(history: "History") -> Table:
 def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]",
                  uses: "Sequence[DiskUse] | None" = None) -> None:  # fmt: skip
     """Print a table of studies, with the disk that each takes where that is given."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else [])):
         table.add_column(name, no_wrap=True)
     table.add_column("name", overflow="fold")
