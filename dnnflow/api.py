@@ -183,7 +183,7 @@ def train(
 
 
 def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
-    """Open a study by its id, or by the beginning of it.
+    """Open a study by its id, the beginning of it, or its name.
 
     Raises
     ------

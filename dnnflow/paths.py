@@ -9,10 +9,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from dnnflow.errors import StoreError
+
+_DELETED = ".deleted-"
 
 
 def canonical_json(value: Any) -> str:
@@ -61,6 +65,40 @@ def directory_aside(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def remove_directory(path: Path) -> None:
+    """Remove a directory with all that is in it; it loses its name first, so that no half of it is left.
+
+    Raises
+    ------
+    StoreError
+        If something in it cannot be removed.
+    """
+    aside = path.with_name(f"{_DELETED}{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"what is deleted must be writable, got {path}: {error.strerror}; "
+                         "remove it by hand") from error  # fmt: skip
+    for left in path.parent.glob(f"{_DELETED}*"):  # of one who was stopped, too
+        shutil.rmtree(left, ignore_errors=True)
+    if aside.exists():
+        raise StoreError(f"what is deleted must be writable, got {aside}, of which some is left; "
+                         "remove it by hand")  # fmt: skip
+
+
+def disk_bytes(path: Path) -> int:
+    """Return what a directory takes on disk with all that is in it; 0 where there is none."""
+    taken = 0
+    for folder, _, names in os.walk(path):
+        for name in [".", *names]:
+            with suppress(OSError):  # it went meanwhile
+                found = os.lstat(os.path.join(folder, name))
+                taken += getattr(found, "st_blocks", -(-found.st_size // 512)) * 512
+    return taken
+
+
 @dataclass(frozen=True)
 class Workspace:
     """All paths under one home directory."""
@@ -86,6 +124,15 @@ class Workspace:
         """File of the model that a pipeline of this name has trained data-parallel."""
         plain = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in name.lower())
         return self.home / "trained" / f"{plain}-{content_id(name)[:8]}.keras"
+
+    @property
+    def launches(self) -> Path:
+        """Directory of what the web server has others do: a directory a run, with its log and files."""
+        return self.home / "launches"
+
+    def launch(self, run_id: str) -> Path:
+        """Directory of one run that the web server handed over."""
+        return self.launches / run_id
 
     def study(self, study_id: str) -> Path:
         """Directory of one study's files."""

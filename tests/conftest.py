@@ -4,6 +4,7 @@ run beside which others."""
 import gc
 import os
 import signal
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.databases import postgres, url  # noqa: F401
 # Before anything imports TensorFlow: one thread, no banner
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# What names no home keeps nothing among the studies of whoever runs the tests
+_HOME = tempfile.TemporaryDirectory(prefix="dnnflow-tests-")
+os.environ["XDG_DATA_HOME"] = _HOME.name
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background: processes that tests interrupt would inherit it

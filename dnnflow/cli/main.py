@@ -7,8 +7,9 @@ missing) or by `dnnflow cancel`.
 """
 
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,16 @@ import typer
 
 from dnnflow.cli.lazy_command import lazy
 from dnnflow.cli.train_command import train, train_command
+from dnnflow.cli.upkeep_commands import AsJson, StudyId, clean, cloned, delete, note, rename, tag
 from dnnflow.cli.web_command import web
 from dnnflow.errors import DnnflowError, InputError
-from dnnflow.settings import Settings
+from dnnflow.settings import Settings, own_version
 
 if TYPE_CHECKING:
     from dnnflow.design.edges import Edge
     from dnnflow.pipeline.pipeline_file import AnyPipeline
     from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.results.store.deletion import DiskUse
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
@@ -37,27 +40,55 @@ app = typer.Typer(
         "4 not found, 5 cluster, 6 study cannot go on, 7 results store, 130 stopped by Ctrl-C or cancel."
     ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 cluster_app = typer.Typer(help="Machines that train.", no_args_is_help=True)
 app.add_typer(cluster_app, name="cluster")
 
 File = Annotated[Path, typer.Argument(help="A pipeline, e.g. pipelines/quickstart.yaml.")]
-StudyId = Annotated[str, typer.Argument(help="A study's id, or the beginning of it.", metavar="ID")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Lay a value over the file: --set designs=10. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Lay a value over it: --set designs=10. Repeatable."),
 ]
 
 
 app.command(cls=lazy(train_command))(train)
 app.command()(web)
 
+WITHOUT_HOME = ("schema", "validate", "cluster")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        _print(f"dnnflow {own_version()}")
+        raise typer.Exit
+
 
 @app.callback()
-def common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False) -> None:
+def common(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where datasets, studies and reports are kept; default: DNNFLOW_HOME, else dnnflow-home in "
+            "this directory where it exists, else one home for all that you do.",
+            metavar="DIR",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Find out which network design works best on your table."""
+    if home is not None:
+        os.environ["DNNFLOW_HOME"] = str(home.absolute())  # of the processes that are started, too
+    is_named = bool(os.environ.get("DNNFLOW_HOME"))
+    if not is_named and context.invoked_subcommand not in WITHOUT_HOME:
+        settings = Settings.from_environment()
+        if settings.is_local:
+            sys.stderr.write(f"dnnflow: using {settings.workspace.home.absolute()}, since this directory "
+                             "has one; --home or DNNFLOW_HOME names another\n")  # fmt: skip
 
 
 @app.command()
@@ -223,17 +254,29 @@ app.command(cls=lazy(ingest_command))(ingest)
 
 
 @app.command()
-def studies(as_json: AsJson = False) -> None:
-    """List the studies, newest first."""
+def studies(
+    size: Annotated[bool, typer.Option("--size", help="Say how much disk each takes.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the studies, newest first, and where they are kept."""
+    from dnnflow.results.store.deletion import disk_uses, unused_datasets
     from dnnflow.results.store.store import Store
-    from dnnflow.show.terminal import show_studies
+    from dnnflow.show.terminal import show_home, show_studies
 
-    with Store(Settings.from_environment().store_url) as store:
-        records = [(record, store.counts(record.study_id)) for record in store.studies()]
+    settings = Settings.from_environment()
+    with Store(settings.store_url) as store:
+        found = [record for record in store.studies() if tag is None or tag in record.tags]
+        records = [(record, store.counts(record.study_id)) for record in found]
+        uses = disk_uses(store, settings.workspace, found) if size else None
+        unused = unused_datasets(store, settings.workspace) if size else ()
     if as_json:
-        _print_json([_record(record, counts) for record, counts in records])
+        sized: Sequence[DiskUse | None] = uses or [None] * len(records)
+        _print_json([_record(record, counts) | ({} if use is None else asdict(use))
+                     for (record, counts), use in zip(records, sized, strict=True)])  # fmt: skip
     else:
-        show_studies(records)
+        show_studies(records, uses)
+        show_home(settings, unused)
 
 
 @app.command()
@@ -264,6 +307,23 @@ def resume(
     if failed:
         study.forget_failed()
     _execute(StudyRun.resumed(study), as_json)
+
+
+@app.command()
+def clone(
+    study_id: StudyId,
+    overrides: Overrides = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the pipeline to a new file instead of running it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study's pipeline again as a study of its own, with changes."""
+    from dnnflow.run.run import run_of
+
+    pipeline = cloned(study_id, overrides or [], save)
+    if pipeline is not None:
+        _execute(run_of(pipeline, Settings.from_environment(), new=True), as_json)
 
 
 @app.command()
@@ -383,6 +443,10 @@ def certs(
     _print(f"dnnflow takes DNNFLOW_TLS={directory} in its environment, and --cluster tls://HOST:8786")
 
 
+for command in (rename, note, tag, delete, clean):
+    app.command()(command)
+
+
 def main() -> None:
     """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -418,6 +482,8 @@ def _record(record: Any, counts: Any) -> dict[str, Any]:
     return {
         "study_id": record.study_id,
         "name": record.name,
+        "note": record.note,
+        "tags": list(record.tags),
         "state": record.state.value,
         "key": record.key,
         "created_at": record.created_at,

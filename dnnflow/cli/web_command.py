@@ -66,12 +66,12 @@ def launcher_of(prefect_url: str | None, settings: Settings) -> "Launcher":
     if prefect_url is None:
         from dnnflow.web.jobs.embedded_launcher import EmbeddedLauncher
 
-        return EmbeddedLauncher(settings.workspace.home / "launches", settings)
+        return EmbeddedLauncher(settings.workspace.launches, settings)
     from dnnflow.web.jobs.prefect_launcher import PrefectLauncher
 
     return PrefectLauncher(
         prefect_url,
-        settings.workspace.home / "launches",
+        settings.workspace.launches,
         settings,
         auth=os.environ.get("PREFECT_API_AUTH_STRING"),
         pages=os.environ.get("PREFECT_UI_URL"),

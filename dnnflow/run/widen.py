@@ -11,6 +11,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import load_view
+from dnnflow.run.clone import require_no_credentials
 from dnnflow.settings import Settings
 
 SAME = ("dataset", "preprocess", "space", "designs", "strategy", "seed")
@@ -69,11 +70,7 @@ def wider_study(record: RunRecord, edges: tuple[Edge, ...]) -> Pipeline:
         If there is nothing to widen, or its pipeline cannot be run as it is stored.
     """
     require_edges(record, edges)
-    if (record.pipeline.get("dataset") or {}).get("storage_options"):
-        raise StudyError(
-            f"a study is followed by what is stored of it, got {record.run_id}, whose table needs "
-            "credentials, which are not stored; run its pipeline with --widen"
-        )
+    require_no_credentials(record, "run its pipeline with --widen")
     try:
         return widened_pipeline(Pipeline.model_validate(record.pipeline), edges)
     except ValidationError as error:

@@ -22,6 +22,7 @@ from dnnflow.events import (
     TrainingProgress,
     TrialsStored,
 )
+from dnnflow.paths import disk_bytes
 from dnnflow.results.view.next_steps import next_steps
 from dnnflow.show.study_tables import (
     PlaceRow,
@@ -32,7 +33,13 @@ from dnnflow.show.study_tables import (
     telling_fit,
     timings,
 )
-from dnnflow.show.wording import in_words, measures_in_words, pace_in_words, staleness_in_words
+from dnnflow.show.wording import (
+    in_words,
+    measures_in_words,
+    pace_in_words,
+    size_in_words,
+    staleness_in_words,
+)
 from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
@@ -41,9 +48,11 @@ if TYPE_CHECKING:
     from dnnflow.engines.records import TrialState
     from dnnflow.parallel.driver.history import History
     from dnnflow.paths import Workspace
+    from dnnflow.results.store.deletion import DeletionPlan, DiskUse
     from dnnflow.results.store.run_record import RunRecord
     from dnnflow.results.view.model_score import ModelScore
     from dnnflow.results.view.study_view import StudyView
+    from dnnflow.settings import Settings
     from dnnflow.table.store.dataset import Dataset
 
 PLAIN_EVERY_S = 5.0
@@ -148,6 +157,9 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    for name, text in (("tags", ", ".join(record.tags)), ("note", record.note)):
+        if text:
+            console.print(f"{name:<7} {escape(text)}", soft_wrap=True)
     if model.parent.is_dir():
         console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
@@ -261,20 +273,59 @@ def replica_table(history: "History") -> Table:
     return table
 
 
-def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]") -> None:
-    """Print a table of studies."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("study", "state", "made (UTC)", "trials", "failed"):
+def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]",
+                 uses: "Sequence[DiskUse] | None" = None) -> None:  # fmt: skip
+    """Print a table of studies, with the disk that each takes where that is given."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else [])):
         table.add_column(name, no_wrap=True)
     table.add_column("name", overflow="fold")
-    for record, counts in records:
+    for at, (record, counts) in enumerate(records):
         by_name = {state.value: count for state, count in counts.items()}
         trials = sum(by_name.values())
         failed = trials - by_name.get("completed", 0)
         made_at = record.created_at[:16].replace("T", " ")
+        named = " ".join([record.name, *(f"#{tag}" for tag in record.tags)])
+        disk = [size_in_words(uses[at].own_bytes)] if uses else []
         table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
-                      f"{failed:,}", escape(record.name))  # fmt: skip
-    Console(highlight=False).print(table)
+                      f"{failed:,}", *disk, escape(named))  # fmt: skip
+    console = Console(highlight=False)
+    console.print(table)
+    if uses:
+        pairs = zip(records, uses, strict=True)
+        datasets = {record.dataset_id: use.dataset_bytes for (record, _), use in pairs}
+        own = size_in_words(sum(use.own_bytes for use in uses))
+        console.print(f"in all  {own}, and {size_in_words(sum(datasets.values()))} of their datasets "
+                      f"({len(datasets):,})", soft_wrap=True)  # fmt: skip
+
+
+def show_home(settings: "Settings", unused: "Sequence[Path]" = ()) -> None:
+    """Print where studies are kept, and which datasets none of them uses."""
+    console, home = Console(highlight=False), settings.workspace.home.absolute()
+    if unused:
+        taken = size_in_words(sum(map(disk_bytes, unused)))
+        console.print(f"unused  {taken} of datasets that no study uses ({len(unused):,}); "
+                      "dnnflow clean --older-than 30d --datasets removes them", soft_wrap=True)  # fmt: skip
+    place = f"{home} (of this directory)" if settings.is_local else str(home)
+    console.print(f"home    {escape(place)}; --home or DNNFLOW_HOME names another", soft_wrap=True)
+    if settings.store_url != settings.workspace.store_url:
+        console.print("store   of DNNFLOW_STORE", soft_wrap=True)
+
+
+def show_deletion(plan: "DeletionPlan") -> None:
+    """Print what is about to be deleted."""
+    console = Console(highlight=False)
+    if not plan.runs and not plan.datasets:
+        console.print("nothing to delete")
+    for record, taken in plan.runs:
+        made_at = record.created_at[:16].replace("T", " ")
+        facts = (made_at, record.state.value, size_in_words(taken), record.name)
+        what = "  ".join([f"{record.kind.value} {record.run_id}", *facts])
+        console.print(escape(what), soft_wrap=True)
+        if why := plan.kept.get(record.run_id):
+            console.print(escape(f"  its dataset stays: {why}"), soft_wrap=True)
+    for path, taken in plan.datasets.items():
+        console.print(escape(f"dataset {path}  {size_in_words(taken)}"), soft_wrap=True)
 
 
 def show_dataset(dataset: "Dataset") -> None:

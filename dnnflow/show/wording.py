@@ -97,3 +97,14 @@ def duration(seconds_s: float) -> str:
     if hours:
         return f"{hours}h{minutes:02}m"
     return f"{minutes}m{seconds:02}s" if minutes else f"{seconds}s"
+
+
+def size_in_words(size_bytes: float) -> str:
+    """Return a number of bytes, e.g. `1.4 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return (
+                f"{size_bytes:.1f} {unit}" if unit != "B" and size_bytes < 100 else f"{size_bytes:.0f} {unit}"
+            )
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"

@@ -23,6 +23,7 @@ from dnnflow.web.api import (
     result_routes,
     run_routes,
     system_routes,
+    upkeep_routes,
 )
 from dnnflow.web.contract import problems
 from dnnflow.web.contract.openapi import make_document
@@ -88,7 +89,8 @@ def create_app(services: Services) -> FastAPI:
     state.predictions, state.metrics = predictions, WebMetrics(services, watch)
     app.openapi = cache(partial(make_document, app))  # type: ignore[method-assign]
     problems.install(app)
-    for routes in (system_routes, dataset_routes, run_routes, result_routes, model_routes):
+    every = (system_routes, dataset_routes, run_routes, result_routes, model_routes, upkeep_routes)
+    for routes in every:
         app.include_router(routes.router, prefix="/api/v1", dependencies=[Depends(check_query)])
     app.include_router(page_routes.router)
     state.problem_page = page_routes.problem_page

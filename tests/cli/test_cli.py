@@ -58,6 +58,9 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
         "predict",
         "score",
         "widen",
+        "clone",
+        "delete",
+        "clean",
         "130",
     ):
         assert word in shown

@@ -150,10 +150,13 @@ def make_old(url: str) -> MakeOld:
         trial = Trial(design_id=DESIGNS[0].design_id, state=TrialState.COMPLETED, engine="keras",
                       score=0.75, history={"loss": (0.5, 0.25)})  # fmt: skip
         with engine.execution_options(writes=True).begin() as connection:
-            columns = COLUMNS_OF_4 if version == 4 else OLD_COLUMNS
-            connection.execute(sa.text("DROP TABLE final_trials"))
+            columns = {4: COLUMNS_OF_4, 5: {}}.get(version, OLD_COLUMNS)
+            if version < 5:
+                connection.execute(sa.text("DROP TABLE final_trials"))
             if version >= 3:
-                for name in MEASURES:
+                for name in ("note", "tags"):
+                    connection.execute(sa.text(f"ALTER TABLE runs DROP COLUMN {name}"))
+                for name in MEASURES if version < 5 else ():
                     connection.execute(sa.text(f"ALTER TABLE trials DROP COLUMN {name}"))
                 for ours, theirs in columns.items():
                     connection.execute(sa.text(f"ALTER TABLE trials RENAME COLUMN {ours} TO {theirs}"))
@@ -179,7 +182,7 @@ def make_old(url: str) -> MakeOld:
     return make
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, version: int) -> None:
     asked = {"wanted": "pause", "obeyed": "pause"} if version > 1 else {}
     make_old(version, DEAD, **asked)
@@ -205,7 +208,7 @@ def test_an_old_store_keeps_all_that_is_in_it(url: str, make_old: MakeOld, versi
         assert tuple(found) == (str(DEAD), 5.0)
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
     url: str, make_old: MakeOld, version: int
 ) -> None:
@@ -221,6 +224,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         assert taken.run_id == "new"
         store.end("new", RunState.FINISHED, outcome={"last": {"loss": 0.5}})
         assert store.run("new").outcome == {"last": {"loss": 0.5}}
+        assert store.describe("old", note="from before", tags=["kept"]).tags == ["kept"]
         trial = Trial(design_id=DESIGNS[1].design_id, state=TrialState.COMPLETED, engine="keras", score=1.0)
         with store.driving("old"):
             assert store.add_trials("old", [(DESIGNS[1], trial)]) == 1
@@ -231,7 +235,7 @@ def test_an_old_store_that_was_brought_up_takes_all_that_a_new_one_takes(
         assert len(store.runs()) == 2
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_whoever_opens_an_old_store_first_brings_it_up(url: str, make_old: MakeOld, version: int) -> None:
     """A web server and a driver may open it at the same moment."""
     make_old(version)

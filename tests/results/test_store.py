@@ -109,7 +109,7 @@ def test_a_study_is_found_by_a_unique_beginning_of_its_id(store: Store) -> None:
     assert store.study("abc").study_id == "abc_1"
     assert store.study("abd%").study_id == "abd%2"
     assert store.study("A").study_id == "ABc_3"
-    with pytest.raises(NotFoundError, match=r"got 'ab', which fits ab.*, ab.*; type more of it"):
+    with pytest.raises(NotFoundError, match=r"got 'ab', which fits ab.*, ab.*; type one of these ids"):
         store.study("ab")
     with pytest.raises(
         NotFoundError, match=r"got 'abcx_1'; did you mean abc_1.*`dnnflow studies` lists them"
@@ -496,7 +496,7 @@ def test_many_may_open_a_new_store_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "remedy"), [(1, "update dnnflow"), (-5, "set DNNFLOW_STORE to a new store")]
+    ("step", "remedy"), [(1, "update dnnflow"), (-schema.SCHEMA_VERSION, "set DNNFLOW_STORE to a new store")]
 )
 def test_a_store_of_another_version_is_refused(
     url: str, monkeypatch: pytest.MonkeyPatch, step: int, remedy: str

@@ -79,7 +79,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     from tests.web.conftest import serving
 
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path_factory.mktemp("web") / "home")})
-    launcher = EmbeddedLauncher(settings.workspace.home / "launches", settings)
+    launcher = EmbeddedLauncher(settings.workspace.launches, settings)
     services = make_services(WebConfig(), settings, launcher)
     with serving(create_app(services)) as served:
         yield Site(served.url, services)

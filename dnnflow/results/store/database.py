@@ -3,7 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +18,8 @@ from dnnflow.results.store.schema import clock, prepare_schema
 
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process's write to a SQLite file."""
+SHRINK_TIMEOUT_S = 1.0
+"""The same for giving disk back, which can as well be done later."""
 
 
 class Database:
@@ -59,6 +61,25 @@ class Database:
     def url(self) -> str:
         """The store's URL without a password."""
         return self._url.render_as_string(hide_password=True)
+
+    def shrink(self) -> None:
+        """Give the disk back what deleted rows took of a SQLite file; a PostgreSQL server does so by itself.
+
+        Where others use the file at this moment, what is deleted is given back the next time.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return
+        with self._guard(), closing(self._engine.raw_connection()) as connection:
+            cursor: Any = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout = {round(1000 * SHRINK_TIMEOUT_S)}")
+            try:
+                (mode,) = cursor.execute("PRAGMA auto_vacuum").fetchone()
+                with suppress(sqlite3.OperationalError):  # it is busy
+                    # As a script: `execute` stops after the first page that is free
+                    cursor.executescript("PRAGMA incremental_vacuum" if mode else "VACUUM")
+                    cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_TIMEOUT_S)}")
 
     def close(self) -> None:
         """Close all connections; the store may be used again and then opens new ones."""
@@ -131,6 +152,8 @@ def open_engine(url: URL) -> sa.Engine:
 def _prepare_sqlite(connection: Any, record: object) -> None:
     connection.isolation_level = None  # sqlite3 begins no transaction of its own: `_begin_sqlite` does
     cursor = connection.cursor()
+    # Counts for a new file; one of an older version becomes so when it is vacuumed
+    cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
     _switch_to_wal(cursor)
     # NORMAL: a killed process loses nothing; a power cut may lose the last commits, never the file.
     cursor.execute("PRAGMA synchronous = NORMAL")

@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -26,6 +26,10 @@ SILENT_AFTER_S = 30.0
 START_TOLERANCE_S = 2.0
 """A process' start time is derived from the clock, which may be set a little between two looks."""
 
+MOST_NAME, MOST_NOTE, MOST_TAG, MOST_TAGS = 80, 10_000, 40, 50
+"""Characters of a name, a note and a tag; tags of a run."""
+
+_TAG = re.compile(rf"[^\s,\x00-\x1f\x7f]{{1,{MOST_TAG}}}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -69,6 +73,10 @@ class RunRecord:
     """Random and URL-safe; what a user follows the run by."""
     kind: RunKind = RunKind.STUDY
     name: str
+    note: str | None = None
+    """What a person wrote about it."""
+    tags: Sequence[str] = field(default_factory=list)
+    """Words by which a person finds it."""
     state: RunState = RunState.RUNNING
     command: Command = Command.RUN
     """What a person asked for last."""
@@ -124,6 +132,11 @@ class RunRecord:
         return self.run_id
 
     @property
+    def is_open(self) -> bool:
+        """Whether a process is at it, or a supervisor or a Prefect server answers for it."""
+        return self.is_driven or (self.queued_s is not None and self.ended_at is None)
+
+    @property
     def label(self) -> str | None:
         """Names of the columns that a study predicts; None where that is not known."""
         label = self.dataset.get("label")
@@ -177,18 +190,65 @@ def taken_id(study_id: str) -> ConflictError:
                          "leave it out for a random id")  # fmt: skip
 
 
-def several_fit(study_id: str, fitting: Sequence[str]) -> NotFoundError:
-    """Return what is raised for the beginning of several ids."""
-    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}, which "
-                         f"fits {', '.join(fitting)}; type more of it")  # fmt: skip
+def check_name(name: str) -> str:
+    """Return a run's name without blanks around it.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is too long.
+    """
+    plain = " ".join(name.split())
+    if not 0 < len(plain) <= MOST_NAME:
+        raise InputError(f"a study's name has 1 to {MOST_NAME} characters, got {len(plain)}; shorten it")
+    return plain
+
+
+def check_note(note: str) -> str | None:
+    """Return a note without blanks around it; None of an empty one.
+
+    Raises
+    ------
+    InputError
+        If it is too long.
+    """
+    plain = note.strip()
+    if len(plain) > MOST_NOTE:
+        raise InputError(f"a note has {MOST_NOTE:,} characters or less, got {len(plain):,}; shorten it")
+    return plain or None
+
+
+def check_tags(tags: Iterable[str]) -> list[str]:
+    """Return tags without repeats, in their order.
+
+    Raises
+    ------
+    InputError
+        If one is no tag, or there are too many.
+    """
+    found = list(dict.fromkeys(tags))
+    for tag in found:
+        if not _TAG.fullmatch(tag):
+            raise InputError(f"a tag has 1 to {MOST_TAG} characters without blanks and commas, got "
+                             f"{tag[: 2 * MOST_TAG]!r}; write two words as two tags")  # fmt: skip
+    if len(found) > MOST_TAGS:
+        raise InputError(f"a study has at most {MOST_TAGS} tags, got {len(found)}; remove some")
+    return found
+
+
+def several_fit(study_id: str, fitting: Sequence[RunRecord]) -> NotFoundError:
+    """Return what is raised for a name that several studies have, or the beginning of several ids."""
+    names = ", ".join(f"{record.run_id} ({record.name})" for record in fitting)
+    return NotFoundError(f"a study is found by its id, a unique beginning of it or its name, got "
+                         f"{study_id!r}, which fits {names}; type one of these ids")  # fmt: skip
 
 
 def study_not_found(study_id: str, known: Sequence[str] = ()) -> NotFoundError:
     """Return what is raised for an id that no study has; names the nearest of those known."""
     near = difflib.get_close_matches(study_id, known, n=3, cutoff=0.5)
     meant = f"; did you mean {' or '.join(near)}?" if near else ";"
-    return NotFoundError(f"a study is found by its id or a unique beginning of it, got {study_id!r}{meant} "
-                         "`dnnflow studies` lists them")  # fmt: skip
+    return NotFoundError(f"a study is found by its id, a unique beginning of it or its name, got "
+                         f"{study_id!r}{meant} `dnnflow studies` lists them")  # fmt: skip
 
 
 def safe_link(address: str | None) -> str | None:

@@ -18,7 +18,10 @@ from dnnflow.results.store.run_record import (
     RunKind,
     RunRecord,
     RunState,
+    check_name,
+    check_note,
     check_study_id,
+    check_tags,
     finite,
     mask_credentials,
     several_fit,
@@ -113,7 +116,7 @@ class Runs(Database):
             connection.execute(query)
 
     def run(self, run_id: str) -> RunRecord:
-        """Return the run with this id, or with the only id that begins so.
+        """Return the run with this id, else the only one whose id begins so or that has this name.
 
         Raises
         ------
@@ -123,7 +126,7 @@ class Runs(Database):
         return self._look_up(run_id)
 
     def study(self, study_id: str) -> RunRecord:
-        """Return the study with this id, or with the only id that begins so, once it has designs.
+        """Return what `run` does, of studies that have designs.
 
         Raises
         ------
@@ -133,16 +136,17 @@ class Runs(Database):
         return self._look_up(study_id, runs.c.key.is_not(None))
 
     def _look_up(self, run_id: str, *conditions: "sa.ColumnElement[bool]") -> RunRecord:
-        prefix = sa.func.substr(runs.c.run_id, 1, len(run_id)) == run_id
-        found = self._records(prefix, *conditions, limit=4)
-        exact = [record for record in found if record.run_id == run_id]
-        if exact or (len(found) == 1 and run_id):
-            return exact[0] if exact else found[0]
-        if found and run_id:
-            raise several_fit(run_id, [record.run_id for record in found])
+        is_exact = runs.c.run_id == run_id
+        fits = (sa.func.substr(runs.c.run_id, 1, len(run_id)) == run_id) | (runs.c.name == run_id)
+        order = (sa.case((is_exact, 0), else_=1), runs.c.created_at.desc(), runs.c.run_id)
+        found = self._records(fits, *conditions, order=order, limit=4) if run_id else []
+        if found and (len(found) == 1 or found[0].run_id == run_id):
+            return found[0]
+        if found:
+            raise several_fit(run_id, found)
         with self.reading() as connection:
-            known = connection.execute(sa.select(runs.c.run_id).where(*conditions)).scalars().all()
-        raise study_not_found(run_id, known)
+            rows = connection.execute(sa.select(runs.c.run_id, runs.c.name).where(*conditions)).all()
+        raise study_not_found(run_id, list(dict.fromkeys(text for row in rows for text in row)))
 
     def find(self, run_id: str) -> RunRecord | None:
         """Return the run with exactly this id, or None."""
@@ -181,6 +185,60 @@ class Runs(Database):
             raise study_not_found(run_id)
         pipeline: Mapping[str, Any] = json.loads(text)
         return pipeline
+
+    def describe(self, run_id: str, *, name: str | None = None, note: str | None = None,
+                 tags: Sequence[str] | None = None) -> RunRecord:  # fmt: skip
+        """Give a run another name, note or tags, and return it; None leaves what is there.
+
+        Raises
+        ------
+        InputError
+            If one of them is too long, or a tag no tag.
+        """
+        values: dict[str, Any] = {}
+        if name is not None:
+            values["name"] = check_name(clean_text(name))
+        if note is not None:
+            values["note"] = check_note(clean_text(note))
+        if tags is not None:
+            values["tags"] = check_tags(map(clean_text, tags)) or None
+        if values:
+            self._update(run_id, **values)
+        return self.run(run_id)
+
+    def tag(self, run_id: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> list[str]:
+        """Add and remove tags of a run, whoever else does so meanwhile; return those that it has then.
+
+        Raises
+        ------
+        InputError
+            If one of those to add is no tag, or there are too many.
+        """
+        query = sa.select(runs.c.tags).where(runs.c.run_id == run_id).with_for_update()
+        with self._write() as connection:
+            row = connection.execute(query).first()
+            if row is None:
+                raise study_not_found(run_id)
+            tags = check_tags([*(tag for tag in row.tags or () if tag not in remove), *map(clean_text, add)])
+            connection.execute(runs.update().where(runs.c.run_id == run_id).values(tags=tags or None))
+        return tags
+
+    def _refuse_open(self, connection: sa.Connection, run_id: str) -> None:
+        """Keep a run from being begun until the transaction ends.
+
+        Raises
+        ------
+        StudyError
+            If it waits or goes on.
+        """
+        row = connection.execute(self._select(runs.c.run_id == run_id).with_for_update()).first()
+        if row is None:
+            raise study_not_found(run_id)
+        record = _record(row)
+        if record.is_open:
+            doing = "is running" if record.is_driven or record.state is not RunState.QUEUED else "is queued"
+            raise StudyError(f"what is deleted has ended, got {record.kind} {run_id}, which {doing}; "
+                             f"dnnflow cancel {run_id} first")  # fmt: skip
 
     def drop(self, run_id: str) -> None:
         """Forget a run that was asked for, and is no study yet; does nothing to others."""

@@ -10,9 +10,10 @@ from dnnflow.errors import InputError, StoreError
 from dnnflow.events import Command
 from dnnflow.results.store.run_record import Driver, RunKind, RunState, brought_up
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised with every change of the tables below; 3 made `runs` of `studies`, 4 compares designs on validation
-rows where 3 knew test rows only, 5 has scores where 4 had accuracies, and trains finalists again."""
+rows where 3 knew test rows only, 5 has scores where 4 had accuracies, and trains finalists again, 6 has notes
+and tags."""
 
 metadata = sa.MetaData()
 
@@ -47,6 +48,8 @@ runs = sa.Table(
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("kind", _enum(RunKind), nullable=False, server_default="study"),
     sa.Column("name", sa.Text, nullable=False),
+    sa.Column("note", sa.Text),
+    sa.Column("tags", JsonText),
     sa.Column("state", _enum(RunState), nullable=False),
     sa.Column("command", _enum(Command, 8), nullable=False, server_default="run"),
     sa.Column("acknowledged", _enum(Command, 8), nullable=False, server_default="run"),
@@ -196,7 +199,7 @@ def prepare_schema(connection: sa.Connection) -> None:
         If the tables are of another version, or a process of an older version uses them now.
     """
     found = _version(connection)
-    if found in (None, 1, 2, 3, 4):
+    if found is None or 0 < found < SCHEMA_VERSION:
         if connection.dialect.name == "postgresql":  # two processes may open a database at once
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(3660117)"))
             found = _version(connection)
@@ -221,6 +224,16 @@ def _migrate(connection: sa.Connection, version: int) -> None:
     """Bring an older store up: rows stay where they are, and so do the trials, which may be gigabytes."""
     for name, key in (("studies", "study_id"),) if version < 3 else (("runs", "run_id"), ("queues", "name")):
         _refuse_while_driven(connection, name, key)
+    if version < 5:
+        _make_scores(connection, version)
+    if version >= 3:  # `_make_runs` adds all that is new
+        for column in (runs.c.note, runs.c.tags):
+            _add(connection, column)
+    connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))
+
+
+def _make_scores(connection: sa.Connection, version: int) -> None:
+    """Make scores of accuracies, and room for finalists."""
     before = "test_accuracy" if version < 4 else "accuracy"
     renamed = {before: "score", "train_accuracy": "train_score", "validation_accuracy": "validation_score"}
     for old, new in (renamed | ({"test_loss": "loss"} if version < 4 else {})).items():
@@ -232,7 +245,6 @@ def _migrate(connection: sa.Connection, version: int) -> None:
     final_trials.create(connection)
     if version < 4:
         _say_what_was_selected_on(connection)
-    connection.execute(schema_versions.update().values(version=SCHEMA_VERSION))
 
 
 def _make_runs(connection: sa.Connection, version: int) -> None:

@@ -23,7 +23,7 @@ from dnnflow.results.store.run_record import (
     taken_id,
 )
 from dnnflow.results.store.runs import Runs, row_of
-from dnnflow.results.store.schema import STUDY, runs, study_designs, trials
+from dnnflow.results.store.schema import STUDY, final_trials, runs, study_designs, trials
 from dnnflow.results.store.trial_rows import history_values, trial_of, trial_row
 
 IDS_A_STATEMENT = 500
@@ -35,6 +35,10 @@ _SEED = re.compile(r',?"seed":\d+\}$')
 
 LONG_COLUMNS = ("confusion", "error_traceback", "history")
 """Left out of a frame of trials unless asked for."""
+
+
+ROW_BYTES = 12
+"""About what a short column takes, its share of the indices included."""
 
 
 class Store(Runs, FinalTrials):
@@ -69,6 +73,40 @@ class Store(Runs, FinalTrials):
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
         """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
         self._update(study_id, pipeline=mask_credentials(pipeline), dataset_path=dataset_path)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with its designs and trials; of a SQLite file the disk gets back what they took.
+
+        Raises
+        ------
+        StudyError
+            If it waits or goes on.
+        """
+        with self._write() as connection:
+            self._refuse_open(connection, run_id)
+            for table in (trials, final_trials, study_designs):
+                connection.execute(table.delete().where(table.c.study_id == run_id))
+            connection.execute(runs.delete().where(runs.c.run_id == run_id))
+
+    def row_bytes(self, study_id: str | None = None) -> dict[str, int]:
+        """Return about how many bytes the rows of each study take, or of one, by its id."""
+        found: dict[str, int] = {}
+        for table, texts in (
+            (study_designs, ("designs",)),
+            (trials, ("design", "confusion", "history", "more_parameters", "error_traceback")),
+            (final_trials, ("design", "trial")),
+        ):
+            lengths = [
+                sa.func.coalesce(sa.func.length(table.c[name], type_=sa.BigInteger), 0) for name in texts
+            ]
+            length = sum(lengths, sa.literal(ROW_BYTES * len(table.columns)))
+            query = sa.select(table.c.study_id, sa.func.sum(length)).group_by(table.c.study_id)
+            if study_id is not None:
+                query = query.where(table.c.study_id == study_id)
+            with self.reading() as connection:
+                for one, taken in connection.execute(query):
+                    found[one] = found.get(one, 0) + int(taken)
+        return found
 
     def forget_failed(self, study_id: str) -> int:
         """Delete the trials that did not complete, so that they are trained again; return how many."""

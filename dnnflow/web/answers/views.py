@@ -140,6 +140,8 @@ class Views:
         return StudyStatus(
             study_id=record.run_id,
             name=record.name,
+            note=record.note,
+            tags=list(record.tags),
             state=state,
             stage=_stage(record) if record.ended_at is None and state != "stopped" else None,
             queue_place=self.queue_place(record),
@@ -182,6 +184,7 @@ class Views:
         state: StateName | None = None,
         kind: Literal["study", "train"] | None = None,
         name: str | None = None,
+        tag: str | None = None,
     ) -> list[StudySummary]:
         """Return studies and parallel trainings, the newest first.
 
@@ -189,13 +192,17 @@ class Views:
         ----------
         after
             `created_at` and id of the last one before.
-        state, kind, name
+        state, kind, name, tag
             Only such; of a name a part.
         """
         self._refresh()
         records = sorted(self._services.store.runs(), key=place_of, reverse=True)
         left = (one for one in records if after is None or place_of(one) < after)
-        found = (self._summary(record) for record in left if is_named(record.name, name))
+        found = (
+            self._summary(record)
+            for record in left
+            if is_named(record.name, name) and tag in (None, *record.tags)
+        )
         fitting = (one for one in found if state in (None, one.state) and kind in (None, one.kind))
         return list(islice(fitting, limit))
 
@@ -206,6 +213,7 @@ class Views:
             study_id=record.run_id,
             kind="train" if is_training else "study",
             name=record.name,
+            tags=status.tags,
             state="running" if is_training and status.state == "preparing" else status.state,
             total=status.total,
             completed=status.completed,

@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, HTMLResponse, StreamingResponse
 from dnnflow.errors import ConflictError, NotFoundError
 from dnnflow.events import Command
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunKind, RunRecord, new_study_id
+from dnnflow.results.store.run_record import MOST_TAG, RunKind, RunRecord, new_study_id
 from dnnflow.web.answers.estimation import estimate
 from dnnflow.web.answers.request_parts import (
     Cursor,
@@ -60,6 +60,7 @@ Named = Annotated[
     str | None,
     Query(min_length=1, max_length=200, description="A part of the name, in upper or lower case."),
 ]
+Tag = Annotated[str | None, Query(max_length=MOST_TAG, description="Only those with this tag.")]
 MaxS = Annotated[
     float, Query(ge=0, le=LONGEST_S, description="Seconds after which the stream ends; ask again then.")
 ]
@@ -164,12 +165,13 @@ def list_studies(
     state: Annotated[StateName | None, Query(description="Where they stand.")] = None,
     kind: Annotated[Literal["study", "train"] | None, Query(description="`train`: trainings.")] = None,
     name: Named = None,
+    tag: Tag = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> StudyPage:
     """Return a page of all studies, whoever runs them, and of all parallel trainings started here."""
     after = tuple(decode_cursor(cursor, str, str)) if cursor else None
-    found = views.summaries(after=after, limit=limit + 1, state=state, kind=kind, name=name)
+    found = views.summaries(after=after, limit=limit + 1, state=state, kind=kind, name=name, tag=tag)
     on_page, more = cut_page(found, limit, lambda one: (one.created_at, one.study_id))
     return StudyPage(studies=on_page, next_cursor=more)
 

@@ -1,6 +1,5 @@
 """Route /health, /metrics and /schema."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -9,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from dnnflow.errors import StoreError
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.settings import own_version
 from dnnflow.web.answers.request_parts import TheServices, problems_of
 from dnnflow.web.answers.web_metrics import CONTENT_TYPE
 from dnnflow.web.contract.replies import Health
@@ -50,11 +50,3 @@ def schema(
     """Return the JSON schema of a study's pipeline, or of a parallel training's."""
     model = Pipeline if kind == "study" else TrainPipeline
     return model.model_json_schema()
-
-
-def own_version() -> str:
-    """Return the installed version of dnnflow."""
-    try:
-        return version("dnnflow")
-    except PackageNotFoundError:
-        return "unknown"

@@ -101,6 +101,8 @@ class StudySummary(ApiReply):
     """`train` is a parallel training: its page and resource is /runs/{study_id}."""
     name: str
     """From its pipeline."""
+    tags: list[str] = []
+    """Words by which a person finds it."""
     state: StateName
     """`preparing` is before the first design is trained, `finishing` after the last one, until models and
     report are saved; `stopped` can be resumed."""
@@ -127,6 +129,10 @@ class StudyStatus(ApiReply):
     """Random and URL-safe."""
     name: str
     """From its pipeline."""
+    note: str | None = None
+    """What a person wrote about it."""
+    tags: list[str] = []
+    """Words by which a person finds it."""
     state: StateName
     """`preparing` is before the first design is trained, `finishing` after the last one, until models and
     report are saved; `stopped` can be resumed."""

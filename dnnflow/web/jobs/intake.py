@@ -14,9 +14,11 @@ import yaml
 
 from dnnflow.engines.registry import engine_names
 from dnnflow.errors import NotFoundError
-from dnnflow.pipeline.pipeline_file import check_text
+from dnnflow.pipeline.pipeline_file import check_text, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
+from dnnflow.results.store.run_record import RunRecord
+from dnnflow.run.clone import cloneable
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.jobs.services import Services
 
@@ -77,6 +79,12 @@ def accept(services: Services, data: Any, *, text: str | None = None) -> Pipelin
     overrides = [] if refused else [*_resolved(services, data, refused)]
     if refused:
         raise _refusal(refused)
+    return _checked(services, data, overrides, text)
+
+
+def _checked(
+    services: Services, data: Mapping[str, Any], overrides: list[str], text: str | None = None
+) -> Pipeline | TrainPipeline:
     wanted = data.get("designs")
     capped = isinstance(wanted, int) and not isinstance(wanted, bool) and CHECKED < wanted <= MOST_DESIGNS
     if capped:
@@ -107,6 +115,35 @@ def accept_study(services: Services, data: Any, text: str | None = None) -> Pipe
         With every problem, or for a training.
     """
     pipeline = accept(services, data, text=text)
+    if isinstance(pipeline, TrainPipeline):
+        raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
+    return pipeline
+
+
+def accept_clone(services: Services, record: RunRecord, changes: Any) -> Pipeline:
+    """Return the pipeline of a stored study with changes that were sent laid over it.
+
+    Parameters
+    ----------
+    changes
+        Part of a pipeline, as plain data. What it does not name stays, the server's own places among it.
+
+    Raises
+    ------
+    Refusal
+        With every problem.
+    StudyError
+        If the record is no study's, or its credentials are not stored.
+    """
+    if not isinstance(changes, Mapping):
+        raise _refusal([FieldProblem(where="changes", message="changes are a mapping of sections")])
+    plain = cloneable(record)
+    refused = [*find_places(changes)]
+    is_other_table = _at(changes, "dataset.source") is not None
+    overrides = [*_resolved(services, changes, refused)] if is_other_table and not refused else []
+    if refused:
+        raise _refusal(refused)
+    pipeline = _checked(services, merge(plain, changes), overrides)
     if isinstance(pipeline, TrainPipeline):
         raise Refusal(422, "a study's pipeline has no model, got one; POST a training to /api/v1/runs")
     return pipeline

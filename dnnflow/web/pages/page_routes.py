@@ -13,11 +13,11 @@ from dnnflow.web.answers.request_parts import StudyId, TheServices, TheViews, cu
 from dnnflow.web.answers.study_control import send_command
 from dnnflow.web.answers.training_runs import run_status
 from dnnflow.web.answers.trials import failures_of
-from dnnflow.web.api.run_routes import OVER, RUN_OVER
+from dnnflow.web.api.run_routes import OVER, RUN_OVER, Tag
 from dnnflow.web.contract.problems import Refusal, make_problem, wants_page
 from dnnflow.web.contract.replies import StudyStatus
 from dnnflow.web.guard.sessions import checked_form, log_in
-from dnnflow.web.pages import new_study_pages, result_pages
+from dnnflow.web.pages import new_study_pages, result_pages, upkeep_pages
 from dnnflow.web.pages.rendering import page, problem_page
 
 __all__ = ["problem_page", "router"]
@@ -42,19 +42,22 @@ STAGES = (
 Form = Annotated[Mapping[str, str], Depends(checked_form)]
 
 router = APIRouter(include_in_schema=False)
-for part in (new_study_pages, result_pages):
+for part in (new_study_pages, result_pages, upkeep_pages):
     router.include_router(part.router)
 
 
 @router.get("/")
 def list_studies(
-    request: Request, views: TheViews, after: Annotated[str | None, Query(max_length=400)] = None
-) -> Response:
+    request: Request, views: TheViews, after: Annotated[str | None, Query(max_length=400)] = None,
+    tag: Tag = None,
+) -> Response:  # fmt: skip
     """Show all studies and trainings, the newest first."""
     since = tuple(decode_cursor(after, str, str)) if after else None
-    found = views.summaries(after=since, limit=PLACES + 1)
+    found = views.summaries(after=since, limit=PLACES + 1, tag=tag)
     on_page, more = cut_page(found, PLACES, lambda one: (one.created_at, one.study_id))
-    return page(request, "studies.html", title="Studies", place="studies", studies=on_page, more=more)
+    return page(
+        request, "studies.html", title="Studies", place="studies", studies=on_page, more=more, tag=tag
+    )
 
 
 @router.get("/about")

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 
-from dnnflow.show.wording import duration
+from dnnflow.show.wording import duration, size_in_words
 from dnnflow.web.contract.problems import ProblemDetails
 from dnnflow.web.guard.sessions import CSRF_FIELD, csrf_token, keep_session, sessions_of
 from dnnflow.web.pages.assets import address
@@ -64,17 +64,6 @@ def problem_page(request: Request, problem: ProblemDetails) -> Response:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?', '!')) else '.'}" if text else ""
-
-
-def size_in_words(size_bytes: float) -> str:
-    """Return a number of bytes, e.g. `1.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size_bytes < 1000:
-            return (
-                f"{size_bytes:.1f} {unit}" if unit != "B" and size_bytes < 100 else f"{size_bytes:.0f} {unit}"
-            )
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} TB"
 
 
 def moment_in_words(text: str) -> str:
