@@ -7,14 +7,19 @@ missing) or by `dnnflow cancel`.
 """
 
 import json
+import logging
+import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dnnflow.cli.lazy_command import lazy
 from dnnflow.cli.train_command import train, train_command
@@ -29,8 +34,24 @@ if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
+STOPPED = "stopped; run the same command again to go on with what is missing"
+
+
+class Commands(TyperGroup):
+    """The commands; Ctrl-C ends one with a sentence, where click would say `Aborted!`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Do a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain(STOPPED)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="dnnflow",
+    cls=Commands,
     help="Find out which network design works best on your table.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, "
@@ -310,7 +331,10 @@ def report(
     _print(f"wrote {open_study(study_id).report(out)}")
 
 
-Model = Annotated[Path, typer.Argument(help="A .keras file that a study saved.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A .keras file that a study saved, or a study, whose recommended model is taken."),
+]
 RawRows = Annotated[str, typer.Argument(help="A CSV of raw rows (path or URL).")]
 Delimiter = Annotated[
     str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
@@ -328,22 +352,39 @@ Header = Annotated[
 @app.command()
 def predict(
     model: Model, rows: RawRows,
-    out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .csv, .parquet or .json file to write; default: CSV in the terminal."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the rows to put before what is predicted, as an id. Repeatable."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Probability of the second of two classes above which it is predicted; of labels "
+                          "one each; default: the model's. Repeatable."),
+    ] = None,
     delimiter: Delimiter = None, header: Header = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
-    from dnnflow.paths import write_file
+    from dnnflow.api import model_file
+    from dnnflow.results.view.export import check_suffix, write_table
     from dnnflow.run.saved_model import load_model
     from dnnflow.table.text.csv_reader import read_rows
 
-    saved = load_model(model)
-    table = saved.predict(read_rows(saved.source(rows, delimiter=delimiter, header=header)))
+    if out is not None:
+        check_suffix(out, "predictions are written")
+    saved = load_model(model_file(model))
+    saved = saved.with_thresholds(threshold) if threshold else saved
+    frame = read_rows(saved.source(rows, delimiter=delimiter, header=header))
+    table = saved.predict_beside(frame, keep or ())
     if as_json:
         _print_json(table.to_dict(orient="records"))
     elif out is None:
         sys.stdout.write(table.to_csv(index=False))
     else:
-        write_file(out, table.to_csv(index=False))
+        write_table(table, out, "predictions are written")
         _print(f"wrote {out}: {len(table):,} rows")
 
 
@@ -381,7 +422,20 @@ def main() -> None:
     """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    signal.signal(signal.SIGINT, _interrupt)
     sys.exit(guarded(partial(app, arguments), debug=debug))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stop at the first Ctrl-C, and with the second at once, whatever is being tidied up."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    logging.disable(logging.CRITICAL)  # what connections that are cut say of it
+    raise KeyboardInterrupt
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    _complain(STOPPED)
+    os._exit(130)
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
@@ -391,7 +445,7 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except KeyboardInterrupt:
-        _complain("stopped; run the same command again to go on with what is missing")
+        _complain(STOPPED)
         return 130
     except DnnflowError as error:
         if debug:
@@ -412,7 +466,7 @@ def _record(record: Any, counts: Any) -> dict[str, Any]:
     return {
         "study_id": record.study_id,
         "name": record.name,
-        "state": record.state.value,
+        "state": record.standing.value,
         "key": record.key,
         "created_at": record.created_at,
         "designs": record.n_designs,

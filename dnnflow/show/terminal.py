@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dnnflow.engines.metrics import METRICS
 from dnnflow.events import (
+    Compiling,
     Event,
     FinalsProgress,
     RowsRead,
@@ -75,6 +76,7 @@ class Progress:
         self._live = self._console.is_terminal and not quiet
         self._last_line = 0.0
         self._first = True
+        self._compiling = 0
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +97,12 @@ class Progress:
                 self._console.print(f"  done in {event.seconds_s:.1f} s: {escape(event.detail)}")
             case TrialsStored():
                 done = event.completed + event.failed
-                self._advance(event, "designs", done, event.total, pace_in_words(event))
+                compiling = f", compiling on {self._compiling}" if self._compiling else ""
+                self._advance(event, "designs", done, event.total, pace_in_words(event) + compiling)
+            case Compiling():
+                if event.workers and not self._compiling:
+                    self._console.print(f"  {in_words(event)}")
+                self._compiling = event.workers
             case FinalsProgress():
                 self._advance(event, "trainings", event.done, event.total, "")
             case TrainingProgress():
@@ -147,7 +154,7 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
-    console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    console.print(f"study   {record.study_id} ({record.name}, {record.standing.value})", soft_wrap=True)
     if model.parent.is_dir():
         console.print(f"models  {model.parent}", soft_wrap=True)
     if report.is_file():
@@ -269,7 +276,7 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
         trials = sum(by_name.values())
         failed = trials - by_name.get("completed", 0)
         made_at = record.created_at[:16].replace("T", " ")
-        table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
+        table.add_row(record.study_id, record.standing.value, made_at, f"{trials:,} of {record.n_designs:,}",
                       f"{failed:,}", escape(record.name))  # fmt: skip
     Console(highlight=False).print(table)
 
