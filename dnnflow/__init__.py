@@ -1,7 +1,6 @@
 """dnnflow: which network design works best on your table, found by training thousands of them on Dask."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import dnnflow` itself loads nothing heavy."""
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("dnnflow")
     if name not in _NAMES:
         raise AttributeError(f"module 'dnnflow' has no attribute {name!r}")

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from dnnflow.cli.lazy_command import lazy
 from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.web_command import web
-from dnnflow.errors import DnnflowError, InputError
+from dnnflow.errors import INTERRUPTED, INTERRUPTED_CODE, DnnflowError, InputError
 from dnnflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,24 +34,8 @@ if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.run.run import Run
 
-STOPPED = "stopped; run the same command again to go on with what is missing"
-
-
-class Commands(TyperGroup):
-    """The commands; Ctrl-C ends one with a sentence, where click would say `Aborted!`."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Do a command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            _complain(STOPPED)
-            raise typer.Exit(130) from None
-
-
 app = typer.Typer(
     name="dnnflow",
-    cls=Commands,
     help="Find out which network design works best on your table.",
     epilog=(
         "Exit codes: 0 done, 1 unexpected failure, 2 wrong argument or pipeline, 3 unusable table, "
@@ -178,18 +162,33 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
 
 
 @app.command()
-def validate(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def validate(
+    file: File,
+    overrides: Overrides = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read the table too, and say what it would become.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Report every problem of a pipeline with its line."""
-    from dnnflow.pipeline.pipeline_file import find_problems
+    from dnnflow.pipeline.pipeline_file import find_problems, load_any
+    from dnnflow.run.check_table import checked_table
 
     problems = find_problems(file, overrides or [])
-    if as_json:
-        _print_json([{"line": item.line, "where": item.where, "message": item.message} for item in problems])
-    else:
-        for problem in problems:
-            _print(f"{file}:{problem.line}: {problem.where + ': ' if problem.where else ''}{problem.message}")
-        if not problems:
-            _print(f"{file} is a valid pipeline")
+    with checked_table(load_any(file, overrides or [])) if data and not problems else nullcontext() as table:
+        if as_json:
+            told = [{"line": item.line, "where": item.where, "message": item.message} for item in problems]
+            _print_json({"problems": told, "dataset": table and table.describe()} if data else told)
+        else:
+            for problem in problems:
+                where = f"{problem.where}: " if problem.where else ""
+                _print(f"{file}:{problem.line}: {where}{problem.message}")
+            if not problems:
+                _print(f"{file} is a valid pipeline")
+            if table is not None:
+                from dnnflow.show.terminal import show_dataset
+
+                show_dataset(table, is_kept=False)
     if problems:
         raise typer.Exit(2)
 
@@ -422,7 +421,8 @@ def main() -> None:
     """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(guarded(partial(app, arguments), debug=debug))
 
 
@@ -434,8 +434,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
-    _complain(STOPPED)
-    os._exit(130)
+    _complain(INTERRUPTED)
+    os._exit(INTERRUPTED_CODE)
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
@@ -443,10 +443,12 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     try:
         command()
     except SystemExit as exit_:
+        if exit_.code == INTERRUPTED_CODE:  # typer's of a KeyboardInterrupt, which it keeps for itself
+            _complain(INTERRUPTED)
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except KeyboardInterrupt:
-        _complain(STOPPED)
-        return 130
+        _complain(INTERRUPTED)
+        return INTERRUPTED_CODE
     except DnnflowError as error:
         if debug:
             raise

@@ -47,6 +47,10 @@ if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.table.store.dataset import Dataset
 
+LEAST_FOLDED = 20
+"""Characters of a column's text that is folded to lines of them."""
+PADDING = 2
+"""Characters that a column takes besides its text, at most."""
 PLAIN_EVERY_S = 5.0
 """Without a terminal, progress is a line this often."""
 
@@ -149,7 +153,7 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"  {escape(step.text)}", soft_wrap=True)
         if step.command:
             console.print(f"    [cyan]{escape(step.command)}[/cyan]", soft_wrap=True)
-    console.print(leaderboard_table(view, top=top))
+    console.print(leaderboard_table(view, top=top, width=console.width))
     if mattered := telling(view.marginals):
         console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
@@ -161,16 +165,16 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"report  {report}", soft_wrap=True)
 
 
-def leaderboard_table(view: "StudyView", top: int = 10) -> Group:
+def leaderboard_table(view: "StudyView", top: int = 10, width: int = 120) -> Group:
     """Return the best designs, a table for each kind of rows, and how far their order can be trusted."""
     sections, tested = place_sections(view, top), measured_section(view)
     title = f"[italic]{escape(view.record.name)}: the best designs[/italic]"
-    tables = [_table(one, view.metric.label) for one in [*sections, *([tested] if tested else [])]]
+    tables = [_table(one, view.metric.label, width) for one in [*sections, *([tested] if tested else [])]]
     return Group(title, *tables, f"[dim]{escape(_caption(view))}[/dim]")
 
 
-def _table(section: PlaceSection, label: str) -> Table:
-    """Return a section of the leaderboard; a column that is empty is left out."""
+def _table(section: PlaceSection, label: str, width: int) -> Table:
+    """Return a section of the leaderboard, without columns that are empty or that there is no room for."""
     table = Table(
         title=f"[bold]{escape(section.title)}[/bold]: {escape(section.note)}",
         title_justify="left",
@@ -179,15 +183,47 @@ def _table(section: PlaceSection, label: str) -> Table:
         padding=(0, 1, 0, 0),
     )
     is_spread, is_sized = any(one.spread for one in section.rows), any(one.place for one in section.rows)
-    for name in ("rank", label, *(["±"] if is_spread else []), "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("design", overflow="fold")
-    for name in ("weights", "epochs", "seconds") if is_sized else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in section.rows:
-        measured = (row.score, *([row.spread] if is_spread else []), row.interval)
-        table.add_row(row.rank, *measured, escape(row.name), *_size(row))
+    names = ["rank", label, *(["±"] if is_spread else []), "95 % interval", "design"]
+    names += ["weights", "epochs", "seconds"] if is_sized else []
+    rows = [
+        (row.rank, row.score, *([row.spread] if is_spread else []), row.interval, row.name, *_size(row))
+        for row in section.rows
+    ]
+    shown = _fitting(names, rows, width, folds="design", spare=("epochs", "weights", "seconds", "±"))
+    for place in shown:
+        if names[place] == "design":
+            table.add_column("design", overflow="fold")
+        else:
+            table.add_column(names[place], justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(row[place]) if place < len(row) else "" for place in shown))
     return table
+
+
+def _fitting(
+    names: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, folds: str, spare: Sequence[str]
+) -> list[int]:
+    """Return the columns of a table that a screen has room for, in order.
+
+    Parameters
+    ----------
+    width
+        Characters of the screen.
+    folds
+        The column whose text may take several lines: it keeps `LEAST_FOLDED` characters where it needs them.
+    spare
+        Columns that may be left out, the first one first.
+    """
+    needs = {
+        name: max([len(name), *(len(row[place]) for row in rows if place < len(row))]) + PADDING
+        for place, name in enumerate(names)
+    }
+    needs[folds] = min(needs[folds], LEAST_FOLDED + PADDING)
+    left_out = set[str]()
+    for name in spare:
+        if sum(need for one, need in needs.items() if one not in left_out) > width:
+            left_out.add(name)
+    return [place for place, name in enumerate(names) if name not in left_out]
 
 
 def _size(row: PlaceRow) -> tuple[str, ...]:
@@ -267,25 +303,31 @@ def replica_table(history: "History") -> Table:
 
 def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]") -> None:
     """Print a table of studies."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("study", "state", "made (UTC)", "trials", "failed"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("name", overflow="fold")
+    console = Console(highlight=False)
+    names = ("study", "state", "made (UTC)", "trials", "failed", "name")
+    rows = []
     for record, counts in records:
         by_name = {state.value: count for state, count in counts.items()}
         trials = sum(by_name.values())
         failed = trials - by_name.get("completed", 0)
         made_at = record.created_at[:16].replace("T", " ")
-        table.add_row(record.study_id, record.standing.value, made_at, f"{trials:,} of {record.n_designs:,}",
-                      f"{failed:,}", escape(record.name))  # fmt: skip
-    Console(highlight=False).print(table)
+        told = f"{trials:,} of {record.n_designs:,}"
+        rows.append((record.study_id, record.standing.value, made_at, told, f"{failed:,}", record.name))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = _fitting(names, rows, console.width, folds="name", spare=("failed", "made (UTC)"))
+    for place in shown:
+        table.add_column(names[place], no_wrap=names[place] != "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(row[place]) for place in shown))
+    console.print(table)
 
 
-def show_dataset(dataset: "Dataset") -> None:
-    """Print what a dataset holds."""
+def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
+    """Print what a dataset holds, and where it is kept."""
     console = Console(highlight=False)
-    console.print(f"dataset   {dataset.id}", soft_wrap=True)
-    console.print(f"path      {dataset.path}", soft_wrap=True)
+    if is_kept:
+        console.print(f"dataset   {dataset.id}", soft_wrap=True)
+        console.print(f"path      {dataset.path}", soft_wrap=True)
     console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
     console.print(f"features  {dataset.n_features:,}")
     if dataset.task is Task.CLASSIFICATION:
