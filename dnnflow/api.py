@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from dnnflow.engines.keras.keras_code import keras_code
+from dnnflow.engines.losses import loss_of
 from dnnflow.errors import NotFoundError
 from dnnflow.events import Listener, ignore
 from dnnflow.parallel.driver.history import History
@@ -60,6 +62,23 @@ class OpenStudy(Study):
         return self
 
     resume = finish
+
+    def to_keras_code(self, rank: int = 1) -> str:
+        """Return Python that builds and fits the design at a rank of the leaderboard with Keras alone.
+
+        Raises
+        ------
+        NotFoundError
+            If no design has this rank.
+        """
+        places = self.view().leaderboard
+        if not 1 <= rank <= len(places):
+            raise NotFoundError(f"a rank is one of the leaderboard, 1 to {len(places)}, got {rank}")
+        wanted = places[rank - 1].design_id
+        design = next(one for one in self.designs if one.design_id == wanted)
+        settings, dataset = self.pipeline.training_settings, self.dataset
+        loss = loss_of(settings.loss, settings.quantile, dataset.task)
+        return keras_code(design, dataset.n_features, dataset.n_outputs, loss)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
