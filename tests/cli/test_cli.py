@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -272,8 +273,10 @@ def test_predictions_are_written_as_their_file_is_called_beside_columns_that_are
     )
     assert code == 0, err
     assert out == f"wrote {written}: 3 rows\n"
-    read = {".parquet": pd.read_parquet, ".csv": partial(pd.read_csv, dtype={"id": str}),
-            ".json": partial(pd.read_json, dtype={"id": str})}[suffix]  # fmt: skip
+    read: Callable[..., pd.DataFrame] = {
+        ".parquet": pd.read_parquet, ".csv": partial(pd.read_csv, dtype={"id": str}),
+        ".json": partial(pd.read_json, dtype={"id": str}),
+    }[suffix]  # fmt: skip
     table = read(written)
     assert list(table.columns[:3]) == ["id", "species", "prediction"]
     assert list(table["id"]) == ["001", "002", "003"]
