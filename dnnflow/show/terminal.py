@@ -101,8 +101,7 @@ class Progress:
                 self._console.print(f"  done in {event.seconds_s:.1f} s: {escape(event.detail)}")
             case TrialsStored():
                 done = event.completed + event.failed
-                compiling = f", compiling on {self._compiling}" if self._compiling else ""
-                self._advance(event, "designs", done, event.total, pace_in_words(event) + compiling)
+                self._advance(event, "designs", done, event.total, pace_in_words(event))
             case Compiling():
                 if event.workers and not self._compiling:
                     self._console.print(f"  {in_words(event)}")
@@ -126,13 +125,17 @@ class Progress:
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(unit, total=total, rate="")
-        self._bar.update(self._task, completed=done, rate=escape(rate))
+        self._bar.update(self._task, completed=done, rate=escape(rate + self._also))
 
     def _line(self, event: Event, *, is_last: bool) -> None:
         """Print a line of progress unless the one before is only just gone."""
         if self._first or is_last or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
-            self._console.print(f"  {escape(in_words(event))}")
+            self._console.print(f"  {escape(in_words(event))}{self._also}")
+
+    @property
+    def _also(self) -> str:
+        return f", compiling on {self._compiling}" if self._compiling else ""
 
     def _end_bar(self) -> None:
         if self._task is not None:

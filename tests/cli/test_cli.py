@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -273,11 +272,12 @@ def test_predictions_are_written_as_their_file_is_called_beside_columns_that_are
     )
     assert code == 0, err
     assert out == f"wrote {written}: 3 rows\n"
-    read: Callable[..., pd.DataFrame] = {
-        ".parquet": pd.read_parquet, ".csv": partial(pd.read_csv, dtype={"id": str}),
-        ".json": partial(pd.read_json, dtype={"id": str}),
-    }[suffix]  # fmt: skip
-    table = read(written)
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": lambda path: pd.read_csv(path, dtype={"id": str}),
+        ".json": lambda path: pd.read_json(path, dtype={"id": str}),
+    }
+    table = readers[suffix](written)
     assert list(table.columns[:3]) == ["id", "species", "prediction"]
     assert list(table["id"]) == ["001", "002", "003"]
 
