@@ -245,8 +245,6 @@ class _Run:
     def _handle_result(self, number: int, result_bytes: bytes) -> list[Outcome]:
         result: TaskResult = pickle.loads(result_bytes)
         slot, load = self._take_back(number)
-        if slot is not None and slot.is_compiling:  # nobody says so any more once the task has ended
-            self._set_compiling(slot, False)
         if slot is not None and load is not None:
             self._backlog.observe(load, result.seconds_s)
             self._weigh(slot, result.resident_bytes)
@@ -321,10 +319,14 @@ class _Run:
     def _take_back(self, number: int) -> tuple[Slot | None, Load | None]:
         self._futures.pop(number, None)
         slot = self._slots.holder(number)
+        if slot is not None and slot.is_compiling:  # nobody says so any more once the task has ended
+            self._set_compiling(slot, False)
         return slot, slot.release(number, time.monotonic()) if slot is not None else None
 
     def _empty(self, slot: Slot) -> list[Outcome]:
         """Take everything back from a worker that has died."""
+        if slot.is_compiling:
+            self._set_compiling(slot, False)
         loads = dict(slot.loads)
         slot.loads.clear()
         futures = [self._futures.pop(number) for number in loads if number in self._futures]
