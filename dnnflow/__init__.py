@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from dnnflow.api import OpenStudy as Study
     from dnnflow.api import ingest, open_study, run_study, score, train
     from dnnflow.design.layers import Design, Layer
@@ -40,8 +41,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, "__version__", *globals()})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import dnnflow` itself loads nothing heavy."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dnnflow")
     if name not in _NAMES:
         raise AttributeError(f"module 'dnnflow' has no attribute {name!r}")
     module, _, other = _NAMES[name].partition(":")

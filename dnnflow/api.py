@@ -1,16 +1,22 @@
 """The Python door: what a notebook or a script calls."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
+from dnnflow.engines.keras.keras_code import keras_code
+from dnnflow.engines.losses import loss_of
+from dnnflow.errors import NotFoundError
 from dnnflow.events import Listener, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.pipeline.pipeline_file import as_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.model_score import ModelScore
+from dnnflow.results.view.next_steps import next_steps
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.run import Run, StudyRun, TrainingRun
@@ -34,18 +40,44 @@ if TYPE_CHECKING:
 class OpenStudy(Study):
     """A study that shows itself on the live page while it trains, and draws its report."""
 
+    def __repr__(self) -> str:
+        record, counts = self.record, self.store.counts(self.study_id)
+        trained = f"{sum(counts.values()):,} of {record.n_designs:,} designs trained"
+        return f"<study {self.study_id} ({record.name}): {record.standing}, {trained}>"
+
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
               listener: Listener = ignore) -> None:  # fmt: skip
         """See `Study.train`."""
         with listening(listener) as heard:
             super().train(executor, shard=shard, listener=heard)
 
-    def finish(self, client: "Client | None" = None, listener: Listener = ignore) -> Self:
-        """Do what is left of the study, as its pipeline says: train, save models, report, refit."""
-        execute(StudyRun.resumed(self), client=client, listener=listener)
+    def finish(self, client: "Client | None" = None, listener: Listener | None = None) -> Self:
+        """Do what is left of the study, as its pipeline says: train, save models, report, refit.
+
+        `listener` is told of its progress, as in `run_study`.
+        """
+        with _shown(listener) as heard:
+            execute(StudyRun.resumed(self), client=client, listener=heard)
         return self
 
     resume = finish
+
+    def to_keras_code(self, rank: int = 1) -> str:
+        """Return Python that builds and fits the design at a rank of the leaderboard with Keras alone.
+
+        Raises
+        ------
+        NotFoundError
+            If no design has this rank.
+        """
+        places = self.view().leaderboard
+        if not 1 <= rank <= len(places):
+            raise NotFoundError(f"a rank is one of the leaderboard, 1 to {len(places)}, got {rank}")
+        wanted = places[rank - 1].design_id
+        design = next(one for one in self.designs if one.design_id == wanted)
+        settings, dataset = self.pipeline.training_settings, self.dataset
+        loss = loss_of(settings.loss, settings.quantile, dataset.task)
+        return keras_code(design, dataset.n_features, dataset.n_outputs, loss)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
@@ -83,26 +115,53 @@ def execute(
         return stages.execute(run, client=client, listener=heard, draw=write_report)
 
 
-def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool = False,
-              settings: Settings | None = None, listener: Listener = ignore) -> OpenStudy:  # fmt: skip
+@contextmanager
+def _shown(listener: Listener | None) -> Iterator[Listener]:
+    """Yield the listener, or one that shows progress on stderr."""
+    if listener is not None:
+        yield listener
+        return
+    from dnnflow.show.terminal import Progress
+
+    with Progress() as progress:
+        yield progress
+
+
+def run_study(
+    pipeline: Pipeline | str | Path | Mapping[str, Any], client: "Client | None" = None, *, new: bool = False,
+    settings: Settings | None = None, listener: Listener | None = None,
+) -> OpenStudy:  # fmt: skip
     """Run a pipeline from data to report and return its study.
 
     Parameters
     ----------
+    pipeline
+        A `Pipeline`, the path of a YAML file, or a mapping of its sections (`{"dataset": {...}, "designs":
+        100}`).
     client
         A Dask client to use; it is left open. Without one the pipeline's executor section says where to run.
     new
         Make a new study even if there is one of the same dataset, designs and training settings.
     settings
         Where things are kept; read from the environment by default.
+    listener
+        Called with each event of `dnnflow.events`; by default progress is shown on stderr, and
+        `listener=dnnflow.events.ignore` is silent.
 
     Raises
     ------
     DnnflowError
         Saying the rule, what was got and the remedy.
+
+    Examples
+    --------
+    ::
+
+        study = dnnflow.run_study("pipelines/quickstart.yaml")
     """
-    run = StudyRun(pipeline, settings or Settings.from_environment(), new=new)
-    study = execute(run, client=client, listener=listener).study
+    run = StudyRun(as_pipeline(pipeline), settings or Settings.from_environment(), new=new)
+    with _shown(listener) as heard:
+        study = execute(run, client=client, listener=heard).study
     return OpenStudy(study.store, study.settings, study.study_id)
 
 
@@ -132,12 +191,16 @@ def train(
     loss, metrics, optimizer
         As `compile` takes them; what is not given is the compiled model's. The optimizer is the server's
         with downpour, else the replicas'.
+    parameters, custom_objects
+        What a `module:function` is called with; `module:name` of own classes that the model's file names.
     devices
         {glob on a layer's name: device} on the workers.
     features, labels
         Names in files.
     callbacks
         Of Keras; they run in this process, on snapshots of the weights, at each validation.
+    listener
+        Called with each event of `dnnflow.events`.
     settings
         Fields of `Algorithm` (synchronous, sync_every, damping, ...) and of `TrainOptions` (replicas,
         servers, epochs, batch_size, seed, target, checkpoint, ...).
@@ -195,13 +258,49 @@ def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
     return OpenStudy(store, settings, store.study(study_id).study_id)
 
 
+def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
+    """Return the file of a model: the given one, or the one that a study recommends.
+
+    Parameters
+    ----------
+    given
+        A `.keras` file, or a study as `open_study` takes it.
+
+    Raises
+    ------
+    NotFoundError
+        If there is neither, or the study has saved no model.
+    """
+    path = Path(given)
+    if path.suffix == ".keras" or path.exists():
+        return path
+    try:
+        study = open_study(str(given), settings=settings)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"a model is a .keras file that a study saved, or a study that saved one, got {str(given)!r}: "
+            f"no such file, and {error}"
+        ) from error
+    workspace = study.settings.workspace
+    models = (step.model for step in next_steps(study.view()) if step.model)
+    best = next(models, "1")
+    named = {"ensemble": workspace.ensemble, "final": workspace.final_model}
+    file = named[best](study.id) if best in named else workspace.model(study.id, int(best))
+    if not file.is_file():
+        raise NotFoundError(
+            f"a study predicts with a model that it saved, got study {study.id}, which has none; "
+            f"dnnflow resume {study.id} does what is left of it"
+        )
+    return file
+
+
 def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
     """Score a model that a study saved on rows whose label is known.
 
     Parameters
     ----------
     model
-        A `.keras` file.
+        A `.keras` file, or a study whose model is taken: see `model_file`.
     rows
         Raw rows: a pandas or polars DataFrame, an Arrow table, or the path or URL of a table of any kind
         that `ingest` takes.
@@ -221,7 +320,7 @@ def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
 
         dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
     """
-    saved = load_model(Path(model))
+    saved = load_model(model_file(model))
     is_named = isinstance(rows, str | Path)
     return saved.score(read_rows(saved.source(str(rows), **reading)) if is_named else rows_of(rows))
 
@@ -249,6 +348,8 @@ def ingest(
         y, and of a KEEL file, which names its outputs.
     out
         Directory in which datasets are kept; default: the workspace's.
+    client, settings, listener
+        A Dask client that reads in parallel; where things are kept; called with each event.
     options
         Fields of `Source` (delimiter, quote, encoding, header, storage_options, format, sheet, query) and of
         `Recipe` (task, drop, missing_values, text_columns, test_fraction, groups, time, split, test_source,

@@ -3,6 +3,10 @@
 A message says the rule, what was got and the remedy, in that order, on one line.
 """
 
+INTERRUPTED = "stopped; run the same command again to go on with what is missing"
+"""What the command line says of Ctrl-C."""
+INTERRUPTED_CODE = 130
+
 
 class DnnflowError(Exception):
     """Base of all errors raised by dnnflow; `exit_code` is what the command line returns."""

@@ -99,6 +99,14 @@ class WorkerRecycled:
 
 
 @dataclass(frozen=True)
+class Compiling:
+    """Machine code or graphs are being made, which no design's time counts."""
+
+    workers: int
+    """How many do it now; 0 when the last is through."""
+
+
+@dataclass(frozen=True)
 class TrialsStored:
     """Trials have reached the store; counts are of the whole study."""
 
@@ -241,6 +249,7 @@ Event = (
     | ClusterReady
     | WorkerLost
     | WorkerRecycled
+    | Compiling
     | TrialsStored
     | FinalsProgress
     | TrainingProgress

@@ -64,6 +64,7 @@ PROBE_SHARE = 0.1
 def dnnflow(table: Table, limits: Limits) -> Answers:
     """Study the table by the good rules, with as many designs as there is time for."""
     import dnnflow as library
+    from dnnflow.events import ignore
     from dnnflow.pipeline.study_pipeline import Pipeline
     from dnnflow.settings import Settings
 
@@ -78,7 +79,7 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     screen_s = SCREEN_SHARE * (limits.left_s - TAIL_S) * limits.cores
     designs = max(10, int(screen_s / design_s))
     pipeline = Pipeline.model_validate({**rules, "designs": designs, "outputs": {"models": 1}})
-    study = library.run_study(pipeline, settings=settings)
+    study = library.run_study(pipeline, settings=settings, listener=ignore)
     workspace = settings.workspace
     files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
     answers: Answers = {}

@@ -7,12 +7,16 @@ missing) or by `dnnflow cancel`.
 """
 
 import json
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +25,7 @@ from dnnflow.cli.lazy_command import lazy
 from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.upkeep_commands import AsJson, StudyId, clean, cloned, delete, note, rename, tag
 from dnnflow.cli.web_command import web
-from dnnflow.errors import DnnflowError, InputError
+from dnnflow.errors import INTERRUPTED, INTERRUPTED_CODE, DnnflowError, InputError
 from dnnflow.settings import Settings, own_version
 
 if TYPE_CHECKING:
@@ -188,18 +192,33 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
 
 
 @app.command()
-def validate(file: File, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def validate(
+    file: File,
+    overrides: Overrides = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read the table too, and say what it would become.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Report every problem of a pipeline with its line."""
-    from dnnflow.pipeline.pipeline_file import find_problems
+    from dnnflow.pipeline.pipeline_file import find_problems, load_any
+    from dnnflow.run.check_table import checked_table
 
     problems = find_problems(file, overrides or [])
-    if as_json:
-        _print_json([{"line": item.line, "where": item.where, "message": item.message} for item in problems])
-    else:
-        for problem in problems:
-            _print(f"{file}:{problem.line}: {problem.where + ': ' if problem.where else ''}{problem.message}")
-        if not problems:
-            _print(f"{file} is a valid pipeline")
+    with checked_table(load_any(file, overrides or [])) if data and not problems else nullcontext() as table:
+        if as_json:
+            told = [{"line": item.line, "where": item.where, "message": item.message} for item in problems]
+            _print_json({"problems": told, "dataset": table and table.describe()} if data else told)
+        else:
+            for problem in problems:
+                where = f"{problem.where}: " if problem.where else ""
+                _print(f"{file}:{problem.line}: {where}{problem.message}")
+            if not problems:
+                _print(f"{file} is a valid pipeline")
+            if table is not None:
+                from dnnflow.show.terminal import show_dataset
+
+                show_dataset(table, is_kept=False)
     if problems:
         raise typer.Exit(2)
 
@@ -370,7 +389,10 @@ def report(
     _print(f"wrote {open_study(study_id).report(out)}")
 
 
-Model = Annotated[Path, typer.Argument(help="A .keras file that a study saved.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A .keras file that a study saved, or a study, whose recommended model is taken."),
+]
 RawRows = Annotated[str, typer.Argument(help="A table of raw rows (path or URL).")]
 Delimiter = Annotated[
     str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
@@ -391,24 +413,40 @@ Query = Annotated[str | None, typer.Option(help="SELECT, or name of a table, of 
 @app.command()
 def predict(
     model: Model, rows: RawRows,
-    out: Annotated[Path | None, typer.Option(help="A CSV to write; default: the terminal.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .csv, .parquet or .json file to write; default: CSV in the terminal."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="A column of the rows to put before what is predicted, as an id. Repeatable."),
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Probability of the second of two classes above which it is predicted; of labels "
+                          "one each; default: the model's. Repeatable."),
+    ] = None,
     delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None, query: Query = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
-    from dnnflow.paths import write_file
+    from dnnflow.api import model_file
+    from dnnflow.results.view.export import check_suffix, write_table
     from dnnflow.run.saved_model import load_model
     from dnnflow.table.formats.rows_file import read_rows
 
-    saved = load_model(model)
+    if out is not None:
+        check_suffix(out, "predictions are written")
+    saved = load_model(model_file(model))
+    saved = saved.with_thresholds(threshold) if threshold else saved
     source = saved.source(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
-    table = saved.predict(read_rows(source))
+    table = saved.predict_beside(read_rows(source), keep or ())
     if as_json:
         _print_json(table.to_dict(orient="records"))
     elif out is None:
         sys.stdout.write(table.to_csv(index=False))
     else:
-        write_file(out, table.to_csv(index=False))
+        write_table(table, out, "predictions are written")
         _print(f"wrote {out}: {len(table):,} rows")
 
 
@@ -451,7 +489,21 @@ def main() -> None:
     """Run the command line: an error is one line, unless --debug, in any place, asks for its traceback."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(guarded(partial(app, arguments), debug=debug))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Stop at the first Ctrl-C, and with the second at once, whatever is being tidied up."""
+    signal.signal(signal.SIGINT, _end_at_once)
+    logging.disable(logging.CRITICAL)  # what connections that are cut say of it
+    raise KeyboardInterrupt
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    _complain(INTERRUPTED)
+    os._exit(INTERRUPTED_CODE)
 
 
 def guarded(command: Callable[[], object], *, debug: bool) -> int:
@@ -459,10 +511,12 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
     try:
         command()
     except SystemExit as exit_:
+        if exit_.code == INTERRUPTED_CODE:  # typer's of a KeyboardInterrupt, which it keeps for itself
+            _complain(INTERRUPTED)
         return exit_.code if isinstance(exit_.code, int) else 0 if exit_.code is None else 1
     except KeyboardInterrupt:
-        _complain("stopped; run the same command again to go on with what is missing")
-        return 130
+        _complain(INTERRUPTED)
+        return INTERRUPTED_CODE
     except DnnflowError as error:
         if debug:
             raise
@@ -484,7 +538,7 @@ def _record(record: Any, counts: Any) -> dict[str, Any]:
         "name": record.name,
         "note": record.note,
         "tags": list(record.tags),
-        "state": record.state.value,
+        "state": record.standing.value,
         "key": record.key,
         "created_at": record.created_at,
         "designs": record.n_designs,

@@ -7,7 +7,7 @@ from functools import cached_property
 from types import UnionType
 from typing import Annotated, Any, ClassVar, get_args, get_origin
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from dnnflow.design.checks import whole
 from dnnflow.errors import DesignError
@@ -195,8 +195,15 @@ _Form = (
     | Annotated[Uniform, Tag("uniform")]
     | Annotated[LogUniform, Tag("loguniform")]
 )
-Parameter = Annotated[_Form, Discriminator(_kind_of)]
-"""A constant, or a mapping of one key: choice, int, log_int, uniform or loguniform."""
+
+
+def as_choice(value: Any) -> Any:
+    """Return a list as a choice of what is in it, anything else as it is."""
+    return {"choice": value} if isinstance(value, list | tuple) else value
+
+
+Parameter = Annotated[_Form, Discriminator(_kind_of), BeforeValidator(as_choice)]
+"""A constant, a list to choose from, or a mapping of one key: choice, int, log_int, uniform or loguniform."""
 KINDS: Mapping[str, type[Draw]] = {
     tag.tag: draw for draw, tag in map(get_args, get_args(_Form)) if tag.tag != "constant"
 }
@@ -211,8 +218,9 @@ def read_draw(name: str, spec: Any, convert: Convert) -> Draw:
     name
         Of the parameter, for messages.
     spec
-        A constant, or one of `{"choice": [...]}`, `{"int": [low, high]}` or `[low, high, step]`,
-        `{"log_int": [low, high, count]}`, `{"uniform": [low, high]}`, `{"loguniform": [low, high]}`.
+        A constant, a list to choose from, or one of `{"choice": [...]}`, `{"int": [low, high]}` or
+        `[low, high, step]`, `{"log_int": [low, high, count]}`, `{"uniform": [low, high]}`,
+        `{"loguniform": [low, high]}`.
     convert
         Checks a value.
 
@@ -223,12 +231,11 @@ def read_draw(name: str, spec: Any, convert: Convert) -> Draw:
     """
     if isinstance(spec, Draw):
         spec = spec.spec()
+    spec = as_choice(spec)
     try:
         if isinstance(spec, Mapping) and len(spec) == 1 and next(iter(spec)) in KINDS:
             kind, given = next(iter(spec.items()))
             return _read_kind(kind, given, convert)
-        if isinstance(spec, list | tuple):
-            raise DesignError(f"several values are written {{choice: [...]}}, got {spec}")
         return _choice((convert(spec),))
     except DesignError as error:
         raise DesignError(f"{name}: {error}") from error

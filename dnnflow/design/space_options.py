@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from dnnflow.design.draws import Parameter
+from dnnflow.design.draws import Parameter, as_choice
 from dnnflow.parameters import Parameters
 
 
@@ -54,12 +54,14 @@ ScheduleParameter = Annotated[
     | Annotated[ScheduleSection, Tag("constant")]
     | Annotated[ScheduleChoice, Tag("choice")],
     Discriminator(_choice_or_one),
+    BeforeValidator(as_choice),
 ]
 EarlyStoppingParameter = Annotated[
     Annotated[None, Tag("none")]
     | Annotated[EarlyStoppingSection, Tag("constant")]
     | Annotated[EarlyStoppingChoice, Tag("choice")],
     Discriminator(_choice_or_one),
+    BeforeValidator(as_choice),
 ]
 
 
@@ -74,7 +76,10 @@ class ReferenceSection(Parameters):
 
 
 class SpaceOptions(Parameters):
-    """The designs to draw from: each parameter a constant, a choice or a range."""
+    """The designs to draw from: each parameter a constant, a choice or a range.
+
+    `[16, 32]` is one of two values, as `{choice: [16, 32]}` is; a range has a key: `{int: [16, 32]}`.
+    """
 
     depth: Parameter = 2
     """Number of hidden layers."""

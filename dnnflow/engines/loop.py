@@ -140,6 +140,14 @@ class Network(ABC):
         """Return a block's features, labels and order as `train_rows` takes them."""
         return block
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether this process has the machine code or the graph that the network needs."""
+        return True
+
+    def compile(self, first: RowBlock, measured: RowBlock | None) -> None:  # noqa: B027
+        """Make what is else made at first use, without learning anything, of a block of each kind."""
+
     @abstractmethod
     def train_rows(self, block: Any, first: int, last: int, learning_rate: float) -> tuple[float, float]:
         """Learn from the rows `order[first:last]` of a block; return their summed loss, and the sum of what
@@ -288,7 +296,12 @@ class Result:
 
 
 def fit_and_measure(network: Network, design: Design, context: TrainingContext) -> Result:
-    """Train a network as its design says, and measure it on the rows that designs are compared on."""
+    """Train a network as its design says, and measure it on the rows that designs are compared on.
+
+    What this process makes once for many designs is made before the clock of the training starts.
+    """
+    if not network.is_compiled:
+        _compile(network, context)
     history = fit(network, design, context.settings.time_limit_s)
     measured = network.measure(network.rows.measured()) if network.rows.is_measured else None
     shape, known = (context.dataset.n_features, context.dataset.n_outputs), design.reference is None
@@ -299,6 +312,16 @@ def fit_and_measure(network: Network, design: Design, context: TrainingContext) 
         flops=count_flops(design, *shape) if known else None,
         weights=network.weights,
     )
+
+
+def _compile(network: Network, context: TrainingContext) -> None:
+    context.compiling(True)
+    try:
+        rows = network.rows
+        first = next(rows.epoch(0, network.batch_size))
+        network.compile(first, next(rows.validation(), None) or next(rows.test(), None))
+    finally:
+        context.compiling(False)
 
 
 def train_designs(

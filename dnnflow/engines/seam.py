@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from dnnflow.table.store.dataset import Dataset
 
 
+def ignore_compiling(is_compiling: bool) -> None:
+    """Take no notice of compilation."""
+
+
 @dataclass(frozen=True)
 class TrainingContext:
     """What an engine is given besides designs."""
@@ -36,6 +40,8 @@ class TrainingContext:
     """What was planned of the designs before (`Portion.plan`); who does not know it plans anew."""
     part: Part | None = None
     """Rows to hold back instead of those that the settings say; designs are then measured on these."""
+    compiling: Callable[[bool], None] = ignore_compiling
+    """Told when an engine begins to make machine code or a graph, and when it has it."""
 
     @property
     def metric(self) -> Metric:

@@ -3,12 +3,13 @@
 import logging
 import os
 import re
+import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import spawn
+from multiprocessing import resource_tracker, spawn
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 import dask
 from distributed import Client, LocalCluster, Status
 from distributed.security import Security
+from distributed.utils import LoopRunner
+from tornado.ioloop import IOLoop
 
 from dnnflow.errors import ClusterError, InputError
 from dnnflow.events import ClusterReady, Listener, Notice, ignore
@@ -110,13 +113,38 @@ def open_cluster(spec: ClusterSpec, listener: Listener = ignore) -> Iterator[Cli
 
 @contextmanager
 def _start(spec: ClusterSpec) -> Iterator[Client]:
-    with dask.config.set(OWN_CLUSTER_CONFIG), plain_workers():
+    with dask.config.set(OWN_CLUSTER_CONFIG), plain_workers(), _loop_without_interrupts() as loop:
+        cluster = LocalCluster.__new__(LocalCluster)
         try:
-            cluster = LocalCluster(**_local_options(spec))
+            cluster.__init__(loop=loop, **_local_options(spec))
         except Exception as error:  # a worker that fails to start raises whatever stopped it
             raise ClusterError(f"the cluster's workers must start, got: {error}; try fewer") from error
+        except BaseException:  # Ctrl-C while workers start: those that have, end too
+            with suppress(Exception):
+                cluster.close(timeout=CONNECT_S)
+            raise
         with cluster, Client(cluster, set_as_default=False, timeout=CONNECT_S) as client:
             yield client
+
+
+@contextmanager
+def _loop_without_interrupts() -> Iterator[IOLoop]:
+    """Yield a running event loop whose thread, and the processes started from it, leave Ctrl-C alone.
+
+    A terminal sends it to this process and to all workers, which would each end with a traceback, those that
+    start in the midst of an import; the driver alone acts upon it, and ends them. Signal masks are inherited.
+    """
+    resource_tracker.ensure_running()  # its start unblocks SIGINT in the thread that first spawns a process
+    runner = LoopRunner(asynchronous=False)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        runner.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
 
 
 def _local_options(spec: ClusterSpec) -> dict[str, Any]:

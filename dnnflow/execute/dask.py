@@ -25,13 +25,13 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialError, TrialState
 from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, DnnflowError
-from dnnflow.events import Listener, Notice, WorkerLost, WorkerRecycled, ignore
+from dnnflow.events import Compiling, Listener, Notice, WorkerLost, WorkerRecycled, ignore
 from dnnflow.execute.cluster import own_cluster, respawn, workers_of
 from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
 from dnnflow.execute.packs import Backlog, Load, PackLimits
 from dnnflow.execute.slots import Slot, Slots, WorkerFacts, require_device
-from dnnflow.execute.task import TOPIC, TaskInput, TaskResult, run_task, stop_run, unpack_outcomes
+from dnnflow.execute.task import TOPIC, TaskInput, TaskNews, TaskResult, run_task, stop_run
 
 POLL_S = 0.5
 """How often the scheduler is asked who works."""
@@ -230,8 +230,17 @@ class _Run:
         self._on_loop(self._collect(number, future))
 
     def _handle_event(self, payload: bytes) -> list[Outcome]:
-        run, outcomes = unpack_outcomes(payload)
-        return self._new(outcomes) if run == self._name else []
+        news = TaskNews.unpack(payload)
+        if news.run != self._name:
+            return []
+        slot = self._slots.by_address.get(news.worker)
+        if slot is not None and slot.is_compiling is not news.is_compiling:
+            self._set_compiling(slot, news.is_compiling)
+        return self._new(news.outcomes)
+
+    def _set_compiling(self, slot: Slot, is_compiling: bool) -> None:
+        slot.is_compiling, slot.head_since_s = is_compiling, time.monotonic()
+        self._listener(Compiling(sum(one.is_compiling for one in self._slots.by_address.values())))
 
     def _handle_result(self, number: int, result_bytes: bytes) -> list[Outcome]:
         result: TaskResult = pickle.loads(result_bytes)
@@ -310,10 +319,14 @@ class _Run:
     def _take_back(self, number: int) -> tuple[Slot | None, Load | None]:
         self._futures.pop(number, None)
         slot = self._slots.holder(number)
+        if slot is not None and slot.is_compiling:  # nobody says so any more once the task has ended
+            self._set_compiling(slot, False)
         return slot, slot.release(number, time.monotonic()) if slot is not None else None
 
     def _empty(self, slot: Slot) -> list[Outcome]:
         """Take everything back from a worker that has died."""
+        if slot.is_compiling:
+            self._set_compiling(slot, False)
         loads = dict(slot.loads)
         slot.loads.clear()
         futures = [self._futures.pop(number) for number in loads if number in self._futures]

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 
 from dnnflow.engines.records import Outcome, Portion
 from dnnflow.engines.seam import StudyContext, make_importable
 from dnnflow.errors import ClusterError
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Compiling, Listener, ignore
 from dnnflow.execute.control import Control, Stopped
 from dnnflow.execute.executor import never, with_queue_s
 from dnnflow.execute.gpus import visible_gpus
@@ -27,18 +28,22 @@ class LocalExecutor:
               keep_above: Callable[[], float] = never, control: Control | None = None,
               listener: Listener = ignore) -> Generator[list[Outcome], None, None]:  # fmt: skip
         """Train here; `ClusterError` for device gpu on a machine without one."""
-        from dnnflow.execute.pack_run import run_pack
+        from dnnflow.execute.pack_run import run_pack, training_context
 
         if study.device == "gpu" and not visible_gpus():
             raise ClusterError("device gpu needs a GPU on this machine, got none; set device: auto")
         make_importable([os.getcwd()])
+        context = replace(
+            training_context(study), compiling=lambda is_compiling: listener(Compiling(int(is_compiling)))
+        )
         submitted_at, backlog = time.time(), Backlog(portions, PACKS)
         control = control or Control()
         while control.may_begin and (load := backlog.take(self.slots)):
             start, outcomes, was_stopped = time.monotonic(), list[Outcome](), False
             try:
                 with control.interruptible():
-                    outcomes += run_pack(load.pack(keep_above()), study, report=outcomes.extend, flush_s=0.0)
+                    pack = load.pack(keep_above())
+                    outcomes += run_pack(pack, study, report=outcomes.extend, flush_s=0.0, context=context)
             except Stopped:
                 was_stopped = True
             backlog.observe(load, time.monotonic() - start)

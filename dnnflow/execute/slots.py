@@ -74,6 +74,8 @@ class Slot:
     draining: bool = False
     """Gets nothing more until it has been restarted."""
     restarting: bool = False
+    is_compiling: bool = False
+    """Whether its running load makes machine code or a graph now, which no time limit counts."""
     stalled_since_s: float | None = None
     """Since when Dask has held its loads back (monotonic)."""
     unusable: str = ""
@@ -120,7 +122,7 @@ class Slot:
         if self.stalled_since_s is not None and now_s - self.stalled_since_s > STALLED_S:
             return True
         head = next(iter(self.loads.values()), None)
-        if head is None or limit_s is None:
+        if head is None or limit_s is None or self.is_compiling:
             return False
         return now_s - self.head_since_s > sum(map(_trainings, head.portions)) * limit_s + GRACE_S
 

@@ -7,7 +7,7 @@ import pickle
 import threading
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
 
@@ -73,9 +73,10 @@ def run_task(given_bytes: bytes) -> bytes:
         start = monotonic()
         _enter(given.run)
         try:
-            with OutcomeSender(given, worker.log_event) as sender:
+            with OutcomeSender(given, worker.address, worker.log_event) as sender:
                 context = training_context(given.study, worker=worker.address, device=given.device,
                                       memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
+                context = replace(context, compiling=sender.tell_compiling)
                 sender.add(run_pack(given.pack, given.study, report=sender.add, flush_s=0.0, context=context))
         finally:
             _leave()
@@ -83,14 +84,38 @@ def run_task(given_bytes: bytes) -> bytes:
     return pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
 
 
+@dataclass(frozen=True)
+class TaskNews:
+    """What a task tells while it goes on."""
+
+    run: str
+    worker: str
+    """Its address."""
+    outcomes: tuple[Outcome, ...] = ()
+    is_compiling: bool = False
+    """Whether machine code or a graph is being made now."""
+
+    def pack(self) -> bytes:
+        """Return the payload of an event."""
+        return zlib.compress(pickle.dumps(self, pickle.HIGHEST_PROTOCOL), 1)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> "TaskNews":
+        """Read an event's payload."""
+        news: TaskNews = pickle.loads(zlib.decompress(payload))
+        return news
+
+
 class OutcomeSender:
-    """Sends finished outcomes ahead once a second while their pack goes on.
+    """Sends finished outcomes ahead once a second while their pack goes on, and says when it compiles.
 
     A design may take hours and its worker may die: those before it in its pack are then safe.
     """
 
-    def __init__(self, given: TaskInput, log_event: Callable[[str, bytes], None]) -> None:
+    def __init__(self, given: TaskInput, worker: str, log_event: Callable[[str, bytes], None]) -> None:
         self._given = given
+        self._worker = worker
+        self._is_compiling = self._said_compiling = False
         self._log_event = log_event
         self._ended = threading.Event()
         self._sent = 0
@@ -107,13 +132,20 @@ class OutcomeSender:
         """Take finished outcomes."""
         self.outcomes += [with_queue_s(outcome, self._given.submitted_at) for outcome in outcomes]
 
+    def tell_compiling(self, is_compiling: bool) -> None:
+        """Take note of compilation; one that is over within a second is not told."""
+        self._is_compiling = is_compiling
+
     def _send_now_and_then(self) -> None:
         while not self._ended.wait(SEND_S):
             fresh = self.outcomes[self._sent :]
             self._sent += len(fresh)
-            light = [outcome for outcome in fresh if _n_bytes(outcome) <= MAX_EVENT_BYTES]
-            if light:
-                self._log_event(TOPIC, pack_outcomes(self._given.run, light))
+            light = tuple(outcome for outcome in fresh if _n_bytes(outcome) <= MAX_EVENT_BYTES)
+            is_compiling = self._is_compiling
+            if light or is_compiling is not self._said_compiling:
+                self._said_compiling = is_compiling
+                news = TaskNews(self._given.run, self._worker, light, is_compiling)
+                self._log_event(TOPIC, news.pack())
 
 
 def stop_run(run: str) -> None:
@@ -122,17 +154,6 @@ def stop_run(run: str) -> None:
         _stopped.add(run)
         for thread in [ident for ident, name in _running.items() if name == run]:
             interrupt(thread)
-
-
-def pack_outcomes(run: str, outcomes: Sequence[Outcome]) -> bytes:
-    """Return the payload of an event."""
-    return zlib.compress(pickle.dumps((run, list(outcomes)), pickle.HIGHEST_PROTOCOL), 1)
-
-
-def unpack_outcomes(payload: bytes) -> tuple[str, list[Outcome]]:
-    """Return the run and the outcomes of an event's payload."""
-    run, outcomes = pickle.loads(zlib.decompress(payload))
-    return run, outcomes
 
 
 def resident_bytes() -> int:

@@ -133,7 +133,7 @@ def _refusal(where: Location, build: Callable[[], object]) -> Iterator[Doubt]:
 def _space(pipeline: Pipeline) -> Iterator[Doubt]:
     given = pipeline.space.model_dump(mode="json", exclude_unset=True, by_alias=True)
     for name, value in given.items():
-        if name not in ("explicit", "reference", "optimizer_parameters"):
+        if name not in ("explicit", "reference", "optimizer_parameters", "code_folder"):
             yield from _refusal(("space", name), partial(Space, **{name: value}))
     for index, design in enumerate(given.get("explicit", ())):
         yield from _refusal(("space", "explicit", index), partial(Space, designs=[design]))

@@ -1,5 +1,6 @@
 """Read a pipeline from YAML, with every problem named by its line."""
 
+import json
 import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, get_args
 import yaml
 
 from dnnflow.design.draws import KINDS
-from dnnflow.errors import PipelineError
+from dnnflow.errors import InputError, PipelineError
 from dnnflow.pipeline.pipeline_checks import (
     Location,
     find_doubts,
@@ -121,6 +122,55 @@ def load_any(path: str | Path, overrides: Iterable[str] = ()) -> AnyPipeline:
         shown = "; ".join(str(problem) for problem in problems)
         raise PipelineError(f"{path} is not a valid pipeline: {shown}")
     return data
+
+
+def as_pipeline(given: object) -> Pipeline:
+    """Return the pipeline that is given in whatever form Python has it.
+
+    Parameters
+    ----------
+    given
+        A `Pipeline`, the path of a YAML file, or a mapping of its sections; relative paths in a mapping are
+        relative to the current directory.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    PipelineError
+        Naming every problem.
+    """
+    if isinstance(given, Pipeline):
+        return given
+    if isinstance(given, str | Path):
+        return load_pipeline(given)
+    if not isinstance(given, Mapping):
+        kind = type(given).__name__
+        remedy = "dnnflow run FILE or dnnflow.train runs it" if isinstance(given, TrainPipeline) else (
+            "write a table to a file and name it in dataset.source"
+        )  # fmt: skip
+        raise InputError(
+            f"a study's pipeline is a Pipeline, the path of a YAML file or a mapping of its sections, got a "
+            f"{kind}; {remedy}"
+        )
+    data, problems = check_text(json.dumps(given, default=_json_type), folder=Path.cwd())
+    if problems or data is None:
+        told = (f"{one.where}: {one.message}" if one.where else one.message for one in problems)
+        raise PipelineError(f"the mapping is not a valid pipeline: {'; '.join(told)}")
+    if isinstance(data, TrainPipeline):
+        raise PipelineError("a study's pipeline has no model, got a mapping that has one; use dnnflow.train")
+    return data
+
+
+def _json_type(value: Any) -> Any:
+    """Return a number of numpy as one of Python, a path as text."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise InputError(
+        f"a mapping of a pipeline holds texts, numbers, lists and mappings, got {type(value).__name__} in it"
+    )
 
 
 def find_problems(path: str | Path, overrides: Iterable[str] = ()) -> list[Problem]:

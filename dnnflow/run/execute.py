@@ -226,7 +226,7 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     designs = draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
         listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
-    _check_parts(pipeline, dataset)
+    check_parts(pipeline, dataset)
     key = study_key(pipeline, dataset, designs)
     path, plain = str(dataset.path.absolute()), mask_credentials(pipeline.plain())
     known = run.find(store, key)
@@ -250,7 +250,7 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     return Study(store, run.settings, known.run_id)
 
 
-def _check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
+def check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
     """Check that the rows that designs are compared on can be held back, before all fail for it one by one.
 
     Raises

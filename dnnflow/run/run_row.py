@@ -18,7 +18,14 @@ from dnnflow.events import (
     TrialsStored,
     ignore,
 )
-from dnnflow.results.store.run_record import RunKind, RunState, mask_credentials, new_study_id
+from dnnflow.results.store.run_record import (
+    Driver,
+    RunKind,
+    RunRecord,
+    RunState,
+    mask_credentials,
+    new_study_id,
+)
 from dnnflow.results.store.runs import News
 from dnnflow.results.store.store import Store
 from dnnflow.run.run import Run, StudyRun
@@ -40,6 +47,8 @@ class RunRow:
         """Why a run that was done to its end is of no use."""
         self.is_supervised = False
         """Whether a supervisor took it, who then says what becomes of it when it is interrupted."""
+        self._next_id = ""
+        """Of a row that this process is about to drive."""
         self._store, self._listener, self._told_s = store, listener, 0.0
         self._progress: Mapping[str, Any] | None = None
         self._driven = ExitStack()
@@ -93,7 +102,7 @@ class RunRow:
         """
         if run_id == self.run_id:
             return
-        left, self.run_id = self.run_id, ""
+        left, self.run_id, self._next_id = self.run_id, "", run_id
         self._driven.close()
         if left:
             command = self._store.command(left)
@@ -103,6 +112,30 @@ class RunRow:
         if not self._store.run(run_id).state.is_finished:
             self._driven.enter_context(self._store.driving(run_id))
             self.run_id = run_id
+
+    def ask(self, run: Run) -> RunRecord:
+        """Return the row of a run, made where there is none yet."""
+        self._next_id = run.own_id or new_study_id()
+        known = self._store.find(self._next_id)
+        if known is not None:
+            return known
+        kind = RunKind.STUDY if isinstance(run, StudyRun) else RunKind.TRAINING
+        # This process has the credentials: they are kept for another one only
+        return self._store.ask(self._next_id, kind, run.pipeline.name, mask_credentials(run.pipeline.plain()))
+
+    def interrupt(self) -> None:
+        """Say that a person stopped the run, also in the moment before this process drives its row."""
+        with suppress(StoreError):
+            if not self.run_id and self._next_id and self._is_mine(self._store.find(self._next_id)):
+                self.run_id = self._next_id
+        self.end(RunState.STOPPED)
+
+    def _is_mine(self, record: RunRecord | None) -> bool:
+        """Whether this process, and nobody else, has begun a run."""
+        if record is None or record.state.is_finished or record.queued_s is not None:
+            return False
+        driver = self._store.driver(record.run_id)
+        return driver is None or driver.same_process(Driver.this_process())
 
     def end(self, state: RunState, error: str | None = None) -> None:
         """Say how far the run came and how it ended."""
@@ -139,7 +172,7 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
             raise
         except KeyboardInterrupt:
             if not row.is_supervised:
-                row.end(RunState.STOPPED)
+                row.interrupt()
             raise
         except Exception as error:
             row.end(RunState.FAILED, failure_of(error))
@@ -158,18 +191,13 @@ def failure_of(error: Exception) -> str:
 
 
 def _begin(row: RunRow, run: Run, store: Store) -> None:
-    run_id = run.own_id or new_study_id()
-    known = store.find(run_id)
-    if known is None:
-        kind = RunKind.STUDY if isinstance(run, StudyRun) else RunKind.TRAINING
-        # This process has the credentials: they are kept for another one only
-        known = store.ask(run_id, kind, run.pipeline.name, mask_credentials(run.pipeline.plain()))
+    known = row.ask(run)
     row.is_supervised = known.queued_s is not None
     is_resumed = isinstance(run, StudyRun) and run.study is not None
     # A study that somebody else asked for may have the id: `begin` sees whether it is the same
     if row.is_supervised or is_resumed or not known.has_designs:
         if not row.is_supervised:
-            store.start(run_id)
+            store.start(known.run_id)
         elif known.state is RunState.QUEUED:
-            store.set_state(run_id, RunState.RUNNING)
-        row.move_to(run_id)
+            store.set_state(known.run_id, RunState.RUNNING)
+        row.move_to(known.run_id)

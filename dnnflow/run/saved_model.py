@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from dnnflow.engines.metric import decided
 from dnnflow.engines.process_setup import import_tensorflow
-from dnnflow.errors import DataError, NotFoundError
+from dnnflow.errors import DataError, InputError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
-from dnnflow.table.columns.kinds import Task
+from dnnflow.table.columns.kinds import Task, nearest
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.open_table import find_tables
@@ -192,6 +192,30 @@ class SavedModel:
         found = self.about.get("thresholds")
         return None if found is None else tuple(found)
 
+    def with_thresholds(self, thresholds: Sequence[float]) -> "SavedModel":
+        """Return the model with other thresholds: one of two classes, or one of each label.
+
+        Raises
+        ------
+        InputError
+            If it decides by none, or by another number of them, or one is no probability.
+        """
+        targets = self.preprocessing.targets
+        wanted = len(targets.names) if targets.task is Task.MULTILABEL else 1
+        if targets.task is Task.REGRESSION or (
+            targets.task is Task.CLASSIFICATION and len(self.class_names) != 2
+        ):
+            what = "numbers" if targets.task is Task.REGRESSION else f"{len(self.class_names)} classes"
+            raise InputError(f"a threshold is for two classes, got a model of {what}; leave it out")
+        if len(thresholds) != wanted:
+            raise InputError(
+                f"this model takes {wanted} threshold{'s' * (wanted > 1)} ({', '.join(targets.names)}), "
+                f"got {len(thresholds)}"
+            )
+        if wrong := [value for value in thresholds if not 0 <= value <= 1]:
+            raise InputError(f"a threshold is a probability in [0, 1], got {wrong[0]:g}")
+        return replace(self, about={**self.about, "thresholds": list(thresholds)})
+
     def source(self, url: str, **given: Any) -> Source:
         """Return how a table of raw rows is read: a CSV as that of the training, besides what is given.
 
@@ -250,6 +274,30 @@ class SavedModel:
             table[f"probability of {name}"] = outputs[:, place]
         return table
 
+    def predict_beside(self, rows: "pd.DataFrame", keep: Sequence[str]) -> "pd.DataFrame":
+        """Return what `predict` gives, with some columns of the rows before it, as they are.
+
+        Raises
+        ------
+        InputError
+            If a column is not there, or what is predicted has the same name.
+        """
+        names = [str(name) for name in rows.columns]
+        for name in keep:
+            if names.count(name) != 1:
+                raise InputError(
+                    f"a column to keep is one of the rows, got {name!r}, which is there {names.count(name)} "
+                    f"times; {nearest(name, names)}"
+                )
+        table = self.predict(rows)
+        for place, name in enumerate(dict.fromkeys(keep)):
+            if name in table:
+                raise InputError(
+                    f"a column to keep has a name that nothing predicted has, got {name!r}; rename it"
+                )
+            table.insert(place, name, rows.iloc[:, names.index(name)])
+        return table
+
     def score(self, rows: "pd.DataFrame") -> ModelScore:
         """Return how well raw rows are predicted that have the label, too.
 
@@ -297,8 +345,9 @@ def read_about(path: Path) -> dict[str, Any]:
     return dict(about)
 
 
-def load_model(path: Path) -> SavedModel:
+def load_model(path: str | Path) -> SavedModel:
     """Read a `.keras` file that a study saved; raises as `read_about`."""
+    path = Path(path)
     about = read_about(path)
     import_tensorflow()
     import keras

@@ -31,6 +31,7 @@ from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
 from dnnflow.run.saved_model import BestWeights, LeaderboardKey
+from dnnflow.run.time_left import TimeLeft, expected_times
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 NEEDED_TO_GO_ON = ("training", "evaluation", "executor", "outputs")
 """Sections of a stored pipeline that a study goes on with."""
-FIRST_ETA = 5
-"""Trials after which the time left is estimated: before, it would be mostly start-up."""
 STORED = ("design_id", "state", "score", "parameters", "error_type")
 """What a study that goes on needs to know of the trials that it has."""
 DESIGNS_PER_SHARD = 50
@@ -254,6 +253,7 @@ class StudyTraining(TrialLoop):
             len(self._designs),
             lambda: TrainingRows(study.dataset, study.job().settings).measured_labels(),
         )
+        self._time_left = TimeLeft(expected_times(study.designs, study.dataset), self._stored)
         self._reported_s, self._reported = 0.0, -1
 
     def run(self, executor: "Executor", portions: Sequence[Portion], control: Control) -> None:
@@ -291,6 +291,7 @@ class StudyTraining(TrialLoop):
         self._completed, self._trained = self._completed + len(keys), self._trained + len(trials)
         self._failed += len(trials) - len(keys)
         self._best = min([*keys, *([self._best] if self._best else [])], default=None)
+        self._time_left.observe([trial.design_id for trial in trials], time.monotonic() - self._began_s)
         self._listener(TrialsEnded([self._result(trial) for trial in trials]))
         self._report()
 
@@ -319,7 +320,6 @@ class StudyTraining(TrialLoop):
             return
         self._reported_s, self._reported = elapsed_s, self._trained
         rate = self._trained / elapsed_s if elapsed_s > 0 else 0.0
-        left = len(self._designs) - self._completed - self._failed
         best = self._best
         self._listener(
             TrialsStored(
@@ -328,7 +328,7 @@ class StudyTraining(TrialLoop):
                 failed=self._failed,
                 elapsed_s=elapsed_s,
                 rate=rate,
-                eta_s=left / rate if self._trained >= FIRST_ETA else None,
+                eta_s=self._time_left.estimate(elapsed_s),
                 best_score=-best.minus_score if best else None,
                 best_design=self._designs[best.design_id].describe() if best else None,
             )

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from dnnflow.engines.metrics import METRICS
 from dnnflow.events import (
+    Compiling,
     Event,
     FinalsProgress,
     RowsRead,
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from dnnflow.settings import Settings
     from dnnflow.table.store.dataset import Dataset
 
+LEAST_FOLDED = 20
+"""Characters of a column's text that is folded to lines of them."""
+PADDING = 2
+"""Characters that a column takes besides its text, at most."""
 PLAIN_EVERY_S = 5.0
 """Without a terminal, progress is a line this often."""
 
@@ -84,6 +89,7 @@ class Progress:
         self._live = self._console.is_terminal and not quiet
         self._last_line = 0.0
         self._first = True
+        self._compiling = 0
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +111,10 @@ class Progress:
             case TrialsStored():
                 done = event.completed + event.failed
                 self._advance(event, "designs", done, event.total, pace_in_words(event))
+            case Compiling():
+                if event.workers and not self._compiling:
+                    self._console.print(f"  {in_words(event)}")
+                self._compiling = event.workers
             case FinalsProgress():
                 self._advance(event, "trainings", event.done, event.total, "")
             case TrainingProgress():
@@ -124,13 +134,17 @@ class Progress:
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(unit, total=total, rate="")
-        self._bar.update(self._task, completed=done, rate=escape(rate))
+        self._bar.update(self._task, completed=done, rate=escape(rate + self._also))
 
     def _line(self, event: Event, *, is_last: bool) -> None:
         """Print a line of progress unless the one before is only just gone."""
         if self._first or is_last or time.monotonic() - self._last_line >= PLAIN_EVERY_S:
             self._first, self._last_line = False, time.monotonic()
-            self._console.print(f"  {escape(in_words(event))}")
+            self._console.print(f"  {escape(in_words(event))}{self._also}")
+
+    @property
+    def _also(self) -> str:
+        return f", compiling on {self._compiling}" if self._compiling else ""
 
     def _end_bar(self) -> None:
         if self._task is not None:
@@ -151,12 +165,12 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"  {escape(step.text)}", soft_wrap=True)
         if step.command:
             console.print(f"    [cyan]{escape(step.command)}[/cyan]", soft_wrap=True)
-    console.print(leaderboard_table(view, top=top))
+    console.print(leaderboard_table(view, top=top, width=console.width))
     if mattered := telling(view.marginals):
         console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
-    console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
+    console.print(f"study   {record.study_id} ({record.name}, {record.standing.value})", soft_wrap=True)
     for name, text in (("tags", ", ".join(record.tags)), ("note", record.note)):
         if text:
             console.print(f"{name:<7} {escape(text)}", soft_wrap=True)
@@ -166,16 +180,16 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"report  {report}", soft_wrap=True)
 
 
-def leaderboard_table(view: "StudyView", top: int = 10) -> Group:
+def leaderboard_table(view: "StudyView", top: int = 10, width: int = 120) -> Group:
     """Return the best designs, a table for each kind of rows, and how far their order can be trusted."""
     sections, tested = place_sections(view, top), measured_section(view)
     title = f"[italic]{escape(view.record.name)}: the best designs[/italic]"
-    tables = [_table(one, view.metric.label) for one in [*sections, *([tested] if tested else [])]]
+    tables = [_table(one, view.metric.label, width) for one in [*sections, *([tested] if tested else [])]]
     return Group(title, *tables, f"[dim]{escape(_caption(view))}[/dim]")
 
 
-def _table(section: PlaceSection, label: str) -> Table:
-    """Return a section of the leaderboard; a column that is empty is left out."""
+def _table(section: PlaceSection, label: str, width: int) -> Table:
+    """Return a section of the leaderboard, without columns that are empty or that there is no room for."""
     table = Table(
         title=f"[bold]{escape(section.title)}[/bold]: {escape(section.note)}",
         title_justify="left",
@@ -184,15 +198,47 @@ def _table(section: PlaceSection, label: str) -> Table:
         padding=(0, 1, 0, 0),
     )
     is_spread, is_sized = any(one.spread for one in section.rows), any(one.place for one in section.rows)
-    for name in ("rank", label, *(["±"] if is_spread else []), "95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("design", overflow="fold")
-    for name in ("weights", "epochs", "seconds") if is_sized else ():
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in section.rows:
-        measured = (row.score, *([row.spread] if is_spread else []), row.interval)
-        table.add_row(row.rank, *measured, escape(row.name), *_size(row))
+    names = ["rank", label, *(["±"] if is_spread else []), "95 % interval", "design"]
+    names += ["weights", "epochs", "seconds"] if is_sized else []
+    rows = [
+        (row.rank, row.score, *([row.spread] if is_spread else []), row.interval, row.name, *_size(row))
+        for row in section.rows
+    ]
+    shown = _fitting(names, rows, width, folds="design", spare=("epochs", "weights", "seconds", "±"))
+    for place in shown:
+        if names[place] == "design":
+            table.add_column("design", overflow="fold")
+        else:
+            table.add_column(names[place], justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(row[place]) if place < len(row) else "" for place in shown))
     return table
+
+
+def _fitting(
+    names: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, folds: str, spare: Sequence[str]
+) -> list[int]:
+    """Return the columns of a table that a screen has room for, in order.
+
+    Parameters
+    ----------
+    width
+        Characters of the screen.
+    folds
+        The column whose text may take several lines: it keeps `LEAST_FOLDED` characters where it needs them.
+    spare
+        Columns that may be left out, the first one first.
+    """
+    needs = {
+        name: max([len(name), *(len(row[place]) for row in rows if place < len(row))]) + PADDING
+        for place, name in enumerate(names)
+    }
+    needs[folds] = min(needs[folds], LEAST_FOLDED + PADDING)
+    left_out = set[str]()
+    for name in spare:
+        if sum(need for one, need in needs.items() if one not in left_out) > width:
+            left_out.add(name)
+    return [place for place, name in enumerate(names) if name not in left_out]
 
 
 def _size(row: PlaceRow) -> tuple[str, ...]:
@@ -276,20 +322,24 @@ def replica_table(history: "History") -> Table:
 def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]",
                  uses: "Sequence[DiskUse] | None" = None) -> None:  # fmt: skip
     """Print a table of studies, with the disk that each takes where that is given."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else [])):
-        table.add_column(name, no_wrap=True)
-    table.add_column("name", overflow="fold")
+    console = Console(highlight=False)
+    names = ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else []), "name")
+    rows = []
     for at, (record, counts) in enumerate(records):
         by_name = {state.value: count for state, count in counts.items()}
         trials = sum(by_name.values())
         failed = trials - by_name.get("completed", 0)
         made_at = record.created_at[:16].replace("T", " ")
+        told = f"{trials:,} of {record.n_designs:,}"
         named = " ".join([record.name, *(f"#{tag}" for tag in record.tags)])
         disk = [size_in_words(uses[at].own_bytes)] if uses else []
-        table.add_row(record.study_id, record.state.value, made_at, f"{trials:,} of {record.n_designs:,}",
-                      f"{failed:,}", *disk, escape(named))  # fmt: skip
-    console = Console(highlight=False)
+        rows.append((record.study_id, record.standing.value, made_at, told, f"{failed:,}", *disk, named))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    shown = _fitting(names, rows, console.width, folds="name", spare=("failed", "made (UTC)"))
+    for place in shown:
+        table.add_column(names[place], no_wrap=names[place] != "name", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(row[place]) for place in shown))
     console.print(table)
     if uses:
         pairs = zip(records, uses, strict=True)
@@ -328,11 +378,12 @@ def show_deletion(plan: "DeletionPlan") -> None:
         console.print(escape(f"dataset {path}  {size_in_words(taken)}"), soft_wrap=True)
 
 
-def show_dataset(dataset: "Dataset") -> None:
-    """Print what a dataset holds."""
+def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
+    """Print what a dataset holds, and where it is kept."""
     console = Console(highlight=False)
-    console.print(f"dataset   {dataset.id}", soft_wrap=True)
-    console.print(f"path      {dataset.path}", soft_wrap=True)
+    if is_kept:
+        console.print(f"dataset   {dataset.id}", soft_wrap=True)
+        console.print(f"path      {dataset.path}", soft_wrap=True)
     console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
     console.print(f"features  {dataset.n_features:,}")
     if dataset.task is Task.CLASSIFICATION:

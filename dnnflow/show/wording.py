@@ -22,6 +22,9 @@ def in_words(event: Event) -> str:
             return f"worker {event.worker} was lost; {event.designs} designs will be run again"
         case events.WorkerRecycled():
             return f"worker {event.worker} was restarted at {event.resident_bytes / 1e9:.1f} GB"
+        case events.Compiling():
+            who = f"{event.workers} worker{'' if event.workers == 1 else 's'}"
+            return f"compiling on {who}, once a process" if event.workers else "compiled"
         case events.TrialsStored():
             return f"{event.completed + event.failed:,} of {event.total:,} designs, {pace_in_words(event)}"
         case events.FinalsProgress():

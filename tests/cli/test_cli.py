@@ -1,15 +1,26 @@
 """The command line: one line for an error, an exit code for a script, JSON for a machine."""
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from dnnflow.cli import main as cli
-from dnnflow.errors import PipelineError
+from dnnflow.errors import InputError, PipelineError
+from dnnflow.results.store.run_record import RunState
+from dnnflow.results.store.store import Store
+from dnnflow.run.saved_model import SavedModel
+from dnnflow.settings import Settings
+from dnnflow.table.columns.kinds import Classes, Task
 from tests.conftest import PIPELINES
 
 IRIS = str(PIPELINES / "iris.yaml")
@@ -268,6 +279,110 @@ def test_predict_refuses_a_file_that_is_no_model(call, tmp_path: Path) -> None:
     code, _, err = call("predict", IRIS, IRIS)
     assert code == 3
     assert "a model must be a .keras file that a study saved" in err
+
+
+@pytest.fixture
+def rows_with_ids(tmp_path: Path) -> Path:
+    lines = (PIPELINES / "data" / "iris.csv").read_text().splitlines()
+    rows = tmp_path / "rows.csv"
+    named = [f"{'id' if number == 0 else f'00{number}'},{line}" for number, line in enumerate(lines[:4])]
+    rows.write_text("\n".join(named) + "\n")
+    return rows
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
+def test_predictions_are_written_as_their_file_is_called_beside_columns_that_are_kept(
+    call, study_id: str, rows_with_ids: Path, tmp_path: Path, suffix: str
+) -> None:
+    written = tmp_path / f"predicted{suffix}"
+    code, out, err = call(
+        "predict", study_id, str(rows_with_ids), "--out", str(written), "--keep", "id", "--keep", "species"
+    )
+    assert code == 0, err
+    assert out == f"wrote {written}: 3 rows\n"
+    readers: dict[str, Callable[[Path], pd.DataFrame]] = {
+        ".parquet": pd.read_parquet,
+        ".csv": lambda path: pd.read_csv(path, dtype={"id": str}),
+        ".json": lambda path: pd.read_json(path, dtype={"id": str}),
+    }
+    table = readers[suffix](written)
+    assert list(table.columns[:3]) == ["id", "species", "prediction"]
+    assert list(table["id"]) == ["001", "002", "003"]
+
+
+def test_predict_refuses_before_it_computes(call, study_id: str, rows_with_ids: Path, tmp_path: Path) -> None:
+    rows = str(rows_with_ids)
+    code, _, err = call("predict", study_id, rows, "--out", str(tmp_path / "p.xls"))
+    assert (code, "predictions are written to .parquet, .csv or .json, got 'p.xls'" in err) == (2, True)
+    code, _, err = call("predict", study_id, rows, "--keep", "ids")
+    assert (code, "a column to keep is one of the rows, got 'ids'" in err, "nearest: id" in err) == (
+        2, True, True,
+    )  # fmt: skip
+    code, _, err = call("predict", study_id, rows, "--threshold", "0.3")
+    assert (code, "a threshold is for two classes, got a model of 3 classes" in err) == (2, True)
+    code, _, err = call("predict", "no-such-study", rows)
+    assert (code, "a model is a .keras file that a study saved, or a study that saved one" in err) == (
+        4,
+        True,
+    )
+
+
+def test_a_model_of_two_classes_takes_another_threshold() -> None:
+    classes = Classes(("no", "yes"), numeric=False)
+    preprocessing = SimpleNamespace(targets=SimpleNamespace(task=Task.CLASSIFICATION, names=("sick",)))
+    model = SavedModel(None, preprocessing, classes.names, {"thresholds": None})  # type: ignore[arg-type]
+    assert model.with_thresholds([0.2]).thresholds == (0.2,)
+    with pytest.raises(InputError, match=r"takes 1 threshold \(sick\), got 2"):
+        model.with_thresholds([0.2, 0.3])
+    with pytest.raises(InputError, match=r"a threshold is a probability in \[0, 1\], got 20"):
+        model.with_thresholds([20])
+
+
+def test_validate_looks_at_the_table_where_it_is_asked_to(call, home: Path) -> None:
+    code, out, err = call("validate", IRIS, "--data")
+    assert code == 0, err
+    assert "120 to train, 30 to test" in out
+    assert not list(home.glob("datasets/*/validate*"))
+    code, out, err = call("validate", IRIS, "--data", "--set", "dataset.label=bmi")
+    assert (code, out) == (3, "")
+    assert "got 'bmi'; there are: sepal_length_cm, " in err
+
+
+def test_ctrl_c_is_a_sentence(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dnnflow.pipeline.pipeline_file.find_problems", interrupt)
+    code, out, err = call("validate", IRIS)
+    assert (code, out) == (130, "")
+    assert err == "dnnflow: error: stopped; run the same command again to go on with what is missing\n"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_ctrl_c_while_workers_train_leaves_a_stopped_study_and_no_traceback(tmp_path: Path) -> None:
+    """A terminal sends it to all processes: to the driver and to its workers."""
+    options = ["--set", "executor.workers=1", "--set", "space.epochs=5000", "--set", "designs=9"]
+    environment = os.environ | {"DNNFLOW_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "dnnflow", "run", IRIS, *options], stderr=subprocess.PIPE, text=True,
+        env=environment, start_new_session=True, preexec_fn=_heed_interrupts,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if line.startswith("train "):
+                os.killpg(process.pid, signal.SIGINT)
+    assert process.returncode == 130
+    assert told[-1].startswith("dnnflow: error: stopped; ")
+    assert not any("Traceback" in line for line in told)
+    [record] = Store(Settings.from_environment(environment).store_url).runs()
+    assert (record.state, record.is_driven) == (RunState.STOPPED, False)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ingest_prints_what_the_dataset_holds(call, tmp_path: Path) -> None:

@@ -199,11 +199,20 @@ def test_parameters_of_a_reference_are_drawn() -> None:
     assert found == [({"width": w, "deep": True}, rate) for w in (3, 5) for rate in (0.01, 0.1)]
 
 
+def test_a_list_is_a_choice_of_what_is_in_it() -> None:
+    written = Space.from_dict({"units": [16, 32], "activation": ["relu"], "schedule": ["constant", "cosine"]})
+    assert written == Space.from_dict(
+        {"units": {"choice": [16, 32]}, "activation": "relu", "schedule": {"choice": ["constant", "cosine"]}}
+    )
+    assert [design.layers[0].units for design in written.grid()] == [16, 16, 32, 32]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         ({"width": 3}, "a space takes depth, units, .*, got width"),
-        ({"units": [16, 32]}, r"units: several values are written \{choice: \[...\]\}, got \[16, 32\]"),
+        ({"units": []}, r"units: choice takes a list, got \[\]"),
+        ({"units": [16, [32]]}, r"units: units must be a whole number .*, got \[32\]"),
         ({"units": {"choice": []}}, r"units: choice takes a list, got \[\]"),
         ({"units": {"choice": [16, 0]}}, "units: units must be a whole number .*, got 0"),
         ({"activation": {"choice": ["rlu"]}}, "activation: activation must be one of .*, got 'rlu'"),

@@ -10,9 +10,11 @@ import pytest
 
 from dnnflow.design import layers as design_layers
 from dnnflow.design.layers import Design, EarlyStopping, Layer, Optimizer, Reference, Schedule
+from dnnflow.engines.compiled import compiled_engine
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.keras.build import build_model, compile_model
 from dnnflow.engines.keras.keras_engine import KerasEngine
+from dnnflow.engines.loop import Deadline
 from dnnflow.engines.records import TrainingSettings, Trial, TrialState
 from dnnflow.engines.registry import find_engine
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext, check_training
@@ -68,6 +70,28 @@ def numbers(trial: Trial) -> dict[str, object]:
     """What must be the same when a trial is repeated: all but who, when and how long."""
     told = dataclasses.asdict(trial)
     return {name: told[name] for name in told if name not in ("started_at", "training_s", "total_s")}
+
+
+@pytest.mark.parametrize("name", ["compiled", "keras", "stacked"])
+def test_what_a_process_makes_once_is_made_before_the_clock_starts(
+    name: str, iris: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[bool]()
+    clock = list[int]()
+    monkeypatch.setattr(compiled_engine, "_compiled", set())
+    begun = Deadline.__init__
+
+    def begin(self: Deadline, *given: object, **named: object) -> None:
+        clock.append(len(told))
+        begun(self, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Deadline, "__init__", begin)
+    context = TrainingContext(iris, ON_TEST, compiling=told.append)
+    engine = find_engine(name)
+    first, again = (train_one(engine, SMALL, context).trial for _ in range(2))
+    assert told == [True, False]
+    assert clock == [2, 2]
+    assert numbers(first) == numbers(again)
 
 
 @pytest.mark.parametrize("select_on", ["validation", "test"])

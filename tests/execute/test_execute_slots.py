@@ -92,6 +92,12 @@ def test_a_load_past_its_designs_time_limits_hangs() -> None:
     assert not slot.hangs(1e9, limit_s=None)
 
 
+def test_compiling_is_no_hanging() -> None:
+    slot = Slot(facts(), is_compiling=True)
+    slot.assign(1, LOAD, now_s=0.0)
+    assert not slot.hangs(1e6, limit_s=1.0)
+
+
 def test_a_stack_may_be_halved_down_to_single_designs_by_its_engine_before_it_hangs() -> None:
     """Five designs: whole, in parts of 3, of 2 and alone, each time up to the limits of all members."""
     slot = Slot(facts())

@@ -10,7 +10,7 @@ import pytest
 
 from dnnflow.api import execute, open_study, run_study
 from dnnflow.errors import ConflictError, DataError, StoreError, StudyError, StudyStopped
-from dnnflow.events import Command, Event, Stage, StageStarted, TrainingProgress
+from dnnflow.events import Command, Event, Stage, StageStarted, TrainingProgress, ignore
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.pipeline.training_pipeline import TrainPipeline
@@ -140,6 +140,29 @@ def test_a_training_that_is_cancelled_stops(settings: Settings) -> None:
     with pytest.raises(StudyStopped, match="request to stop training t1"):
         _hear_and_cancel(TrainingRun(pipeline, settings, "t1"), progress)
     assert Store(settings.store_url).run("t1").state is RunState.STOPPED
+
+
+@pytest.mark.parametrize("moment", ["start", "driving", "drop", "set_state"])
+def test_a_run_that_is_interrupted_at_any_moment_has_stopped(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Also between the making of its row and this process' claim to it."""
+    doing = getattr(Store, moment)
+
+    def interrupted(self: Store, *given: Any) -> Any:
+        if moment == "start":
+            doing(self, *given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, moment, interrupted)
+    known = begin_study(iris(), settings) if moment == "drop" else None
+    with pytest.raises(KeyboardInterrupt):
+        run_study(iris(), settings=settings, listener=ignore)
+    monkeypatch.undo()
+    states = {row.run_id: row.standing for row in Store(settings.store_url).runs()}
+    assert set(states.values()) == {RunState.STOPPED}
+    assert not any(row.is_driven for row in Store(settings.store_url).runs())
+    assert known is None or known.id in states
 
 
 def test_a_run_that_is_refused_leaves_others_alone(settings: Settings) -> None:

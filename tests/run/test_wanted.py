@@ -209,6 +209,18 @@ def test_a_run_that_waits_is_cancelled_before_it_has_begun(settings: Settings) -
         assert store.take_next("q") is None
 
 
+def test_cancel_reaches_a_run_whose_process_has_gone(settings: Settings) -> None:
+    """One that was killed in its first seconds, when its row was there and its study not yet."""
+    with Store(settings.store_url) as store:
+        store.ask("killed", RunKind.STUDY, "iris", {"name": "iris"})
+        store.start("killed")
+        assert store.run("killed").standing is RunState.STOPPED
+        said = request(store, "killed", Command.CANCEL)
+        assert said == "study killed is stopped: the process that trained it had gone"
+        assert store.run("killed").state is RunState.STOPPED
+        assert "no process trains it" in request(store, "killed", Command.CANCEL)
+
+
 def test_a_training_is_stopped_and_never_paused(settings: Settings) -> None:
     with Store(settings.store_url) as store:
         store.ask("t", RunKind.TRAINING, "t", {"name": "t"}, queue="q")

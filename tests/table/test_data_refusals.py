@@ -76,7 +76,7 @@ def test_a_label_that_does_not_exist(tmp_path: Path):
 
 def test_a_column_to_drop_that_does_not_exist(tmp_path: Path):
     assert refusal(tmp_path, f"age,b,label\n{GOOD}", drop=("aeg",)) == (
-        "drop must name a column of the table, got 'aeg'; nearest: age, label"
+        "drop must name a column of the table, got 'aeg'; nearest: age"
     )
 
 

@@ -21,6 +21,8 @@ ACTIVATIONS = ("linear", "relu", "leaky_relu", "elu", "selu", "tanh", "sigmoid",
 LOSSES = tuple(LossKind)
 """All of them; `kernels` knows them by their places here, too."""
 OPTIMIZERS = ("sgd", "adam", "adamw")
+_compiled: set[tuple[object, ...]] = set()
+"""Types that this process has machine code for."""
 _ALIKE = np.empty(0, np.float32)
 """Weights of rows that all count alike."""
 _CALL_FLOPS = 2e9
@@ -93,6 +95,22 @@ class CompiledNetwork(Network):
         n_slots = 2 if self._optimizer == kernels.ADAM else 1
         self._slots = np.zeros((n_slots, self._weights.size), self._dtype)
         self._steps = 0
+
+    @property
+    def _types(self) -> tuple[object, ...]:
+        return self.rows.dataset.task, self.rows.is_weighted, self._dtype
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether this process has machine code for rows of these types."""
+        return self._types in _compiled
+
+    def compile(self, first: RowBlock, measured: RowBlock | None) -> None:
+        """Make the machine code, or read it from numba's cache, by work on no rows."""
+        self.train_rows(first, 0, 0, 0.0)
+        if measured is not None:
+            self.evaluate(measured._replace(order=measured.order[:0]))
+        _compiled.add(self._types)
 
     def train_rows(self, block: RowBlock, first: int, last: int, learning_rate: float) -> tuple[float, float]:
         """Learn from the rows `order[first:last]` of a block; return two sums over them (`followed`)."""

@@ -107,6 +107,15 @@ class KerasNetwork(Network):
         # For one evaluation of small layers a trace does not pay; code may hold loops over time.
         self._traced = rows.has_validation or design.reference is not None
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the program has its graphs."""
+        return self._program.is_traced(measuring=self._traced)
+
+    def compile(self, first: RowBlock, measured: RowBlock | None) -> None:
+        """Trace the program."""
+        self._program.trace(self._tensors.of(first), measuring=self._traced)
+
     def prepare(self, block: RowBlock) -> Rows:
         """Return a block as tensors."""
         return self._tensors.of(block)

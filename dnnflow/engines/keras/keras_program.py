@@ -86,6 +86,16 @@ class KerasProgram:
     def _traced_measure(self) -> Any:
         return trace(self._measure, self._rows)
 
+    def is_traced(self, *, measuring: bool) -> bool:
+        """Whether the graph of a training is there, and with `measuring` that of a measurement."""
+        return "_train" in vars(self) and (not measuring or "_traced_measure" in vars(self))
+
+    def trace(self, block: Rows, *, measuring: bool) -> None:
+        """Make the graphs, and run that of the training for no step."""
+        self.train(block, 1, 0, 0, 0.0)
+        if measuring:
+            _ = self._traced_measure
+
     def weights(self) -> Weights:
         """Copy the weights."""
         return tuple(variable.numpy() for variable in self.network.variables)

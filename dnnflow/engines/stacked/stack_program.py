@@ -36,6 +36,7 @@ class StackProgram:
         loss: Loss = CROSS_ENTROPY, is_weighted: bool = False,
     ) -> None:  # fmt: skip
         self.dtype = dtype
+        self.has_run = False
         self._loss, self._is_weighted = loss, is_weighted
         self._network = StackNetwork(signature)
         self._looped = signature.looped
@@ -74,6 +75,7 @@ class StackProgram:
         Return each design's sum of losses over rows, as measured before each step, float64, and that of what
         is followed (`followed_sum`); both (designs,).
         """
+        self.has_run = True
         bounds = (tf.constant(value, tf.int64) for value in (batch_size, first, last))
         loss_sum, found = self._traced_train(*rows, *bounds)
         return loss_sum.numpy(), found.numpy()

@@ -93,6 +93,12 @@ class StackRun:
             weight_shapes(design, layout.n_features, layout.n_outputs) for design in stack.designs
         ]
 
+    def warm_up(self) -> None:
+        """Have the rows as tensors, and the graph run once, for no step, before the clock starts."""
+        if not self._program.has_run:
+            tensors, *_ = next(self._calls(0))
+            self._program.train(tensors, self._batch_size, 0, 0)
+
     def fit(self, deadline: Deadline) -> list[Member]:
         """Train every design as it says, and return them with their courses and weights.
 

@@ -100,6 +100,7 @@ class StackedEngine:
             layout = layout_of(stack, context.dataset)
             program = self._program(stack, layout, context)
             run = StackRun(stack, layout, program, TrainingRows.of(context), self._tensors)
+            run.warm_up()
             deadline = Deadline(settings.time_limit_s and settings.time_limit_s * n_designs)
             members = run.fit(deadline)
             training_s = time.monotonic() - deadline.started_s
@@ -118,9 +119,13 @@ class StackedEngine:
 
         loss, is_weighted = context.loss, context.is_weighted
         key = (stack.signature, layout.n_features, layout.n_outputs, context.device, loss, is_weighted)
-        program = self._programs.pop(key, None) or StackProgram(
-            stack.signature, layout, loss=loss, is_weighted=is_weighted
-        )
+        program = self._programs.pop(key, None)
+        if program is None:
+            context.compiling(True)
+            try:
+                program = StackProgram(stack.signature, layout, loss=loss, is_weighted=is_weighted)
+            finally:
+                context.compiling(False)
         self._programs[key] = program
         while len(self._programs) > _KEPT_PROGRAMS:
             self._programs.popitem(last=False)

@@ -10,6 +10,8 @@ from dnnflow.results.store.store import Store
 ANSWER_S = 15.0
 """How long an answer is waited for: a pause lets what is in flight end, which may take some seconds."""
 LOOK_S = 0.2
+APPEAR_S = 1.0
+"""How long a process that has begun a run may take until it drives it."""
 
 DONE = {Command.RUN: "goes on", Command.PAUSE: "is paused", Command.CANCEL: "is stopped"}
 HOW_ON = {
@@ -45,11 +47,20 @@ def request(store: Store, run_id: str, command: Command, *, answer_s: float = AN
     if record.kind is RunKind.TRAINING and command is not Command.CANCEL:
         raise StudyError(f"what is paused or resumed is a study, got {named}; dnnflow cancel stops it")
     store.send_command(run_id, command)
-    deadline = time.monotonic() + answer_s
+    began_s = time.monotonic()
+    deadline = began_s + answer_s
     while time.monotonic() < deadline:
         record = store.run(run_id)
         if _happened(record, command):
             break
+        if record.standing is RunState.STOPPED and command is Command.CANCEL:
+            if time.monotonic() < began_s + APPEAR_S:  # its process may only just be about to drive it
+                time.sleep(LOOK_S)
+                continue
+            store.end(run_id, RunState.STOPPED)
+            return (
+                f"{named} is stopped: the process that trained it had gone{_how_on(record, Command.CANCEL)}"
+            )
         if not record.is_driven and record.queued_s is None:
             here = f"; dnnflow resume {run_id} trains it here" if record.has_designs else ""
             return (

@@ -137,6 +137,12 @@ class RunRecord:
         return self.is_driven or (self.queued_s is not None and self.ended_at is None)
 
     @property
+    def standing(self) -> RunState:
+        """Where it stands for a person: one whose process died, and that nobody is to begin, has stopped."""
+        is_left = self.state is RunState.RUNNING and not self.is_driven and self.queued_s is None
+        return RunState.STOPPED if is_left else self.state
+
+    @property
     def label(self) -> str | None:
         """Names of the columns that a study predicts; None where that is not known."""
         label = self.dataset.get("label")

@@ -1,4 +1,4 @@
-"""Export trials as a file for other programs."""
+"""Write trials, and other tables, as files for other programs."""
 
 import io
 from pathlib import Path
@@ -8,6 +8,7 @@ import pandas as pd
 from dnnflow.errors import InputError
 from dnnflow.paths import write_file
 
+SUFFIXES = (".parquet", ".csv", ".json")
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A cell that begins so is taken for a formula by spreadsheet programs."""
 
@@ -22,17 +23,33 @@ def export_trials(trials: pd.DataFrame, path: Path) -> None:
     InputError
         For another suffix.
     """
+    write_table(_harmless(trials) if path.suffix.lower() == ".csv" else trials, path, "trials are exported")
+
+
+def check_suffix(path: Path, what: str) -> None:
+    """Look whether a table can be written to a file of this name.
+
+    Raises
+    ------
+    InputError
+        If its suffix stands for no format that is written.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{what} to {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path.name!r}")
+
+
+def write_table(table: pd.DataFrame, path: Path, what: str) -> None:
+    """Write a table in the format that the suffix of `path` stands for; raises as `check_suffix`."""
+    check_suffix(path, what)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         buffer = io.BytesIO()
-        trials.to_parquet(buffer, index=False)
+        table.to_parquet(buffer, index=False)
         write_file(path, buffer.getvalue())
     elif suffix == ".csv":
-        write_file(path, _harmless(trials).to_csv(index=False))
-    elif suffix == ".json":
-        write_file(path, trials.to_json(orient="records", double_precision=15))
+        write_file(path, table.to_csv(index=False))
     else:
-        raise InputError(f"trials are exported to .parquet, .csv or .json, got {path.name!r}")
+        write_file(path, table.to_json(orient="records", double_precision=15))
 
 
 def _harmless(trials: pd.DataFrame) -> pd.DataFrame:

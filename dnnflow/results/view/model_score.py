@@ -85,7 +85,7 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
         if names.count(column) != 1:
             raise DataError(
                 f"rows to be scored must have the label {column!r} once, got it {names.count(column)} times; "
-                f"nearest: {nearest(column, names)}"
+                f"{nearest(column, names)}"
             )
         texts = _texts(preprocessing, rows[column].tolist())
         found = targets.values(place, pa.array(texts, pa.string()))

@@ -95,11 +95,12 @@ def quoted(text: str, length: int = 40) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the names most like `name`, as a message lists them."""
+    """Return the names most like `name` as a message lists them; where none is like it, the first of all."""
     known = list(names)
     lower = {k.lower(): k for k in reversed(known)}
-    near = [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
-    return ", ".join(near or known[:5]) + ("" if near or len(known) <= 5 else ", ...")
+    if near := [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3)]:
+        return f"nearest: {', '.join(near)}"
+    return f"there are: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
 
 
 @dataclass(frozen=True)
@@ -202,5 +203,5 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
         for name in wanted:
             if name not in seen:
                 raise DataError(
-                    f"{field} must name a column of the table, got {name!r}; nearest: {nearest(name, names)}"
+                    f"{field} must name a column of the table, got {name!r}; {nearest(name, names)}"
                 )

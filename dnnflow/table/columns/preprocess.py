@@ -186,7 +186,7 @@ class Preprocessing:
             if names.count(column.name) != 1:
                 rule = f"new rows must have the column {column.name!r} once"
                 raise DataError(
-                    f"{rule}, got it {names.count(column.name)} times; nearest: {nearest(column.name, names)}"
+                    f"{rule}, got it {names.count(column.name)} times; {nearest(column.name, names)}"
                 )
         return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
 

@@ -1,0 +1,79 @@
+"""What the terminal says fits its width, and progress says when machine code is being made."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+from rich.console import Console
+
+from dnnflow.engines.records import TrialState
+from dnnflow.events import Compiling, TrialsStored
+from dnnflow.results.store.run_record import RunRecord
+from dnnflow.show import terminal
+from dnnflow.show.study_tables import PlaceRow, PlaceSection
+from dnnflow.show.terminal import Progress, _fitting, _table, show_studies
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], list[str]]]:
+    """Have consoles of a width; returns what gives the lines that were printed."""
+
+    def of_width(width: int) -> Callable[[], list[str]]:
+        out = io.StringIO()
+        monkeypatch.setattr(terminal, "Console", lambda **_: Console(width=width, file=out))
+        return lambda: out.getvalue().splitlines()
+
+    return of_width
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_list_of_large_studies_keeps_ids_and_names_whole(
+    lines: Callable[[int], Callable[[], list[str]]], width: int
+) -> None:
+    shown = lines(width)
+    name = "a study of handwritten digits"
+    record = RunRecord(run_id="AL8V9nHvGFpBC4t1", name=name, n_designs=50_000, key="k")
+    show_studies([(record, {TrialState.COMPLETED: 49_000, TrialState.FAILED: 1_000})])
+    text = shown()
+    assert max(map(len, text)) <= width
+    (row,) = [line for line in text if "AL8V9nHvGFpBC4t1" in line]
+    assert "50,000 of 50,000" in row
+    assert "stopped" in row  # nobody drives it
+    assert "a study of" in row
+
+
+def test_a_leaderboard_leaves_out_columns_before_it_folds_designs_to_letters() -> None:
+    row = PlaceRow(
+        rank="≈ 12,345", name="12 x 1024 leaky_relu, adamw 0.00123", score="1,234,567.89 USD",
+        spread="± 123,456.78", interval="1,234,000.00 – 1,235,000.00", bar=None,
+    )  # fmt: skip
+    section = PlaceSection("Finalists", "trained 5 times each", (row,), 1)
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(_table(section, "RMSE", 80))
+    text = console.export_text()
+    assert "12 x 1024" in text
+    assert "leaky_relu" in text
+    assert "1,234,567.89 USD" in text
+
+
+def test_columns_are_left_out_in_their_order() -> None:
+    names, rows = ["id", "made", "failed", "name"], [("a" * 16, "b" * 16, "0", "c" * 50)]
+
+    def shown(width: int) -> list[str]:
+        return [
+            names[place] for place in _fitting(names, rows, width, folds="name", spare=("failed", "made"))
+        ]
+
+    assert shown(120) == names
+    assert shown(60) == ["id", "made", "name"]
+    assert shown(41) == ["id", "name"]
+
+
+def test_progress_says_compiling_while_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
+    stored = TrialsStored(10, 1, 0, 1.0, 1.0, None, None, None)
+    with Progress() as progress:
+        for event in (Compiling(1), Compiling(2), stored, Compiling(1), Compiling(0)):
+            progress(event)
+    assert capsys.readouterr().err.splitlines() == [
+        "  compiling on 1 worker, once a process", "  1 of 10 designs, 1.0/s, compiling on 2",
+    ]  # fmt: skip
