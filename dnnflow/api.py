@@ -1,20 +1,27 @@
 """The Python door: what a notebook or a script calls."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from dnnflow.events import Listener, ignore
+from dnnflow.errors import NotFoundError
+from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
+from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.model_score import ModelScore
+from dnnflow.results.view.next_steps import next_steps
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.run import Run, StudyRun, TrainingRun
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
+from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
@@ -22,14 +29,20 @@ from dnnflow.show.report import write_report
 from dnnflow.table.columns.recipe import Recipe, Source, TextOptions
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.given_table import place_table, rows_of
 from dnnflow.table.store.ingest import ingest as ingest_source
 from dnnflow.table.text.csv_reader import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    from bokeh.plotting import figure as Figure
     from distributed import Client
 
     from dnnflow.execute.executor import Executor
+
+
+SEARCHED = (Stage.UPLOAD, Stage.PREPROCESS)
+"""Stages that a search has told before its run does them once more."""
 
 
 class OpenStudy(Study):
@@ -47,6 +60,81 @@ class OpenStudy(Study):
         return self
 
     resume = finish
+
+    def __repr__(self) -> str:
+        """Name the study, and how far it is."""
+        record, trained = self.record, sum(self.store.counts(self.id).values())
+        told = f"{trained:,} of {record.n_designs:,} designs, {record.state.value}"
+        return f"<Study {self.id} ({record.name}): {told}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the best is worth, the leaderboard, scores by depth."""
+        from dnnflow.show.notebook import study_html
+
+        return study_html(self.view())
+
+    @cached_property
+    def model(self) -> SavedModel:
+        """The model to predict with: the ensemble, else the winner.
+
+        Raises
+        ------
+        NotFoundError
+            If the study has handed out none yet.
+        """
+        step = next((one for one in next_steps(self.view()) if one.kind == "model"), None)
+        if step is None or step.model is None:
+            raise NotFoundError(
+                f"a study predicts with a model that it has handed out, got {self.id}, which has none yet; "
+                "finish() does what is left of it"
+            )
+        workspace = self.settings.workspace
+        is_ensemble = step.model == "ensemble"
+        return load_model(
+            workspace.ensemble(self.id) if is_ensemble else workspace.model(self.id, int(step.model))
+        )
+
+    def predict(self, rows: Any) -> "pd.Series[Any] | pd.DataFrame":
+        """Predict raw rows with `model`: the class of each, or the number; of several labels a frame.
+
+        Parameters
+        ----------
+        rows
+            A DataFrame (pandas, polars, pyarrow, Dask) with the table's columns, an array of them in their
+            order, or the path or URL of a table.
+        """
+        return predicted(self.model, self._rows(rows))
+
+    def predict_proba(self, rows: Any) -> "pd.DataFrame":
+        """Return the probability of each class, a column each, for raw rows as `predict` takes them.
+
+        Raises
+        ------
+        InputError
+            If the study predicts numbers.
+        """
+        return probabilities(self.model, self._rows(rows))
+
+    def _rows(self, rows: Any) -> "pd.DataFrame":
+        if isinstance(rows, str | Path):
+            return read_rows(self.model.source(str(rows)))
+        return rows_of(rows)
+
+    def leaderboard(self) -> "pd.DataFrame":
+        """Return the best designs, at most 100, one row each, with their score as the metric is written."""
+        return leaderboard_frame(self.view())
+
+    def figure(self, name: str = "depth") -> "Figure":
+        """Return one of the report's plots: depth, time, parameters, flops, confusion, curves-loss, …
+
+        Raises
+        ------
+        NotFoundError
+            If the study has no numbers for it.
+        """
+        from dnnflow.show.notebook import figure_of
+
+        return figure_of(self.view(), name)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
@@ -105,6 +193,100 @@ def run_study(pipeline: Pipeline, client: "Client | None" = None, *, new: bool =
     run = StudyRun(pipeline, settings or Settings.from_environment(), new=new)
     study = execute(run, client=client, listener=listener).study
     return OpenStudy(study.store, study.settings, study.study_id)
+
+
+def search(
+    table: Any, label: str | Sequence[str] | None = None, *, minutes: float | None = None,
+    designs: int | None = None, metric: str | None = None, drop: Sequence[str] = (),
+    client: "Client | None" = None, n_jobs: int | None = None, new: bool = False,
+    settings: Settings | None = None, listener: Listener | None = None, **options: Any,
+) -> OpenStudy:  # fmt: skip
+    """Find out which network design works best on a table, by good rules; return the study.
+
+    A search that was stopped, or is called again, goes on with what is missing.
+
+    Parameters
+    ----------
+    table
+        Path or URL of a table, a DataFrame (pandas, polars, pyarrow, Dask), or a pair (X, y).
+    label
+        The column to predict, or several; not of a pair.
+    minutes
+        How long it may take: some designs are trained to see how many there is time for.
+    designs
+        How many designs to train, instead; without either as many as the good rules say.
+    metric
+        What designs are compared by; default: accuracy, RMSE of one number, R² of several.
+    drop
+        Columns to leave out.
+    client
+        A Dask client to use; it is left open.
+    n_jobs
+        Worker processes on this machine: 1 for none (designs are trained in this process); default: one a
+        core, or the cluster that `DNNFLOW_CLUSTER` names.
+    new
+        Make a new study even if there is one of the same table and options.
+    settings
+        Where things are kept; read from the environment by default.
+    listener
+        Hears of progress; default: a bar in a terminal or a notebook.
+    options
+        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, groups, holdout,
+        scale, …), or whole sections (space={"depth": 2}).
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+
+    Examples
+    --------
+    ::
+
+        study = dnnflow.search("iris.csv", label="species", minutes=5)
+        study.predict(new_rows)
+    """
+    settings = settings or Settings.from_environment()
+    labels = (label,) if isinstance(label, str) else tuple(label or ())
+    given = place_table(table, settings.workspace.frames, labels)
+    named = options | ({"metric": metric} if metric else {}) | ({"drop": list(drop)} if drop else {})
+    sections = merge({"executor": executor_of(n_jobs)}, sections_of(given, label, named))
+    request = SearchRequest.of_table(given.name, sections, designs=designs, minutes=minutes)
+    with ExitStack() as stack:
+        if listener is None:
+            from dnnflow.show.notebook import progress
+
+            listener = stack.enter_context(progress())
+        study = search_study(request, settings, client=client, new=new, listener=listener).study
+    return OpenStudy(study.store, study.settings, study.study_id)
+
+
+def search_study(
+    request: SearchRequest, settings: Settings, *, client: "Client | None" = None, new: bool = False,
+    listener: Listener = ignore, told: Callable[[Pipeline], None] | None = None,
+) -> StudyEnd:  # fmt: skip
+    """Do a search and return its study at its end.
+
+    Parameters
+    ----------
+    told
+        Called with the pipeline before designs are trained.
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+    """
+    pipeline = search_pipeline(request, settings, client=client, new=new, listener=listener)
+    if told is not None:
+        told(pipeline)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StageStarted | StageFinished) and event.stage in SEARCHED:
+            return
+        listener(event)
+
+    return execute(StudyRun(pipeline, settings, new=new), client=client, listener=hear)
 
 
 def train(

@@ -8,7 +8,7 @@ missing) or by `dnnflow cancel`.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli.lazy_command import lazy
+from dnnflow.cli.search_command import search, search_command
 from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.web_command import web
 from dnnflow.errors import DnnflowError, InputError
@@ -51,6 +52,7 @@ Overrides = Annotated[
 ]
 
 
+app.command(cls=lazy(lambda: search_command(_show_searched)))(search)
 app.command(cls=lazy(train_command))(train)
 app.command()(web)
 
@@ -132,7 +134,13 @@ def _execute(run: "Run", as_json: bool) -> None:
         show_training(ended, as_json=as_json)
 
 
-def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
+def _show_searched(view: "StudyView", as_json: bool, more: Mapping[str, Any]) -> None:
+    _show_study(view, as_json, more=more)
+
+
+def _show_study(
+    view: "StudyView", as_json: bool, top: int = 10, more: Mapping[str, Any] | None = None
+) -> None:
     from dnnflow.results.view.next_steps import next_steps
     from dnnflow.show.terminal import show_study
 
@@ -152,6 +160,7 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
             "next_steps": [asdict(step) for step in next_steps(view, models)],
             "tested": [one.to_dict() for one in view.tested],
             "leaderboard": leaderboard,
+            **(more or {}),
         }
     )
 

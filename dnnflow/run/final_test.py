@@ -156,7 +156,7 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
     from dnnflow.engines.keras.build import build_model
 
     dataset = study.dataset
-    rows = TrainingRows(dataset, study.job().settings, blocks=True)
+    rows = TrainingRows(dataset, study.job().settings, blocks=True, is_weighing=False)
     members = []
     for (design, _, share), arrays in zip(handed.networks, weights, strict=True):
         network = build_model(design, dataset.n_features, dataset.n_outputs, loss=rows.loss)
@@ -225,7 +225,7 @@ def measure_baselines(
         training rows for the test. Without, they are fitted to the rows of the screen.
     """
     dataset, settings = study.dataset, study.job().settings
-    rows = TrainingRows(dataset, settings, blocks=True)
+    rows = TrainingRows(dataset, settings, blocks=True, is_weighing=False)
     limit = fitted_rows(dataset.rows["train"], dataset.n_features, dataset.n_outputs)
     whole = replace(rows, part=Part(holdout=0.0)) if parts else rows
     held = [replace(rows, part=part) for part in parts or ()] or [rows]
