@@ -98,6 +98,8 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
             features, named = features.assign(**{column: sample_weight}), {**named, "weights": column}
         with self._settings() as settings:
             table = place_table((features, labels), settings.workspace.frames)
+            # Two rows at least, as a score of numbers needs
+            named.setdefault("test_fraction", min(0.5, max(self.test_fraction, 2 / len(features))))
             end = self._search(sections_of(table, None, named), settings)
             try:
                 require_success(end.view)
@@ -115,7 +117,7 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
         executor = {"address": self.client} if is_address else executor_of(self.n_jobs or 1)
         own = {
             "dataset": {"task": self._task, "seed": seed}, "seed": seed,
-            "evaluation": {"test_fraction": self.test_fraction, "metric": self.metric},
+            "evaluation": {"metric": self.metric},
             "executor": {} if client is not None else executor, "outputs": {"models": 1},
         }  # fmt: skip
         request = SearchRequest(merge(own, sections), designs=self.designs, minutes=self.minutes, looks=False)

@@ -132,7 +132,7 @@ def search_pipeline(
         return pipeline
     known = None if new else _searched_before(pipeline, dataset, settings)
     if known is not None:
-        listener(Notice(f"study {known.study_id} goes on, with the {known.n_designs:,} designs it has"))
+        listener(Notice(f"the study of this search is {known.study_id}, of {known.n_designs:,} designs"))
         return with_designs(pipeline, known.n_designs)
     designs = designs_within(
         pipeline, settings, request.left_s, _workers(pipeline, settings, client), listener

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bokeh.embed import file_html
+from bokeh.embed import components
 from bokeh.resources import Resources
 from jinja2 import Environment, PackageLoader
 
@@ -64,9 +64,9 @@ def study_html(view: "StudyView") -> str:
     """
     page = ""
     if view.score_by_depth:
-        title = f"{view.metric.label} by hidden layers"
-        library = Resources(mode="inline", components=["bokeh"])
-        page = file_html(figure_of(view, "depth"), library, title=title)
+        script, div = components(figure_of(view, "depth"))
+        library = Resources(mode="inline", components=["bokeh"]).render_js()
+        page = f"<!DOCTYPE html><meta charset=utf-8><body>{div}{library}{script}</body>"
     environment = Environment(
         loader=PackageLoader("dnnflow.show"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

@@ -19,7 +19,7 @@ from dnnflow.table.columns.kinds import (
     to_number,
 )
 from dnnflow.table.text.csv_reader import RowError, blocks, located, parse, read_dialect, unreadable
-from dnnflow.table.text.source_text import TextSource, open_text
+from dnnflow.table.text.source_text import BLOCK_BYTES, TextSource, open_text
 
 USUAL_LABELS = (
     "label", "class", "target", "y", "species", "diagnosis", "outcome", "category", "digit", "quality",
@@ -98,7 +98,10 @@ class Survey:
         return {one.name: one.why_useless for one in self.columns if one.why_useless and one.name not in but}
 
 
-def survey(source: TextSource, *, missing_values: Sequence[str] = (), whole_table: bool = False) -> Survey:
+def survey(
+    source: TextSource, *, missing_values: Sequence[str] = (), whole_table: bool = False,
+    block_bytes: int = BLOCK_BYTES,
+) -> Survey:  # fmt: skip
     """Look at a table's columns in its first block of text, or in all of it.
 
     Raises
@@ -107,7 +110,7 @@ def survey(source: TextSource, *, missing_values: Sequence[str] = (), whole_tabl
         If it cannot be read, or two columns have one name.
     """
     with tempfile.TemporaryDirectory(prefix="dnnflow-survey-") as scratch:
-        text = open_text(source, Path(scratch))
+        text = open_text(source, Path(scratch), block_bytes=block_bytes)
         dialect, start = read_dialect(text, source)
         check_columns(dialect.columns, (), {})
         found = tuple(map(SurveyedColumn, dialect.columns))
