@@ -264,7 +264,7 @@ def _without_useless(
 ) -> SearchRequest:
     """Leave out the columns that no network learns from, and say so; look at the first block, or at all."""
     recipe = pipeline.recipe
-    kept = (*recipe.labels, *recipe.drop, *recipe.text_columns, *recipe.mark.values(), recipe.weights or "")
+    kept = (*recipe.labels, *recipe.drop, *recipe.mark.values(), recipe.weights or "")
     found = survey(pipeline.source, missing_values=recipe.missing_values, whole_table=whole_table)
     useless = found.useless(kept)
     if not useless:

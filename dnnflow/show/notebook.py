@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 EVERY_S = 0.5
 """The cell is drawn anew at most this often."""
 TOP = 10
+HEAD = (
+    '<!DOCTYPE html><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="'
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:\">"
+)
 FIGURES = {"depth": "score"}
 """Figures that are asked for by what they show, and what they are called elsewhere."""
 
@@ -66,7 +70,7 @@ def study_html(view: "StudyView") -> str:
     if view.score_by_depth:
         script, div = components(figure_of(view, "depth"))
         library = Resources(mode="inline", components=["bokeh"]).render_js()
-        page = f"<!DOCTYPE html><meta charset=utf-8><body>{div}{library}{script}</body>"
+        page = f"{HEAD}<body>{div}{library}{script}</body>"
     environment = Environment(
         loader=PackageLoader("dnnflow.show"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

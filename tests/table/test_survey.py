@@ -41,7 +41,8 @@ def test_row_numbers_and_names_are_no_features(tmp_path: Path):
 @pytest.mark.parametrize(
     "numbers",
     [
-        [*range(2, 40)], [*range(38, 0, -1)], [0, *range(2, 40)], [*range(37), 36], [0.5 + n for n in range(38)]
+        [*range(2, 40)], [*range(38, 0, -1)], [0, *range(2, 40)], [*range(37), 36],
+        [0.5 + n for n in range(38)],
     ],
 )  # fmt: skip
 def test_other_numbers_do_not_count_the_rows(numbers: list[float], tmp_path: Path):
@@ -68,7 +69,8 @@ def test_rows_are_counted_over_all_blocks(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("header", "label"), [("size,kind,class", "class"), ("target,size,kind", "target"), ("size,at,kind", "kind")]
+    ("header", "label"),
+    [("size,kind,class", "class"), ("target,size,kind", "target"), ("size,at,kind", "kind")],
 )
 def test_the_likely_label_has_a_usual_name_or_is_the_last(header: str, label: str, tmp_path: Path):
     rows = "".join(f"{n % 3},{n % 4},{'ab'[n % 2]}\n" for n in range(30))

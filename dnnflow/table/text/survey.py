@@ -61,9 +61,14 @@ class SurveyedColumn:
         return f"{len(self.texts):,}" if len(self.texts) <= MAX_CLASSES else f"over {MAX_CLASSES:,}"
 
     @property
+    def counts_rows(self) -> bool:
+        """Whether it counts the rows, of which there are enough to say so."""
+        return self.counts_from is not None and self.values >= FEWEST_NUMBERED
+
+    @property
     def why_useless(self) -> str:
         """Why no network learns from it; empty of a column that may be a feature."""
-        if self.counts_from is not None:
+        if self.counts_rows:
             return f"it counts the rows from {self.counts_from:.0f}"
         if self.kind is ColumnKind.TEXT and len(self.texts) > MAX_CATEGORIES:
             return f"it is text with more than {MAX_CATEGORIES} different values"
@@ -73,7 +78,7 @@ class SurveyedColumn:
     def may_be_label(self) -> bool:
         """Whether it has at least two values, and not too many for classes unless they are amounts."""
         is_text = self.kind is not ColumnKind.NUMBER
-        return self.counts_from is None and 2 <= len(self.texts) <= (MAX_CATEGORIES if is_text else np.inf)
+        return not self.counts_rows and 2 <= len(self.texts) <= (MAX_CATEGORIES if is_text else np.inf)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ def _look(column: SurveyedColumn, array: pa.DictionaryArray, own: Sequence[str],
     known = (text for text, _ in present if len(column.texts) <= MAX_CLASSES)
     column.texts.update(known)
     column.examples += [text for text, _ in present[: _EXAMPLES - len(column.examples)]]
-    if not first_row and len(row_codes) >= FEWEST_NUMBERED:
+    if not first_row and len(row_codes):
         column.counts_from = {"0": 0.0, "1": 1.0}.get([*written, ""][row_codes[0]])
     if column.counts_from is not None:
         values = np.append(numbers_in(array.dictionary), np.nan)[row_codes]
