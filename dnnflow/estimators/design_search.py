@@ -155,8 +155,8 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
             found: tuple[Any, NDArray[Any]] = validate_data(self, rows, targets, **checks)
             return found
         frame = as_pandas(rows)
-        validate_data(self, frame, skip_check_array=True)
         values = np.asarray(validate_data(self, y=targets, **checks))
+        validate_data(self, frame, skip_check_array=True)  # the last one says which columns there are
         check_consistent_length(frame, values)
         return frame, values
 

@@ -1,6 +1,5 @@
 """Make the pipeline of a search: the good rules of a table, and as many designs as there is time for."""
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -86,7 +85,7 @@ class SearchRequest:
     @property
     def title(self) -> str:
         """The study's name; that of a search by time says so."""
-        limit = "" if self.minutes is None else f", {self.minutes:g} minutes"
+        limit = "" if self.minutes is None else f", {self.minutes:g} min"
         return f"{self.name[: 80 - len(limit)]}{limit}"
 
     @property
@@ -294,7 +293,9 @@ def _workers(pipeline: Pipeline, settings: Settings, client: "Client | None") ->
         return 1
     named = section.address or section.scheduler_file or settings.cluster
     if client is None and not named:
-        return section.workers or os.cpu_count() or 1
+        from dask.system import CPU_COUNT
+
+        return section.workers or int(CPU_COUNT)  # as Dask counts them: those that this process may use
     with open_client(section.model_dump(mode="json"), settings, client=client) as opened:
         if opened is None:
             return 1

@@ -23,13 +23,14 @@ from dnnflow.settings import Settings
 pytestmark = pytest.mark.slow
 
 SPACE = {
-    "epochs": 40, "depth": 1, "units": 32, "activation": "tanh", "learning_rate": 0.02, "batch_size": 32,
+    "epochs": 40, "depth": 1, "units": 32, "activation": "tanh", "batch_size": 32,
+    "learning_rate": {"loguniform": [0.015, 0.03]},
 }  # fmt: skip
 SMALL: dict[str, Any] = {"designs": 2, "options": {"space": SPACE, "finalists": 0}}
 """Fits of a second or two."""
 NOT_ALIKE = (
-    "rows are drawn for validation and test, and in another order: a row of weight 2 is not drawn as two rows "
-    "of weight 1 are; rows of weight 0 are left out"
+    "rows are drawn for validation and test, and one of weight 2 is not drawn as two of weight 1 are; those "
+    "of weight 0 are left out"
 )
 
 
@@ -39,7 +40,7 @@ def not_applicable(estimator: Any) -> dict[str, str]:
 
 
 @parametrize_with_checks(
-    [DesignSearchClassifier(**SMALL), DesignSearchRegressor(**SMALL)],
+    [kind(**{**SMALL, "designs": 1}) for kind in (DesignSearchClassifier, DesignSearchRegressor)],
     expected_failed_checks=not_applicable,
 )
 def test_scikit_learns_checks(estimator: Any, check: Any):

@@ -19,6 +19,7 @@ from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sect
 from dnnflow.settings import Settings
 from dnnflow.table.store.given_table import GivenTable
 from dnnflow.table.text.survey import survey
+from tests import readme
 
 SMALL: dict[str, Any] = {
     "space": {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"},
@@ -122,7 +123,7 @@ def test_a_search_has_a_number_of_designs_or_a_time():
 def test_the_time_is_part_of_the_name_and_nothing_is_too_long():
     request = SearchRequest({}, minutes=2.5, name="a" * 100)
     assert len(request.title) == 80
-    assert request.title.endswith("a, 2.5 minutes")
+    assert request.title.endswith("a, 2.5 min")
     assert replace(request, minutes=None).title == "a" * 80
 
 
@@ -153,7 +154,7 @@ def test_a_search_by_time_finds_its_study_again(
 
     heard: list = []
     study = search()
-    assert (study.record.n_designs, study.record.name) == (2, "kind of people, 5 minutes")
+    assert (study.record.n_designs, study.record.name) == (2, "kind of people, 5 min")
     assert search().id == study.id
     assert any(f"the study of this search is {study.id}, of 2 designs" in one for one in notices(heard))
     others = [search(minutes=6), search(scale="none"), search(new=True)]
@@ -212,3 +213,14 @@ def test_a_study_without_a_model_says_so(settings: Settings, iris):
     opened = dnnflow.open_study(study.id, settings=settings)
     with pytest.raises(NotFoundError, match="which has none yet"):
         opened.predict(pd.DataFrame())
+
+
+@pytest.mark.slow
+def test_the_readmes_three_lines_work(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DNNFLOW_HOME", str(tmp_path / "home"))
+    code = readme.blocks("One command, three lines")[-1]
+    small = 'designs=2, n_jobs=1, finalists=0, space={"epochs": 2}'
+    frame = pd.read_csv(table)
+    names: dict[str, Any] = {"frame": frame, "new_rows": frame.drop(columns="kind")}
+    exec(code.replace("minutes=5", small), names)
+    assert len(names["study"].predict(names["new_rows"])) == len(frame)
