@@ -7,8 +7,10 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from dnnflow.engines.seam import TrainingContext
-from dnnflow.errors import DataError, InputError
+from dnnflow.errors import DataError, InputError, PipelineError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.parameters import plain_type
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
@@ -250,12 +252,18 @@ def _probe(pipeline: Pipeline, settings: Settings, seconds_s: float) -> tuple[fl
 
 
 def _laid_over(rules: Mapping[str, Any], request: SearchRequest) -> Pipeline:
-    """Return the pipeline of rules under what is asked for."""
+    """Return the pipeline of rules under what is asked for; `PipelineError` where that breaks a rule."""
     asked = {"name": request.title, "dataset": {}, **rules}
     plain = merge(asked, request.sections)
     if request.designs is not None:
         plain["designs"] = request.designs
-    return Pipeline.model_validate(plain).resolved(Path.cwd())
+    try:
+        return Pipeline.model_validate(plain).resolved(Path.cwd())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, told = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        got = "" if ", got " in told else f", got {first['input']!r}"
+        raise PipelineError(f"a search makes a valid pipeline, but {where}: {told}{got}") from None
 
 
 def _without_useless(

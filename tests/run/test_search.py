@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import dnnflow
-from dnnflow.errors import InputError, NotFoundError
-from dnnflow.events import Notice
+from dnnflow.errors import InputError, NotFoundError, PipelineError
+from dnnflow.events import Notice, ignore
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
 from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.run import search as searching
@@ -120,6 +120,20 @@ def test_a_search_has_a_number_of_designs_or_a_time():
         SearchRequest({}, minutes=-1)
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"designs": 0}, r"designs: .* got 0"),
+        ({"space": {"widht": 3}}, r"space\.widht: Extra inputs are not permitted, got 3"),
+        ({"metric": "speed"}, r"evaluation\.metric: .* got 'speed'"),
+        ({"holdout": 0.0}, "holdout must be > 0"),
+    ],
+)
+def test_what_breaks_a_rule_is_told_as_such(asked: dict, told: str, table: Path, settings: Settings):
+    with pytest.raises(PipelineError, match=told):
+        dnnflow.search(table, "kind", n_jobs=1, settings=settings, listener=ignore, **asked)
+
+
 def test_the_time_is_part_of_the_name_and_nothing_is_too_long():
     request = SearchRequest({}, minutes=2.5, name="a" * 100)
     assert len(request.title) == 80
@@ -167,7 +181,7 @@ def test_a_frame_is_searched_and_predicted(settings: Settings, table: Path):
 
     def search():
         return dnnflow.search(frame, "kind", designs=4, n_jobs=1, settings=settings,
-                              listener=lambda event: None, **SMALL)  # fmt: skip
+                              listener=ignore, **SMALL)  # fmt: skip
 
     study = search()
     assert search().id == study.id
@@ -188,7 +202,7 @@ def test_a_frame_is_searched_and_predicted(settings: Settings, table: Path):
 def test_a_pair_of_arrays_is_searched_and_predicted(settings: Settings):
     rows = np.random.default_rng(0).normal(size=(80, 2))
     study = dnnflow.search((rows, rows[:, 0] * 1000), designs=4, n_jobs=1, settings=settings,
-                           listener=lambda event: None, **SMALL)  # fmt: skip
+                           listener=ignore, **SMALL)  # fmt: skip
     assert np.corrcoef(study.predict(rows), rows[:, 0])[0, 1] > 0.8
     with pytest.raises(InputError, match="probabilities are of classes"):
         study.predict_proba(rows)
@@ -199,7 +213,7 @@ def test_classes_that_are_numbers_are_predicted_as_numbers(settings: Settings):
     rows = np.random.default_rng(0).normal(size=(80, 2))
     classes = np.where(rows[:, 0] > 0, 7, 3)
     study = dnnflow.search((rows, classes), designs=2, n_jobs=1, settings=settings,
-                           listener=lambda event: None, **SMALL)  # fmt: skip
+                           listener=ignore, **SMALL)  # fmt: skip
     assert set(study.predict(rows)) == {3, 7}
     assert study.predict_proba(rows).columns.equals(pd.Index([3, 7]))
 
