@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
     from dnnflow.api import OpenStudy as Study
-    from dnnflow.api import ingest, open_study, run_study, score, train
+    from dnnflow.api import ingest, open_study, run_study, score, search, train
     from dnnflow.design.layers import Design, Layer
     from dnnflow.design.space import Space
+    from dnnflow.estimators.design_search import DesignSearchClassifier, DesignSearchRegressor
     from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
     from dnnflow.pipeline.pipeline_file import load_pipeline
     from dnnflow.pipeline.study_pipeline import Pipeline
@@ -20,6 +21,9 @@ _NAMES = {
     "open_study": "dnnflow.api",
     "run_study": "dnnflow.api",
     "score": "dnnflow.api",
+    "search": "dnnflow.api",
+    "DesignSearchClassifier": "dnnflow.estimators.design_search",
+    "DesignSearchRegressor": "dnnflow.estimators.design_search",
     "Dataset": "dnnflow.table.store.dataset",
     "Design": "dnnflow.design.layers",
     "Layer": "dnnflow.design.layers",
@@ -35,9 +39,9 @@ _NAMES = {
 }
 
 __all__ = [
-    "Algorithm", "Dataset", "Design", "Layer", "OptimizerSpec", "Pipeline", "RateSchedule", "Space", "Study",
-    "ingest", "load_model", "load_pipeline", "open_study", "run_study", "score",
-    "train",
+    "Algorithm", "Dataset", "Design", "DesignSearchClassifier", "DesignSearchRegressor", "Layer",
+    "OptimizerSpec", "Pipeline", "RateSchedule", "Space", "Study",
+    "ingest", "load_model", "load_pipeline", "open_study", "run_study", "score", "search", "train",
 ]  # fmt: skip
 
 

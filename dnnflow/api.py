@@ -1,26 +1,29 @@
 """The Python door: what a notebook or a script calls."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from dnnflow.engines.keras.keras_code import keras_code
 from dnnflow.engines.losses import loss_of
 from dnnflow.errors import NotFoundError
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
-from dnnflow.pipeline.pipeline_file import as_pipeline
+from dnnflow.pipeline.pipeline_file import as_pipeline, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
+from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.model_score import ModelScore
 from dnnflow.results.view.next_steps import next_steps
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.run import Run, StudyRun, TrainingRun
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
+from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
@@ -29,12 +32,20 @@ from dnnflow.table.columns.recipe import Recipe, TextOptions
 from dnnflow.table.formats.rows_file import named_labels, read_rows, rows_of, source_of
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.given_table import place_table
+from dnnflow.table.store.given_table import rows_of as given_rows
 from dnnflow.table.store.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
+    import pandas as pd
+    from bokeh.plotting import figure as Figure
     from distributed import Client
 
     from dnnflow.execute.executor import Executor
+
+
+SEARCHED = (Stage.UPLOAD, Stage.PREPROCESS)
+"""Stages that a search has told before its run does them once more."""
 
 
 class OpenStudy(Study):
@@ -62,6 +73,12 @@ class OpenStudy(Study):
 
     resume = finish
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the best is worth, the leaderboard, scores by depth."""
+        from dnnflow.show.notebook import study_html
+
+        return study_html(self.view())
+
     def to_keras_code(self, rank: int = 1) -> str:
         """Return Python that builds and fits the design at a rank of the leaderboard with Keras alone.
 
@@ -78,6 +95,59 @@ class OpenStudy(Study):
         settings, dataset = self.pipeline.training_settings, self.dataset
         loss = loss_of(settings.loss, settings.quantile, dataset.task)
         return keras_code(design, dataset.n_features, dataset.n_outputs, loss)
+
+    @cached_property
+    def model(self) -> SavedModel:
+        """The model to predict with: see `model_file`.
+
+        Raises
+        ------
+        NotFoundError
+            If the study has saved none yet.
+        """
+        return load_model(model_file(self.id, settings=self.settings))
+
+    def predict(self, rows: Any) -> "pd.Series[Any] | pd.DataFrame":
+        """Predict raw rows with `model`: the class of each, or the number; of several labels a frame.
+
+        Parameters
+        ----------
+        rows
+            A DataFrame (pandas, polars, pyarrow, Dask) with the table's columns, an array of them in their
+            order, or the path or URL of a table.
+        """
+        return predicted(self.model, self._rows(rows))
+
+    def predict_proba(self, rows: Any) -> "pd.DataFrame":
+        """Return the probability of each class, a column each, for raw rows as `predict` takes them.
+
+        Raises
+        ------
+        InputError
+            If the study predicts numbers.
+        """
+        return probabilities(self.model, self._rows(rows))
+
+    def _rows(self, rows: Any) -> "pd.DataFrame":
+        if isinstance(rows, str | Path):
+            return read_rows(self.model.source(str(rows)))
+        return given_rows(rows)
+
+    def leaderboard(self) -> "pd.DataFrame":
+        """Return the best designs, at most 100, one row each, with their score as the metric is written."""
+        return leaderboard_frame(self.view())
+
+    def figure(self, name: str = "depth") -> "Figure":
+        """Return one of the report's plots: depth, time, parameters, flops, confusion, curves-loss, …
+
+        Raises
+        ------
+        NotFoundError
+            If the study has no numbers for it.
+        """
+        from dnnflow.show.notebook import figure_of
+
+        return figure_of(self.view(), name)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
@@ -163,6 +233,100 @@ def run_study(
     with _shown(listener) as heard:
         study = execute(run, client=client, listener=heard).study
     return OpenStudy(study.store, study.settings, study.study_id)
+
+
+def search(
+    table: Any, label: str | Sequence[str] | None = None, *, minutes: float | None = None,
+    designs: int | None = None, metric: str | None = None, drop: Sequence[str] = (),
+    client: "Client | None" = None, n_jobs: int | None = None, new: bool = False,
+    settings: Settings | None = None, listener: Listener | None = None, **options: Any,
+) -> OpenStudy:  # fmt: skip
+    """Find out which network design works best on a table, by good rules; return the study.
+
+    A search that was stopped, or is called again, goes on with what is missing.
+
+    Parameters
+    ----------
+    table
+        Path or URL of a table, a DataFrame (pandas, polars, pyarrow, Dask), or a pair (X, y).
+    label
+        The column to predict, or several; not of a pair.
+    minutes
+        How long it may take: some designs are trained to see how many there is time for.
+    designs
+        How many designs to train, instead; without either as many as the good rules say.
+    metric
+        What designs are compared by; default: accuracy, RMSE of one number, R² of several.
+    drop
+        Columns to leave out.
+    client
+        A Dask client to use; it is left open.
+    n_jobs
+        Worker processes on this machine: 1 for none (designs are trained in this process); default: one a
+        core, or the cluster that `DNNFLOW_CLUSTER` names.
+    new
+        Make a new study even if there is one of the same table and options.
+    settings
+        Where things are kept; read from the environment by default.
+    listener
+        Hears of progress; default: a bar in a terminal or a notebook.
+    options
+        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, groups, holdout,
+        scale, …), or whole sections (space={"depth": 2}).
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+
+    Examples
+    --------
+    ::
+
+        study = dnnflow.search("iris.csv", label="species", minutes=5)
+        study.predict(new_rows)
+    """
+    settings = settings or Settings.from_environment()
+    labels = (label,) if isinstance(label, str) else tuple(label or ())
+    given = place_table(table, settings.workspace.frames, labels)
+    named = options | ({"metric": metric} if metric else {}) | ({"drop": list(drop)} if drop else {})
+    sections = merge({"executor": executor_of(n_jobs)}, sections_of(given, label, named))
+    request = SearchRequest.of_table(given.name, sections, designs=designs, minutes=minutes)
+    with ExitStack() as stack:
+        if listener is None:
+            from dnnflow.show.notebook import progress
+
+            listener = stack.enter_context(progress())
+        study = search_study(request, settings, client=client, new=new, listener=listener).study
+    return OpenStudy(study.store, study.settings, study.study_id)
+
+
+def search_study(
+    request: SearchRequest, settings: Settings, *, client: "Client | None" = None, new: bool = False,
+    listener: Listener = ignore, told: Callable[[Pipeline], None] | None = None,
+) -> StudyEnd:  # fmt: skip
+    """Do a search and return its study at its end.
+
+    Parameters
+    ----------
+    told
+        Called with the pipeline before designs are trained.
+
+    Raises
+    ------
+    DnnflowError
+        Saying the rule, what was got and the remedy.
+    """
+    pipeline = search_pipeline(request, settings, client=client, new=new, listener=listener)
+    if told is not None:
+        told(pipeline)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StageStarted | StageFinished) and event.stage in SEARCHED:
+            return
+        listener(event)
+
+    return execute(StudyRun(pipeline, settings, new=new), client=client, listener=hear)
 
 
 def train(

@@ -120,6 +120,11 @@ class Workspace:
         """Directory of one dataset."""
         return self.datasets / dataset_id
 
+    @property
+    def frames(self) -> Path:
+        """Directory of the tables that were given in memory, each a CSV called by its hash."""
+        return self.home / "frames"
+
     def trained(self, name: str) -> Path:
         """File of the model that a pipeline of this name has trained data-parallel."""
         plain = "".join(sign if sign.isascii() and sign.isalnum() else "-" for sign in name.lower())

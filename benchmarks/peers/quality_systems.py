@@ -52,20 +52,12 @@ Answers = dict[str, Answer]
 # ---- dnnflow
 
 
-TAIL_S = 10.0
-"""For Keras' import, baselines and the report, which no number of designs makes shorter."""
-SCREEN_SHARE = 0.65
-"""Of the time that is left after the probe and without that; the rest is for finalists and ensemble."""
-PROBE_DESIGNS = 24
-PROBE_SHARE = 0.1
-"""Of the time, at most."""
-
-
 def dnnflow(table: Table, limits: Limits) -> Answers:
     """Study the table by the good rules, with as many designs as there is time for."""
     import dnnflow as library
     from dnnflow.events import ignore
     from dnnflow.pipeline.study_pipeline import Pipeline
+    from dnnflow.run.search import designs_within
     from dnnflow.settings import Settings
 
     source = limits.home / "table.csv"
@@ -75,10 +67,9 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     rules["dataset"] = {"source": str(source), "label": LABEL, "task": table.task}
     if table.task == "regression":
         rules["evaluation"] = {**rules.get("evaluation", {}), "metric": "r2"}
-    design_s = probe(Pipeline.model_validate(rules), settings, limits)
-    screen_s = SCREEN_SHARE * (limits.left_s - TAIL_S) * limits.cores
-    designs = max(10, int(screen_s / design_s))
-    pipeline = Pipeline.model_validate({**rules, "designs": designs, "outputs": {"models": 1}})
+    rules["outputs"] = {"models": 1}
+    designs = designs_within(Pipeline.model_validate(rules), settings, limits.left_s, limits.cores)
+    pipeline = Pipeline.model_validate({**rules, "designs": designs})
     study = library.run_study(pipeline, settings=settings, listener=ignore)
     workspace = settings.workspace
     files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
@@ -95,25 +86,6 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
             score = table.score(predicted["prediction"])
             answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), designs)
     return answers
-
-
-def probe(pipeline: Any, settings: Any, limits: Limits) -> float:
-    """Return the seconds that a design takes, by training the first ones of a pipeline."""
-    from dnnflow.engines.auto_engine import AutoEngine
-    from dnnflow.engines.seam import TrainingContext
-    from dnnflow.run.execute import preprocess
-
-    context = TrainingContext(preprocess(pipeline, settings), pipeline.training_settings)
-    designs = iter(list(pipeline.space.to_space().sample(PROBE_DESIGNS + 1, seed=1)))
-    engine, end = AutoEngine(), time.time() + PROBE_SHARE * limits.left_s
-    list(engine.train([next(designs)], context))  # machine code is loaded or made
-    begun, trained = time.time(), 0
-    for design in designs:
-        list(engine.train([design], context))
-        trained += 1
-        if time.time() > end:
-            break
-    return (time.time() - begun) / trained
 
 
 def rules_of(table: Table, limits: Limits) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli.lazy_command import lazy
+from dnnflow.cli.search_command import search, search_command
 from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.upkeep_commands import AsJson, StudyId, clean, cloned, delete, note, rename, tag
 from dnnflow.cli.web_command import web
@@ -56,6 +57,7 @@ Overrides = Annotated[
 ]
 
 
+app.command(cls=lazy(lambda: search_command(_show_searched)))(search)
 app.command(cls=lazy(train_command))(train)
 app.command()(web)
 
@@ -167,7 +169,13 @@ def _execute(run: "Run", as_json: bool) -> None:
         show_training(ended, as_json=as_json)
 
 
-def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
+def _show_searched(view: "StudyView", as_json: bool, more: Mapping[str, Any]) -> None:
+    _show_study(view, as_json, more=more)
+
+
+def _show_study(
+    view: "StudyView", as_json: bool, top: int = 10, more: Mapping[str, Any] | None = None
+) -> None:
     from dnnflow.results.view.next_steps import next_steps
     from dnnflow.show.terminal import show_study
 
@@ -187,6 +195,7 @@ def _show_study(view: "StudyView", as_json: bool, top: int = 10) -> None:
             "next_steps": [asdict(step) for step in next_steps(view, models)],
             "tested": [one.to_dict() for one in view.tested],
             "leaderboard": leaderboard,
+            **(more or {}),
         }
     )
 

@@ -56,6 +56,8 @@ class TrainingRows:
     """Whether rows are read in shuffled blocks, because a split is too large to be kept."""
     part: Part | None = None
     """Rows to hold back instead of those that the settings or the table say."""
+    is_weighing: bool = True
+    """Whether rows come with their weights, which who predicts does not need."""
 
     @classmethod
     def of(cls, context: TrainingContext) -> "TrainingRows":
@@ -154,6 +156,8 @@ class TrainingRows:
 
     def _weighed(self, block: RowBlock) -> RowBlock:
         """Return rows of a split that is too large to be kept, with weights, which follow from labels."""
+        if not self.is_weighing:
+            return block
         if self.dataset.weights is not None:
             raise InputError(
                 "dataset.weights needs splits of at most a third of a worker's memory, got larger ones; take "

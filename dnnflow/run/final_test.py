@@ -171,8 +171,8 @@ def _write(study: "Study", handed: _Handed, known: Mapping[str, Tested]) -> Test
 
 
 def _rows(study: "Study") -> TrainingRows:
-    """Return a study's rows, read block by block; those with weights are kept, as they were in training."""
-    return TrainingRows(study.dataset, study.job().settings, blocks=study.dataset.weights is None)
+    """Return a study's rows, read block by block and without their weights."""
+    return TrainingRows(study.dataset, study.job().settings, blocks=True, is_weighing=False)
 
 
 def _metric(study: "Study") -> Metric:

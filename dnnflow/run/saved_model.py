@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
+PROBABILITY = "probability of "
+"""Beginning of the names of predicted columns that hold probabilities."""
 _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 """What of that member is a field of a saved model of its own."""
 
@@ -271,7 +273,7 @@ class SavedModel:
             pairs = zip(targets.names, targets.classes, strict=False)  # no classes of numbers
             names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
         for place, name in enumerate(names):
-            table[f"probability of {name}"] = outputs[:, place]
+            table[f"{PROBABILITY}{name}"] = outputs[:, place]
         return table
 
     def predict_beside(self, rows: "pd.DataFrame", keep: Sequence[str]) -> "pd.DataFrame":
@@ -317,7 +319,7 @@ class SavedModel:
                          metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
         return replace(found, fitted_rows=self.about.get("rows"))
 
-    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.float32]:
+    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.floating]:
         """Return probabilities or numbers, (rows, outputs)."""
         features = self.preprocessing.transform(rows)  # (rows, features) float32
         return np.asarray(self.model.predict(features, batch_size=4096, verbose=0))
@@ -359,3 +361,43 @@ def load_model(path: str | Path) -> SavedModel:
         about={key: value for key, value in about.items() if key not in _OWN_FIELDS},
         reading=about.get("reading", {}),
     )
+
+
+def predicted(model: SavedModel, rows: "pd.DataFrame") -> "pd.Series[Any] | pd.DataFrame":
+    """Return what a model predicts of raw rows, one value each; of several labels a column for each.
+
+    Classes that are numbers in the table are numbers here.
+    """
+    targets = model.preprocessing.targets
+    found = model.predict(rows)
+    if len(targets.names) > 1:
+        return found[list(targets.names)]
+    values = found["prediction"].rename(targets.names[0])
+    return values.map(_class_values(model)) if targets.task is Task.CLASSIFICATION else values
+
+
+def probabilities(model: SavedModel, rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the probability of each class, or of each label's second value, for raw rows: a column each.
+
+    Raises
+    ------
+    InputError
+        If the model predicts numbers.
+    """
+    task = model.preprocessing.targets.task
+    if task is Task.REGRESSION:
+        raise InputError("probabilities are of classes, got a model of numbers; take predict")
+    found = model.predict(rows)
+    shares = found[[name for name in found.columns if name.startswith(PROBABILITY)]]
+    shares = shares.set_axis([name.removeprefix(PROBABILITY) for name in shares.columns], axis=1)
+    return shares.rename(columns=_class_values(model)) if task is Task.CLASSIFICATION else shares
+
+
+def _class_values(model: SavedModel) -> dict[str, Any]:
+    """Return each class by its name: the number that it is, else the name."""
+    classes = model.preprocessing.classes
+    if not classes.numeric:
+        return {name: name for name in classes.names}
+    values = {name: float(name) for name in classes.names}
+    is_whole = all(value.is_integer() for value in values.values())
+    return {name: int(name) if is_whole else value for name, value in values.items()}

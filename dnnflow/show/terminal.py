@@ -1,5 +1,6 @@
 """Print progress while a run goes on, and tables when it is done. Needs rich."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.settings import Settings
     from dnnflow.table.store.dataset import Dataset
+    from dnnflow.table.text.survey import Survey
 
 LEAST_FOLDED = 20
 """Characters of a column's text that is folded to lines of them."""
@@ -347,6 +349,34 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
         own = size_in_words(sum(use.own_bytes for use in uses))
         console.print(f"in all  {own}, and {size_in_words(sum(datasets.values()))} of their datasets "
                       f"({len(datasets):,})", soft_wrap=True)  # fmt: skip
+
+
+def show_survey(found: "Survey", name: str) -> None:
+    """Print what the columns of a table hold, and which is most likely the label."""
+    console = Console(highlight=False)
+    looked_at = "" if found.is_whole else "the first "
+    console.print(f"{name}: {looked_at}{found.rows:,} rows, {len(found.columns):,} columns", soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("column", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("missing", justify="right", no_wrap=True)
+    table.add_column("different", justify="right", no_wrap=True)
+    table.add_column("such as", overflow="fold")
+    for one in found.columns:
+        is_label = one.name == found.label
+        name_, missing = escape(one.name), found.rows - one.values
+        told = f"left out: {one.why_useless}" if one.why_useless else ", ".join(one.examples)
+        table.add_row(
+            f"[bold]{name_}[/bold]" if is_label else name_, str(one.kind), f"{missing:,}" if missing else "",
+            one.distinct, escape(told),
+        )  # fmt: skip
+    console.print(table)
+    if found.label is None:
+        console.print("No column looks like a label: name one with --label.")
+    else:
+        command = f"dnnflow search {shlex.quote(name)} --label {shlex.quote(found.label)}"
+        console.print(f"The label may be {escape(repr(found.label))}:\n  [cyan]{escape(command)}[/cyan]",
+                      soft_wrap=True)  # fmt: skip
 
 
 def show_home(settings: "Settings", unused: "Sequence[Path]" = ()) -> None:

@@ -233,3 +233,13 @@ def test_a_metric_of_another_task_or_of_one_class_is_refused_before_anything_tra
 def with_metric(given: Pipeline, name: str) -> Pipeline:
     plain = given.plain()
     return Pipeline.model_validate({**plain, "evaluation": {**plain["evaluation"], "metric": name}})
+
+
+def test_a_weighted_table_is_tested_as_any_other(settings: Settings, tmp_path: Path) -> None:
+    """Weights are of the training's loss: who predicts needs none, be there finalists or not."""
+    frame = pd.read_csv(PIPELINES / "data" / "iris.csv").assign(how=1.0)
+    source = tmp_path / "weighted.csv"
+    frame.to_csv(source, index=False)
+    _, view = done(pipeline(f"dataset.source={source}", "dataset.weights=how"), settings)
+    assert {one.name for one in view.tested if one.kind == "baseline"} >= {LARGEST, LINEAR, BOOSTING}
+    assert any(one.kind == "design" for one in view.tested)

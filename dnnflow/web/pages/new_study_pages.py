@@ -15,6 +15,7 @@ from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.show.wording import duration
+from dnnflow.table.text.survey import USUAL_LABELS
 from dnnflow.web.answers.estimation import estimate_of
 from dnnflow.web.answers.request_parts import TheServices, TheUpload
 from dnnflow.web.api.run_routes import start
@@ -34,11 +35,6 @@ MOST_CELLS = 40
 """Columns of the first rows that are shown."""
 NAME = 512
 """Characters of a column's name in an address."""
-
-USUAL_LABELS = (
-    "label", "class", "target", "y", "species", "diagnosis", "outcome", "category", "digit", "quality",
-)  # fmt: skip
-"""Names of columns that are guessed to be the label, the most telling first."""
 
 router = APIRouter()
 Form = Annotated[ImmutableMultiDict[str, str], Depends(checked_form)]

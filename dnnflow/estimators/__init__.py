@@ -1,0 +1,1 @@
+"""Estimators of scikit-learn, each of whose fits is a study."""

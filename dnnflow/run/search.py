@@ -1,0 +1,310 @@
+"""Make the pipeline of a search: the good rules of a table, and as many designs as there is time for."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from dnnflow.engines.seam import TrainingContext
+from dnnflow.errors import DataError, InputError, PipelineError
+from dnnflow.events import Listener, Notice, ignore
+from dnnflow.parameters import plain_type
+from dnnflow.pipeline.good_rules import TableFacts, good_rules
+from dnnflow.pipeline.pipeline_file import merge
+from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.results.store.run_record import RunRecord, mask_credentials
+from dnnflow.results.store.store import Store
+from dnnflow.run.execute import preprocess, upload
+from dnnflow.settings import Settings
+from dnnflow.table.columns.kinds import nearest
+from dnnflow.table.columns.preprocess import TextColumn
+from dnnflow.table.columns.recipe import Source
+from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.given_table import GivenTable
+from dnnflow.table.text.survey import survey
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TAIL_S = 10.0
+"""For Keras' import, baselines and the report, which no number of designs makes shorter."""
+SCREEN_SHARE = 0.65
+"""Of the time that is left without that; the rest is for finalists and ensemble."""
+PROBE_DESIGNS, PROBE_SHARE = 24, 0.1
+"""Designs that are trained to see what one takes, and the share of the time that they may take, at most."""
+LEAST_DESIGNS, MOST_DESIGNS = 10, 100_000
+"""Designs of a search by time."""
+FLAT = ("dataset", "evaluation", "preprocess", "training")
+"""Sections whose fields a search takes by their names alone."""
+MOST_NAMES = 20
+SAME = ("name", "space", "strategy", "seed", "training", "evaluation")
+"""Parts of a pipeline, besides its dataset, by which a search by time finds its study again."""
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is asked of a search.
+
+    Raises
+    ------
+    InputError
+        If designs and time are both given, or the time is none.
+    """
+
+    sections: Mapping[str, Any]
+    """Sections of a pipeline, laid over the good rules; `dataset` has at least `source` and `label`."""
+    designs: int | None = None
+    """How many designs to train; default: what the good rules say."""
+    minutes: float | None = None
+    """How long the search may take: the number of designs follows from what some of them take here."""
+    name: str = "search"
+    """For people; part of what finds a search by time again."""
+    looks: bool = True
+    """Whether columns that no network learns from are left out."""
+    began_s: float = field(default_factory=time.monotonic)
+    """When the time began to run."""
+
+    def __post_init__(self) -> None:
+        if self.designs is not None and self.minutes is not None:
+            raise InputError(
+                f"a search has a number of designs or a time, got designs={self.designs} and "
+                f"minutes={self.minutes:g}; leave one of them out"
+            )
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise InputError(f"minutes must be a number > 0, got {self.minutes:g}")
+
+    @classmethod
+    def of_table(cls, name: str, sections: Mapping[str, Any], **more: Any) -> "SearchRequest":
+        """Return the request of a table's study, called by the table's and the label's names."""
+        label = sections["dataset"]["label"]
+        labels = label if isinstance(label, str) else ", ".join(label)
+        return cls(sections, name=f"{labels} of {name}", **more)
+
+    @property
+    def title(self) -> str:
+        """The study's name; that of a search by time says so."""
+        limit = "" if self.minutes is None else f", {self.minutes:g} min"
+        return f"{self.name[: 80 - len(limit)]}{limit}"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; infinite without a limit."""
+        if self.minutes is None:
+            return float("inf")
+        return self.began_s + 60 * self.minutes - time.monotonic()
+
+
+def search_pipeline(
+    request: SearchRequest, settings: Settings, *, client: "Client | None" = None, new: bool = False,
+    listener: Listener = ignore,
+) -> Pipeline:  # fmt: skip
+    """Return the pipeline of a search, on a table that is preprocessed then.
+
+    A search by time whose study is there already has that study's number of designs, unless a new one is
+    asked for.
+
+    Raises
+    ------
+    DataError
+        For everything wrong with the table.
+    InputError
+        If a section breaks a rule.
+    """
+    rules = good_rules(TableFacts(rows=0, numbers=0, categories=0, classes=0))
+    upload(_laid_over(rules, request), listener)
+    if request.looks:
+        request = _without_useless(request, _laid_over(rules, request), listener)
+    try:
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+    except DataError:  # perhaps for a column that looked well in the first block
+        narrowed = request
+        if request.looks:
+            narrowed = _without_useless(request, _laid_over(rules, request), listener, whole_table=True)
+        if narrowed is request:
+            raise
+        request = narrowed
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+    pipeline = _laid_over(good_rules(facts_of_dataset(dataset)), request)
+    if request.minutes is None:
+        return pipeline
+    known = None if new else _searched_before(pipeline, dataset, settings)
+    if known is not None:
+        listener(Notice(f"the study of this search is {known.study_id}, of {known.n_designs:,} designs"))
+        return with_designs(pipeline, known.n_designs)
+    designs = designs_within(
+        pipeline, settings, request.left_s, _workers(pipeline, settings, client), listener
+    )
+    return with_designs(pipeline, designs)
+
+
+def with_designs(pipeline: Pipeline, designs: int) -> Pipeline:
+    """Return a pipeline with another number of designs."""
+    return Pipeline.model_validate({**pipeline.plain(), "designs": designs})
+
+
+def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a pipeline that fields of some of them, or whole sections, ask for.
+
+    Raises
+    ------
+    InputError
+        If there is no label, or a name is of no section.
+    """
+    label = table.label if label is None else label
+    if label is None:
+        raise InputError(f"a search needs a label, got none; {_columns_in_words(table)}")
+    dataset: dict[str, Any] = {"source": table.source, "label": label}
+    if texts := [*table.text_columns, *options.get("text_columns", ())]:
+        options = {**options, "text_columns": list(dict.fromkeys(texts))}
+    if table.has_classes:
+        dataset["task"] = "classification"
+    sections: dict[str, Any] = {"dataset": dataset}
+    for name, value in options.items():
+        where = next((one for one in FLAT if name in _fields_of_section(one)), None)
+        if name in Pipeline.model_fields:
+            where = name
+        if where is None:
+            known = [*Pipeline.model_fields, *(field for one in FLAT for field in _fields_of_section(one))]
+            raise InputError(
+                f"a search takes sections of a pipeline and fields of {', '.join(FLAT)}, got {name!r}; "
+                f"nearest: {nearest(name, known)}"
+            )
+        sections = merge(sections, {where: value if where == name else {name: value}})
+    return sections
+
+
+def _fields_of_section(name: str) -> Mapping[str, Any]:
+    fields: Mapping[str, Any] = plain_type(Pipeline.model_fields[name].annotation).model_fields
+    return fields
+
+
+def _columns_in_words(table: GivenTable) -> str:
+    found = survey(Source(url=table.source))
+    names = ", ".join(repr(one.name) for one in found.columns[:MOST_NAMES])
+    more = ", …" if len(found.columns) > MOST_NAMES else ""
+    return f"name one of {names}{more}" + (f", perhaps label={found.label!r}" if found.label else "")
+
+
+def executor_of(n_jobs: Any) -> dict[str, Any]:
+    """Return a pipeline's executor for a number of jobs, as scikit-learn counts them.
+
+    None leaves it to the pipeline: workers on all cores, unless a cluster is named; -1 asks for all cores; 1
+    trains in this process.
+
+    Raises
+    ------
+    InputError
+        If it is no such number.
+    """
+    if n_jobs is None or n_jobs == -1:
+        return {}
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < 1:
+        raise InputError(f"n_jobs must be a number of workers >= 1, or -1 for one a core, got {n_jobs!r}")
+    return {"kind": "in-process"} if n_jobs == 1 else {"workers": int(n_jobs), "dashboard_port": 0}
+
+
+def facts_of_dataset(dataset: Dataset) -> TableFacts:
+    """Return what of a table the good rules depend on."""
+    texts = [column for column in dataset.fitted.columns if isinstance(column, TextColumn)]
+    return TableFacts(
+        rows=sum(dataset.rows.values()),
+        numbers=len(dataset.fitted.columns) - len(texts),
+        categories=sum(len(column.categories) for column in texts),
+        classes=dataset.n_classes,
+    )
+
+
+def designs_within(
+    pipeline: Pipeline, settings: Settings, seconds_s: float, workers: int, listener: Listener = ignore
+) -> int:
+    """Return how many designs of a pipeline workers can study within a time, by training some of them."""
+    end = time.monotonic() + seconds_s
+    design_s, tried = _probe(pipeline, settings, PROBE_SHARE * seconds_s)
+    screen_s = SCREEN_SHARE * (end - time.monotonic() - TAIL_S) * workers
+    designs = min(MOST_DESIGNS, max(LEAST_DESIGNS, int(screen_s / design_s)))
+    each = "one worker" if workers == 1 else f"{workers} workers"
+    listener(Notice(
+        f"{designs:,} designs: one takes {design_s:.2g} s here (tried with {tried}), {each}, "
+        f"{max(0.0, end - time.monotonic()):.0f} s left"
+    ))  # fmt: skip
+    return designs
+
+
+def _probe(pipeline: Pipeline, settings: Settings, seconds_s: float) -> tuple[float, int]:
+    """Return the seconds that a design takes in this process, and how many were trained to see it."""
+    from dnnflow.engines.registry import find_engine
+
+    context = TrainingContext(preprocess(pipeline, settings), pipeline.training_settings)
+    designs = list(pipeline.space.to_space().sample(PROBE_DESIGNS + 1, seed=1))
+    engine, began, took = find_engine(pipeline.training.engine), time.monotonic(), list[float]()
+    for design in designs:
+        start = time.monotonic()
+        list(engine.train([design], context))
+        took.append(time.monotonic() - start)
+        if time.monotonic() - began > seconds_s:
+            break
+    measured = took[1:] or took  # with the first, machine code is loaded or made
+    return max(sum(measured) / len(measured), 1e-6), len(measured)
+
+
+def _laid_over(rules: Mapping[str, Any], request: SearchRequest) -> Pipeline:
+    """Return the pipeline of rules under what is asked for; `PipelineError` where that breaks a rule."""
+    asked = {"name": request.title, "dataset": {}, **rules}
+    plain = merge(asked, request.sections)
+    if request.designs is not None:
+        plain["designs"] = request.designs
+    try:
+        return Pipeline.model_validate(plain).resolved(Path.cwd())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, told = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        got = "" if ", got " in told else f", got {first['input']!r}"
+        raise PipelineError(f"a search makes a valid pipeline, but {where}: {told}{got}") from None
+
+
+def _without_useless(
+    request: SearchRequest, pipeline: Pipeline, listener: Listener, *, whole_table: bool = False
+) -> SearchRequest:
+    """Leave out the columns that no network learns from, and say so; look at the first block, or at all."""
+    recipe = pipeline.recipe
+    kept = (*recipe.labels, *recipe.drop, *recipe.mark.values(), recipe.weights or "")
+    found = survey(pipeline.source, missing_values=recipe.missing_values, whole_table=whole_table)
+    useless = found.useless(kept)
+    if not useless:
+        return request
+    told = "; ".join(f"column {name!r}, since {why}" for name, why in useless.items())
+    listener(Notice(f"left out: {told}"))
+    return replace(request, sections=merge(request.sections, {"dataset": {"drop": [*recipe.drop, *useless]}}))
+
+
+def _searched_before(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> RunRecord | None:
+    """Return the newest study of a search by time that was asked for in the same words."""
+    wanted = mask_credentials(pipeline.plain())
+    with Store(settings.store_url) as store:
+        for record in store.studies():
+            same = all(record.pipeline.get(name) == wanted.get(name) for name in SAME)
+            if same and record.has_designs and record.dataset_id == dataset.id:
+                return record
+    return None
+
+
+def _workers(pipeline: Pipeline, settings: Settings, client: "Client | None") -> int:
+    """Return how many designs are trained at the same time."""
+    from dnnflow.execute.opening import open_client
+
+    section = pipeline.executor
+    if client is None and section.kind == "in-process":
+        return 1
+    named = section.address or section.scheduler_file or settings.cluster
+    if client is None and not named:
+        from dask.system import CPU_COUNT
+
+        return section.workers or int(CPU_COUNT)  # as Dask counts them: those that this process may use
+    with open_client(section.model_dump(mode="json"), settings, client=client) as opened:
+        if opened is None:
+            return 1
+        return max(1, len(opened.scheduler_info(n_workers=-1)["workers"]))
