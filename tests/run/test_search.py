@@ -225,7 +225,7 @@ def test_a_study_without_a_model_says_so(settings: Settings, iris):
     source = {"source": str(PIPELINES / "data" / "iris.csv"), "label": "species"}
     study = begin_study(Pipeline.model_validate({"dataset": source, "designs": 2}), settings)
     opened = dnnflow.open_study(study.id, settings=settings)
-    with pytest.raises(NotFoundError, match="which has none yet"):
+    with pytest.raises(NotFoundError, match="which has none"):
         opened.predict(pd.DataFrame())
 
 
