@@ -27,6 +27,7 @@ from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
+from dnnflow.table.text.source_text import shows_encoding
 
 if TYPE_CHECKING:
     import keras
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
+NOTE = "note"
+"""Column of predictions that says what to know of a row."""
 _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 """What of that member is a field of a saved model of its own."""
 
@@ -165,7 +168,7 @@ def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = No
             about = {
                 "class_names": list(dataset.class_names),
                 "preprocessing": dataset.preprocessing(),
-                "reading": dict(dataset.manifest["reading"]),
+                "reading": dict(dataset.reading),
                 **(record or {}),
             }
             with zipfile.ZipFile(archive, "a") as file:
@@ -183,7 +186,8 @@ class SavedModel:
     about: Mapping[str, Any]
     """Design, study, recorded accuracy."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
+    """Delimiter, quote and header of the table that it was trained on, and its encoding if that is no UTF;
+    empty if the file does not say."""
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -207,7 +211,10 @@ class SavedModel:
             If a field breaks its rule.
         """
         known = {name: value for name, value in given.items() if value is not None}
-        return Source(url=url, **{**self.reading, **known})
+        source = Source(url=url, **{**self.reading, **known})
+        if "encoding" in self.reading and "encoding" not in known and shows_encoding(source):
+            return source.replace(encoding=None)
+        return source
 
     def _said(self, outputs: np.ndarray) -> np.ndarray:
         """Return numbers as they are, and of labels 1 where their second value is predicted."""
@@ -227,7 +234,8 @@ class SavedModel:
         DataFrame
             With the index of `rows`. Of a class: column `prediction`, then `probability of <class>` of each.
             Of labels: a column with the text of each, then `probability of <label>=<text>` of its second
-            value. Of numbers: a column of each, in the table's units. A single one is `prediction`.
+            value. Of numbers: a column of each, in the table's units. A single one is `prediction`. Where a
+            row has a category that the training rows had not, the last column is `note`, which says so.
         """
         import pandas as pd
 
@@ -245,6 +253,8 @@ class SavedModel:
             names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
         for place, name in enumerate(names):
             table[f"probability of {name}"] = outputs[:, place]
+        if any(notes := self.preprocessing.notes(rows)):
+            table[NOTE] = notes
         return table
 
     def score(self, rows: "pd.DataFrame") -> ModelScore:

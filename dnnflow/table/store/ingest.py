@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.marks import (
@@ -56,10 +56,11 @@ from dnnflow.table.columns.statistics import (
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
 from dnnflow.table.store.column_blocks import IngestJob, Parsed, Table, TableText, parse_table
-from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
+from dnnflow.table.store.dataset import FORMAT, MANIFEST, RULES, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
-from dnnflow.table.store.table_targets import find_targets
+from dnnflow.table.store.table_targets import find_targets, label_notes, settle_rare, were_other
 from dnnflow.table.text.csv_reader import Block, blocks, read_dialect
+from dnnflow.table.text.encodings import is_utf
 from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
@@ -114,7 +115,7 @@ def ingest(
                 with open_stream(*plain, source, block_bytes) as stream:
                     parsed = parse_table(table, stream.blocks(table.first.start))
                     table = replace(table, first=replace(table.first, text=stream.finish()))
-                return build(table, parsed)
+                return _told(build(table, parsed), listener)
         first, supply = _opened(source, scratch, client, block_bytes)
         table = Table(job, first)
         if recipe.test_source is not None:
@@ -128,9 +129,23 @@ def ingest(
                 )
             table = Table(job, first, replace(test, first_block=len(supply), name="of test_source"))
             supply += [replace(block, index=len(supply) + block.index) for block in more]
-        if not (table.path / MANIFEST).is_file():
-            build(table, parse_table(table, iter(supply)))
-        return Dataset.open(table.path)
+        return _told(_found(table) or build(table, parse_table(table, iter(supply))), listener)
+
+
+def _told(dataset: Dataset, listener: Listener) -> Dataset:
+    """Tell a listener what a person should know of how the table was read."""
+    for note in dataset.notes:
+        listener(Notice(note))
+    return dataset
+
+
+def _found(table: Table) -> Dataset | None:
+    """Return the dataset that the present rules have made of a text, if there is one."""
+    for is_renewed in (True, False):
+        path = table.path(is_renewed=is_renewed)
+        if (path / MANIFEST).is_file() and (found := Dataset.open(path)).manifest.get("rules") == RULES:
+            return found
+    return None
 
 
 def _opened(
@@ -139,7 +154,9 @@ def _opened(
     """Return a table's text, and its blocks."""
     text = open_text(source, scratch, copy=_is_remote(source, client), block_bytes=block_bytes)
     dialect, start = read_dialect(text, source)
-    return TableText(text, dialect, start), blocks(text, start)
+    encoding = source.encoding or text.guessed
+    known = "" if not encoding or is_utf(encoding) else encoding
+    return TableText(text, dialect, start, encoding=known, is_guessed=bool(text.guessed)), blocks(text, start)
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
@@ -168,8 +185,12 @@ def _size(path: str) -> int:
 
 def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
-    path = table.path
     targets = find_targets(table, parsed)
+    is_renewed = parsed.is_renewed or were_other(targets, parsed)
+    path = table.path(is_renewed=is_renewed)
+    if not is_renewed and (path / MANIFEST).is_file():  # by earlier rules, which read it alike
+        return Dataset.open(path)
+    targets, rare_notes, n_rare = settle_rare(table, parsed, targets)
     marks, rule = Marks(), threshold_rule(0, 0.0, targets.n_strata)  # nothing by chance in marked blocks
     if table.test is not None:
         parsed = _with_test_rows(table, parsed, table.test, targets)
@@ -177,7 +198,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
         rule = _split(table, parsed, targets)
-    layout = _layout(parsed.columns, targets, rule)
+    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles)
     fitted = _fit(table, parsed, layout)
     if table.job.recipe.weights is not None:
         marks = replace(marks, weights=_weights(table, parsed, layout, table.job.recipe.weights))
@@ -186,8 +207,11 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         marked = write_marks(aside, marks)
         for one in table.texts:
             one.text.check_unchanged()
+        dropped = parsed.rows - sum(map(sum, fitted.block_rows.values()))
+        notes = [*parsed.notes, *rare_notes, *label_notes(targets, parsed, dropped - n_rare)]
         manifest = {
             "format": FORMAT,
+            "rules": RULES,
             "id": path.name,
             "source": table.first.summary(),
             **({"test_source": table.test.summary()} if table.test is not None else {}),
@@ -198,7 +222,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
                 "train": fitted.statistics.train.tolist(),
                 "test": fitted.statistics.test.tolist(),
             },
-            "dropped_rows": parsed.rows - sum(map(sum, fitted.block_rows.values())),
+            "dropped_rows": dropped,
+            **({"notes": notes} if notes else {}),
             "preprocessing": fitted.preprocessing.to_dict(),
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,

@@ -183,7 +183,7 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     from dnnflow.results.view.model_score import has_label
 
     model, rows = _read(header, text)
-    table = model.predict(rows)
+    table = model.predict(rows).drop(columns="note", errors="ignore")
     n_targets = len(model.preprocessing.targets.names)
     targets, names = list(table.columns[:n_targets]), list(table.columns[n_targets:])
     values = [[_plain(value) for value in row] for row in table[targets].to_numpy(dtype=object)]

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
-from dnnflow.table.columns.kinds import ColumnKind, check_columns
+from dnnflow.table.columns.kinds import ColumnKind, Markers, check_columns
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
+from dnnflow.table.text.encodings import legacy_encoding
 from dnnflow.table.text.inference import (
     BadValue,
     ColumnFacts,
@@ -365,7 +366,10 @@ def profile_file(
     try:
         return _profile_as(file, source, limits, None, quick)
     except UnicodeDecodeError:
-        return _profile_as(file, source, limits, "latin-1", quick)
+        file.seek(0)
+        with unpacked(file) as (stream, _):
+            encoding = legacy_encoding(iter(lambda: bytes(stream.read(_PIECE_BYTES)), b""))
+        return _profile_as(file, source, limits, encoding, quick)
 
 
 def _profile_as(
@@ -470,7 +474,7 @@ class _SentTable:
 
 def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
     """Plan by the first records, as the intake does; no label is chosen yet."""
-    draft = ParsePlan(dialect, (), dialect.columns, texts, (), quick)
+    draft = ParsePlan(dialect, (), dialect.columns, texts, Markers(), quick)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])
