@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
-NOTE = "note"
+NOTE = "note on row"
 """Column of predictions that says what to know of a row."""
 _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 """What of that member is a field of a saved model of its own."""
@@ -235,7 +235,7 @@ class SavedModel:
             With the index of `rows`. Of a class: column `prediction`, then `probability of <class>` of each.
             Of labels: a column with the text of each, then `probability of <label>=<text>` of its second
             value. Of numbers: a column of each, in the table's units. A single one is `prediction`. Where a
-            row has a category that the training rows had not, the last column is `note`, which says so.
+            row has a category that the training rows had not, `note on row` is the last column and says so.
         """
         import pandas as pd
 

@@ -146,12 +146,15 @@ class DressFacts:
     """Whether some of them are words that are no known units."""
     example: str = ""
     """The first dressed value."""
+    whole: bool = False
+    """Whether some value has no mark but digits."""
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, int]]) -> "DressFacts":
         """Gather them of distinct texts and how often each occurs."""
         point = comma = either = 0
-        differ, words, affixes, example = False, False, set(), ""
+        differ, words, whole, example = False, False, False, ""
+        affixes: set[str] = set()
         for text, count in counted:
             if not count or (found := undress(text)) is None:
                 continue
@@ -161,9 +164,10 @@ class DressFacts:
             differ |= None not in (found.point, found.comma) and found.point != found.comma
             affixes.add(found.affix)
             words |= found.is_word
+            whole |= text.isdigit()
             if not example and to_number(text) is None:
                 example = text
-        return cls(point, comma, either, differ, _few(affixes), words, example)
+        return cls(point, comma, either, differ, _few(affixes), words, example, whole)
 
     def merge(self, other: "DressFacts") -> "DressFacts":
         """Add those of blocks that come later."""
@@ -175,6 +179,7 @@ class DressFacts:
             _few(self.affixes | other.affixes),
             self.words or other.words,
             self.example or other.example,
+            self.whole or other.whole,
         )
 
     def style(self, values: int) -> NumberStyle | None:
@@ -190,6 +195,10 @@ class DressFacts:
         """Say whether nearly all values are numbers, some in a dress."""
         most = max(self.point, self.comma, self.either)
         return bool(self.example) and most >= NEARLY * values and not (self.words and len(self.affixes) > 1)
+
+    def may_be_thousands(self, values: int) -> bool:
+        """Say whether plain numbers have three digits behind every point, and some no point."""
+        return not self.example and self.differ and self.whole and self.comma == values > 0
 
     def doubt(self, name: str, values: int) -> str:
         """Say why the numbers of a column were not read, and what to do."""

@@ -178,9 +178,9 @@ class Classes:
             distinct = folded
         return cls(tuple(sorted(distinct)), False)
 
-    def codes(self, texts: Iterable[str]) -> list[int]:
+    def codes(self, texts: Iterable[str | None]) -> list[int]:
         """Return the code of each text, -1 for what is no class."""
-        return [self._code(text) for text in texts]
+        return [-1 if text is None else self._code(text) for text in texts]
 
     def _code(self, text: str) -> int:
         found = self._exact.get(text, -1)

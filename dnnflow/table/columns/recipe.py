@@ -281,9 +281,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         What divides the rows is left out where chance does, the task where the labels say it, and weights
         where there are none: so it was before there was anything else.
         """
-        implied = {"groups": None, "time": None, "split": None, "task": "auto", "weights": None,
-                   "standard_missing": True, "missing_labels": None, "rare_classes": "refuse",
-                   "numbers": []}  # fmt: skip
+        implied: dict[str, Any] = {
+            **dict.fromkeys(("groups", "time", "split", "weights", "missing_labels")),
+            "task": "auto", "standard_missing": True, "rare_classes": "refuse", "numbers": [],
+        }  # fmt: skip
         return {name: value for name, value in super().to_dict().items()
                 if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, RowsRead
-from dnnflow.table.columns.dressing import NumberStyle, told
+from dnnflow.table.columns.dressing import COMMA, NumberStyle, told
 from dnnflow.table.columns.kinds import (
     HEADERLESS,
     ColumnKind,
@@ -158,8 +158,8 @@ def parse_table(table: Table, supply: Iterator[Block]) -> Parsed:
     plan = _plan(table, head)
     read = _parse_by(table, plan, chain([head], supply))
     while (corrected := _corrected(plan, read)) != plan:
-        if not corrected.text - plan.text or not _is_learning(plan, read):
-            _kinds(table, plan, read)
+        if not _is_learning(plan, read):
+            _kinds(table, corrected, read)
         plan = corrected
         read = _parse_by(table, plan, iter(read.sources))
     kinds = _kinds(table, plan, read)
@@ -229,6 +229,11 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle]) ->
     for name, style in styles.items():
         if example := read.facts[name].dress.example:
             yield told(name, style, example)
+    for name in plan.doubtful:
+        yield (
+            f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
+            f'separate thousands, set numbers: {{{name}: "{COMMA}"}}'
+        )
     if missed := [one for one in plan.markers.own if one and one not in read.found]:
         yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
     for name in plan.features:

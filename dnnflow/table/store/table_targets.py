@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import MAX_CLASSES, OTHERS, Task, in_a_list, quoted, to_number
+from dnnflow.table.columns.kinds import MAX_CLASSES, OTHERS, Task, in_a_list, quoted
 from dnnflow.table.columns.split import class_counts
 from dnnflow.table.columns.statistics import label_block, labels_of
 from dnnflow.table.columns.targets import Targets, earlier_names, two_values
@@ -81,9 +82,9 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
         texts = parsed.labels[name].texts
         for one, spellings in classes.spelled(texts).items():
             yield f"label {name!r}: {in_a_list(spellings)} are one class, {one!r}"
-        values: dict[float, list[str]] = {}
+        values: dict[Decimal, list[str]] = {}
         for text in sorted(texts) if classes.numeric else ():
-            values.setdefault(to_number(text) or 0.0, []).append(text)
+            values.setdefault(Decimal(text), []).append(text)
         apart = [few for few in values.values() if len(set(classes.codes(few))) > 1]
         if apart:
             yield (

@@ -14,8 +14,8 @@ from dnnflow.table.columns.dressing import undress
 from dnnflow.table.columns.kinds import Markers, looks_like_values, to_number
 from dnnflow.table.text.source_text import Text, TextSource
 
-_DELIMITERS = (";", "\t", "|", ",")
-"""In the order in which a tie is decided: a comma may begin fractions."""
+_DELIMITERS = (",", ";", "\t", "|")
+"""In the order in which a tie is decided."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 30
 _BOM = b"\xef\xbb\xbf"
@@ -105,7 +105,7 @@ def _comments(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bo
     if len(rows) < 2:
         return 0
     is_header = source.header and not any(to_number(value.strip()) is not None for value in rows[0])
-    last = next(csv_records(lines[count - 1], delimiter, source.quote), [])
+    last: list[str] = next(csv_records(lines[count - 1], delimiter, source.quote), [])
     return count if len(last) != len(rows[0]) or is_header else count - 1
 
 
@@ -124,7 +124,7 @@ def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool
     is_headed = bool(rows) and not (source.header and looks_like_values([v.strip() for v in rows[0]]))
     is_table = is_headed and len(rows) >= 3 and width > 1 and widths[0] == width and alike >= 0.9 * len(rows)
     is_full = is_table and all(value.strip() for value in rows[0])
-    above = [next(csv_records(line, delimiter, source.quote), []) for line in lines[:count]]
+    above: list[list[str]] = [next(csv_records(line, delimiter, source.quote), []) for line in lines[:count]]
     are_titles = all(len([v for v in row if v.strip()]) <= 1 for row in above)
     return count if is_table and are_titles and (width > 2 or is_full) else 0
 
@@ -132,11 +132,11 @@ def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool
 def _is_single(line: str, source: TextSource) -> bool:
     """Say whether a line holds one value by each delimiter that it may be of."""
     delimiters = (source.delimiter,) if source.delimiter else _DELIMITERS
-    rows = [next(csv_records(line, one, source.quote), []) for one in delimiters]
+    rows: list[list[str]] = [next(csv_records(line, one, source.quote), []) for one in delimiters]
     filled = [len([value for value in row if value.strip()]) for row in rows]
     widths = [len(row) for row in rows]
     # A comma in a title is none between values where nothing else in the line separates any
-    return max(filled) <= 1 or (max(widths[:-1], default=1) == 1 and _is_sentence(line))
+    return max(filled) <= 1 or (max(widths[1:], default=1) == 1 and _is_sentence(line))
 
 
 def _is_sentence(line: str) -> bool:

@@ -29,6 +29,7 @@ from dnnflow.table.columns.kinds import (
     in_a_list,
     is_boolean,
     number_name,
+    plain_name,
     quoted,
     to_number,
 )
@@ -64,6 +65,8 @@ class ParsePlan:
     """Columns that are text as it stands."""
     styles: Mapping[str, NumberStyle] = field(default_factory=dict)
     """Of dressed numbers, features and labels: they are parsed as text, and kept as numbers."""
+    doubtful: tuple[str, ...] = ()
+    """Columns of plain numbers whose points may separate thousands, by the first records."""
 
     @property
     def label_styles(self) -> dict[str, NumberStyle]:
@@ -169,6 +172,17 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
         columns, facts = _parse_columns(data, plan, block.index)
     except RowError as error:
         return BlockFacts(0, error=(error.row, error.reason))
+    texts, dressed = {}, {}
+    for name in columns.texts.column_names:
+        style = plan.styles.get(name)
+        found, tidy = _text_facts(columns.text(name), plan, name, block.index)
+        if style is not None and name in plan.features:
+            dressed[name] = _undressed(tidy, style)
+        facts[name], texts[name] = found, tidy
+    if texts:  # all at once: one by one takes the square of their number
+        columns = columns.with_texts([texts[name] for name in columns.texts.column_names])
+    if dressed:
+        columns = columns.with_numbers(dressed)
     own, is_renewed = _found_markers(data, plan), False
     for marker in plan.markers.own:
         number = to_number(marker)
@@ -176,18 +190,9 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
             own.add(marker)
             is_renewed = True
             columns = replace(columns, values=np.where(hits, np.nan, columns.values))
-    texts, dressed = {}, {}
-    for name in columns.texts.column_names:
-        style = plan.styles.get(name)
-        found, tidy = _text_facts(columns.text(name), plan, name, block.index)
-        if style is not None and name in plan.features:
-            dressed[name] = _undressed(tidy, style, plan.markers)
-        facts[name], texts[name] = found, tidy
-    if texts:  # all at once: one by one takes the square of their number
-        columns = columns.with_texts([texts[name] for name in columns.texts.column_names])
     facts = {**_number_facts(columns, block.index), **facts}
-    if dressed:
-        columns = columns.with_numbers(dressed)
+    own |= {marker for marker in plan.label_markers.own for name in plan.labels
+            if any(plain_name(text) == plain_name(marker) for text in facts[name].gone)}  # fmt: skip
     if spill is not None:
         columns.write(spill)
     capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
@@ -197,18 +202,13 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
     )
 
 
-def _undressed(tidy: Any, style: NumberStyle, markers: Markers) -> NDArray[np.float64]:
+def _undressed(tidy: Any, style: NumberStyle) -> NDArray[np.float64]:
     """Return the numbers of a dressed column, NaN where missing or none."""
     read = (style.read(text) for text in tidy.dictionary.to_pylist())
-    values = np.array([*(np.nan if number is None else number for number in read), np.nan])[codes(tidy)]
-    return without(values, markers)
-
-
-def without(values: NDArray[np.float64], markers: Markers) -> NDArray[np.float64]:
-    """Return numbers with NaN in place of those that stand for a missing value."""
-    if markers.numbers:
-        values = np.where(np.isin(values, [*markers.numbers]), np.nan, values)
-    return values
+    found: NDArray[np.float64] = np.array(
+        [*(np.nan if number is None else number for number in read), np.nan]
+    )
+    return found[codes(tidy)]
 
 
 def _found_markers(data: bytes, plan: ParsePlan) -> set[str]:
@@ -306,17 +306,14 @@ def _missing(plan: ParsePlan, name: str) -> Callable[[str], bool]:
     """Return what says of a column's text that it means missing."""
     if name in plan.labels:
         return plan.label_markers.has if name in plan.exact else plan.label_markers.has_label
-    return plan.markers.has if name in plan.text or name in plan.mark else plan.markers.has_number
+    return plan.markers.has  # numbers are compared once they are read
 
 
 def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone: NDArray[np.bool_]) -> bool:
     """Say whether a text is missing now and was not before, or the other way round."""
-    markers = plan.markers
     if name not in plan.labels:
-        return bool(markers.numbers) and any(
-            is_gone and not markers.has(text) for text, is_gone in zip(texts, gone, strict=False)
-        )
-    return any(is_gone != markers.has(text) for text, is_gone in zip(texts, gone, strict=False))
+        return False
+    return any(is_gone != plan.markers.has(text) for text, is_gone in zip(texts, gone, strict=False))
 
 
 def _plainly(text: str, style: NumberStyle) -> str:
@@ -468,7 +465,12 @@ def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
     facts = parse_block(sample, replace(everything, styles=draft.label_styles), None)
     if facts.error:
         raise RowError(*facts.error)
-    return replan(draft, facts.columns, sample)
+    doubtful = [
+        name for name in draft.features
+        if name not in {*draft.exact, *draft.styles} and facts.columns[name].dress.may_be_thousands(
+            facts.columns[name].values)
+    ]  # fmt: skip
+    return replan(replace(draft, doubtful=tuple(doubtful)), facts.columns, sample)
 
 
 def replan(plan: ParsePlan, facts: Mapping[str, ColumnFacts], sample: Block | None = None) -> ParsePlan:

@@ -245,7 +245,7 @@ class TextReader:
         while True:
             self._fill(wanted)
             data = b"".join(self._head)
-            text = Head(Path(self._source.url), self.start, self.start + len(data), "", (), (0, 0), data)
+            text = Head(Path(self._source.url), self.start, self.start + len(data), "", (), (0, 0), data=data)
             more = not self._ended and len(data) < RECORD_BYTES
             try:
                 dialect, start = read_dialect(text, self._source)
