@@ -34,7 +34,7 @@ def values(dataset: Dataset) -> list[float]:
     return rows[np.argsort(rows[:, 0]), 1].tolist()
 
 
-READ = {
+READ: dict[str, tuple[list[str], list[float]]] = {
     "decimal commas": (["1,5", "-20,25", "3"], [1.5, -20.25, 3]),
     "thousands and millions": (["950", "1,250", "1,250,000"], [950, 1250, 1_250_000]),
     "points for thousands": (["1.250,5", "3.000", "7"], [1250.5, 3000, 7]),

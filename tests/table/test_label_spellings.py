@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dnnflow.errors import DataError, InputError
 from dnnflow.table.columns.kinds import Classes, Task
 from dnnflow.table.columns.recipe import Recipe, Source
-from dnnflow.table.store.dataset import Dataset
+from dnnflow.table.store.dataset import Dataset, dataset_id
 from dnnflow.table.store.ingest import ingest
 
 
@@ -206,17 +206,12 @@ def test_only_tables_that_mean_something_else_now_have_another_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str], same: bool
 ):
     """A dataset by earlier rules is found again where they read it alike, and left alone where not."""
-    from dnnflow.table.store import column_blocks
-
-    ids = []
-    for name in ("now", "without rules"):
-        (tmp_path / name).mkdir()
-        ids.append(labelled(labels, tmp_path / name).id)
-        original = column_blocks.dataset_id
-        monkeypatch.setattr(
-            column_blocks, "dataset_id", lambda *a, is_renewed, o=original: o(*a, is_renewed=False)
-        )
-    assert (ids[0] == ids[1]) is same
+    (tmp_path / "now").mkdir()
+    (tmp_path / "without rules").mkdir()
+    now = labelled(labels, tmp_path / "now").id
+    name = "dnnflow.table.store.column_blocks.dataset_id"
+    monkeypatch.setattr(name, lambda *made_of, is_renewed: dataset_id(*made_of))
+    assert (labelled(labels, tmp_path / "without rules").id == now) is same
 
 
 def test_a_dataset_by_earlier_rules_is_opened_where_nothing_changed(tmp_path: Path):
