@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError
+from dnnflow.run.saved_model import NOTE, SavedModel
 from dnnflow.table.columns.kinds import looks_like_values
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
@@ -194,8 +196,6 @@ def test_latin_1_is_told_and_remembered(tmp_path: Path):
 
 
 def test_an_encoding_that_was_said_is_that_of_new_rows_unless_they_show_another(tmp_path: Path):
-    from dnnflow.run.saved_model import SavedModel
-
     dataset = made(tmp_path, TOWNS.replace("Køge", "Kraków").encode("iso-8859-2"), label="y",
                    encoding="iso-8859-2")  # fmt: skip
     assert "city=Łódź" in dataset.feature_names
@@ -283,5 +283,13 @@ def test_what_a_row_has_that_training_rows_had_not_is_told_of_that_row(tmp_path:
         "column 'city': 'MÃ¡laga' is none of the categories of the training rows, where 'Málaga' stands: the "
         "text is of another encoding",
     ]
+
+    class Model:
+        def predict(self, features, **_):
+            return np.full((len(features), 2), 0.5)
+
+    saved = SavedModel(Model(), fitted, ("a", "b"), {})  # type: ignore[arg-type]
+    assert saved.predict(rows)[NOTE].tolist() == fitted.notes(rows)
+    assert NOTE not in saved.predict(rows.iloc[[0, 2]])
     with pytest.raises(DataError, match=r"must have the column 'city' once \(neither 'n'\), got it 0 times"):
         fitted.transform(pd.DataFrame({"town": ["Łódź"]}))
