@@ -42,6 +42,8 @@ ABOVE = {
     "two byte order marks": "\ufeff\ufeff" + HEADER + '{","}',
     "a comment": "# counted by hand\n" + HEADER + '{","}',
     "comments with delimiters": "# one, two\n# three, four, five, six\n" + HEADER + '{","}',
+    "a comment above a header that begins with a hash": "# by hand\n#" + HEADER + '{","}',
+    "comments as wide as the table": "# one, two, three\n" + HEADER + '{","}',
     "a title": "Traffic of May\n" + HEADER + '{","}',
     "titles and blanks": "Traffic of May\n\nall roads\n\n" + HEADER + '{","}',
     "a title in a sheet": "Traffic of May,,\n,,\n" + HEADER + '{","}',
@@ -82,6 +84,8 @@ def test_lines_of_errors_count_what_was_left_out(tmp_path: Path):
         HEADER + ",,yes\n" + body(),
         "#speed,lanes,late\n" + body(),
         "speed,,late\n" + body(),
+        "#speed,lanes,late\n#3,1,no\n#3,1,no\n"
+        + "".join(f"#{i % 3},{line[2:]}\n" for i, line in enumerate(body().splitlines())),
         '"speed\nand more",lanes,late\n' + body(),
     ],
 )

@@ -104,9 +104,19 @@ def _comments(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bo
     rows = records(below, source.quote, delimiter, whole=whole)
     if len(rows) < 2:
         return 0
-    is_header = source.header and not any(to_number(value.strip()) is not None for value in rows[0])
-    last: list[str] = next(csv_records(lines[count - 1], delimiter, source.quote), [])
-    return count if len(last) != len(rows[0]) or is_header else count - 1
+    if source.header and _is_header(rows):
+        return count
+    widths = [len(next(csv_records(line, delimiter, source.quote), [])) for line in lines[:count]]
+    return next((i for i, width in enumerate(widths) if width == len(rows[0])), count)
+
+
+def _is_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Say whether the first of some rows has no number, and a column of numbers is below it."""
+    first, *others = rows[:50]
+    if any(to_number(value.strip()) is not None for value in first):
+        return False
+    columns = zip(*(row for row in others if len(row) == len(first)), strict=False)
+    return any(all(to_number(value.strip()) is not None for value in column) for column in columns)
 
 
 def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool) -> int:

@@ -455,6 +455,8 @@ class _SentTable:
         for name, facts in found.facts.items():
             kind = decide(facts, forced_text=False)
             counts = found.numbers.get(name) or found.texts[name]
+            if facts.numbers < facts.values and facts.dress.style(facts.values) is not None:
+                kind, facts = ColumnKind.NUMBER, replace(facts, first_text=None)
             profile = counts.profile(name, kind, found.rows, facts)
             place, reason = fault(name, kind, facts, forced_text=False)
             if place is not None:
@@ -478,7 +480,8 @@ def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> 
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])
-    return first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
+    plan = first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
+    return replace(plan, styles={})  # dressed numbers are counted as they are written
 
 
 def _ahead(pool: ThreadPoolExecutor, file: GrowingFile, blocks: Iterator[Block]) -> Iterator[Block]:
