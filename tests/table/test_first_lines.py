@@ -42,7 +42,6 @@ ABOVE = {
     "two byte order marks": "\ufeff\ufeff" + HEADER + '{","}',
     "a comment": "# counted by hand\n" + HEADER + '{","}',
     "comments with delimiters": "# one, two\n# three, four, five, six\n" + HEADER + '{","}',
-    "a comment above a header that begins with a hash": "# by hand\n#" + HEADER + '{","}',
     "comments as wide as the table": "# one, two, three\n" + HEADER + '{","}',
     "a title": "Traffic of May\n" + HEADER + '{","}',
     "titles and blanks": "Traffic of May\n\nall roads\n\n" + HEADER + '{","}',
@@ -84,15 +83,20 @@ def test_lines_of_errors_count_what_was_left_out(tmp_path: Path):
         HEADER + ",,yes\n" + body(),
         "#speed,lanes,late\n" + body(),
         "speed,,late\n" + body(),
-        "#speed,lanes,late\n#3,1,no\n#3,1,no\n"
-        + "".join(f"#{i % 3},{line[2:]}\n" for i, line in enumerate(body().splitlines())),
+        "#speed,lanes,late\n" + "".join(f"#{i % 3},{line[4:]}\n" for i, line in enumerate(body().split())),
         '"speed\nand more",lanes,late\n' + body(),
     ],
 )
 def test_rows_and_headers_that_look_odd_are_kept(tmp_path: Path, content: str):
     dataset = made(tmp_path, content)
     assert not any("no rows" in note for note in dataset.notes)
-    assert len(dataset.feature_names) == 2
+    assert (len(dataset.schema), sum(dataset.rows.values()) >= len(ROWS)) == (2, True)
+
+
+def test_a_comment_above_a_header_that_begins_with_a_hash(tmp_path: Path):
+    dataset = made(tmp_path, "# by hand\n#" + HEADER + body())
+    assert dataset.feature_names == ("#speed", "lanes")
+    assert dataset.notes == ("lines that are no rows are left out: '# by hand'",)
 
 
 def test_a_header_with_a_name_less_is_refused(tmp_path: Path):
@@ -292,7 +296,7 @@ def test_what_a_row_has_that_training_rows_had_not_is_told_of_that_row(tmp_path:
         def predict(self, features, **_):
             return np.full((len(features), 2), 0.5)
 
-    saved = SavedModel(Model(), fitted, ("a", "b"), {})  # type: ignore[arg-type]
+    saved = SavedModel(Model(), fitted, ("a", "b"), {})
     assert saved.predict(rows)[NOTE].tolist() == fitted.notes(rows)
     assert NOTE not in saved.predict(rows.iloc[[0, 2]])
     with pytest.raises(DataError, match=r"must have the column 'city' once \(neither 'n'\), got it 0 times"):

@@ -75,6 +75,20 @@ def test_a_label_in_text_columns_is_text_as_it_stands(tmp_path: Path):
         Recipe(label="grade", task="regression", text_columns=("grade",))
 
 
+def test_labels_of_two_values_may_be_texts_as_they_stand(tmp_path: Path):
+    rows = "".join(f"{i % 7},{('yes', 'YES')[i % 2]},{('1', '1.0', '0')[i % 3]}\n" for i in range(36))
+    (tmp_path / "a.csv").write_text("x,late,far\n" + rows)
+    source = Source(url=str(tmp_path / "a.csv"))
+    labels = ("late", "far")
+    exact = Recipe(label=labels, text_columns=("late",), task="multilabel")
+    dataset = ingest(source, exact, tmp_path / "datasets")
+    assert [classes.names for classes in dataset.targets.classes] == [("YES", "yes"), ("0", "1")]
+    with pytest.raises(DataError, match=r"multilabel has two values, got '0' besides '1' and '1\.0'"):
+        ingest(source, exact.replace(text_columns=labels), tmp_path / "datasets")
+    with pytest.raises(DataError, match="needs two different values, got one in column 'late'"):
+        ingest(source, exact.replace(text_columns=()), tmp_path / "datasets")
+
+
 spelled = st.one_of(
     st.from_regex(r"[-+]?0{0,2}[0-9]{1,2}(\.[0-9]{0,2})?(E[0-3])?", fullmatch=True),
     st.integers(2**53, 2**60).map(str),

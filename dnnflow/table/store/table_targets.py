@@ -1,7 +1,7 @@
 """Find what is to be predicted in a parsed table, and refuse labels that do not fit."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from decimal import Decimal
 
@@ -27,7 +27,7 @@ def find_targets(table: Table, parsed: Parsed) -> Targets:
     """
     asked, exact = table.job.recipe.task, table.job.recipe.text_columns
     task = infer_task(parsed.labels, exact) if asked == "auto" else Task(asked)
-    for place, reason in sorted(_faults(task, parsed), key=lambda fault: fault[0] or ()):
+    for place, reason in sorted(_faults(task, parsed, exact), key=lambda fault: fault[0] or ()):
         raise DataError(reason if place is None else f"{parsed.where(table, place)}, {reason}")
     targets = Targets.of(task, {name: facts.texts for name, facts in parsed.labels.items()}, exact)
     if task is Task.CLASSIFICATION:
@@ -108,18 +108,18 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
         )
 
 
-def _faults(task: Task, parsed: Parsed) -> Iterator[tuple[BadValue | None, str]]:
+def _faults(task: Task, parsed: Parsed, exact: Collection[str]) -> Iterator[tuple[BadValue | None, str]]:
     for name, facts in parsed.labels.items():
-        place, reason = label_fault(task, name, facts)
+        place, reason = label_fault(task, name, facts, exact=name in exact)
         if reason:
             yield place, reason
-        elif task is Task.MULTILABEL and len(two_values(facts.texts).names) > 2:
-            yield _third_value(parsed, name)
+        elif task is Task.MULTILABEL and len(two_values(facts.texts, exact=name in exact).names) > 2:
+            yield _third_value(parsed, name, exact)
 
 
-def _third_value(parsed: Parsed, name: str) -> tuple[BadValue, str]:
+def _third_value(parsed: Parsed, name: str, exact: Collection[str]) -> tuple[BadValue, str]:
     """Find the first row that has a third value of a label; each block is read for it."""
-    targets = Targets.of(Task.MULTILABEL, {name: parsed.labels[name].texts})
+    targets = Targets.of(Task.MULTILABEL, {name: parsed.labels[name].texts}, exact)
     places: dict[str, tuple[int, int]] = {}
     for index, block in enumerate(parsed.blocks):
         label = labels_of(block.read(), targets)[:, 0]

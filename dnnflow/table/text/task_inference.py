@@ -28,13 +28,14 @@ def infer_task(labels: Mapping[str, ColumnFacts], exact: Collection[str] = ()) -
     if len(labels) == 1:
         name, facts = next(iter(labels.items()))
         return Task.CLASSIFICATION if name in exact else _infer_task_of(name, facts)
-    if all(_distinct(facts) == 2 for facts in labels.values()):
+    distinct_values = {name: _distinct(facts, exact=name in exact) for name, facts in labels.items()}
+    if all(distinct == 2 for distinct in distinct_values.values()):
         return Task.MULTILABEL
     if all(_are_numbers(facts) and name not in exact for name, facts in labels.items()):
         return Task.REGRESSION
-    many = next(name for name, facts in labels.items() if _distinct(facts) != 2)
+    many = next(name for name, distinct in distinct_values.items() if distinct != 2)
     text = next(name for name, facts in labels.items() if name in exact or not _are_numbers(facts))
-    distinct = min(_distinct(labels[many]), MAX_CLASSES + 1)
+    distinct = min(distinct_values[many], MAX_CLASSES + 1)
     raise DataError(
         "several labels must have two different values each, or all be numbers, got "
         f"{distinct if distinct <= MAX_CLASSES else f'more than {MAX_CLASSES}'} different values in column "
@@ -72,24 +73,26 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
     return Task.CLASSIFICATION
 
 
-def _distinct(facts: ColumnFacts) -> int:
+def _distinct(facts: ColumnFacts, *, exact: bool = False) -> int:
     """Return how many different values there are; more than `MAX_CLASSES` if there are too many to know."""
-    return len(two_values(facts.texts).names)
+    return len(two_values(facts.texts, exact=exact).names)
 
 
 def _are_numbers(facts: ColumnFacts) -> bool:
     return facts.numbers == facts.values and facts.first_infinite is None
 
 
-def label_fault(task: Task, name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
+def label_fault(task: Task, name: str, facts: ColumnFacts, *, exact: bool) -> tuple[BadValue | None, str]:
     """Return what is wrong with a label of that task: where, if in a single row, and in words; or "".
+
+    `exact` says that its values are texts as they stand.
 
     The row of a label's third value is known only to who reads the rows again.
     """
     if task is Task.CLASSIFICATION:
         return None, ""
     if task is Task.MULTILABEL:
-        distinct = _distinct(facts)
+        distinct = _distinct(facts, exact=exact)
         rule = f"a label of multilabel needs two different values, got one in column {name!r}"
         return None, f"{rule}; leave that label out" if distinct == 1 else ""
     remedy = "correct it, name it in missing_values, or set another task"
