@@ -147,6 +147,8 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
+    for note in record.dataset.get("notes") or ():
+        console.print(f"table   {escape(note)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.state.value})", soft_wrap=True)
     if model.parent.is_dir():
         console.print(f"models  {model.parent}", soft_wrap=True)
@@ -289,3 +291,5 @@ def show_dataset(dataset: "Dataset") -> None:
     else:
         told = f"{len(dataset.targets.names)} of {dataset.task}: {', '.join(dataset.targets.names[:12])}"
         console.print(f"targets   {told}", soft_wrap=True)
+    for note in dataset.notes:
+        console.print(f"note      {escape(note)}", soft_wrap=True)
