@@ -82,7 +82,8 @@ def test_the_file_is_the_mean_of_networks_that_were_trained_on_all_rows(
             assert one.design.early_stopping is not None
         else:
             assert one.design.epochs == finals.of(one.finalist).epochs
-            assert one.design.early_stopping is one.trial.score is None
+            assert one.design.early_stopping is None
+            assert one.trial.score is None
     dataset, (tested,) = study.dataset, [one for one in view.tested if one.kind == "ensemble"]
     features, labels = dataset.arrays("test")
     mean, total = np.zeros((len(labels), dataset.n_outputs)), sum(finals.ensemble.values())

@@ -223,7 +223,7 @@ def test_only_tables_that_mean_something_else_now_have_another_id(
     (tmp_path / "now").mkdir()
     (tmp_path / "without rules").mkdir()
     now = labelled(labels, tmp_path / "now").id
-    name = "dnnflow.table.store.column_blocks.dataset_id"
+    name = "dnnflow.table.store.table_parts.dataset_id"
     monkeypatch.setattr(name, lambda *made_of, is_renewed: dataset_id(*made_of))
     assert (labelled(labels, tmp_path / "without rules").id == now) is same
 

@@ -58,18 +58,10 @@ from dnnflow.table.formats.frames import open_frame
 from dnnflow.table.formats.keel import KEEL_BYTES, read_keel
 from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
-from dnnflow.table.store.column_blocks import (
-    IngestJob,
-    Parsed,
-    Table,
-    TablePart,
-    TextPart,
-    TypedPart,
-    parse_table,
-    summary_of,
-)
+from dnnflow.table.store.column_blocks import Parsed, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, RULES, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
+from dnnflow.table.store.table_parts import IngestJob, Table, TablePart, TextPart, TypedPart, summary_of
 from dnnflow.table.store.table_targets import find_targets, label_notes, settle_rare, were_other
 from dnnflow.table.text.csv_reader import Dialect, read_dialect
 from dnnflow.table.text.encodings import is_utf
