@@ -148,12 +148,14 @@ class DressFacts:
     """The first dressed value."""
     whole: bool = False
     """Whether some value has no mark but digits."""
+    pointed: bool = False
+    """Whether a plain number is another one where a comma begins the fraction."""
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, int]]) -> "DressFacts":
         """Gather them of distinct texts and how often each occurs."""
         point = comma = either = 0
-        differ, words, whole, example = False, False, False, ""
+        differ, words, whole, pointed, example = False, False, False, False, ""
         affixes: set[str] = set()
         for text, count in counted:
             if not count or (found := undress(text)) is None:
@@ -161,13 +163,14 @@ class DressFacts:
             point += count * (found.point is not None)
             comma += count * (found.comma is not None)
             either += count
-            differ |= None not in (found.point, found.comma) and found.point != found.comma
+            if None not in (found.point, found.comma) and found.point != found.comma:
+                differ, pointed = True, pointed or to_number(text) is not None
             affixes.add(found.affix)
             words |= found.is_word
             whole |= text.isdigit()
             if not example and to_number(text) is None:
                 example = text
-        return cls(point, comma, either, differ, _few(affixes), words, example, whole)
+        return cls(point, comma, either, differ, _few(affixes), words, example, whole, pointed)
 
     def merge(self, other: "DressFacts") -> "DressFacts":
         """Add those of blocks that come later."""
@@ -180,6 +183,7 @@ class DressFacts:
             self.words or other.words,
             self.example or other.example,
             self.whole or other.whole,
+            self.pointed or other.pointed,
         )
 
     def style(self, values: int) -> NumberStyle | None:

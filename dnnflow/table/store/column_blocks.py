@@ -407,7 +407,7 @@ def _cell_faults(table: Table, plan: ParsePlan, read: _Read) -> Iterator[str]:
         dress = read.facts[name].dress
         if name in table.of_kind(TypeKind.NUMBER):
             raise _written_twice(name, dress.example)
-        if style.comma and dress.differ and name in table.of_kind(TypeKind.MIXED):
+        if style.comma and dress.pointed and name in table.of_kind(TypeKind.MIXED):
             yield (
                 f"column {name!r}: cells must be all numbers where a comma begins fractions, as one such as "
                 "1.234 may be a number or a text; convert them to numbers, or drop the column"

@@ -207,7 +207,7 @@ def described(
             is_renewed = True
             columns = replace(columns, values=np.where(hits, np.nan, columns.values))
     facts = {**_number_facts(columns, index), **facts}
-    own |= _gone_markers(facts, plan)
+    own |= _markers_in(facts, plan)
     if spill is not None:
         columns.write(spill)
     capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
@@ -217,14 +217,14 @@ def described(
     )
 
 
-def _gone_markers(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
-    """Return which of the user's markers are spellings of missing values of text columns."""
-    if not (plan.markers.own or plan.label_markers.own):
+def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
+    """Return which of the user's markers of missing values stand in columns of text."""
+    own = {*plan.markers.own, *plan.label_markers.own}
+    if not own:
         return set()
-    features = {text for name in plan.features for text in facts[name].gone}
-    labels = {plain_name(text) for name in plan.labels for text in facts[name].gone}
-    found = {marker for marker in plan.markers.own if marker in features}
-    return found | {marker for marker in plan.label_markers.own if plain_name(marker) in labels}
+    texts = {text for column in facts.values() for text in (*column.gone, *column.texts)}
+    plain = {plain_name(text) for name in plan.labels for text in (*facts[name].gone, *facts[name].texts)}
+    return {marker for marker in own if marker in texts or plain_name(marker) in plain}
 
 
 def _undressed(tidy: Any, style: NumberStyle) -> NDArray[np.float64]:
