@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError
+from dnnflow.run.saved_model import SavedModel
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.rows_file import read_rows, rows_of
 from dnnflow.table.store.dataset import Dataset
@@ -188,6 +189,12 @@ def test_what_is_told_of_several_texts(tmp_path: Path):
     text, lines, *_ = dataset.notes
     assert text.startswith(f"the text of {folder}/a.csv and 1 more is not UTF-8 and was read as latin-1")
     assert lines == f"lines of {folder}/a.csv and 1 more that are no rows are left out: '# of a machine'"
+    saved = SavedModel(None, dataset.fitted, dataset.class_names, {}, dataset.reading)
+    assert (saved.source(str(folder)).encoding, saved.source(str(folder)).delimiter) == ("latin-1", ";")
+    (folder / "b.csv").write_text(f"x;label\n{rows}", encoding="utf-8")
+    assert saved.source(str(folder)).encoding is None
+    table().to_parquet(tmp_path / "t.parquet")
+    assert saved.source(str(tmp_path / "t.parquet")) == Source(url=str(tmp_path / "t.parquet"))
 
 
 def test_dictionaries_are_an_encoding_of_text(tmp_path: Path):
