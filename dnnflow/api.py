@@ -516,8 +516,9 @@ def ingest(
         A Dask client that reads in parallel; where things are kept; called with each event.
     options
         Fields of `Source` (delimiter, quote, encoding, header, storage_options, format, sheet, query) and of
-        `Recipe` (task, drop, missing_values, text_columns, test_fraction, groups, time, split, test_source,
-        split_seed, missing, indicator, scale, clip).
+        `Recipe` (task, drop, missing_values, standard_missing, missing_labels, rare_classes, text_columns,
+        numbers, test_fraction, groups, time, split, test_source, split_seed, missing, indicator, scale,
+        clip). What was done that nobody asked for stands in the dataset's `notes`.
 
     Raises
     ------

@@ -269,6 +269,11 @@ def ignore(event: Event) -> None:
     """Listen to nothing."""
 
 
+def except_notices(listener: Listener) -> Listener:
+    """Return a listener that hears everything but notices."""
+    return lambda event: None if isinstance(event, Notice) else listener(event)
+
+
 @contextmanager
 def announced(begun: StudyBegun | TrainingBegun, listener: Listener) -> Iterator[None]:
     """Tell that a run begins, and how it ended when the block is left."""

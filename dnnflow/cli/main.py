@@ -264,12 +264,14 @@ def ingest_command() -> Callable[..., None]:
         as_json: AsJson = False,
     ) -> None:  # fmt: skip
         from dnnflow import api
+        from dnnflow.events import except_notices
         from dnnflow.show.terminal import Progress, show_dataset
 
         table = options.read(given, designs=1)
         named = {**dict(table.source), **dict(table.recipe)}
         with Progress(quiet=as_json) as progress:
-            dataset = api.ingest(named.pop("url"), named.pop("label"), out=out, listener=progress, **named)
+            shown = except_notices(progress)  # show_dataset prints them
+            dataset = api.ingest(named.pop("url"), named.pop("label"), out=out, listener=shown, **named)
         if as_json:
             _print_json({"id": dataset.id, "path": str(dataset.path), **dataset.describe()})
         else:

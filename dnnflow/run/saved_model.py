@@ -28,6 +28,7 @@ from dnnflow.table.columns.kinds import Task, nearest
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.open_table import find_tables
+from dnnflow.table.text.source_text import shows_encoding
 
 if TYPE_CHECKING:
     import keras
@@ -39,6 +40,8 @@ MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
 PROBABILITY = "probability of "
 """Beginning of the names of predicted columns that hold probabilities."""
+NOTE = "note on row"
+"""Column of predictions that says what to know of a row."""
 _OWN_FIELDS = ("preprocessing", "class_names", "reading")
 """What of that member is a field of a saved model of its own."""
 
@@ -168,7 +171,7 @@ def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = No
             about = {
                 "class_names": list(dataset.class_names),
                 "preprocessing": dataset.preprocessing(),
-                "reading": dict(dataset.manifest["reading"]),
+                "reading": dict(dataset.reading),
                 **(record or {}),
             }
             with zipfile.ZipFile(archive, "a") as file:
@@ -186,7 +189,8 @@ class SavedModel:
     about: Mapping[str, Any]
     """Design, study, recorded accuracy."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """Delimiter, quote and header of the table that it was trained on; empty if the file does not say."""
+    """Delimiter, quote and header of the table that it was trained on, and its encoding if that is no UTF;
+    empty if the file does not say."""
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -235,8 +239,14 @@ class SavedModel:
         """
         known = {name: value for name, value in given.items() if value is not None}
         plain = Source(url=url, **known)
-        kinds = {found.kind for found in find_tables(plain)}
-        return Source(url=url, **{**self.reading, **known}) if kinds == {"csv"} else plain
+        found = find_tables(plain)
+        if {one.kind for one in found} != {"csv"}:
+            return plain
+        source = Source(url=url, **{**self.reading, **known})
+        is_theirs = "encoding" in self.reading and "encoding" not in known
+        if is_theirs and any(shows_encoding(one.source) for one in found):
+            return source.replace(encoding=None)
+        return source
 
     def _said(self, outputs: np.ndarray) -> np.ndarray:
         """Return numbers as they are, and of labels 1 where their second value is predicted."""
@@ -256,7 +266,8 @@ class SavedModel:
         DataFrame
             With the index of `rows`. Of a class: column `prediction`, then `probability of <class>` of each.
             Of labels: a column with the text of each, then `probability of <label>=<text>` of its second
-            value. Of numbers: a column of each, in the table's units. A single one is `prediction`.
+            value. Of numbers: a column of each, in the table's units. A single one is `prediction`. Where a
+            row has a category that the training rows had not, `note on row` is the last column and says so.
         """
         import pandas as pd
 
@@ -274,6 +285,8 @@ class SavedModel:
             names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
         for place, name in enumerate(names):
             table[f"{PROBABILITY}{name}"] = outputs[:, place]
+        if any(notes := self.preprocessing.notes(rows)):
+            table[NOTE] = notes
         return table
 
     def predict_beside(self, rows: "pd.DataFrame", keep: Sequence[str]) -> "pd.DataFrame":

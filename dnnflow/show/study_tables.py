@@ -134,6 +134,7 @@ def summary(view: StudyView) -> list[tuple[str, str]]:
         ("Rows to train", rows.get("train")),
         ("Rows to test", rows.get("test")),
         ("Rows without a label, left out", described.get("dropped_rows") or None),
+        ("How the table was read", "; ".join(described.get("notes") or ()) or None),
         ("Features", described.get("n_features")),
         ("Classes", len(view.class_names) or None),
         ("Compared on", view.measured_on if view.measured_rows else None),

@@ -172,6 +172,8 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
+    for note in record.dataset.get("notes") or ():
+        console.print(f"table   {escape(note)}", soft_wrap=True)
     console.print(f"study   {record.study_id} ({record.name}, {record.standing.value})", soft_wrap=True)
     for name, text in (("tags", ", ".join(record.tags)), ("note", record.note)):
         if text:
@@ -421,3 +423,5 @@ def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
     else:
         told = f"{len(dataset.targets.names)} of {dataset.task}: {', '.join(dataset.targets.names[:12])}"
         console.print(f"targets   {told}", soft_wrap=True)
+    for note in dataset.notes:
+        console.print(f"note      {escape(note)}", soft_wrap=True)

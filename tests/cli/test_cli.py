@@ -398,6 +398,22 @@ def test_ingest_prints_what_the_dataset_holds(call, tmp_path: Path) -> None:
     )
 
 
+def test_ingest_prints_what_to_know_of_the_table_once(call, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("a;b;y\n" + "".join(f"{i % 7},5;{i % 3};{('x', 'y', 'NA')[i % 3]}\n" for i in range(30)))
+    code, out, err = call("ingest", str(table), "--label", "y", "--out", str(tmp_path / "sets"))
+    assert code == 0
+    told = [line for line in out.splitlines() if line.startswith("note ")]
+    assert told[0].endswith(
+        "column 'a' is read as numbers, '0,5' as 0.5; if it is text, list it in text_columns"
+    )
+    assert "10 of 30 rows are left out, as their label is missing ('NA' 10)" in told[1]
+    assert "left out" not in err
+    more = ("--missing-label", "", "--number-column", "a=1.234,56", "--rare-classes", "merge")
+    dataset = call("ingest", str(table), "--label", "y", "--out", str(tmp_path / "sets"), *more, "--json")
+    assert json.loads(dataset[1])["class_names"] == ["NA", "x", "y"]
+
+
 def test_ingest_takes_several_labels(call, tmp_path: Path) -> None:
     arguments = ["ingest", str(PIPELINES / "data" / "iris.csv"), "--out", str(tmp_path), "--json"]
     labels = ["--label", "petal_width_cm", "--label", "petal_length_cm"]

@@ -81,7 +81,7 @@ def test_what_is_wrong_is_told_with_row_and_value() -> None:
         DataError, match=r"row 2, column 'kind': 'maybe' is no class of the model \('no', 'yes'\)"
     ):
         truth_of(known, pd.DataFrame({"kind": ["no", "maybe"]}))
-    with pytest.raises(DataError, match="must have the label 'kind' once, got it 0 times; nearest: kinds"):
+    with pytest.raises(DataError, match="must have the label 'kind' once, got it 0 times; nearest: 'kinds'"):
         truth_of(known, pd.DataFrame({"kinds": ["no"]}))
     with pytest.raises(DataError, match="must have a label, got none in column 'kind' of 2 rows"):
         truth_of(known, pd.DataFrame({"kind": [None, "?"]}))

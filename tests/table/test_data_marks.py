@@ -243,7 +243,7 @@ def test_rows_without_a_label_need_no_place(tmp_path: Path):
     ("content", "fields", "message"),
     [
         (HEAD + GOOD, {"groups": "h"}, "groups must name a column of the table, got 'h'; there are: "),
-        (HEAD + GOOD, {"time": "T2"}, "time must name a column of the table, got 'T2'; nearest: t"),
+        (HEAD + GOOD, {"time": "T2"}, "time must name a column of the table, got 'T2'; nearest: 't'"),
         (
             "a,g,label\n1,x,a\n2,x,b\n",
             {"groups": "g"},

@@ -178,7 +178,7 @@ def test_inverse_returns_raw_rows(make, frame: pd.DataFrame):
 
 def test_new_rows_without_a_feature_are_refused(make, frame: pd.DataFrame):
     with pytest.raises(
-        DataError, match=r"new rows must have the column 'normal' once, got it 0 times; nearest: Norm"
+        DataError, match=r"new rows must have the column 'normal' once, got it 0 times; nearest: 'Norm"
     ):
         make().transform(frame.rename(columns={"normal": "Normal"}))
 

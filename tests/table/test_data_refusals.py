@@ -70,13 +70,13 @@ def test_a_ragged_row_is_named_by_row_and_line(tmp_path: Path, row: str, width: 
 
 def test_a_label_that_does_not_exist(tmp_path: Path):
     assert refusal(tmp_path, f"a,b,Lable\n{GOOD}") == (
-        "label must name a column of the table, got 'label'; nearest: Lable"
+        "label must name a column of the table, got 'label'; nearest: 'Lable'"
     )
 
 
 def test_a_column_to_drop_that_does_not_exist(tmp_path: Path):
     assert refusal(tmp_path, f"age,b,label\n{GOOD}", drop=("aeg",)) == (
-        "drop must name a column of the table, got 'aeg'; nearest: age"
+        "drop must name a column of the table, got 'aeg'; nearest: 'age'"
     )
 
 
@@ -104,13 +104,13 @@ def test_a_label_of_too_many_classes(tmp_path: Path, block_bytes: int):
 def test_a_class_with_a_single_row(tmp_path: Path):
     assert refusal(tmp_path, "a,label\n1,x\n2,y\n3,x\n") == (
         "a class needs at least 2 rows (one to train, one to test), got 1 of 'y' in column 'label'; "
-        "add rows of it, or remove that row"
+        "add rows of it, or remove that row, or set rare_classes to drop or merge"
     )
 
 
 def test_a_number_with_a_single_row_may_be_an_amount(tmp_path: Path):
     assert refusal(tmp_path, "a,label\n1,7\n2,8\n3,7\n").endswith(
-        "add rows of it, remove that row, or set task to regression if these are amounts"
+        "or set rare_classes to drop or merge, or task to regression if these are amounts"
     )
 
 
@@ -140,13 +140,14 @@ def test_an_infinite_value(tmp_path: Path, value: str, block_bytes: int):
     assert message.endswith("; name it in missing_values, or drop the column")
 
 
-def test_numbers_with_a_decimal_comma(tmp_path: Path):
-    """One-hot encoding 1,5 and 2,5 as text would train on nonsense without a word."""
-    rows = "".join(f"{n},5;{n};{'ab'[n % 2]}\n" for n in range(20))
+def test_numbers_whose_comma_may_mean_two_things(tmp_path: Path):
+    """One-hot encoding 1,250 and 2,500 as text would train on nonsense without a word."""
+    rows = "".join(f"{n + 1},{n * 31 % 900 + 100};{n};{'ab'[n % 2]}\n" for n in range(20))
     message = refusal(tmp_path, f"x;y;label\n{rows}")
     assert message == (
-        "row 1 (line 2), column 'x': '0,5' has a comma, which is no part of a number; "
-        "write numbers with a point and without separators, or list the column in text_columns"
+        "row 1 (line 2), column 'x': '1,100' has a comma, which is no part of a number, and its commas or "
+        "points may begin fractions or separate thousands; say how they are written, numbers: "
+        '{x: "1,234.56"} or numbers: {x: "1.234,56"}, list the column in text_columns (\'x\'), or drop it'
     )
 
 

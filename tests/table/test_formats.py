@@ -302,7 +302,7 @@ def test_a_sheet_by_name_and_cells_of_several_types(tmp_path: Path):
     dataset = made(Source(url=str(path), sheet="rows"), tmp_path)
     assert dataset.feature_names == ("x", "y=n", "y=o")
     assert dataset.missing_share["x"] == 0.25
-    with pytest.raises(DataError, match=r"sheet must name one of the workbook, got 'Rows'; nearest: rows"):
+    with pytest.raises(DataError, match=r"sheet must name one of the workbook, got 'Rows'; nearest: 'rows'"):
         made(Source(url=str(path), sheet="Rows"), tmp_path)
     frame = frame.assign(x=pd.Series([1, "about 2", 2.5, 4] * 10, dtype=object))
     frame.to_excel(tmp_path / "u.xlsx", index=False)

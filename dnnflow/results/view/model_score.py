@@ -15,7 +15,8 @@ from dnnflow.errors import DataError
 from dnnflow.results.view.bootstrap import bootstrap_interval
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.score_words import between
-from dnnflow.table.columns.kinds import Task, is_missing, nearest, quoted
+from dnnflow.table.columns.kinds import Task, nearest, quoted
+from dnnflow.table.columns.preprocess import as_text
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
@@ -166,12 +167,6 @@ def _rule(targets: Targets, place: int) -> str:
 
 
 def _texts(preprocessing: "Preprocessing", values: Sequence[Any]) -> list[str | None]:
-    """Return values as texts of a CSV, None where they are missing."""
-    texts = (None if value is None or value != value else _text(value) for value in values)
-    return [
-        None if text is None or is_missing(text, preprocessing.missing_values) else text for text in texts
-    ]
-
-
-def _text(value: Any) -> str:
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+    """Return labels as texts of a CSV, None where they are missing."""
+    is_missing = preprocessing.label_markers.has_label
+    return [None if text is None or is_missing(text) else text for text in map(as_text, values)]

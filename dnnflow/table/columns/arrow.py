@@ -5,7 +5,7 @@ need not pay.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ class Columns:
     def with_texts(self, columns: Sequence[Any]) -> "Columns":
         """Return the same with other columns of text in place of all, in their order."""
         return replace(self, texts=pa.table(list(columns), schema=self.texts.schema.remove_metadata()))
+
+    def with_numbers(self, columns: Mapping[str, NDArray[np.float64]]) -> "Columns":
+        """Return the same with columns of text kept as these numbers, (rows,) each."""
+        places = {**self.places, **{name: len(self.places) + i for i, name in enumerate(columns)}}
+        values = np.concatenate([self.values, np.array([*columns.values()])])
+        return Columns(places, values, self.texts.drop_columns([*columns]))
 
     @property
     def rows(self) -> int:

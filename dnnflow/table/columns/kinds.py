@@ -2,11 +2,14 @@
 
 import difflib
 import math
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
-from itertools import product
+from functools import cache, cached_property
+from itertools import pairwise, product
 from typing import Any
 
 from dnnflow.errors import DataError
@@ -17,7 +20,14 @@ MAX_CLASSES = 1_000
 CONTINUOUS_CLASSES = 20
 """A label of numbers that are not all whole and has more distinct values than this is continuous."""
 
-_MARKERS = ("", "na", "n/a", "nan", "null", "none", "?")
+STANDARD_MARKERS = ("na", "n/a", "nan", "null", "none", "?")
+"""What stands for a missing value in any case, besides an empty field."""
+STANDARD_LABEL_MARKERS = ("na", "n/a", "nan", "null", "?")
+"""The same of a label, of which None is a class."""
+OTHERS = "other"
+"""The class of rare classes that are merged."""
+_PLAIN = re.compile(r"(-?)(0|[1-9][0-9]*)(?:\.0*)?")
+"""A whole number, as 1 or 1.0: its sign and its digits."""
 _BOOLEANS = frozenset({"true", "false", "yes", "no"})
 
 
@@ -61,14 +71,53 @@ def _spellings(word: str) -> tuple[str, ...]:
     return tuple("".join(letters) for letters in product(*({c.lower(), c.upper()} for c in word)))
 
 
-def missing_spellings(own: Sequence[str]) -> list[str]:
-    """Return every text that means missing: the built-in markers in any case and the user's own."""
-    return sorted({s for word in _MARKERS for s in _spellings(word)} | set(own))
+@dataclass(frozen=True)
+class Markers:
+    """What stands for a missing value, besides an empty field."""
+
+    own: tuple[str, ...] = ()
+    """Texts as they stand; those that are numbers mean that number."""
+    standard: tuple[str, ...] = STANDARD_MARKERS
+    """Words in lower case; their case does not matter."""
+
+    def spellings(self) -> list[str]:
+        """Return every text that means missing, but for other spellings of the own numbers."""
+        return sorted({"", *self.own, *(s for word in self.standard for s in _spellings(word))})
+
+    @cached_property
+    def numbers(self) -> frozenset[float]:
+        """The own markers that are finite numbers."""
+        found = map(to_number, self.own)
+        return frozenset(number for number in found if number is not None and math.isfinite(number))
+
+    @cached_property
+    def _plain(self) -> frozenset[str]:
+        return frozenset(map(plain_name, self.own))
+
+    def has(self, text: str) -> bool:
+        """Say whether a text without surrounding blanks means missing, as it stands."""
+        return not text or text in self.own or text.lower() in self.standard
+
+    def has_number(self, text: str) -> bool:
+        """Say the same of a text in a column of numbers: -999 finds -999.0."""
+        return self.has(text) or (bool(self.numbers) and to_number(text) in self.numbers)
+
+    def has_label(self, text: str) -> bool:
+        """Say the same of a label: -999 finds -999.0, but 7 does not find 007."""
+        return self.has(text) or (bool(self._plain) and plain_name(text) in self._plain)
 
 
-def is_missing(text: str, own: Sequence[str]) -> bool:
-    """Say whether a text without surrounding blanks means missing."""
-    return text in own or text.lower() in _MARKERS
+def composed(text: str) -> str:
+    """Return a text in one of the ways in which Unicode writes it (normal form C)."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def plain_name(text: str) -> str:
+    """Return a text that is a plain whole number as that number: 1 for 1.0; every other as it is."""
+    found = _PLAIN.fullmatch(text)
+    if found is None:
+        return text
+    return "0" if found[2] == "0" else found[1] + found[2]
 
 
 def is_boolean(text: str) -> bool:
@@ -99,8 +148,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(names)
     lower = {k.lower(): k for k in reversed(known)}
     if near := [lower[n] for n in difflib.get_close_matches(name.lower(), lower, n=3)]:
-        return f"nearest: {', '.join(near)}"
-    return f"there are: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''}"
+        return f"nearest: {', '.join(map(repr, near))}"
+    return f"there are: {', '.join(map(repr, known[:5]))}{', ...' if len(known) > 5 else ''}"
 
 
 @dataclass(frozen=True)
@@ -108,37 +157,80 @@ class Classes:
     """The classes of a label column: texts of the table ↔ codes."""
 
     names: tuple[str, ...]
-    """In order of their codes: by value if all are numbers, else as text."""
+    """In order of their codes: by value if all are numbers, else as text; merged ones come last."""
     numeric: bool
-    """Whether the label's texts are numbers, so that `1.0` and `1` are one class."""
+    """Whether the label's texts are numbers, so that `1.0` and `1` are one class; `01` is another."""
+    exact: bool = False
+    """Whether classes are texts as they stand: `1.0` and `1`, `True` and `true` differ."""
+    merged: tuple[str, ...] = ()
+    """Classes that the last one stands for."""
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Classes":
+    def of(cls, texts: Iterable[str], *, exact: bool = False) -> "Classes":
         """Find the classes among the distinct texts of a label column."""
         distinct = set(texts)
+        if exact:
+            return cls(tuple(sorted(distinct)), False, exact=True)
         numbers = [to_number(t) for t in distinct]
-        if any(n is None or not math.isfinite(n) for n in numbers):
-            return cls(tuple(sorted(distinct)), False)
-        values = sorted({n for n in numbers if n is not None})
-        return cls(tuple(number_name(v) for v in values), True)
+        if all(n is not None and math.isfinite(n) for n in numbers):
+            return cls(tuple(sorted(set(map(plain_name, distinct)), key=_by_value)), True)
+        folded = {text.lower() for text in distinct}
+        if folded <= _BOOLEANS and len(folded) < len(distinct):
+            distinct = folded
+        return cls(tuple(sorted(distinct)), False)
 
-    def codes(self, texts: Iterable[str]) -> list[int]:
+    def codes(self, texts: Iterable[str | None]) -> list[int]:
         """Return the code of each text, -1 for what is no class."""
-        code = {name: i for i, name in enumerate(self.names)}
-        return [code.get(self._name(t), -1) for t in texts]
+        return [-1 if text is None else self._code(text) for text in texts]
 
-    def _name(self, text: str) -> str:
-        number = to_number(text) if self.numeric else None
-        return text if number is None else number_name(number)
+    def _code(self, text: str) -> int:
+        found = self._exact.get(text, -1)
+        return found if found >= 0 or self.exact else self._alike.get(self._one(text), -1)
+
+    @cached_property
+    def _exact(self) -> dict[str, int]:
+        last = len(self.names) - 1
+        return {**dict.fromkeys(self.merged, last), **{name: i for i, name in enumerate(self.names)}}
+
+    @cached_property
+    def _alike(self) -> dict[str, int]:
+        return {self._one(name): code for name, code in self._exact.items()}
+
+    @cached_property
+    def _are_booleans(self) -> bool:
+        return all(map(is_boolean, self.names))
+
+    def _one(self, text: str) -> str:
+        if self.numeric:
+            return plain_name(text)
+        return text.lower() if self._are_booleans else text
+
+    def spelled(self, texts: Iterable[str]) -> dict[str, list[str]]:
+        """Return the spellings of each class that has several among these texts."""
+        found: dict[str, list[str]] = {}
+        for text in sorted(texts):
+            if (code := self._code(text)) >= 0 and self.names[code] != OTHERS:
+                found.setdefault(self.names[code], []).append(text)
+        return {name: spellings for name, spellings in found.items() if len(spellings) > 1}
+
+    def without(self, rare: Sequence[str], *, merge: bool) -> "Classes":
+        """Return the classes without rare ones: their rows have no label, or are of one class together."""
+        kept = tuple(name for name in self.names if name not in rare)
+        if not merge:
+            return replace(self, names=kept)
+        return replace(self, names=(*(n for n in kept if n != OTHERS), OTHERS), merged=tuple(rare))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
-        return {"names": list(self.names), "numeric": self.numeric}
+        more: dict[str, Any] = {"exact": True} if self.exact else {}
+        more |= {"merged": list(self.merged)} if self.merged else {}
+        return {"names": list(self.names), "numeric": self.numeric, **more}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Classes":
         """Make it of what `to_dict` returned."""
-        return cls(tuple(values["names"]), values["numeric"])
+        merged = tuple(values.get("merged", ()))
+        return cls(tuple(values["names"]), values["numeric"], values.get("exact", False), merged)
 
     def check(self, label: str) -> None:
         """Refuse what cannot be told apart by a classifier.
@@ -167,20 +259,51 @@ class Classes:
         ------
         DataError
         """
-        least = min(range(len(counts)), key=counts.__getitem__)
-        if counts[least] < 2:
-            remedy = "add rows of it, or remove that row"
+        rare = self.rare(counts)
+        if rare:
+            remedy = "add rows of it, or remove that row" if len(rare) == 1 else "add rows, or remove those"
+            remedy += ", or set rare_classes to drop or merge"
             if self.numeric:
-                remedy = "add rows of it, remove that row, or set task to regression if these are amounts"
+                remedy += ", or task to regression if these are amounts"
             raise DataError(
                 f"a class needs at least 2 rows (one to train, one to test), got 1 of "
-                f"{quoted(self.names[least])} in column {label!r}; {remedy}"
+                f"{in_a_list(rare)} in column {label!r}; {remedy}"
             )
+
+    def rare(self, counts: Sequence[int]) -> list[str]:
+        """Return the classes with a single row."""
+        return [name for name, count in zip(self.names, counts, strict=True) if count < 2]
+
+
+def _by_value(text: str) -> tuple[float, int, str]:
+    number = to_number(text) or 0.0
+    return number, len(text) if number >= 0 else -len(text), text
+
+
+def in_a_list(texts: Sequence[str], most: int = 10) -> str:
+    """Return values as a message lists them."""
+    rest = f" and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(map(quoted, texts[:most])) + rest
 
 
 def number_name(value: float) -> str:
     """Write a number of a table as a class is named: 1 for 1.0."""
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+
+
+def looks_like_values(names: Sequence[str]) -> bool:
+    """Say whether a header looks like a row of values: half of it numbers, but no years and no counting."""
+    numbers = [number for number in map(to_number, names) if number is not None]
+    if 2 * len(numbers) < len(names) or not numbers:
+        return False
+    steps = {b - a for a, b in pairwise(numbers)}
+    is_counting = steps <= {1.0} and len(numbers) == len(set(numbers)) and all(map(float.is_integer, numbers))
+    return not (is_counting and len(numbers) > 1) and not all(1800 <= n <= 2100 for n in numbers)
+
+
+HEADERLESS = (
+    "; if the first line has values and no names, set header to false (--no-header): column_1, column_2, …"
+)
 
 
 def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[str, tuple[str, ...]]) -> None:
@@ -191,17 +314,17 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
     DataError
         Naming the column and the nearest ones.
     """
-    seen: dict[str, int] = {}
-    for number, name in enumerate(names, 1):
-        if name in seen:
-            raise DataError(
-                f"column names must differ, got {name!r} as columns {seen[name]} and {number}; "
-                "rename one of them"
-            )
-        seen[name] = number
+    hint = HEADERLESS if looks_like_values(names) else ""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        first = names.index(twice[0]) + 1
+        raise DataError(
+            f"column names must differ, got {twice[0]!r} as columns {first} and "
+            f"{names.index(twice[0], first) + 1}; rename one of them{hint}"
+        )
+    known = set(names)
     for field, wanted in {"label": labels, **listed}.items():
         for name in wanted:
-            if name not in seen:
+            if name not in known:
                 raise DataError(
-                    f"{field} must name a column of the table, got {name!r}; {nearest(name, names)}"
+                    f"{field} must name a column of the table, got {name!r}; {nearest(name, names)}{hint}"
                 )

@@ -13,12 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import Classes, Task, is_missing, nearest, quoted, to_number
+from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.kinds import (
+    STANDARD_LABEL_MARKERS,
+    STANDARD_MARKERS,
+    Classes,
+    Markers,
+    Task,
+    composed,
+    in_a_list,
+    nearest,
+    quoted,
+    to_number,
+)
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
     import pandas as pd
 
+RULES = 2
+"""Of models by version 1, None was a missing label."""
 MISSING, UNSEEN = -2, -1
 """Codes of text that is no category."""
 
@@ -40,6 +54,8 @@ class NumberColumn:
     """Range of the training rows after filling, in raw units."""
     indicator: bool
     """Whether a second column says where values were missing."""
+    style: NumberStyle | None = None
+    """How texts of it are written, if not as plain numbers."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -95,6 +111,19 @@ class TextColumn:
         found = (MISSING if t is None else code.get(t.lower() if self.boolean else t, UNSEEN) for t in texts)
         return np.fromiter(found, dtype=np.int64)
 
+    def unseen(self, text: str) -> str:
+        """Say of a text that it is no category."""
+        said = f"column {self.name!r}: {quoted(text)} is none of the categories of the training rows"
+        for wrong, right in (("latin-1", "utf-8"), ("utf-8", "latin-1")):
+            try:
+                other = text.encode(wrong).decode(right)
+            except UnicodeError:
+                continue
+            if other in self.categories:
+                return f"{said}, where {quoted(other)} stands: the text is of another encoding"
+        near = nearest(text, self.categories) if self.categories else "none"
+        return f"{said} ({near})"
+
     def encode(self, codes: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         """Write the encoded columns of codes, shape (rows,), into zeros."""
         missing = codes == MISSING
@@ -129,6 +158,25 @@ class Preprocessing:
     targets: Targets
     missing_values: tuple[str, ...]
     clip: bool
+    standard_missing: bool = True
+    """Whether NA and its like stand for a missing value, too."""
+    missing_labels: tuple[str, ...] | None = None
+    """What stands for a missing label, if that is said."""
+    rules: int = RULES
+    """Version of the rules by which texts are read."""
+
+    @cached_property
+    def markers(self) -> Markers:
+        """What stands for a missing value."""
+        return Markers(self.missing_values, STANDARD_MARKERS if self.standard_missing else ())
+
+    @cached_property
+    def label_markers(self) -> Markers:
+        """What stands for a missing label."""
+        if self.missing_labels is not None:
+            return Markers(self.missing_labels, ())
+        standard = STANDARD_LABEL_MARKERS if self.rules > 1 else STANDARD_MARKERS
+        return Markers(self.missing_values, standard if self.standard_missing else ())
 
     @property
     def classes(self) -> Classes:
@@ -181,28 +229,47 @@ class Preprocessing:
         DataError
             If a column is not there, or a value of a number column is not a finite number.
         """
-        names = [str(name) for name in frame.columns]
-        for column in self.columns:
-            if names.count(column.name) != 1:
-                rule = f"new rows must have the column {column.name!r} once"
-                raise DataError(
-                    f"{rule}, got it {names.count(column.name)} times; {nearest(column.name, names)}"
-                )
+        self._check_columns([str(name) for name in frame.columns])
         return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        wrong = [column.name for column in self.columns if names.count(column.name) != 1]
+        if not wrong:
+            return
+        first = wrong[0]
+        more = f" (neither {in_a_list(wrong[1:])})" if len(wrong) > 1 else ""
+        raise DataError(
+            f"new rows must have the column {first!r} once{more}, got it {names.count(first)} times; "
+            f"{nearest(first, names)}"
+        )
+
+    def notes(self, frame: "pd.DataFrame") -> list[str]:
+        """Return what to know of each raw row before its prediction is believed; an empty text for most.
+
+        That is a text that the training rows did not have: it is encoded as none of their categories.
+        """
+        found: list[list[str]] = [[] for _ in range(len(frame))]
+        for column in self.columns:
+            if not isinstance(column, TextColumn):
+                continue
+            texts = [_text(value, self.markers) for value in frame[column.name].tolist()]
+            for row in np.flatnonzero(column.codes(texts) == UNSEEN).tolist():
+                found[row].append(column.unseen(texts[row] or ""))
+        return ["; ".join(of_row) for of_row in found]
 
     def _raw(self, column: FittedColumn, values: "pd.Series[Any]") -> NDArray[Any]:
         if isinstance(column, TextColumn):
-            return column.codes(_text(v, self.missing_values) for v in values.tolist())
+            return column.codes(_text(v, self.markers) for v in values.tolist())
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
-            found = (
-                _number(column.name, i, v, self.missing_values) for i, v in enumerate(values.tolist(), 1)
-            )
+            found = (_number(column, i, v, self.markers) for i, v in enumerate(values.tolist(), 1))
             numbers = np.fromiter(found, dtype=np.float64)
+        if self.markers.numbers:
+            numbers = np.where(np.isin(numbers, [*self.markers.numbers]), np.nan, numbers)
         if (infinite := np.isinf(numbers)).any():
             row = int(np.argmax(infinite))
-            raise _not_a_number(column.name, row + 1, str(values.iloc[row]))
+            raise _not_a_number(column, row + 1, str(values.iloc[row]))
         return numbers
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
@@ -231,6 +298,9 @@ class Preprocessing:
             **targets,
             "missing_values": list(self.missing_values),
             "clip": self.clip,
+            **({"rules": self.rules} if self.rules > 1 else {}),
+            **({} if self.standard_missing else {"standard_missing": False}),
+            **({} if self.missing_labels is None else {"missing_labels": list(self.missing_labels)}),
         }
 
     @classmethod
@@ -248,6 +318,9 @@ class Preprocessing:
                 _targets(values),
                 tuple(values["missing_values"]),
                 values["clip"],
+                values.get("standard_missing", True),
+                tuple(values["missing_labels"]) if "missing_labels" in values else None,
+                values.get("rules", 1),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -264,37 +337,50 @@ def _targets(values: Mapping[str, Any]) -> Targets:
 
 def _column_dict(column: FittedColumn) -> dict[str, Any]:
     values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(column).items()}
-    return {"type": "number" if isinstance(column, NumberColumn) else "text", **values}
+    if isinstance(column, TextColumn):
+        return {"type": "text", **values}
+    del values["style"]
+    return {"type": "number", **values} | ({"style": column.style.to_dict()} if column.style else {})
 
 
 def _column(values: dict[str, Any]) -> FittedColumn:
     if values.pop("type") == "number":
-        return NumberColumn(**values)
+        style = values.pop("style", None)
+        return NumberColumn(**values, style=style and NumberStyle.from_dict(style))
     return TextColumn(**values | {"categories": tuple(values["categories"])})
 
 
-def _text(value: Any, own: Sequence[str]) -> str | None:
-    """Return a value as text of a CSV, None if it is missing."""
-    if value is None or value != value:  # NaN and its like differ from themselves
+def as_text(value: Any) -> str | None:
+    """Return a raw value as text of a CSV, without blanks around it; None if it is missing."""
+    if value is None or value != value or str(value) == "<NA>":  # NaN and its like differ from themselves
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    text = str(value).strip()
-    return None if is_missing(text, own) else text
+    return composed(str(value).strip())
 
 
-def _number(name: str, row: int, value: Any, own: Sequence[str]) -> float:
-    text = None if value is None else str(value).strip()
-    if text is None or text == "<NA>" or is_missing(text, own):
+def _text(value: Any, markers: Markers) -> str | None:
+    text = as_text(value)
+    return None if text is None or markers.has(text) else text
+
+
+def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:
+    text = as_text(value)
+    if text is None or markers.has_number(text):
         return np.nan
-    number = to_number(text)
+    is_plain = column.style is None or isinstance(value, int | float)
+    number = to_number(text) if is_plain or column.style is None else column.style.read(text)
     if number is None or np.isinf(number):
-        raise _not_a_number(name, row, text)
+        raise _not_a_number(column, row, text)
     return number
 
 
-def _not_a_number(name: str, row: int, text: str) -> DataError:
+def _not_a_number(column: NumberColumn, row: int, text: str) -> DataError:
+    as_they_had = "as the training rows had"
+    if column.style is not None:
+        unit = f" with {column.style.affix!r}" if column.style.affix else ""
+        as_they_had += f", written like {column.style.example}{unit}"
     return DataError(
-        f"row {row}, column {name!r}: {quoted(text)} is not a finite number, as the training rows had; "
+        f"row {row}, column {column.name!r}: {quoted(text)} is not a finite number, {as_they_had}; "
         "correct it or leave it empty"
     )

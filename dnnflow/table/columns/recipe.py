@@ -7,9 +7,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
+from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
+RareClasses = Literal["refuse", "drop", "merge"]
 TaskName = Literal["auto", "classification", "multilabel", "regression"]
 Format = Literal[
     "csv", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5", "zarr"
@@ -106,6 +109,22 @@ def _label(given: Any) -> Any:
     return names[0] if len(names) == 1 else names
 
 
+def _number_styles(given: Any) -> Any:
+    """Return columns and examples as texts `column=example`, which a mapping says as well."""
+    if isinstance(given, dict):
+        given = [f"{column}={example}" for column, example in given.items()]
+    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
+        for text in given:
+            column, is_there, example = text.rpartition("=")
+            if not column or not is_there:
+                raise InputError(f'numbers must be {{column: "1.234,56"}} or column=1.234,56, got {text!r}')
+            NumberStyle.of(example)
+    return given
+
+
+Numbers = Annotated[Texts, BeforeValidator(_number_styles, json_schema_input_type=dict[str, str] | list[str])]
+
+
 class ColumnOptions(Parameters):
     """Which columns of a table are what."""
 
@@ -119,9 +138,24 @@ class ColumnOptions(Parameters):
     drop: Texts = ()
     """Columns to leave out."""
     missing_values: Annotated[Texts, Display(option="missing-value")] = ()
-    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?."""
+    """What stands for a missing value, besides an empty field, NA, N/A, NaN, null, None and ?. A number is
+    found however it is written."""
+    standard_missing: bool = True
+    """Whether NA, N/A, NaN, null, None and ? stand for a missing value; without, only an empty field."""
+    missing_labels: Annotated[
+        tuple[str, ...] | None, Field(strict=False), Display(option="missing-label")
+    ] = None
+    """What stands for a missing label, besides an empty field, and nothing else (an empty text: nothing else
+    at all); where absent missing_values, NA, N/A, NaN, null and ?. None is a class."""
+    rare_classes: RareClasses = "refuse"
+    """What to do with classes of a single row, which cannot be trained and tested: drop: leave their rows
+    out; merge: make them one class, other; refuse: name them."""
     text_columns: Annotated[Texts, Display(option="text-column")] = ()
-    """Columns to take as text (one-hot encoded) even if they look like numbers, e.g. codes."""
+    """Columns to take as text as it stands (one-hot encoded) even if they look like numbers, e.g. codes; of a
+    label classes."""
+    numbers: Annotated[Numbers, Display(option="number-column", metavar="COLUMN=1.234,56")] = ()
+    """Columns of numbers that are written in another way, and how they write 1234.56, e.g. 1.234,56: units,
+    currencies and percent are left out."""
 
     weights: str | None = None
     """Name of a column of numbers >= 0, by which the loss of each training and validation row counts; it is
@@ -131,6 +165,24 @@ class ColumnOptions(Parameters):
     def labels(self) -> tuple[str, ...]:
         """Names of the columns to predict."""
         return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def styles(self) -> dict[str, NumberStyle]:
+        """How the numbers of columns are written, where it is said."""
+        pairs = (text.rpartition("=") for text in self.numbers)
+        return {column: NumberStyle.of(example) for column, _, example in pairs}
+
+    @property
+    def markers(self) -> Markers:
+        """What stands for a missing value."""
+        return Markers(self.missing_values, STANDARD_MARKERS if self.standard_missing else ())
+
+    @property
+    def label_markers(self) -> Markers:
+        """What stands for a missing label."""
+        if self.missing_labels is not None:
+            return Markers(self.missing_labels, ())
+        return Markers(self.missing_values, STANDARD_LABEL_MARKERS if self.standard_missing else ())
 
 
 class SplitOptions(Parameters):
@@ -218,6 +270,15 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
             raise InputError(
                 f"weights must name a column that is nothing else, got {self.weights!r}; leave one out"
             )
+        for name in self.text_columns:
+            if name in self.styles:
+                raise InputError(
+                    f"a column is text or numbers, got {name!r} in text_columns and in numbers; keep one"
+                )
+            if name in self.labels and self.task == "regression":
+                raise InputError(
+                    f"regression needs a label of numbers, got {name!r} in text_columns; remove it there"
+                )
         if self.task == "classification" and len(self.labels) > 1:
             raise InputError(
                 f"classification takes one label, got {len(self.labels)}; name one, or set task to "
@@ -231,7 +292,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         What divides the rows is left out where chance does, the task where the labels say it, and weights
         where there are none: so it was before there was anything else.
         """
-        implied = {"groups": None, "time": None, "split": None, "task": "auto", "weights": None}
+        implied: dict[str, Any] = {
+            **dict.fromkeys(("groups", "time", "split", "weights", "missing_labels")),
+            "task": "auto", "standard_missing": True, "rare_classes": "refuse", "numbers": [],
+        }  # fmt: skip
         return {name: value for name, value in super().to_dict().items()
                 if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Gather statistics of the training rows, block by block, and fit the preprocessing of a recipe to them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns, codes
+from dnnflow.table.columns.dressing import NumberStyle
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.recipe import Recipe
@@ -36,6 +37,8 @@ class Layout:
     targets: Targets
     rule: SplitRule
     """Says which rows are test rows in blocks that are not marked."""
+    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
+    """How the numbers of columns are dressed."""
 
 
 @dataclass(frozen=True)
@@ -364,13 +367,16 @@ def fit_preprocessing(
     fitted: dict[str, FittedColumn] = {}
     for i, name in enumerate(layout.numbers):
         value = None if np.isnan(fill[i]) else float(fill[i])
-        fitted[name] = _number(name, recipe, filled, i, value, indicator=recipe.indicator and missing[i] > 0)
+        column = _number(name, recipe, filled, i, value, indicator=recipe.indicator and missing[i] > 0)
+        fitted[name] = replace(column, style=layout.styles.get(name))
     for name, counts in zip(layout.texts, statistics.categories, strict=True):
         fitted[name] = _text(name, recipe, counts, name in layout.booleans, statistics.train_rows)
     used = tuple(fitted[column.name] for column in columns if column.name in fitted)
     labels = statistics.train_labels
     targets = layout.targets.fit(labels.mean, labels.std, labels.low, labels.high)
-    return Preprocessing(used, targets, recipe.missing_values, recipe.clip)
+    return Preprocessing(
+        used, targets, recipe.missing_values, recipe.clip, recipe.standard_missing, recipe.missing_labels
+    )
 
 
 def _number(

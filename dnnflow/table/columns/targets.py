@@ -1,6 +1,7 @@
 """Turn the labels of a table into what a network is trained on, and what it says back into labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import numbers_in
-from dnnflow.table.columns.kinds import Classes, Task, is_boolean, number_name
+from dnnflow.table.columns.kinds import Classes, Task, is_boolean, number_name, to_number
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -28,12 +29,15 @@ class Targets:
     """Of regression: mean and standard deviation of each target over the training rows, in its own units."""
 
     @classmethod
-    def of(cls, task: Task, texts: Mapping[str, Iterable[str]]) -> "Targets":
-        """Make the targets of label columns, given the distinct texts of each, before they are fitted."""
+    def of(cls, task: Task, texts: Mapping[str, Iterable[str]], exact: Collection[str] = ()) -> "Targets":
+        """Make the targets of label columns, given the distinct texts of each, before they are fitted.
+
+        `exact` names the labels whose classes are texts as they stand.
+        """
         if task is Task.REGRESSION:
             return cls(task, tuple(texts))
         find = Classes.of if task is Task.CLASSIFICATION else two_values
-        return cls(task, tuple(texts), tuple(map(find, texts.values())))
+        return cls(task, tuple(texts), tuple(find(t, exact=name in exact) for name, t in texts.items()))
 
     @property
     def n_outputs(self) -> int:
@@ -63,7 +67,6 @@ class Targets:
         if self.task is Task.REGRESSION:
             return numbers_in(column)
         texts = column.to_pylist()
-        texts = map(_one_spelling, texts) if self.task is Task.MULTILABEL else texts
         codes = np.array(self.classes[label].codes(texts), dtype=np.float64)
         codes[codes < 0] = np.nan
         return codes
@@ -164,10 +167,20 @@ class Targets:
         )
 
 
-def two_values(texts: Iterable[str]) -> Classes:
+def two_values(texts: Iterable[str], *, exact: bool = False) -> Classes:
     """Find the values of a label that is to have two: true and True are one, as 1 and 1.0 are."""
-    return Classes.of(map(_one_spelling, texts))
+    return Classes.of(texts if exact else map(_one_spelling, texts), exact=exact)
 
 
 def _one_spelling(text: str) -> str:
     return text.lower() if is_boolean(text) else text
+
+
+def earlier_names(task: Task, texts: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that classes had by the rules before: those of numbers were their values'."""
+    distinct = set(map(_one_spelling, texts) if task is Task.MULTILABEL else texts)
+    numbers = [to_number(text) for text in distinct]
+    finite = {number for number in numbers if number is not None and math.isfinite(number)}
+    if len(numbers) > sum(number is not None and math.isfinite(number) for number in numbers):
+        return tuple(sorted(distinct))
+    return tuple(number_name(value) for value in sorted(finite))

@@ -12,7 +12,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import nearest, quoted
 from dnnflow.table.formats.columnar import HeldTable, OpenedFile
 from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable
-from dnnflow.table.formats.typed_source import mixed, no_rows
+from dnnflow.table.formats.typed_source import mixed, no_rows, nominal
 
 _PIECE_BYTES = 16 << 20
 _ROW = re.compile(r" in row (\d+)$")
@@ -122,9 +122,9 @@ def _arff_piece(attributes: Sequence[tuple[str, Any]], rows: Sequence[Sequence[A
     columns, fields = [], []
     for (name, kind), values in zip(attributes, zip(*rows, strict=True), strict=True):
         is_number = isinstance(kind, str) and kind.upper() in ("NUMERIC", "REAL", "INTEGER")
-        type_ = pa.float64() if is_number else pa.string()
-        columns.append(pa.array(list(values), type_))
-        fields.append(pa.field(name, type_))
+        field = pa.field(name, pa.float64() if is_number else pa.string())
+        fields.append(nominal(name) if isinstance(kind, list) else field)
+        columns.append(pa.array(list(values), field.type))
     return pa.table(columns, schema=pa.schema(fields))
 
 

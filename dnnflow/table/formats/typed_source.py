@@ -1,8 +1,8 @@
 """Yield a table with types in blocks, and make columns of them as text of a CSV would be made.
 
 What has types is not inferred: integers, floats and decimals are numbers; text, categories and booleans are
-text, in the spelling of a CSV. Only a text column whose cells had several types, as a spreadsheet's may, is
-looked at as a CSV's column is.
+text, in the spelling of a CSV, unless all of it is numbers in a dress (units, separators). Only a text column
+whose cells had several types, as a spreadsheet's may, is looked at as a CSV's column is.
 """
 
 from collections import deque
@@ -24,8 +24,10 @@ from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, des
 from dnnflow.table.text.source_text import new_hash
 
 VALUE_BYTES = 8
-_MIXED = {b"dnnflow": b"mixed"}
+_MIXED, _NOMINAL = {b"dnnflow": b"mixed"}, {b"dnnflow": b"nominal"}
 _DIGEST_ROWS = 1 << 16
+_INTEGERS = 2.0**63
+"""A whole number below this is spelled as an integer."""
 _MOST_ROWS = 1 << 20
 _AHEAD = 3
 
@@ -90,6 +92,16 @@ def kind_of(field: pa.Field) -> TypeKind:
 def mixed(name: str) -> pa.Field:
     """Return the field of a column of text whose cells had several types."""
     return pa.field(name, pa.string(), metadata=_MIXED)
+
+
+def nominal(name: str) -> pa.Field:
+    """Return the field of a column of text whose values are names, whatever they look like."""
+    return pa.field(name, pa.string(), metadata=_NOMINAL)
+
+
+def is_nominal(field: pa.Field) -> bool:
+    """Say whether a column's values are names by its file's word."""
+    return bool((field.metadata or {}).items() >= _NOMINAL.items())
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -174,6 +186,7 @@ def parse_typed(block: TypedBlock, plan: ParsePlan, spill: Path | None) -> Block
     """Make columns of one block, keep them in the file `spill` if there is one, and say what they are."""
     batch = block.read()
     facts: dict[str, ColumnFacts] = {}
+    gone = set[str]()
     names = plan.numbers
     values = np.empty((len(names), batch.num_rows), dtype=np.float64)
     for place, name in enumerate(names):
@@ -181,14 +194,15 @@ def parse_typed(block: TypedBlock, plan: ParsePlan, spill: Path | None) -> Block
         if is_number_array(column):
             _write_numbers(column, values[place])
             continue
-        found, values[place] = numbers_of_text(text_of(column), plan.missing_values, block.index)
+        found, values[place] = numbers_of_text(text_of(column), plan, name, block.index)
+        gone |= {marker for marker in plan.markers.own if marker in found.gone}
         if found.first_text is not None:
             facts[name] = found
     texts = pa.table({name: text_of(batch.column(name)) for name in plan.texts}) if plan.texts else None
     if texts is None:
         texts = pa.table({"": pa.nulls(batch.num_rows)}).select([])
     columns = Columns({name: i for i, name in enumerate(names)}, values, texts)
-    return described(columns, facts, plan, block.index, spill)
+    return described(columns, facts, plan, block.index, spill, gone)
 
 
 def is_number_array(array: pa.Array) -> bool:
@@ -233,6 +247,9 @@ def spellings(array: pa.Array) -> pa.Array:
     spelled = pc.cast(array, pa.string())
     if types.is_floating(array.type):
         spelled = pc.if_else(pc.is_nan(array), pa.scalar(None, pa.string()), spelled)
+        values = pc.cast(array, pa.float64())
+        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), _INTEGERS))
+        spelled = pc.if_else(is_whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), spelled)
     return spelled
 
 

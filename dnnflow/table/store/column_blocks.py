@@ -1,35 +1,48 @@
 """Read a table's parts in blocks of columns, that stay in memory or go to disk."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
 
 from dnnflow.errors import DataError
-from dnnflow.events import Listener, RowsRead
-from dnnflow.paths import content_id
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, check_columns, quoted
+from dnnflow.events import RowsRead
+from dnnflow.table.columns.dressing import COMMA, NumberStyle, told
+from dnnflow.table.columns.kinds import (
+    HEADERLESS,
+    ColumnKind,
+    FeatureColumn,
+    Markers,
+    check_columns,
+    in_a_list,
+    looks_like_values,
+    quoted,
+)
 from dnnflow.table.columns.marks import MarkColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
-from dnnflow.table.formats.keel import KEEL_MISSING, KeelHeader
+from dnnflow.table.formats.keel import KEEL_MISSING
 from dnnflow.table.formats.typed_source import (
     VALUE_BYTES,
     TypedBlock,
-    TypedSource,
     TypeKind,
-    blocks_of,
     check_features,
     check_marks,
-    kind_of,
     no_rows,
     parse_typed,
 )
-from dnnflow.table.store.dataset import dataset_id
-from dnnflow.table.store.stage_tasks import Tasks
+from dnnflow.table.store.table_parts import (
+    AnyBlock,
+    Supply,
+    Table,
+    TablePart,
+    TextPart,
+    TypedPart,
+    declared_text,
+    nominal_columns,
+)
 from dnnflow.table.text import csv_reader
-from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_of, located
+from dnnflow.table.text.csv_reader import Block, Dialect, RowError, located
 from dnnflow.table.text.inference import (
     BadValue,
     BlockFacts,
@@ -37,186 +50,24 @@ from dnnflow.table.text.inference import (
     ParsePlan,
     check_label,
     decide,
+    dressed_style,
     fault,
     first_plan,
+    is_dressed,
     merge_facts,
     parse_block,
+    units_fault,
 )
-from dnnflow.table.text.source_text import Cutter, Text
+from dnnflow.table.text.source_text import Cutter
 
 HELD_BYTES = 512 << 20
 """Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
 
 _SAMPLE_BYTES = 1 << 16
+_LEAST_RUNNING = 9
+"""Rows beyond which a column that counts them is one by more than chance."""
 _MOST_NAMES = 20
 """Of columns in a message."""
-
-
-@dataclass(frozen=True)
-class IngestJob:
-    """What to make, where, and by what means."""
-
-    recipe: Recipe
-    datasets: Path
-    scratch: Path
-    tasks: Tasks
-    listener: Listener
-    block_bytes: int
-
-
-AnyBlock = Block | TypedBlock
-Supply = Iterator[tuple[int, AnyBlock]]
-"""Blocks of a table, each with the number of the part that it is of."""
-
-
-@dataclass(frozen=True)
-class TextPart:
-    """A text with rows of a table."""
-
-    text: Text
-    dialect: Dialect
-    start: int
-    """Offset of its first data row."""
-    keel: KeelHeader | None = None
-    """Its header, if that is KEEL's."""
-    name: str = ""
-    """Stands in messages behind the number of a row and a line."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of its columns."""
-        return self.dialect.columns
-
-    @property
-    def digest(self) -> str:
-        """BLAKE3 of the text."""
-        return self.text.digest
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How it is read: part of the dataset's identity; nothing where the file says it."""
-        if self.keel is not None:
-            return {}
-        dialect = self.dialect
-        return {"delimiter": dialect.delimiter, "quote": dialect.quote, "header": dialect.header}
-
-    @property
-    def size(self) -> int:
-        """How much there is to read, in bytes."""
-        return self.text.end - self.start
-
-    def summary(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
-        return {"bytes": self.text.end - self.text.start, "blake3": self.text.digest}
-
-    def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[Block]:
-        """Yield its rows, all columns of them."""
-        return iter(csv_reader.blocks(self.text, self.start))
-
-    def place(self, block: AnyBlock, row: int) -> str:
-        """Return on which line a row of a block begins, and in which text."""
-        return f" (line {line_of(self.text, self.dialect, cast(Block, block), row)}) {self.name}".rstrip()
-
-    def check_unchanged(self) -> None:
-        """Refuse a file that was written to since it was hashed."""
-        self.text.check_unchanged()
-
-
-@dataclass(frozen=True)
-class TypedPart:
-    """A typed source with rows of a table."""
-
-    source: TypedSource
-    name: str = ""
-    """Stands in messages behind the number of a row."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """Names of its columns."""
-        return tuple(self.source.schema.names)
-
-    @property
-    def digest(self) -> str:
-        """BLAKE3 of its file or content."""
-        return self.source.digest
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How it is read: its file says it."""
-        return {}
-
-    @property
-    def size(self) -> int:
-        """How much there is to read, in bytes of numbers."""
-        return self.source.rows * len(self.columns) * VALUE_BYTES
-
-    def summary(self) -> dict[str, Any]:
-        """Return what a manifest says of it."""
-        return {"bytes": self.size, "blake3": self.digest}
-
-    def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[TypedBlock]:
-        """Yield the named columns of its rows."""
-        return blocks_of(self.source, names, block_bytes)
-
-    def place(self, block: AnyBlock, row: int) -> str:
-        """Return of which table a row is."""
-        return f" {self.name}".rstrip()
-
-    def check_unchanged(self) -> None:
-        """Refuse a file that was written to since it was opened."""
-        self.source.check_unchanged()
-
-
-TablePart = TextPart | TypedPart
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table on its way to a dataset."""
-
-    job: IngestJob
-    rows: tuple[TablePart, ...]
-    """Its files, in the order of their rows."""
-    test: tuple[TablePart, ...] = ()
-    """Those of the test rows, if they have some of their own."""
-
-    @property
-    def parts(self) -> tuple[TablePart, ...]:
-        """All parts, in the order of their blocks."""
-        return self.rows + self.test
-
-    @property
-    def path(self) -> Path:
-        """Directory of its dataset, once its text is hashed."""
-        digest, reading = _identity(self.rows)
-        apart = dict(zip(("source", "reading"), _identity(self.test), strict=True)) if self.test else None
-        return self.job.datasets / dataset_id(digest, reading, self.job.recipe, apart)
-
-    def supply(self, names: Sequence[str], first: Iterator[AnyBlock] | None = None) -> Supply:
-        """Yield the blocks of all parts, numbered; those of the first part may be given."""
-        index = 0
-        for number, part in enumerate(self.parts):
-            given = number == 0 and first is not None
-            for block in first if given else part.blocks(names, self.job.block_bytes):  # type: ignore[union-attr]
-                yield number, replace(block, index=index)
-                index += 1
-
-
-def _identity(parts: Sequence[TablePart]) -> tuple[str, dict[str, Any]]:
-    """Return the hash of some parts, and how they are read."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first.digest, first.reading
-    return content_id([[part.digest, part.reading] for part in parts]), first.reading
-
-
-def summary_of(parts: Sequence[TablePart]) -> dict[str, Any]:
-    """Return what a manifest says of some parts."""
-    summaries = [part.summary() for part in parts]
-    if len(parts) == 1:
-        return summaries[0]
-    total = sum(one["bytes"] for one in summaries)
-    return {"bytes": total, "blake3": _identity(parts)[0], "files": len(parts)}
 
 
 @dataclass(frozen=True)
@@ -233,6 +84,12 @@ class Parsed:
     """The part and what is to be read of each block."""
     mark: MarkColumn | None = None
     """The column that divides the rows, if there is one."""
+    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
+    """How the numbers of features are dressed."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was read."""
+    is_renewed: bool = False
+    """Whether datasets by earlier rules read some of it otherwise."""
 
     def where(self, table: Table, place: BadValue) -> str:
         """Return a row's number in the table and its line in the text."""
@@ -240,26 +97,24 @@ class Parsed:
 
 
 def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
-    """Parse all parts; a second time in the rare case that later blocks change the type of a column.
+    """Parse all parts; again in the rare case that later blocks change what a column is.
 
     `stream` yields the blocks of the first part, if that is a text that is still being read.
     """
-    declared = _declared_text(table)
-    plan, supply = _plan(table, declared, stream)
+    plan, supply = _plan(table, stream)
     read = _parse_by(table, plan, supply)
-    kinds = _kinds(table, plan, read, declared)
-    text = frozenset(n for n, kind in kinds.items() if kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN))
-    undecided = frozenset(n for n, kind in kinds.items() if kind is ColumnKind.EMPTY)
-    if text - undecided != plan.text - undecided:
-        plan = replace(plan, text=text)
+    while (corrected := _corrected(plan, read)) != plan:
+        if not _is_learning(plan, read):
+            _kinds(table, corrected, read)
+        plan = corrected
         again = (block for number, block in read.sources if number == 0)
         first = again if isinstance(table.parts[0], TextPart) else None
         read = _parse_by(table, plan, table.supply(_names(plan), first))
-        kinds = _kinds(table, plan, read, declared)
+    kinds = _kinds(table, plan, read)
     labels = {name: read.facts[name] for name in plan.labels}
     for name, facts in labels.items():
         check_label(name, facts)
-    if not text and ColumnKind.NUMBER not in kinds.values():
+    if all(kind is ColumnKind.EMPTY for kind in kinds.values()):
         raise DataError(
             f"a table needs a feature column with values, got none besides the label "
             f"{', '.join(map(repr, labels))}; "
@@ -269,7 +124,87 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
         FeatureColumn(name, kind, 1 - read.facts[name].values / read.rows) for name, kind in kinds.items()
     ]
     mark = _mark(table.job.recipe, read.facts[plan.mark[0]]) if table.job.recipe.mark else None
-    return Parsed(read.kept, read.rows, columns, labels, read.sources, mark)
+    styles = {
+        name: _settled(plan.styles[name], read.facts[name]) for name in plan.features if name in plan.styles
+    }
+    own = {name for name, style in plan.styles.items() if style.any_affix}
+    is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
+    return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
+                  (*_notes_of_text(table), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
+
+
+def _settled(style: NumberStyle, facts: ColumnFacts) -> NumberStyle:
+    """Return a column's style with the unit that was found in it."""
+    affix = next((one for one in sorted(facts.dress.affixes) if one), "")
+    return replace(style, affix=affix, any_affix=False)
+
+
+def _is_learning(plan: ParsePlan, read: "_Read") -> bool:
+    """Say whether a column of numbers has dressed ones, so that all its texts are to be looked at."""
+    return any(is_dressed(read.facts[n]) for n in plan.features if n not in plan.text and n not in plan.exact)
+
+
+def _corrected(plan: ParsePlan, read: "_Read") -> ParsePlan:
+    """Return a plan by the facts of all blocks; columns without a value stay what they are."""
+    text, styles = set(plan.text), dict(plan.styles)
+    for name in plan.features:
+        facts = read.facts[name]
+        if not facts.values:
+            continue
+        is_text = name in plan.text
+        style = dressed_style(name, facts, plan) if is_text else None
+        learns = not is_text and name not in plan.exact and is_dressed(facts)
+        kind = decide(facts, forced_text=plan.is_text(name))
+        (text.add if style or learns or kind is not ColumnKind.NUMBER else text.discard)(name)
+        styles.pop(name, None)
+        if style is not None:
+            styles[name] = style
+    return replace(plan, text=frozenset(text), styles=styles)
+
+
+def _notes_of_text(table: Table) -> Iterator[str]:
+    guessed = [part for part in table.texts if part.is_guessed]
+    for part in guessed[:1]:
+        yield (
+            f"the text{_of(guessed)} is not UTF-8 and was read as {part.encoding}; if letters are wrong, set "
+            "encoding"
+        )
+    skipping = [part for part in table.texts if part.dialect.skipped]
+    for part in skipping[:1]:
+        yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
+    odd = [part for part in table.texts
+           if part.keel is None and part.dialect.header and looks_like_values(part.columns)]  # fmt: skip
+    for part in odd[:1]:
+        yield f"the first line{_of(odd)}, {in_a_list(part.columns, 5)}, is taken for names{HEADERLESS}"
+
+
+def _of(parts: Sequence[TextPart]) -> str:
+    """Return of which texts a note is: the first one, and how many more."""
+    more = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
+    return f" {parts[0].name}{more}" if parts[0].name else more
+
+
+def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle]) -> Iterator[str]:
+    unnamed = plan.dialect.unnamed
+    for name, style in styles.items():
+        if example := read.facts[name].dress.example:
+            yield told(name, style, example)
+    for name in plan.doubtful:
+        yield (
+            f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
+            f'separate thousands, set numbers: {{{name}: "{COMMA}"}}'
+        )
+    if missed := [one for one in plan.markers.own if one and one not in read.found]:
+        yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
+    for name in plan.features:
+        begins = read.facts[name].begins
+        if begins is not None and read.rows > _LEAST_RUNNING and begins in (0.0, 1.0):
+            what = "has no name and counts" if name in unnamed else "counts"
+            last = begins + read.rows - 1
+            yield (
+                f"column {name!r} {what} the rows, {begins:g} to {last:.0f}: it looks like a row number; "
+                f"if it is, drop it: drop: [{name}]"
+            )
 
 
 def _mark(recipe: Recipe, facts: ColumnFacts) -> MarkColumn:
@@ -282,12 +217,12 @@ def _names(plan: ParsePlan) -> tuple[str, ...]:
     return (*plan.features, *plan.labels, *plan.mark)
 
 
-def _plan(table: Table, declared: frozenset[str], stream: Iterator[Block] | None) -> tuple[ParsePlan, Supply]:
+def _plan(table: Table, stream: Iterator[Block] | None) -> tuple[ParsePlan, Supply]:
     """Return how to parse a table, and its blocks."""
-    first, draft = table.parts[0], _draft(table, declared)
+    first, draft = table.parts[0], _draft(table)
     if isinstance(first, TypedPart):
-        kinds = {name: kind_of(first.source.schema.field(name)) for name in draft.features}
-        plan = replace(draft, text=draft.text | {n for n, kind in kinds.items() if kind is TypeKind.MIXED})
+        looked_at = frozenset(draft.features) & (table.of_kind(TypeKind.MIXED) | draft.styles.keys())
+        plan = replace(draft, text=draft.text | looked_at)
         return plan, table.supply(_names(plan))
     coming = first.blocks((), table.job.block_bytes) if stream is None else stream
     head = next(coming)
@@ -301,13 +236,13 @@ def _plan(table: Table, declared: frozenset[str], stream: Iterator[Block] | None
     return plan, table.supply(_names(plan), chain([head], coming))
 
 
-def _draft(table: Table, declared: frozenset[str]) -> ParsePlan:
+def _draft(table: Table) -> ParsePlan:
     """Return what is known of how to parse a table before its rows are seen."""
     recipe, first = table.job.recipe, table.parts[0]
     names = first.columns
     divides, weights = tuple(recipe.mark.values()), (recipe.weights,) if recipe.weights is not None else ()
     listed = {"drop": recipe.drop, "text_columns": recipe.text_columns, "weights": weights,
-              **dict.fromkeys(recipe.mark, divides)}  # fmt: skip
+              "numbers": tuple(recipe.styles), **dict.fromkeys(recipe.mark, divides)}  # fmt: skip
     check_columns(names, recipe.labels, listed)
     mark = (*divides, *weights)
     features = tuple(n for n in names if n not in (*recipe.labels, *mark, *recipe.drop))
@@ -317,40 +252,44 @@ def _draft(table: Table, declared: frozenset[str]) -> ParsePlan:
         if isinstance(part, TypedPart):
             check_features(part.source.schema, (*features, *recipe.labels))
             check_marks(part.source.schema, mark)
-    is_text = isinstance(first, TextPart)
-    quick = is_text and first.size >= csv_reader.QUICK_BYTES
+    quick = isinstance(first, TextPart) and first.size >= csv_reader.QUICK_BYTES
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)
-    has_keel = any(isinstance(part, TextPart) and part.keel for part in table.parts)
-    missing = (*recipe.missing_values, *KEEL_MISSING) if has_keel else recipe.missing_values
-    forced = (frozenset(recipe.text_columns) | declared) & frozenset(features)
-    return ParsePlan(dialect, recipe.labels, features, forced, missing, quick, mark)
+    declared, nominal = declared_text(table) & {*features}, nominal_columns(table) & {*features}
+    forced = frozenset(recipe.text_columns) & {*features}
+    markers, label_markers = recipe.markers, recipe.label_markers
+    if any(part.keel for part in table.texts):
+        markers, label_markers = _with_keel(markers), _with_keel(label_markers)
+    return ParsePlan(
+        dialect, recipe.labels, features, forced | declared, markers, quick, mark, label_markers,
+        frozenset(recipe.text_columns) | nominal, declared, _styles(table, {*features, *recipe.labels}),
+    )  # fmt: skip
 
 
-def _declared_text(table: Table) -> frozenset[str]:
-    """Return the columns that are text by their type.
+def _with_keel(markers: Markers) -> Markers:
+    return replace(markers, standard=(*markers.standard, *KEEL_MISSING))
+
+
+def _styles(table: Table, names: Collection[str]) -> dict[str, NumberStyle]:
+    """Return how the recipe says that numbers are written, of columns that have texts.
 
     Raises
     ------
     DataError
-        If they are numbers in another file.
+        If one is numbers by its type in another file.
     """
-    found: dict[str, tuple[TypeKind, TablePart]] = {}
-    for part in table.parts:
-        for name, kind in _declared(part).items():
-            known, first = found.setdefault(name, (kind, part))
-            if known is not kind:
-                raise DataError(
-                    f"a column must be of one type in all files, but {name!r} is {known} {first.name} and "
-                    f"{kind} {part.name}; convert it in one of them"
-                )
-    return frozenset(name for name, (kind, _) in found.items() if kind is TypeKind.TEXT)
+    styles = {name: style for name, style in table.job.recipe.styles.items() if name in names}
+    typed = styles.keys() & table.of_kind(TypeKind.NUMBER)
+    for name in typed:
+        if not all(isinstance(part, TypedPart) for part in table.parts):
+            raise _written_twice(name, styles[name].example)
+    return {name: style for name, style in styles.items() if name not in typed}
 
 
-def _declared(part: TablePart) -> dict[str, TypeKind]:
-    if isinstance(part, TypedPart):
-        kinds = {field.name: kind_of(field) for field in part.source.schema}
-        return {n: kind for n, kind in kinds.items() if kind in (TypeKind.NUMBER, TypeKind.TEXT)}
-    return dict.fromkeys(part.keel.nominal, TypeKind.TEXT) if part.keel else {}
+def _written_twice(name: str, example: str) -> DataError:
+    return DataError(
+        f"a column's numbers must be written in one way in all files, but {name!r} has text such as "
+        f"{quoted(example)} in one and numbers in another; convert it in one of them"
+    )
 
 
 def _check_same(names: Sequence[str], part: TablePart, *, is_test: bool) -> None:
@@ -382,6 +321,9 @@ class _Read:
     """Text that was parsed, in bytes."""
     held: int = 0
     """Memory that kept blocks take, in bytes."""
+    found: set[str] = field(default_factory=set)
+    """The user's markers of missing values that stand in the table."""
+    is_renewed: bool = False
 
 
 def _parse_by(table: Table, plan: ParsePlan, supply: Supply) -> _Read:
@@ -407,6 +349,8 @@ def _parse_by(table: Table, plan: ParsePlan, supply: Supply) -> _Read:
             for name in plan.labels:
                 del facts.columns[name]
         merge_facts(read.facts, facts, plan)
+        read.found |= facts.found
+        read.is_renewed |= facts.is_renewed
         read.kept.append(KeptBlock(_path(table, block), read.rows, facts.rows, facts.kept))
         read.held += facts.kept.nbytes if facts.kept is not None else 0
         read.rows += facts.rows
@@ -434,11 +378,19 @@ def _path(table: Table, block: AnyBlock) -> Path:
     return table.job.scratch / f"{block.index}.npy"
 
 
-def _kinds(table: Table, plan: ParsePlan, read: _Read, declared: frozenset[str]) -> dict[str, ColumnKind]:
+def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
     """Decide what the features are, and refuse the first value that does not fit."""
-    forced = set(table.job.recipe.text_columns)
-    kinds = {n: decide(read.facts[n], forced_text=n in forced or n in declared) for n in plan.features}
-    faults = [fault(n, kind, read.facts[n], forced_text=n in forced) for n, kind in kinds.items()]
+    kinds, faults = {}, []
+    for name in plan.features:
+        facts, style, forced = read.facts[name], plan.styles.get(name), name in plan.exact
+        if style is not None and not style.any_affix:  # all of its values are numbers in that dress
+            facts = replace(facts, numbers=facts.values, first_text=None)
+        kinds[name] = decide(facts, forced_text=plan.is_text(name))
+        if style is not None and facts.values:
+            kinds[name] = ColumnKind.NUMBER
+            faults.append(units_fault(name, facts))
+        faults.append(fault(name, kinds[name], facts, forced_text=forced, is_declared=name in plan.declared))
+    faults += [(None, reason) for reason in _cell_faults(table, plan, read)]
     placed = [(place, reason) for place, reason in faults if place is not None]
     if placed:
         place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))
@@ -447,6 +399,19 @@ def _kinds(table: Table, plan: ParsePlan, read: _Read, declared: frozenset[str])
         if reason:
             raise DataError(reason)
     return kinds
+
+
+def _cell_faults(table: Table, plan: ParsePlan, read: _Read) -> Iterator[str]:
+    """Say which dressed numbers stand beside cells of numbers, which are spelled with a point."""
+    for name, style in plan.styles.items():
+        dress = read.facts[name].dress
+        if name in table.of_kind(TypeKind.NUMBER):
+            raise _written_twice(name, dress.example)
+        if style.comma and dress.pointed and name in table.of_kind(TypeKind.MIXED):
+            yield (
+                f"column {name!r}: cells must be all numbers where a comma begins fractions, as one such as "
+                "1.234 may be a number or a text; convert them to numbers, or drop the column"
+            )
 
 
 def _where(table: Table, kept: list[KeptBlock], sources: list[tuple[int, AnyBlock]], place: BadValue) -> str:

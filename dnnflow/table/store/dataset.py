@@ -34,6 +34,8 @@ __all__ = ["Dataset", "epoch_order", "open_cached"]
 
 FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
+RULES = 2
+"""Version of what spellings mean: part of the id of datasets that earlier rules read otherwise."""
 MANIFEST = "manifest.json"
 
 _MARKS = {"train": "marks", "test": "test_marks"}
@@ -46,13 +48,17 @@ _BLOCK_EPOCH = 1 << 32  # keeps the order of chunks apart from the order of rows
 
 
 def dataset_id(
-    digest: str, reading: Mapping[str, Any], recipe: Recipe, test: Mapping[str, Any] | None = None
-) -> str:
+    digest: str, reading: Mapping[str, Any], recipe: Recipe, test: Mapping[str, Any] | None = None,
+    *, is_renewed: bool = False,
+) -> str:  # fmt: skip
     """Return the id of the dataset of a text, read in one way, by a recipe.
 
-    `test` has the digest (`source`) and the reading of the test rows' text, if that is another one.
+    `test` has the digest (`source`) and the reading of the test rows' text, if that is another one;
+    `is_renewed` says that earlier rules read some of it otherwise.
     """
     made_of = {"format": FORMAT, "source": digest, "reading": dict(reading), "recipe": recipe.to_dict()}
+    if is_renewed:
+        made_of["rules"] = RULES
     return content_id(made_of if test is None else {**made_of, "test": dict(test)})
 
 
@@ -181,6 +187,17 @@ class Dataset:
         """Rows that were left out as their label is missing."""
         return int(self.manifest["dropped_rows"])
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How its text was written: delimiter, quote, header, and its encoding where that is no UTF."""
+        encoding = self.manifest["source"].get("encoding")
+        return {**self.manifest["reading"], **({"encoding": encoding} if encoding else {})}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how the table was read."""
+        return tuple(self.manifest.get("notes", ()))
+
     @cached_property
     def missing_share(self) -> dict[str, float]:
         """Share of rows without a value, 0 to 1, for each feature column."""
@@ -193,6 +210,7 @@ class Dataset:
             "label": self.recipe.to_dict()["label"],
             "rows": dict(self.rows),
             "dropped_rows": self.dropped_rows,
+            "notes": list(self.notes),
             "n_features": self.n_features,
             "feature_names": list(self.feature_names),
             "class_names": list(self.class_names),

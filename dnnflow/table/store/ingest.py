@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.events import Listener, ignore
+from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.marks import (
@@ -58,20 +58,13 @@ from dnnflow.table.formats.frames import open_frame
 from dnnflow.table.formats.keel import KEEL_BYTES, read_keel
 from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
 from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
-from dnnflow.table.store.column_blocks import (
-    IngestJob,
-    Parsed,
-    Table,
-    TablePart,
-    TextPart,
-    TypedPart,
-    parse_table,
-    summary_of,
-)
-from dnnflow.table.store.dataset import FORMAT, MANIFEST, Dataset, sealed
+from dnnflow.table.store.column_blocks import Parsed, parse_table
+from dnnflow.table.store.dataset import FORMAT, MANIFEST, RULES, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
-from dnnflow.table.store.table_targets import find_targets
+from dnnflow.table.store.table_parts import IngestJob, Table, TablePart, TextPart, TypedPart, summary_of
+from dnnflow.table.store.table_targets import find_targets, label_notes, settle_rare, were_other
 from dnnflow.table.text.csv_reader import Dialect, read_dialect
+from dnnflow.table.text.encodings import is_utf
 from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.source_text import BLOCK_BYTES, Text, open_text, plain_text
 from dnnflow.table.text.stream import open_stream
@@ -128,14 +121,28 @@ def ingest(
         if plain is not None and single is not None and not _may_exist(datasets, plain[0], recipe):
             # Bytes of another encoding far behind the beginning: start again, as that one or with the error
             with suppress(UnicodeDecodeError):
-                return _streamed(job, *plain, single.source)
+                return _told(_streamed(job, *plain, single.source), listener)
         rows = [_framed(source, scratch)] if found is None else _opened(job, found, client, "rows")
         table = Table(job, tuple(rows))
         if recipe.test_source is not None:
             table = replace(table, test=tuple(_tests(table, source, recipe.test_source, client)))
-        if not (table.path / MANIFEST).is_file():
-            build(table, parse_table(table))
-        return Dataset.open(table.path)
+        return _told(_found(table) or build(table, parse_table(table)), listener)
+
+
+def _told(dataset: Dataset, listener: Listener) -> Dataset:
+    """Tell a listener what a person should know of how the table was read."""
+    for note in dataset.notes:
+        listener(Notice(note))
+    return dataset
+
+
+def _found(table: Table) -> Dataset | None:
+    """Return the dataset that the present rules have made of a table, if there is one."""
+    for is_renewed in (True, False):
+        path = table.path(is_renewed=is_renewed)
+        if (path / MANIFEST).is_file() and (found := Dataset.open(path)).manifest.get("rules") == RULES:
+            return found
+    return None
 
 
 def _streamed(job: IngestJob, text: Text, encoding: str, source: Source) -> Dataset:
@@ -196,10 +203,15 @@ def _open_text(
     if found.kind == "keel":
         source = source.replace(quote="", delimiter=None)
     text = open_text(source, place, copy=_is_remote(source, client), block_bytes=job.block_bytes)
+    encoding = source.encoding or text.guessed
+    part = TextPart(text, Dialect(",", "", False, ()), text.start, is_guessed=bool(text.guessed),
+                    encoding="" if not encoding or is_utf(encoding) else encoding)  # fmt: skip
     if found.kind == "keel":
         keel = read_keel(text.read(text.start, min(text.end, text.start + KEEL_BYTES)))
-        return TextPart(text, Dialect(",", "", False, keel.columns), text.start + keel.length, keel)
-    return TextPart(text, *read_dialect(text, source))
+        dialect = part.dialect._replace(columns=keel.columns)
+        return replace(part, dialect=dialect, start=text.start + keel.length, keel=keel)
+    dialect, start = read_dialect(text, source)
+    return replace(part, dialect=dialect, start=start)
 
 
 def _may_exist(datasets: Path, text: Text, recipe: Recipe) -> bool:
@@ -228,8 +240,12 @@ def _size(path: str) -> int:
 
 def build(table: Table, parsed: Parsed) -> Dataset:
     """Split, fit and write."""
-    path = table.path
     targets = find_targets(table, parsed)
+    is_renewed = parsed.is_renewed or were_other(targets, parsed)
+    path = table.path(is_renewed=is_renewed)
+    if not is_renewed and (path / MANIFEST).is_file():  # by earlier rules, which read it alike
+        return Dataset.open(path)
+    targets, rare_notes, n_rare = settle_rare(table, parsed, targets)
     marks, rule = Marks(), threshold_rule(0, 0.0, targets.n_strata)  # nothing by chance in marked blocks
     if table.test:
         parsed = _with_test_rows(table, parsed, targets)
@@ -237,7 +253,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
         rule = _split(table, parsed, targets)
-    layout = _layout(parsed.columns, targets, rule)
+    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles)
     fitted = _fit(table, parsed, layout)
     test_marks = Marks()
     if table.job.recipe.weights is not None:
@@ -251,8 +267,11 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         }
         for part in table.parts:
             part.check_unchanged()
+        dropped = parsed.rows - sum(map(sum, fitted.block_rows.values()))
+        notes = [*parsed.notes, *rare_notes, *label_notes(targets, parsed, dropped - n_rare)]
         manifest = {
             "format": FORMAT,
+            "rules": RULES,
             "id": path.name,
             "source": summary_of(table.rows),
             **({"test_source": summary_of(table.test)} if table.test else {}),
@@ -263,7 +282,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
                 "train": fitted.statistics.train.tolist(),
                 "test": fitted.statistics.test.tolist(),
             },
-            "dropped_rows": parsed.rows - sum(map(sum, fitted.block_rows.values())),
+            "dropped_rows": dropped,
+            **({"notes": notes} if notes else {}),
             "preprocessing": fitted.preprocessing.to_dict(),
             "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,

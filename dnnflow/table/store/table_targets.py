@@ -1,15 +1,20 @@
 """Find what is to be predicted in a parsed table, and refuse labels that do not fit."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import MAX_CLASSES, Task, quoted
-from dnnflow.table.columns.statistics import labels_of
-from dnnflow.table.columns.targets import Targets, two_values
-from dnnflow.table.store.column_blocks import Parsed, Table
-from dnnflow.table.text.inference import BadValue
+from dnnflow.table.columns.kinds import MAX_CLASSES, OTHERS, Task, in_a_list, quoted
+from dnnflow.table.columns.split import class_counts
+from dnnflow.table.columns.statistics import label_block, labels_of
+from dnnflow.table.columns.targets import Targets, earlier_names, two_values
+from dnnflow.table.store.column_blocks import Parsed
+from dnnflow.table.store.table_parts import Table
+from dnnflow.table.text.inference import BadValue, is_mark_like
 from dnnflow.table.text.task_inference import infer_task, label_fault
 
 
@@ -21,11 +26,11 @@ def find_targets(table: Table, parsed: Parsed) -> Targets:
     DataError
         If the labels do not fit the task, with row, column and value where one is to blame.
     """
-    asked = table.job.recipe.task
-    task = infer_task(parsed.labels) if asked == "auto" else Task(asked)
-    for place, reason in sorted(_faults(task, parsed), key=lambda fault: fault[0] or ()):
+    asked, exact = table.job.recipe.task, table.job.recipe.text_columns
+    task = infer_task(parsed.labels, exact) if asked == "auto" else Task(asked)
+    for place, reason in sorted(_faults(task, parsed, exact), key=lambda fault: fault[0] or ()):
         raise DataError(reason if place is None else f"{parsed.where(table, place)}, {reason}")
-    targets = Targets.of(task, {name: facts.texts for name, facts in parsed.labels.items()})
+    targets = Targets.of(task, {name: facts.texts for name, facts in parsed.labels.items()}, exact)
     if task is Task.CLASSIFICATION:
         (name, facts), *_ = parsed.labels.items()
         targets.classes[0].check(name)
@@ -37,18 +42,86 @@ def find_targets(table: Table, parsed: Parsed) -> Targets:
     return targets
 
 
-def _faults(task: Task, parsed: Parsed) -> Iterator[tuple[BadValue | None, str]]:
+def were_other(targets: Targets, parsed: Parsed) -> bool:
+    """Say whether the rules before had other classes of the same labels."""
+    return any(
+        classes.names != earlier_names(targets.task, parsed.labels[name].texts)
+        for name, classes in zip(targets.names, targets.classes, strict=False)
+    )
+
+
+def settle_rare(table: Table, parsed: Parsed, targets: Targets) -> tuple[Targets, list[str], int]:
+    """Drop or merge the classes of a single row, if the recipe says so.
+
+    Returns
+    -------
+    tuple
+        The targets, what to tell a person of it, and how many rows have no label by it.
+    """
+    wanted = table.job.recipe.rare_classes
+    if wanted == "refuse" or targets.task is not Task.CLASSIFICATION:
+        return targets, [], 0
+    pairs = zip(parsed.blocks, parsed.sources, strict=True)
+    blocks = [block for block, (number, _) in pairs if number < len(table.rows)]
+    counts = np.zeros(targets.n_strata, np.int64)
+    for strata in table.job.tasks.run("label", label_block, ((block, targets) for block in blocks)):
+        counts += class_counts(strata, targets.n_strata)
+    classes, (label, *_) = targets.classes[0], targets.names
+    rare = [name for name, count in zip(classes.names, counts.tolist(), strict=True) if count == 1]
+    if not rare:
+        return targets, [], 0
+    kept = classes.without(rare, merge=wanted == "merge")
+    kept.check(label)
+    of_them = f"{len(rare):,} classes of a single row" if len(rare) > 1 else "a class of a single row"
+    done = f"one class, {OTHERS!r}" if wanted == "merge" else "left out"
+    note = f"label {label!r}: {of_them} {'are' if len(rare) > 1 else 'is'} {done}: {in_a_list(rare)}"
+    return replace(targets, classes=(kept,)), [note], 0 if wanted == "merge" else len(rare)
+
+
+def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]:
+    """Yield what a person should know of the labels; `dropped` rows are left out as theirs are missing."""
+    for name, classes in zip(targets.names, targets.classes, strict=False):
+        texts = parsed.labels[name].texts
+        for one, spellings in classes.spelled(texts).items():
+            yield f"label {name!r}: {in_a_list(spellings)} are one class, {one!r}"
+        values: dict[Decimal, list[str]] = {}
+        for text in sorted(texts) if classes.numeric else ():
+            values.setdefault(Decimal(text), []).append(text)
+        apart = [few for few in values.values() if len(set(classes.codes(few))) > 1]
+        if apart:
+            yield (
+                f"label {name!r}: {in_a_list(apart[0])} are one number in several spellings, and classes of "
+                "their own; write it in one way if they are one"
+            )
+        marks = sorted(text for text in texts if text.lower() == "none" or is_mark_like(text))
+        if marks and not classes.exact:
+            yield (
+                f"label {name!r}: {in_a_list(marks)} is taken for a class; if it stands for a missing label, "
+                f"set missing_labels: [{', '.join(marks)}]"
+            )
+    if dropped > 0:
+        gone = Counter[str]()
+        for facts in parsed.labels.values():
+            gone.update(facts.gone)
+        words = ", ".join(f"{quoted(text) if text else 'empty'} {n:,}" for text, n in gone.most_common(8))
+        yield (
+            f"{dropped:,} of {parsed.rows:,} rows are left out, as their label is missing ({words}); "
+            "missing_labels says what stands for a missing label"
+        )
+
+
+def _faults(task: Task, parsed: Parsed, exact: Collection[str]) -> Iterator[tuple[BadValue | None, str]]:
     for name, facts in parsed.labels.items():
-        place, reason = label_fault(task, name, facts)
+        place, reason = label_fault(task, name, facts, exact=name in exact)
         if reason:
             yield place, reason
-        elif task is Task.MULTILABEL and len(two_values(facts.texts).names) > 2:
-            yield _third_value(parsed, name)
+        elif task is Task.MULTILABEL and len(two_values(facts.texts, exact=name in exact).names) > 2:
+            yield _third_value(parsed, name, exact)
 
 
-def _third_value(parsed: Parsed, name: str) -> tuple[BadValue, str]:
+def _third_value(parsed: Parsed, name: str, exact: Collection[str]) -> tuple[BadValue, str]:
     """Find the first row that has a third value of a label; each block is read for it."""
-    targets = Targets.of(Task.MULTILABEL, {name: parsed.labels[name].texts})
+    targets = Targets.of(Task.MULTILABEL, {name: parsed.labels[name].texts}, exact)
     places: dict[str, tuple[int, int]] = {}
     for index, block in enumerate(parsed.blocks):
         label = labels_of(block.read(), targets)[:, 0]

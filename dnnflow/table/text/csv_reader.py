@@ -20,6 +20,7 @@ import pyarrow.csv
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns
+from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
 from dnnflow.table.text.source_text import Text, TextSource, open_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 QUICK_BYTES = 64 << 20
 """Smaller texts are not worth the import of polars (0.25 s)."""
-_DELIMITERS = ",;\t|"
 _SAMPLE_BYTES = 1 << 16
 _PIECE_BYTES = 4 << 20
 _HEADER_BYTES = 16 << 20
@@ -54,6 +54,10 @@ class Dialect(NamedTuple):
     quote: str
     header: bool
     columns: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    """Lines that are no rows: above the header, and one of units below it."""
+    unnamed: frozenset[str] = frozenset()
+    """Columns that the header gives no name."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,32 @@ def read_dialect(text: Text, source: TextSource) -> tuple[Dialect, int]:
     DataError
         If the text has a header only, or its first record cannot be read.
     """
-    raw = text.read(text.start, min(text.start + _SAMPLE_BYTES, text.end))
+    above = find_preamble(text, source)
+    begin = text.start + above.length
+    raw = text.read(begin, min(begin + _SAMPLE_BYTES, text.end))
+    is_whole = begin + len(raw) == text.end
     try:
-        delimiter = source.delimiter or _sniff(raw, source.quote, whole=text.start + len(raw) == text.end)
-        head, length = _first_record(text, source.quote, delimiter)
+        delimiter = source.delimiter or above.delimiter or sniff(raw, source.quote, whole=is_whole)
+        head, length = _first_record(text, begin, source.quote, delimiter)
+        rows = records(raw, source.quote, delimiter, whole=is_whole)
     except csv.Error as error:
         raise DataError(
             f"the first record must be readable, but {error}; check delimiter and quote"
         ) from None
     if not source.header:
         names = tuple(f"column_{i}" for i in range(1, len(head) + 1))
-        return Dialect(delimiter, source.quote, False, names), text.start
-    start = text.start + length
+        return Dialect(delimiter, source.quote, False, names, above.lines), begin
+    start, skipped = begin + length, above.lines
+    if is_units_row(rows[1:]):
+        _, length = _first_record(text, start, source.quote, delimiter)
+        start, skipped = start + length, (*skipped, delimiter.join(rows[1]))
     if start >= text.end or not any(text.read(a, b).strip() for a, b in _ranges(start, text.end)):
         raise DataError(
             "a table needs rows, got a header only; give a CSV with data, or say it has no header"
         )
     names = tuple(name.strip() or f"column_{i}" for i, name in enumerate(head, 1))
-    return Dialect(delimiter, source.quote, True, names), start
+    unnamed = frozenset(f"column_{i}" for i, name in enumerate(head, 1) if not name.strip())
+    return Dialect(delimiter, source.quote, True, names, skipped, unnamed), start
 
 
 def blocks(text: Text, start: int) -> list[Block]:
@@ -119,7 +131,7 @@ def parse(
 ) -> pa.Table:
     """Parse whole records of UTF-8 text without a header.
 
-    Columns without a type are skipped; texts in `missing` become null.
+    Columns without a type are skipped; texts in `missing` become null in columns of numbers.
 
     Raises
     ------
@@ -168,7 +180,7 @@ def _convert_options(types: dict[str, pa.DataType], missing: Sequence[str]) -> A
         column_types=types,
         include_columns=list(types),
         null_values=list(missing),
-        strings_can_be_null=True,
+        strings_can_be_null=False,
         quoted_strings_can_be_null=True,
     )
 
@@ -190,7 +202,7 @@ def line_of(text: Text, dialect: Dialect, block: Block, row: int) -> int:
 
 def line_in(data: bytes, dialect: Dialect, row: int) -> int:
     """Return the line, from 1, on which the `row`-th record (from 1) of some whole records begins."""
-    reader = _reader(data.decode(errors="replace"), dialect.delimiter, dialect.quote)
+    reader = csv_records(data.decode(errors="replace"), dialect.delimiter, dialect.quote)
     line = 1
     for values in reader:
         row -= bool(values)  # blank lines are no rows
@@ -247,33 +259,13 @@ def _ranges(start: int, end: int) -> Iterator[tuple[int, int]]:
         yield at, min(at + _PIECE_BYTES, end)
 
 
-def _reader(text: str, delimiter: str, quote: str) -> Any:
-    lines = io.StringIO(text, newline="")
-    if not quote:
-        return csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, delimiter=delimiter, quotechar=quote)
-
-
-def _sniff(raw: bytes, quote: str, *, whole: bool) -> str:
-    """Return the delimiter by which most records are as wide as the first, and that width is largest."""
-    sample = raw.decode(errors="replace")
-    found = {}
-    for delimiter in _DELIMITERS:
-        rows = [row for row in _reader(sample, delimiter, quote) if row]
-        rows = rows if whole or len(rows) < 2 else rows[:-1]
-        width = len(rows[0]) if rows else 0
-        if width > 1:
-            found[delimiter] = (sum(len(row) == width for row in rows) / len(rows), width)
-    return max(found, key=lambda d: found[d]) if found else ","
-
-
-def _first_record(text: Text, quote: str, delimiter: str) -> tuple[list[str], int]:
-    """Return the first record's values, and how many bytes it and blank lines before it take."""
-    raw = text.read(text.start, min(text.start + _HEADER_BYTES, text.end))
+def _first_record(text: Text, start: int, quote: str, delimiter: str) -> tuple[list[str], int]:
+    """Return the first record's values from `start` on, and how many bytes it and blank lines before take."""
+    raw = text.read(start, min(start + _HEADER_BYTES, text.end))
     size = min(_SAMPLE_BYTES, len(raw))
     while True:
         content = raw[:size].decode(errors="ignore")
-        reader = _reader(content, delimiter, quote)
+        reader = csv_records(content, delimiter, quote)
         values: list[str] = next((row for row in reader if row), [])
         used = "".join(islice(io.StringIO(content, newline=""), reader.line_num))
         if size == len(raw) or len(used) < len(content):

@@ -2,15 +2,15 @@
 
 A block is parsed by a plan (which columns are text). Its facts say how far the plan held; the facts of all
 blocks together decide. A column is a number when at least half of its values are; then the first value that
-is not is an error.
+is not is an error. It is one, too, when all of its values are numbers in one dress (units, separators).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,20 +19,30 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
+from dnnflow.table.columns.dressing import POINT, DressFacts, NumberStyle, undress
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
     ColumnKind,
+    Markers,
+    composed,
+    in_a_list,
     is_boolean,
-    is_missing,
-    missing_spellings,
+    number_name,
+    plain_name,
     quoted,
     to_number,
 )
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
-_COMMA_NUMBER = re.compile(r"[-+]?\d+(,\d+)+(\.\d*)?")
-"""1,5 or 1,234.5: one-hot encoding such numbers would be silently wrong."""
+_MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div/0!", "<na>", "<null>",
+                        "missing", "unknown",
+                        "unk", "nil", "void", "tbd"})  # fmt: skip
+"""Words that stand for a missing value in many tables, and are one of its categories in some."""
+
+
+_MOST_OTHERS = 8
+_STANDARD, _UNREAD = Markers(), DressFacts()
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,34 @@ class ParsePlan:
     features: tuple[str, ...]
     text: frozenset[str]
     """Features to parse as text; the others are numbers."""
-    missing_values: tuple[str, ...]
+    markers: Markers
     quick: bool = False
     """Whether to try the quick reader first."""
     mark: tuple[str, ...] = ()
     """The column that divides the rows, if there is one, then that of their weights; parsed as text."""
+    label_markers: Markers = _STANDARD
+    """What stands for a missing label."""
+    exact: frozenset[str] = frozenset()
+    """Columns that are text as it stands."""
+    declared: frozenset[str] = frozenset()
+    """Features that are text by their type: numbers only where all are dressed."""
+    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
+    """Of dressed numbers, features and labels: they are parsed as text, and kept as numbers."""
+    doubtful: tuple[str, ...] = ()
+    """Columns of plain numbers whose points may separate thousands, by the first records."""
+
+    @property
+    def label_styles(self) -> dict[str, NumberStyle]:
+        """Those of labels, which the recipe says."""
+        return {name: style for name, style in self.styles.items() if name in self.labels}
+
+    def is_text(self, name: str) -> bool:
+        """Say whether a column is text even if it looks like plain numbers."""
+        return name in self.exact or name in self.declared
 
     @property
     def numbers(self) -> tuple[str, ...]:
-        """Features to parse as numbers."""
+        """Features that are parsed as numbers."""
         return tuple(name for name in self.features if name not in self.text)
 
     @property
@@ -91,6 +120,16 @@ class ColumnFacts:
     first_infinite: BadValue | None = None
     fractions: bool = False
     """Whether some value of a column parsed as text is a number that is not whole."""
+    others: frozenset[str] = frozenset()
+    """Distinct values of a column parsed as text that are no numbers; a few of them."""
+    dress: DressFacts = _UNREAD
+    """How the values of a column parsed as text may be read as numbers."""
+    gone: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each spelling of a missing value, of a column parsed as text."""
+    begins: float | None = None
+    """The first value of a column of numbers that counts its rows."""
+    is_renewed: bool = False
+    """Whether datasets by earlier rules read some value otherwise."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -102,7 +141,17 @@ class ColumnFacts:
             self.first_text or other.first_text,
             self.first_infinite or other.first_infinite,
             self.fractions or other.fractions,
+            self.others if len(self.others) > _MOST_OTHERS else self.others | other.others,
+            self.dress.merge(other.dress),
+            {t: self.gone.get(t, 0) + other.gone.get(t, 0) for t in (*self.gone, *other.gone)},
+            self._counts_on(other),
+            self.is_renewed or other.is_renewed,
         )
+
+    def _counts_on(self, other: "ColumnFacts") -> float | None:
+        if not self.values or self.begins is None or other.begins is None:
+            return None if self.values else other.begins
+        return self.begins if other.begins == self.begins + self.values else None
 
 
 @dataclass(frozen=True)
@@ -116,6 +165,10 @@ class BlockFacts:
     """The columns, unless they were written to a file."""
     error: tuple[int, str] | None = None
     """Row (from 1 in the block) and reason, if a row cannot be read."""
+    found: frozenset[str] = frozenset()
+    """The user's own markers of missing values that stand in it."""
+    is_renewed: bool = False
+    """Whether datasets by earlier rules read some value otherwise."""
 
 
 def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts:
@@ -125,24 +178,70 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
         columns, facts = _parse_columns(data, plan, block.index)
     except RowError as error:
         return BlockFacts(0, error=(error.row, error.reason))
-    return described(columns, facts, plan, block.index, spill)
+    return described(columns, facts, plan, block.index, spill, _found_markers(data, plan))
 
 
 def described(
-    columns: Columns, facts: dict[str, ColumnFacts], plan: ParsePlan, index: int, spill: Path | None
-) -> BlockFacts:
-    """Say what the columns of a block are like, besides the facts known of some, and keep them tidied."""
-    texts = []
+    columns: Columns, facts: dict[str, ColumnFacts], plan: ParsePlan, index: int, spill: Path | None,
+    found: Iterable[str] = (),
+) -> BlockFacts:  # fmt: skip
+    """Say what the columns of a block are like, besides the facts known of some, and keep them tidied.
+
+    `found` are the user's own markers of missing values that are known to stand in it.
+    """
+    texts, dressed = {}, {}
     for name in columns.texts.column_names:
-        facts[name], tidy = _text_facts(columns.text(name), plan.missing_values, index)
-        texts.append(tidy)
-    if texts:
-        columns = columns.with_texts(texts)  # all at once: one by one takes the square of their number
+        style = plan.styles.get(name)
+        facts[name], texts[name] = _text_facts(columns.text(name), plan, name, index)
+        if style is not None and name in plan.features:
+            dressed[name] = _undressed(texts[name], style)
+    if texts:  # all at once: one by one takes the square of their number
+        columns = columns.with_texts([texts[name] for name in columns.texts.column_names])
+    if dressed:
+        columns = columns.with_numbers(dressed)
+    own, is_renewed = set(found), False
+    for marker in plan.markers.own:
+        number = to_number(marker)
+        if number is not None and (hits := columns.values == number).any():
+            own.add(marker)
+            is_renewed = True
+            columns = replace(columns, values=np.where(hits, np.nan, columns.values))
     facts = {**_number_facts(columns, index), **facts}
+    own |= _markers_in(facts, plan)
     if spill is not None:
         columns.write(spill)
     capped = {name: _capped(column, _limit(name, plan)) for name, column in facts.items()}
-    return BlockFacts(columns.rows, capped, columns if spill is None else None)
+    is_renewed |= any(column.is_renewed for column in capped.values())
+    return BlockFacts(
+        columns.rows, capped, columns if spill is None else None, None, frozenset(own), is_renewed
+    )
+
+
+def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
+    """Return which of the user's markers of missing values stand in columns of text."""
+    own = {*plan.markers.own, *plan.label_markers.own}
+    if not own:
+        return set()
+    texts = {text for column in facts.values() for text in (*column.gone, *column.texts)}
+    plain = {plain_name(text) for name in plan.labels for text in (*facts[name].gone, *facts[name].texts)}
+    return {marker for marker in own if marker in texts or plain_name(marker) in plain}
+
+
+def _undressed(tidy: Any, style: NumberStyle) -> NDArray[np.float64]:
+    """Return the numbers of a dressed column, NaN where missing or none."""
+    read = (style.read(text) for text in tidy.dictionary.to_pylist())
+    found: NDArray[np.float64] = np.array(
+        [*(np.nan if number is None else number for number in read), np.nan]
+    )
+    return found[codes(tidy)]
+
+
+def _found_markers(data: bytes, plan: ParsePlan) -> set[str]:
+    """Return which of the user's markers stand in a block as a whole field."""
+    ends = rb"[\s" + re.escape((plan.dialect.delimiter + plan.dialect.quote).encode()) + rb"]"
+    own = {*plan.markers.own, *plan.label_markers.own} - {""}
+    pattern = rb"(?:^|%b)%b(?:$|%b)"
+    return {one for one in own if re.search(pattern % (ends, re.escape(one.encode()), ends), data)}
 
 
 def _limit(name: str, plan: ParsePlan) -> int:
@@ -159,7 +258,7 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
     """Parse by plan; where text stands in a column of numbers, also return that column's facts."""
     if plan.quick and (columns := read_quickly(data, plan.dialect, plan.numbers, plan.texts)) is not None:
         return columns, {}
-    markers = missing_spellings(plan.missing_values)
+    markers = plan.markers.spellings()
     types = plan.types()
     try:
         table = parse(data, plan.dialect, types, markers)
@@ -168,12 +267,12 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
     except pa.ArrowInvalid:
         pass  # some number is none: find out where, at the price of a second parse of this block
     try:
-        table = parse(data, plan.dialect, dict.fromkeys(types, TEXT), markers)
+        table = parse(data, plan.dialect, dict.fromkeys(types, TEXT))
     except pa.ArrowInvalid as error:
         raise unreadable(error) from None
     corrected, values = {}, []
     for name in plan.numbers:
-        facts, column = numbers_of_text(whole(table, name), plan.missing_values, index)
+        facts, column = numbers_of_text(whole(table, name), plan, name, index)
         if facts.first_text is not None:
             corrected[name] = facts
         values.append(column)
@@ -181,30 +280,46 @@ def _parse_columns(data: bytes, plan: ParsePlan, index: int) -> tuple[Columns, d
 
 
 def numbers_of_text(
-    column: pa.DictionaryArray, own: Sequence[str], index: int
+    column: pa.DictionaryArray, plan: ParsePlan, name: str, index: int
 ) -> tuple[ColumnFacts, NDArray[np.float64]]:
     """Return a text column's facts without its texts, and the number each row stands for, NaN without."""
-    facts, tidy = _text_facts(column, own, index)
+    facts, tidy = _text_facts(column, plan, name, index)
     values: NDArray[np.float64] = np.append(numbers_in(tidy.dictionary), np.nan)[codes(tidy)]
     return replace(facts, texts=frozenset()), values
 
 
 def _text_facts(
-    column: pa.DictionaryArray, own: Sequence[str], index: int
+    column: pa.DictionaryArray, plan: ParsePlan, name: str, index: int
 ) -> tuple[ColumnFacts, pa.DictionaryArray]:
-    """Return the facts of a text column, and the column without blanks around values."""
+    """Return the facts of a text column, and the column tidied: without blanks, in one normal form."""
     dictionary = pc.utf8_trim_whitespace(column.dictionary)
     texts: list[str] = dictionary.to_pylist()
-    gone = np.array([*(is_missing(text, own) for text in texts), True])
+    tidied = [composed(text) for text in texts]
+    is_label, style = name in plan.labels, plan.styles.get(name)
+    gone = np.array([*map(_missing(plan, name), tidied), True])
+    is_renewed = tidied != texts or _is_otherwise_missing(plan, name, tidied, gone)
+    as_written = tidied
+    if is_label and style is not None:  # a label's numbers are kept as texts
+        tidied = [_plainly(text, style) for text in tidied]
+    if tidied != texts:
+        texts, dictionary = tidied, pa.array(tidied, pa.string())
     row_codes = codes(column)
     tidy = text_column(row_codes, gone[row_codes], dictionary)
+    rows = np.bincount(row_codes, minlength=len(texts) + 1)
     row_codes = np.where(gone[row_codes], len(texts), row_codes)
     counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
     present = [text for text, count in zip(texts, counts, strict=True) if count]
-    values = [to_number(text) for text in texts]
+    read = style.read if style is not None and style.any_affix and not is_label else to_number
+    values = [read(text) for text in texts]
     numeric = np.array([value is not None for value in values], dtype=bool)
     known = np.array([0.0 if value is None else value for value in values])
     infinite = np.isinf(known)
+    missed: dict[str, int] = {}
+    for text, count in zip((*texts, ""), np.where(gone, rows, 0).tolist(), strict=True):
+        if count:
+            missed[text] = missed.get(text, 0) + count
+    others = nsmallest(_MOST_OTHERS + 1, (t for t in present if to_number(t) is None))
+    is_read = name not in plan.exact and (name in plan.text or (is_label and (others or style)))
     facts = ColumnFacts(
         int(counts.sum()),
         int(counts[numeric].sum()),
@@ -213,8 +328,32 @@ def _text_facts(
         _first(~numeric & (counts > 0), row_codes, texts, index),
         _first(infinite & (counts > 0), row_codes, texts, index),
         bool((np.isfinite(known) & (known != np.floor(known)) & (counts > 0)).any()),
+        frozenset(others),
+        DressFacts.of(zip(as_written, counts.tolist(), strict=True)) if is_read else DressFacts(),
+        missed,
+        is_renewed=is_renewed,
     )
     return facts, tidy
+
+
+def _missing(plan: ParsePlan, name: str) -> Callable[[str], bool]:
+    """Return what says of a column's text that it means missing."""
+    if name in plan.labels:
+        return plan.label_markers.has if name in plan.exact else plan.label_markers.has_label
+    return plan.markers.has  # numbers are compared once they are read
+
+
+def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone: NDArray[np.bool_]) -> bool:
+    """Say whether a text is missing now and was not before, or the other way round."""
+    if name not in plan.labels:
+        return False
+    return any(is_gone != plan.markers.has(text) for text, is_gone in zip(texts, gone, strict=False))
+
+
+def _plainly(text: str, style: NumberStyle) -> str:
+    """Return a dressed number as a plain one; every other text as it is."""
+    number = style.read(text)
+    return text if number is None else number_name(number)
 
 
 def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:
@@ -230,9 +369,21 @@ def _number_facts(columns: Columns, index: int) -> dict[str, ColumnFacts]:
     with np.errstate(over="ignore", invalid="ignore"):
         # One sum tells that nothing is missing or infinite, which is so in most blocks.
         finite = np.isfinite(columns.values.sum())
-    if finite:
-        return dict.fromkeys(columns.places, ColumnFacts(rows, rows, boolean=rows == 0))
-    return {name: _facts_of_numbers(columns.number(name), index) for name in columns.places}
+    if not finite:
+        return {name: _facts_of_numbers(columns.number(name), index) for name in columns.places}
+    facts = dict.fromkeys(columns.places, ColumnFacts(rows, rows, boolean=rows == 0))
+    for name in columns.places if rows else ():
+        if (begins := _counted_from(columns.number(name))) is not None:
+            facts[name] = replace(facts[name], begins=begins)
+    return facts
+
+
+def _counted_from(values: NDArray[np.float64]) -> float | None:
+    """Return the first of finite numbers that count rows: each is one more than the one before."""
+    first, last = float(values[0]), float(values[-1])
+    if last - first != len(values) - 1 or not first.is_integer():
+        return None
+    return first if bool((np.diff(values) == 1).all()) else None
 
 
 def _facts_of_numbers(values: NDArray[np.float64], index: int) -> ColumnFacts:
@@ -241,8 +392,10 @@ def _facts_of_numbers(values: NDArray[np.float64], index: int) -> ColumnFacts:
     if infinite.any():
         row = int(np.argmax(infinite))
         place = BadValue(index, row + 1, str(values[row]))
-    count = len(values) - int(np.count_nonzero(np.isnan(values)))
-    return ColumnFacts(count, count, boolean=count == 0, first_infinite=place)
+    present = values[~np.isnan(values)]
+    count = len(present)
+    begins = _counted_from(values) if count and count == len(values) and place is None else None
+    return ColumnFacts(count, count, boolean=count == 0, first_infinite=place, begins=begins)
 
 
 def merge_facts(total: dict[str, ColumnFacts], block: BlockFacts, plan: ParsePlan) -> None:
@@ -260,18 +413,56 @@ def decide(facts: ColumnFacts, *, forced_text: bool) -> ColumnKind:
     return ColumnKind.BOOLEAN if facts.boolean else ColumnKind.TEXT
 
 
+def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle | None:
+    """Return how the numbers of a column parsed as text are dressed, by the recipe or beyond doubt."""
+    if name in plan.styles and plan.styles[name].any_affix:
+        return plan.styles[name]
+    if name in plan.exact or facts.numbers == facts.values:
+        return None
+    return facts.dress.style(facts.values)
+
+
+def is_dressed(facts: ColumnFacts) -> bool:
+    """Say whether the first value that is no plain number is one in a dress."""
+    return facts.first_text is not None and undress(facts.first_text.value) is not None
+
+
+def units_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
+    """Return what is wrong with a column of numbers in several units, as `fault` does."""
+    units = sorted(affix for affix in facts.dress.affixes if affix)
+    if len(units) < 2:
+        return None, ""
+    return None, (
+        f"column {name!r}: numbers must have one unit, got {in_a_list(units)}; write them in one, or list "
+        "the column in text_columns"
+    )
+
+
 def fault(
-    name: str, kind: ColumnKind, facts: ColumnFacts, *, forced_text: bool
+    name: str, kind: ColumnKind, facts: ColumnFacts, *, forced_text: bool, is_declared: bool = False
 ) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is)."""
-    commas = bool(facts.texts) and all(map(_COMMA_NUMBER.fullmatch, facts.texts))
-    if kind is ColumnKind.TEXT and commas and not forced_text:
-        remedy = "write numbers with a point and without separators, or list the column in text_columns"
-        place = facts.first_text
-        value = quoted(place.value) if place else quoted(min(facts.texts))
-        return place, f"column {name!r}: {value} has a comma, which is no part of a number; {remedy}"
-    if kind is ColumnKind.NUMBER and (place := facts.first_text):
+    """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is).
+
+    `is_declared` says that it is text by its type, where plain numbers are texts, too.
+    """
+    place = facts.first_text
+    if kind is ColumnKind.TEXT and not forced_text and place is not None:
+        if facts.dress.are_meant(facts.values):
+            dressed = quoted(facts.dress.example)
+            reason = f"column {name!r}: {dressed} is no plain number"
+            if "," in facts.dress.example:
+                reason = f"column {name!r}: {dressed} has a comma, which is no part of a number"
+            return place, f"{reason}, and {facts.dress.doubt(name, facts.values)}"
+        if not is_declared and _is_of_numbers(facts):
+            mark = quoted(min(facts.others))
+            return place, (
+                f"column {name!r}: {mark} is not a number, as all other values are; name it in "
+                "missing_values, or list the column in text_columns"
+            )
+    if kind is ColumnKind.NUMBER and place:
         remedy = "name it in missing_values, list the column in text_columns, or drop the column"
+        if is_dressed(facts):
+            remedy = f'say how its numbers are written, e.g. numbers: {{{name}: "{POINT}"}}, {remedy}'
         return place, f"column {name!r}: {quoted(place.value)} is not a number; {remedy}"
     if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
         remedy = "name it in missing_values, or drop the column"
@@ -284,6 +475,21 @@ def fault(
     return None, ""
 
 
+def _is_of_numbers(facts: ColumnFacts) -> bool:
+    """Say whether a column of text has numbers, and besides only what is likely to mean missing."""
+    numbers = len(facts.texts) - len(facts.others)
+    if not facts.numbers or len(facts.others) > _MOST_OTHERS:
+        return False
+    if all(is_mark_like(text) for text in facts.others):
+        return numbers > 1
+    return len(facts.others) == 1 and numbers > _MOST_OTHERS
+
+
+def is_mark_like(text: str) -> bool:
+    """Say whether a text looks as if it stood for a missing value: signs only, or a word for it."""
+    return text.lower() in _MARK_LIKE or not any(c.isalnum() for c in text)
+
+
 def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
     """Return a plan by the types of the first records; later blocks may still prove it wrong.
 
@@ -293,17 +499,34 @@ def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
         If a row of the sample cannot be read.
     """
     everything = replace(draft, text=frozenset(draft.features), quick=False)
-    facts = parse_block(sample, everything, None)
+    facts = parse_block(sample, replace(everything, styles=draft.label_styles), None)
     if facts.error:
         raise RowError(*facts.error)
-    text = {n for n in draft.features if 2 * facts.columns[n].numbers < facts.columns[n].values}
-    plan = replace(draft, text=frozenset(text | draft.text))
-    return replace(plan, quick=plan.quick and _is_quick(sample, plan))
+    doubtful = [
+        name for name in draft.features
+        if name not in {*draft.exact, *draft.styles} and facts.columns[name].dress.may_be_thousands(
+            facts.columns[name].values)
+    ]  # fmt: skip
+    return replan(replace(draft, doubtful=tuple(doubtful)), facts.columns, sample)
+
+
+def replan(plan: ParsePlan, facts: Mapping[str, ColumnFacts], sample: Block | None = None) -> ParsePlan:
+    """Return a plan by the facts of columns that were parsed as text.
+
+    With a `sample`, the quick reader is tried where it understands that one.
+    """
+    styles = {name: dressed_style(name, facts[name], plan) for name in plan.features if name in facts}
+    found = {name: style for name, style in styles.items() if style is not None}
+    text = {n for n in plan.features if 2 * facts[n].numbers < facts[n].values}
+    planned = replace(
+        plan, text=frozenset(text | plan.text | found.keys()), styles={**plan.label_styles, **found}
+    )
+    return replace(planned, quick=plan.quick and sample is not None and _is_quick(sample, planned))
 
 
 def _is_quick(sample: Block, plan: ParsePlan) -> bool:
     """Say whether the quick reader understands the sample, and no number means missing."""
-    if any(to_number(marker) is not None for marker in plan.missing_values):
+    if plan.markers.numbers:
         return False
     return read_quickly(sample.read(), plan.dialect, plan.numbers, plan.texts) is not None
 

@@ -5,14 +5,15 @@ import io
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import blake3
 
 from dnnflow.errors import DataError
+from dnnflow.table.text.encodings import legacy_encoding
 
 BLOCK_BYTES = 16 << 20
 """Text between two cuts, up to the end of the record; 4 MB of 28 numbers a row, enough for huge pages."""
@@ -63,6 +64,8 @@ class Text:
     """Offsets of ends of records, about `BLOCK_BYTES` apart; the last is `end`."""
     stamp: tuple[int, int]
     """Size and modification time (ns) of the file when it was read."""
+    guessed: str = ""
+    """The encoding that it was taken for, where nothing says it."""
 
     def read(self, start: int, end: int) -> bytes:
         """Return a range of the text."""
@@ -175,6 +178,19 @@ def encoding_of(head: bytes, source: TextSource) -> str:
     return source.encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
 
 
+def shows_encoding(source: TextSource) -> bool:
+    """Say whether a text is UTF-8, or begins with a mark of its encoding."""
+    with binary(source) as (stream, _), readable(source):
+        head = _read(stream, _PIECE_BYTES)
+        if any(head.startswith(mark) for mark, _ in _MARKS):
+            return True
+        with suppress(UnicodeDecodeError):
+            for _ in decoded(_pieces(stream, head), "utf-8"):
+                pass
+            return True
+    return False
+
+
 def open_text(
     source: TextSource, scratch: Path, *, copy: bool = False, block_bytes: int = BLOCK_BYTES
 ) -> Text:
@@ -196,7 +212,9 @@ def open_text(
                 f"the text must be {source.encoding}, but byte {error.object[error.start]:#04x} is not; "
                 "give the right encoding, or leave it out to detect it"
             ) from None
-    return _open_as(source, "latin-1", scratch, copy, block_bytes)
+    with binary(source) as (stream, _), readable(source):
+        encoding = legacy_encoding(_pieces(stream, _read(stream, _PIECE_BYTES)))
+    return replace(_open_as(source, encoding, scratch, copy, block_bytes), guessed=encoding)
 
 
 def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool, block_bytes: int) -> Text:

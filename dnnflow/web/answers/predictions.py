@@ -181,9 +181,11 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
         If the rows or the model cannot be used.
     """
     from dnnflow.results.view.model_score import has_label
+    from dnnflow.run.saved_model import NOTE
 
     model, rows = _read(header, text)
     table = model.predict(rows)
+    notes = table.pop(NOTE).tolist() if NOTE in table else []
     n_targets = len(model.preprocessing.targets.names)
     targets, names = list(table.columns[:n_targets]), list(table.columns[n_targets:])
     values = [[_plain(value) for value in row] for row in table[targets].to_numpy(dtype=object)]
@@ -200,6 +202,7 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
         "probabilities": [[round(float(value), 6) for value in row] for row in probabilities],
         "targets": targets,
         "values": values,
+        "notes": notes,
     }
 
 

@@ -532,6 +532,8 @@ class Predicted(ApiReply):
     """What is predicted: names of labels or numbers; a single one, as a class, is `prediction`."""
     values: list[list[float | str]]
     """Of each row, each target: a number in the table's units, or a text."""
+    notes: list[str] = []
+    """What to know of each row, such as a category that the training rows had not; empty where nothing is."""
     score: ModelScore | None = None
     """What the model gives on these rows, where they have the label."""
     score_problem: str | None = None

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
-from dnnflow.table.columns.kinds import ColumnKind, check_columns
+from dnnflow.table.columns.kinds import ColumnKind, Markers, check_columns
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
+from dnnflow.table.text.encodings import legacy_encoding
 from dnnflow.table.text.inference import (
     BadValue,
     ColumnFacts,
@@ -244,7 +245,7 @@ class TextReader:
         while True:
             self._fill(wanted)
             data = b"".join(self._head)
-            text = Head(Path(self._source.url), self.start, self.start + len(data), "", (), (0, 0), data)
+            text = Head(Path(self._source.url), self.start, self.start + len(data), "", (), (0, 0), data=data)
             more = not self._ended and len(data) < RECORD_BYTES
             try:
                 dialect, start = read_dialect(text, self._source)
@@ -365,7 +366,10 @@ def profile_file(
     try:
         return _profile_as(file, source, limits, None, quick)
     except UnicodeDecodeError:
-        return _profile_as(file, source, limits, "latin-1", quick)
+        file.seek(0)
+        with unpacked(file) as (stream, _):
+            encoding = legacy_encoding(iter(lambda: bytes(stream.read(_PIECE_BYTES)), b""))
+        return _profile_as(file, source, limits, encoding, quick)
 
 
 def _profile_as(
@@ -451,6 +455,8 @@ class _SentTable:
         for name, facts in found.facts.items():
             kind = decide(facts, forced_text=False)
             counts = found.numbers.get(name) or found.texts[name]
+            if facts.numbers < facts.values and facts.dress.style(facts.values) is not None:
+                kind, facts = ColumnKind.NUMBER, replace(facts, first_text=None)
             profile = counts.profile(name, kind, found.rows, facts)
             place, reason = fault(name, kind, facts, forced_text=False)
             if place is not None:
@@ -470,11 +476,12 @@ class _SentTable:
 
 def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
     """Plan by the first records, as the intake does; no label is chosen yet."""
-    draft = ParsePlan(dialect, (), dialect.columns, texts, (), quick)
+    draft = ParsePlan(dialect, (), dialect.columns, texts, Markers(), quick)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])
-    return first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
+    plan = first_plan(replace(head, end=end, held=head.read()[: end - head.start]), draft)
+    return replace(plan, styles={})  # dressed numbers are counted as they are written
 
 
 def _ahead(pool: ThreadPoolExecutor, file: GrowingFile, blocks: Iterator[Block]) -> Iterator[Block]:
