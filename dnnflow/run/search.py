@@ -133,8 +133,9 @@ def search_pipeline(
         return pipeline
     known = None if new else _searched_before(pipeline, dataset, settings)
     if known is not None:
-        listener(Notice(f"the study of this search is {known.study_id}, of {known.n_designs:,} designs"))
-        return with_designs(pipeline, known.n_designs)
+        had = int(known.pipeline["designs"])  # of each seed, as the pipeline counts them
+        listener(Notice(f"the study of this search is {known.study_id}, of {had:,} designs"))
+        return with_designs(pipeline, had)
     designs = designs_within(
         pipeline, settings, request.left_s, _workers(pipeline, settings, client), listener
     )
@@ -287,6 +288,7 @@ def _searched_before(pipeline: Pipeline, dataset: Dataset, settings: Settings) -
     with Store(settings.store_url) as store:
         for record in store.studies():
             same = all(record.pipeline.get(name) == wanted.get(name) for name in SAME)
+            same &= isinstance(record.pipeline.get("designs"), int)
             if same and record.has_designs and record.dataset_id == dataset.id:
                 return record
     return None

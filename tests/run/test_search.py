@@ -21,10 +21,8 @@ from dnnflow.table.store.given_table import GivenTable
 from dnnflow.table.text.survey import survey
 from tests import readme
 
-SMALL: dict[str, Any] = {
-    "space": {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"},
-    "finalists": 3,
-}
+SPACE: dict[str, Any] = {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"}
+SMALL: dict[str, Any] = {"space": SPACE, "finalists": 3}
 """Laid over the good rules: a study of some seconds."""
 
 
@@ -158,21 +156,22 @@ def test_designs_that_there_is_time_for_are_measured_and_told(table: Path, setti
 def test_a_search_by_time_finds_its_study_again(
     table: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    """However many designs there would be time for now."""
+    """However many designs there would be time for now, each with two seeds."""
     numbers = iter(range(2, 20))
     monkeypatch.setattr(searching, "designs_within", lambda *given: next(numbers))
 
     def search(**changed):
-        asked = {"minutes": 5, "n_jobs": 1, **SMALL, "finalists": 0, **changed}
+        seeded = {**SPACE, "seed": {"int": [0, 1]}}
+        asked = {"minutes": 5, "n_jobs": 1, "finalists": 0, "space": seeded, **changed}
         return dnnflow.search(table, "kind", settings=settings, listener=heard.append, **asked)
 
     heard: list = []
     study = search()
-    assert (study.record.n_designs, study.record.name) == (2, "kind of people, 5 min")
+    assert (study.pipeline.designs, study.record.name) == (2, "kind of people, 5 min")
     assert search().id == study.id
     assert any(f"the study of this search is {study.id}, of 2 designs" in one for one in notices(heard))
     others = [search(minutes=6), search(scale="none"), search(new=True)]
-    assert [one.record.n_designs for one in others] == [3, 4, 5]
+    assert [one.pipeline.designs for one in others] == [3, 4, 5]
 
 
 @pytest.mark.slow
