@@ -22,10 +22,10 @@ from dnnflow.run.execute import preprocess, upload
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import nearest
 from dnnflow.table.columns.preprocess import TextColumn
-from dnnflow.table.columns.recipe import Source
+from dnnflow.table.columns.recipe import Source, TextOptions
+from dnnflow.table.formats.given_table import GivenTable
 from dnnflow.table.store.dataset import Dataset
-from dnnflow.table.store.given_table import GivenTable
-from dnnflow.table.text.survey import survey
+from dnnflow.table.store.survey import survey
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -157,10 +157,8 @@ def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> di
     """
     label = table.label if label is None else label
     if label is None:
-        raise InputError(f"a search needs a label, got none; {_columns_in_words(table)}")
+        raise InputError(f"a search needs a label, got none; {_columns_in_words(table, options)}")
     dataset: dict[str, Any] = {"source": table.source, "label": label}
-    if texts := [*table.text_columns, *options.get("text_columns", ())]:
-        options = {**options, "text_columns": list(dict.fromkeys(texts))}
     if table.has_classes:
         dataset["task"] = "classification"
     sections: dict[str, Any] = {"dataset": dataset}
@@ -183,8 +181,9 @@ def _fields_of_section(name: str) -> Mapping[str, Any]:
     return fields
 
 
-def _columns_in_words(table: GivenTable) -> str:
-    found = survey(Source(url=table.source))
+def _columns_in_words(table: GivenTable, options: Mapping[str, Any]) -> str:
+    reading = {name: value for name, value in options.items() if name in TextOptions.model_fields}
+    found = survey(Source(url=table.source, **reading))
     names = ", ".join(repr(one.name) for one in found.columns[:MOST_NAMES])
     more = ", …" if len(found.columns) > MOST_NAMES else ""
     return f"name one of {names}{more}" + (f", perhaps label={found.label!r}" if found.label else "")

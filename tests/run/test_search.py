@@ -17,8 +17,8 @@ from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.run import search as searching
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
-from dnnflow.table.store.given_table import GivenTable
-from dnnflow.table.text.survey import survey
+from dnnflow.table.formats.given_table import GivenTable
+from dnnflow.table.store.survey import survey
 from tests import readme
 
 SPACE: dict[str, Any] = {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"}

@@ -7,7 +7,7 @@ import pytest
 from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import ColumnKind
 from dnnflow.table.columns.recipe import Source
-from dnnflow.table.text.survey import Survey, survey
+from dnnflow.table.store.survey import Survey, survey
 
 
 def looked_at(text: str, tmp_path: Path, **options) -> Survey:

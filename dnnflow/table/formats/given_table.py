@@ -1,0 +1,89 @@
+"""Put a table that is in memory where a study reads tables: an Arrow file, found again by what it holds."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import is_missing, quoted
+from dnnflow.table.formats.frames import arrow_of, check_names, keep_frame, label_names
+from dnnflow.table.formats.typed_source import TypeKind, kind_of
+
+
+@dataclass(frozen=True)
+class GivenTable:
+    """A table that a study can read: fields of a pipeline's `dataset`."""
+
+    source: str
+    """Path or URL."""
+    label: str | tuple[str, ...] | None = None
+    """Of a pair (X, y): the columns of y."""
+    has_classes: bool = False
+    """Whether the one label of a table in memory is text, categories or truth values by its type."""
+    name: str = "table"
+    """For people."""
+
+
+def place_table(table: Any, folder: Path, labels: Sequence[str] = ()) -> GivenTable:
+    """Return how a study reads a table; one in memory is written to an Arrow file in `folder`.
+
+    Parameters
+    ----------
+    table
+        Path or URL, a DataFrame (pandas, polars, pyarrow, Dask), or a pair (X, y) of frames or arrays. Frames
+        are held in memory whole.
+    labels
+        The columns to predict, where they are known; those of a pair are y's.
+
+    Raises
+    ------
+    InputError
+        If it is nothing of these.
+    DataError
+        If names of columns are not told apart, or a class would be taken for a missing value.
+    """
+    if isinstance(table, str | os.PathLike):
+        source = os.fspath(table)
+        return GivenTable(source, name=_name_of(source))
+    arrow = check_names(arrow_of(table))
+    is_pair = isinstance(table, tuple)
+    labels = label_names(table) if is_pair else labels
+    kinds = {name: kind_of(arrow.schema.field(name)) for name in labels if name in arrow.column_names}
+    path = keep_frame(arrow, folder)
+    for name in kinds:
+        _check_classes(name, arrow.column(name))
+    return GivenTable(
+        str(path.absolute()),
+        None if not is_pair else labels[0] if len(labels) == 1 else tuple(labels),
+        has_classes=list(kinds.values()) == [TypeKind.TEXT],
+    )
+
+
+def _name_of(source: str) -> str:
+    """Return what people call a file, directory or database, without its ending."""
+    path = urlsplit(source).path if "://" in source else source
+    return Path(path).name.partition(".")[0].strip("*?") or "table"
+
+
+def _check_classes(name: str, column: pa.ChunkedArray) -> None:
+    """Refuse classes that are taken for missing values: their rows would be left out.
+
+    Raises
+    ------
+    DataError
+    """
+    values = pc.unique(column.combine_chunks() if pa.types.is_dictionary(column.type) else column)
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary
+    for value in values.to_pylist():
+        if isinstance(value, str) and is_missing(value.strip(), ()):
+            raise DataError(
+                f"a class must not be written as a missing value is, got {quoted(value)} in column {name!r}; "
+                "rename it"
+            )
