@@ -170,7 +170,7 @@ def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> di
             known = [*Pipeline.model_fields, *(field for one in FLAT for field in _fields_of_section(one))]
             raise InputError(
                 f"a search takes sections of a pipeline and fields of {', '.join(FLAT)}, got {name!r}; "
-                f"nearest: {nearest(name, known)}"
+                f"{nearest(name, known)}"
             )
         sections = merge(sections, {where: value if where == name else {name: value}})
     return sections

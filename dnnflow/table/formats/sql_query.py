@@ -86,6 +86,6 @@ def _table(connection: Any, query: str | None) -> Any:
         query = names[0]
     if query not in names:
         raise DataError(
-            f"query must be a SELECT or the name of a table, got {query!r}; nearest: {nearest(query, names)}"
+            f"query must be a SELECT or the name of a table, got {query!r}; {nearest(query, names)}"
         )
     return sa.select(sa.Table(query, sa.MetaData(), autoload_with=connection))
