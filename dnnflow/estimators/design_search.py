@@ -196,8 +196,8 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
     """Finds the network design that classifies a table best, and predicts with the best model of it.
 
     Each fit is a study by the good rules: designs are compared on held-out rows, the best are trained again
-    with folds, and the ensemble of them predicts, or the winner where there is none. It is kept in a
-    temporary directory, unless `home` is given; the model goes along with the estimator.
+    with folds, and the ensemble of them, or the winner, is trained once more on all rows to predict. It is
+    kept in a temporary directory, unless `home` is given; the model goes along with the estimator.
 
     Parameters
     ----------
@@ -208,7 +208,8 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
     metric : str, optional
         What designs are compared by; default: accuracy.
     test_fraction : float
-        Share of the rows kept to say what the model is worth. It is not fitted to them.
+        Share of the rows kept to say what the model is worth, before it is trained once more on all. With
+        `finalists: 0` or `all_rows: False` among the options it is not fitted to them.
     options : mapping, optional
         Fields of a pipeline's sections dataset, evaluation, preprocess and training by their names
         (`holdout`, `finalists`, …), or whole sections: {"space": {"depth": 2}}.

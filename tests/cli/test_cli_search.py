@@ -99,7 +99,7 @@ def test_tables_of_every_kind_are_searched(call, kind: str, tmp_path: Path):
     assert code == 0, err
     told = json.loads(out)
     assert told["pipeline"]["dataset"]["source"] == source
-    assert told["counts"]["completed"] == 2
+    assert told["trials"]["completed"] == 2
     assert json.loads(call(*asked)[1])["study_id"] == told["study_id"]
 
 

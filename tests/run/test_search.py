@@ -235,7 +235,7 @@ def test_a_frame_is_searched_and_predicted(settings: Settings, table: Path):
 
     study = search()
     assert search().id == study.id
-    assert repr(study) == f"<Study {study.id} (kind of table): 4 of 4 designs, finished>"
+    assert repr(study) == f"<study {study.id} (kind of table): finished, 4 of 4 designs trained>"
     assert "<iframe" in study._repr_html_()
     assert study.model.about["rows"] == 120  # the last one, trained on all
     predicted = study.predict(frame)
