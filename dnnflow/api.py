@@ -269,7 +269,7 @@ def search(
     listener
         Hears of progress; default: a bar in a terminal or a notebook.
     options
-        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, groups, holdout,
+        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, sheet, groups,
         scale, …), or whole sections (space={"depth": 2}).
 
     Raises

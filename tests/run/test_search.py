@@ -240,6 +240,7 @@ def test_a_frame_is_searched_and_predicted(settings: Settings, table: Path):
     assert study.model.about["rows"] == 120  # the last one, trained on all
     predicted = study.predict(frame)
     assert (predicted == frame["kind"]).mean() > 0.9
+    assert study.predict(frame[60:]).equals(predicted[60:])
     shares = study.predict_proba(frame)
     assert list(shares.columns) == ["a", "b"]
     assert np.allclose(shares.sum(axis=1), 1)
