@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
@@ -18,7 +19,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.model_score import ModelScore
-from dnnflow.results.view.next_steps import next_steps
+from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.run import Run, StudyRun, TrainingRun
@@ -29,11 +30,10 @@ from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
 from dnnflow.table.columns.recipe import Recipe, TextOptions
+from dnnflow.table.formats.given_table import place_table
 from dnnflow.table.formats.rows_file import named_labels, read_rows, rows_of, source_of
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
-from dnnflow.table.store.given_table import place_table
-from dnnflow.table.store.given_table import rows_of as given_rows
 from dnnflow.table.store.ingest import ingest as ingest_source
 
 if TYPE_CHECKING:
@@ -107,18 +107,21 @@ class OpenStudy(Study):
         """
         return load_model(model_file(self.id, settings=self.settings))
 
-    def predict(self, rows: Any) -> "pd.Series[Any] | pd.DataFrame":
+    def predict(self, rows: Any, **reading: Any) -> "pd.Series[Any] | pd.DataFrame":
         """Predict raw rows with `model`: the class of each, or the number; of several labels a frame.
 
         Parameters
         ----------
         rows
             A DataFrame (pandas, polars, pyarrow, Dask) with the table's columns, an array of them in their
-            order, or the path or URL of a table.
+            order where they were given as one, or the path or URL of a table.
+        reading
+            How that table is read, where it is not as the one of the training: delimiter, header, sheet,
+            query, …
         """
-        return predicted(self.model, self._rows(rows))
+        return predicted(self.model, _raw_rows(self.model, rows, reading))
 
-    def predict_proba(self, rows: Any) -> "pd.DataFrame":
+    def predict_proba(self, rows: Any, **reading: Any) -> "pd.DataFrame":
         """Return the probability of each class, a column each, for raw rows as `predict` takes them.
 
         Raises
@@ -126,12 +129,7 @@ class OpenStudy(Study):
         InputError
             If the study predicts numbers.
         """
-        return probabilities(self.model, self._rows(rows))
-
-    def _rows(self, rows: Any) -> "pd.DataFrame":
-        if isinstance(rows, str | Path):
-            return read_rows(self.model.source(str(rows)))
-        return given_rows(rows)
+        return probabilities(self.model, _raw_rows(self.model, rows, reading))
 
     def leaderboard(self) -> "pd.DataFrame":
         """Return the best designs, at most 100, one row each, with their score as the metric is written."""
@@ -271,7 +269,7 @@ def search(
     listener
         Hears of progress; default: a bar in a terminal or a notebook.
     options
-        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, groups, holdout,
+        Fields of a pipeline's sections dataset, evaluation, preprocess and training (task, sheet, groups,
         scale, …), or whole sections (space={"depth": 2}).
 
     Raises
@@ -445,11 +443,7 @@ def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
             f"a model is a .keras file that a study saved, or a study that saved one, got {str(given)!r}: "
             f"no such file, and {error}"
         ) from error
-    workspace = study.settings.workspace
-    models = (step.model for step in next_steps(study.view()) if step.model)
-    best = next(models, "1")
-    named = {"ensemble": workspace.ensemble, "final": workspace.final_model}
-    file = named[best](study.id) if best in named else workspace.model(study.id, int(best))
+    file = recommended_file(study.view(), study.settings.workspace)
     if not file.is_file():
         raise NotFoundError(
             f"a study predicts with a model that it saved, got study {study.id}, which has none; "
@@ -485,8 +479,14 @@ def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
         dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
     """
     saved = load_model(model_file(model))
-    is_named = isinstance(rows, str | Path)
-    return saved.score(read_rows(saved.source(str(rows), **reading)) if is_named else rows_of(rows))
+    return saved.score(_raw_rows(saved, rows, reading))
+
+
+def _raw_rows(model: SavedModel, rows: Any, reading: Mapping[str, Any]) -> "pd.DataFrame":
+    """Return raw rows in memory, or of a table that is read as that of a model's training."""
+    if isinstance(rows, str | PathLike):
+        return read_rows(model.source(fspath(rows), **reading))
+    return rows_of(source_of(rows, **reading))
 
 
 def ingest(

@@ -122,7 +122,7 @@ class Workspace:
 
     @property
     def frames(self) -> Path:
-        """Directory of the tables that were given in memory, each a CSV called by its hash."""
+        """Directory of the tables that were given in memory, each an Arrow file called by its hash."""
         return self.home / "frames"
 
     def trained(self, name: str) -> Path:

@@ -81,7 +81,7 @@ def _search(
     from dnnflow.run.execute import require_success
     from dnnflow.run.search import SearchRequest
     from dnnflow.show.terminal import Progress
-    from dnnflow.table.store.given_table import place_table
+    from dnnflow.table.formats.given_table import place_table
 
     settings = Settings.from_environment()
     table = place_table(sections["dataset"]["source"], settings.workspace.frames)
@@ -112,7 +112,7 @@ def _in_yaml(pipeline: "Pipeline") -> str:
 def _show_columns(source: "Source", as_json: bool) -> None:
     """Print a table's columns, and the one that is most likely the label."""
     from dnnflow.show.terminal import show_survey
-    from dnnflow.table.text.survey import survey
+    from dnnflow.table.store.survey import survey
 
     found = survey(source)
     if as_json:
@@ -124,4 +124,6 @@ def _show_columns(source: "Source", as_json: bool) -> None:
         told = {"rows": found.rows, "is_whole": found.is_whole, "label": found.label, "columns": columns}
         sys.stdout.write(json.dumps(told, indent=2) + "\n")
     else:
-        show_survey(found, source.url)
+        names = ("delimiter", "encoding", "format", "sheet", "query")
+        given = {name: getattr(source, name) for name in names if getattr(source, name) is not None}
+        show_survey(found, source.url, given | ({} if source.header else {"no-header": ""}))

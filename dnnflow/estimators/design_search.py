@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
@@ -25,13 +26,16 @@ from sklearn.utils.validation import (
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
-from dnnflow.results.view.next_steps import next_steps
+from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run.execute import StudyEnd, execute, require_success
 from dnnflow.run.run import StudyRun
 from dnnflow.run.saved_model import SavedModel, load_model
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
-from dnnflow.table.store.given_table import as_pandas, place_table
+from dnnflow.table.formats.frames import arrow_of, is_table
+from dnnflow.table.formats.given_table import place_table
+from dnnflow.table.formats.rows_file import rows_of
+from dnnflow.table.formats.typed_source import TypeKind, check_features, kind_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -126,13 +130,10 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
 
     def _keep(self, end: StudyEnd) -> None:
         study, view = end.study, end.view
-        step = next((one for one in next_steps(view) if one.kind == "model"), None)
-        if step is None or step.model is None:
+        file = recommended_file(view, study.settings.workspace)
+        if not file.is_file():
             raise NotFoundError(f"a search ends with a model, got none of study {study.id}; fit again")
-        workspace = study.settings.workspace
-        is_ensemble = step.model == "ensemble"
-        path = workspace.ensemble(study.id) if is_ensemble else workspace.model(study.id, int(step.model))
-        self._model_bytes = path.read_bytes()
+        self._model_bytes = file.read_bytes()
         self.search_results_ = leaderboard_frame(view)
         found = {design.design_id: design for design in study.designs}
         self.best_design_ = found[view.leaderboard[0].design_id]
@@ -149,12 +150,12 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
 
         Rows become an array, but for a DataFrame with columns that hold no numbers.
         """
-        self._has_texts = _has_texts(rows)
-        if not self._has_texts:
+        frame = _frame_with_texts(rows)
+        self._has_texts = frame is not None
+        if frame is None:
             checks |= {"ensure_all_finite": "allow-nan", "ensure_min_samples": 2}
             found: tuple[Any, NDArray[Any]] = validate_data(self, rows, targets, **checks)
             return found
-        frame = as_pandas(rows)
         values = np.asarray(validate_data(self, y=targets, **checks))
         validate_data(self, frame, skip_check_array=True)  # the last one says which columns there are
         check_consistent_length(frame, values)
@@ -164,11 +165,11 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
         """Check rows to predict: they must have the columns of those that it was fitted to."""
         if not self._has_texts:
             return validate_data(self, rows, reset=False, ensure_all_finite="allow-nan")
-        frame = as_pandas(rows)
-        if frame is None:
+        if not _is_frame(rows):
             raise InputError(
                 f"rows must be a DataFrame, as those it was fitted to, got {type(rows).__name__}"
             )
+        frame = rows_of(rows)
         validate_data(self, frame, reset=False, skip_check_array=True)
         return frame
 
@@ -183,10 +184,8 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
         """Return checked rows under the names that they have in the study."""
         if isinstance(rows, pd.DataFrame):
             return rows.reset_index(drop=True)
-        names = [str(name) for name in getattr(self, "feature_names_in_", ())]
-        if not names or any(name != name.strip() or not name for name in names):
-            names = [f"x{place}" for place in range(rows.shape[1])]
-        return pd.DataFrame(rows, columns=pd.Index(names))
+        names = getattr(self, "feature_names_in_", None)
+        return rows_of(rows) if names is None else pd.DataFrame(rows, columns=pd.Index(names))
 
     def _predicted(self, rows: Any) -> pd.DataFrame:
         check_is_fitted(self)
@@ -197,8 +196,8 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
     """Finds the network design that classifies a table best, and predicts with the best model of it.
 
     Each fit is a study by the good rules: designs are compared on held-out rows, the best are trained again
-    with folds, and the ensemble of them predicts, or the winner where there is none. It is kept in a
-    temporary directory, unless `home` is given; the model goes along with the estimator.
+    with folds, and the ensemble of them, or the winner, is trained once more on all rows to predict. It is
+    kept in a temporary directory, unless `home` is given; the model goes along with the estimator.
 
     Parameters
     ----------
@@ -209,7 +208,8 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
     metric : str, optional
         What designs are compared by; default: accuracy.
     test_fraction : float
-        Share of the rows kept to say what the model is worth. It is not fitted to them.
+        Share of the rows kept to say what the model is worth, before it is trained once more on all. With
+        `finalists: 0` or `all_rows: False` among the options it is not fitted to them.
     options : mapping, optional
         Fields of a pipeline's sections dataset, evaluation, preprocess and training by their names
         (`holdout`, `finalists`, …), or whole sections: {"space": {"depth": 2}}.
@@ -312,13 +312,19 @@ class DesignSearchRegressor(RegressorMixin, DesignSearch):  # type: ignore[misc]
         return found[:, 0] if self._is_flat else found
 
 
-def _has_texts(rows: Any) -> bool:
-    """Say whether rows are a frame with a column that holds no numbers."""
-    frame = as_pandas(rows)
-    if frame is None:
-        return False
-    kinds = [kind for kind in frame.infer_objects().dtypes if not pd.api.types.is_bool_dtype(kind)]
-    return not all(pd.api.types.is_numeric_dtype(kind) for kind in kinds)
+def _is_frame(rows: Any) -> bool:
+    return is_table(rows) and not isinstance(rows, tuple | list | np.ndarray)
+
+
+def _frame_with_texts(rows: Any) -> pd.DataFrame | None:
+    """Return the rows of a frame with a column that holds no numbers; None of others."""
+    if not _is_frame(rows):
+        return None
+    schema = arrow_of(rows).schema
+    if all(kind_of(one) is TypeKind.NUMBER or pa.types.is_boolean(one.type) for one in schema):
+        return None
+    check_features(schema, schema.names)
+    return rows_of(rows)
 
 
 def _free(names: list[str], taken: Any) -> list[str]:

@@ -22,10 +22,10 @@ from dnnflow.run.execute import preprocess, upload
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import nearest
 from dnnflow.table.columns.preprocess import TextColumn
-from dnnflow.table.columns.recipe import Source
+from dnnflow.table.columns.recipe import Source, TextOptions
+from dnnflow.table.formats.given_table import GivenTable
 from dnnflow.table.store.dataset import Dataset
-from dnnflow.table.store.given_table import GivenTable
-from dnnflow.table.text.survey import survey
+from dnnflow.table.store.survey import survey
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -133,8 +133,9 @@ def search_pipeline(
         return pipeline
     known = None if new else _searched_before(pipeline, dataset, settings)
     if known is not None:
-        listener(Notice(f"the study of this search is {known.study_id}, of {known.n_designs:,} designs"))
-        return with_designs(pipeline, known.n_designs)
+        had = int(known.pipeline["designs"])  # of each seed, as the pipeline counts them
+        listener(Notice(f"the study of this search is {known.study_id}, of {had:,} designs"))
+        return with_designs(pipeline, had)
     designs = designs_within(
         pipeline, settings, request.left_s, _workers(pipeline, settings, client), listener
     )
@@ -156,12 +157,10 @@ def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> di
     """
     label = table.label if label is None else label
     if label is None:
-        raise InputError(f"a search needs a label, got none; {_columns_in_words(table)}")
+        raise InputError(f"a search needs a label, got none; {_columns_in_words(table, options)}")
     dataset: dict[str, Any] = {"source": table.source, "label": label}
-    if texts := [*table.text_columns, *options.get("text_columns", ())]:
-        options = {**options, "text_columns": list(dict.fromkeys(texts))}
     if table.has_classes:
-        dataset["task"] = "classification"
+        dataset |= {"task": "classification", "missing_labels": [""]}
     sections: dict[str, Any] = {"dataset": dataset}
     for name, value in options.items():
         where = next((one for one in FLAT if name in _fields_of_section(one)), None)
@@ -182,8 +181,9 @@ def _fields_of_section(name: str) -> Mapping[str, Any]:
     return fields
 
 
-def _columns_in_words(table: GivenTable) -> str:
-    found = survey(Source(url=table.source))
+def _columns_in_words(table: GivenTable, options: Mapping[str, Any]) -> str:
+    reading = {name: value for name, value in options.items() if name in TextOptions.model_fields}
+    found = survey(Source(url=table.source, **reading))
     names = ", ".join(repr(one.name) for one in found.columns[:MOST_NAMES])
     more = ", …" if len(found.columns) > MOST_NAMES else ""
     return f"name one of {names}{more}" + (f", perhaps label={found.label!r}" if found.label else "")
@@ -287,6 +287,7 @@ def _searched_before(pipeline: Pipeline, dataset: Dataset, settings: Settings) -
     with Store(settings.store_url) as store:
         for record in store.studies():
             same = all(record.pipeline.get(name) == wanted.get(name) for name in SAME)
+            same &= isinstance(record.pipeline.get("designs"), int)
             if same and record.has_designs and record.dataset_id == dataset.id:
                 return record
     return None

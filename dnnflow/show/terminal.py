@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dnnflow.results.view.study_view import StudyView
     from dnnflow.settings import Settings
     from dnnflow.table.store.dataset import Dataset
-    from dnnflow.table.text.survey import Survey
+    from dnnflow.table.store.survey import Survey
 
 LEAST_FOLDED = 20
 """Characters of a column's text that is folded to lines of them."""
@@ -353,8 +353,11 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
                       f"({len(datasets):,})", soft_wrap=True)  # fmt: skip
 
 
-def show_survey(found: "Survey", name: str) -> None:
-    """Print what the columns of a table hold, and which is most likely the label."""
+def show_survey(found: "Survey", name: str, reading: "Mapping[str, str]") -> None:
+    """Print what the columns of a table hold, and which is most likely the label.
+
+    `reading` are the options, and their values, that the table was read by.
+    """
     console = Console(highlight=False)
     looked_at = "" if found.is_whole else "the first "
     console.print(f"{name}: {looked_at}{found.rows:,} rows, {len(found.columns):,} columns", soft_wrap=True)
@@ -376,7 +379,9 @@ def show_survey(found: "Survey", name: str) -> None:
     if found.label is None:
         console.print("No column looks like a label: name one with --label.")
     else:
-        command = f"dnnflow search {shlex.quote(name)} --label {shlex.quote(found.label)}"
+        options = [word for option, value in {**reading, "label": found.label}.items()
+                   for word in (f"--{option}", value) if word]  # fmt: skip
+        command = shlex.join(["dnnflow", "search", name, *options])
         console.print(f"The label may be {escape(repr(found.label))}:\n  [cyan]{escape(command)}[/cyan]",
                       soft_wrap=True)  # fmt: skip
 

@@ -1,8 +1,11 @@
 """`dnnflow search`: a table and a label are enough."""
 
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -42,6 +45,62 @@ def test_columns_are_told_to_machines(call):
     assert code == 0
     assert (told["rows"], told["label"], len(told["columns"])) == (150, "species", 5)
     assert told["columns"][-1]["kind"] == "text"
+
+
+KINDS: dict[str, tuple[Callable[[pd.DataFrame, Path], object], list[str]]] = {
+    "parquet": (lambda frame, path: frame.to_parquet(path), []),
+    "arrow": (lambda frame, path: frame.to_feather(path), []),
+    "jsonl": (lambda frame, path: frame.to_json(path, orient="records", lines=True), []),
+    "xlsx": (lambda frame, path: write_sheets(frame, path), ["--sheet", "flowers"]),
+    "db": (lambda frame, path: write_tables(frame, path), ["--query", "SELECT * FROM iris"]),
+    "dir": (lambda frame, path: write_directory(frame, path), []),
+    "data": (lambda frame, path: frame.to_parquet(path), ["--format", "parquet"]),
+}
+
+
+def write_sheets(frame: pd.DataFrame, path: Path) -> None:
+    with pd.ExcelWriter(path) as book:
+        frame.head(0).to_excel(book, sheet_name="notes", index=False)
+        frame.to_excel(book, sheet_name="flowers", index=False)
+
+
+def write_tables(frame: pd.DataFrame, path: Path) -> None:
+    for name in ("iris", "other"):
+        frame.to_sql(name, f"sqlite:///{path}", index=False)
+
+
+def write_directory(frame: pd.DataFrame, path: Path) -> None:
+    path.mkdir()
+    for number in range(3):
+        frame.iloc[number::3].to_parquet(path / f"{number}.parquet")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_of_tables_of_every_kind_are_shown(call, kind: str, tmp_path: Path):
+    write, options = KINDS[kind]
+    path = tmp_path / f"iris.{kind}"
+    write(pd.read_csv(IRIS), path)
+    code, out, err = call("search", str(path), *options)
+    assert code == 0, err
+    assert f"{'the first 50' if kind == 'dir' else '150'} rows, 5 columns" in out
+    command = out[out.index("dnnflow search") :].strip()
+    assert shlex.split(command) == ["dnnflow", "search", str(path), *options, "--label", "species"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["parquet", "xlsx", "db", "dir"])
+def test_tables_of_every_kind_are_searched(call, kind: str, tmp_path: Path):
+    write, options = KINDS[kind]
+    path = tmp_path / f"iris.{kind}"
+    write(pd.read_csv(IRIS), path)
+    source = f"sqlite:///{path}" if kind == "db" else str(path)
+    asked = ["search", source, *options, "--label", "species", *QUICK, "--json"]
+    code, out, err = call(*asked)
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["pipeline"]["dataset"]["source"] == source
+    assert told["trials"]["completed"] == 2
+    assert json.loads(call(*asked)[1])["study_id"] == told["study_id"]
 
 
 @pytest.mark.slow

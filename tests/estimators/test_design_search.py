@@ -18,6 +18,7 @@ from dnnflow import DesignSearchClassifier, DesignSearchRegressor
 from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, InputError
 from dnnflow.results.store.store import Store
+from dnnflow.run.saved_model import load_model
 from dnnflow.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -98,10 +99,16 @@ def test_it_is_cross_validated_searched_and_piped(iris):
     assert len(grid.best_estimator_.search_results_) == grid.best_params_["designs"]
 
 
-def test_the_ensemble_of_finalists_predicts(iris):
-    estimator = DesignSearchClassifier(designs=3, options={"space": {**SPACE, "epochs": 10}})
+def test_the_ensemble_of_finalists_predicts_trained_on_all_rows(iris, tmp_path: Path):
+    options = {"space": {**SPACE, "epochs": 10}}
+    estimator = DesignSearchClassifier(designs=3, options=options, home=tmp_path)
     assert estimator.fit(*iris).score(*iris) > 0.8
     assert estimator.search_results_["is_finalist"].all()
+    workspace = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)}).workspace
+    last = load_model(workspace.final_model(estimator.study_id_))
+    expected = last.predict(iris[0]).drop(columns="prediction")
+    assert last.about["rows"] == 150
+    assert np.allclose(estimator.predict_proba(iris[0]), expected, atol=1e-4)
 
 
 def test_text_and_missing_values_are_features():
@@ -111,6 +118,8 @@ def test_text_and_missing_values_are_features():
     frame.loc[::7, "size"] = np.nan
     estimator = DesignSearchClassifier(**SMALL).fit(frame, classes)
     assert np.array_equal(estimator.predict(frame), classes)
+    with pytest.raises(DataError, match="column 'day' holds dates or times"):
+        estimator.fit(frame.assign(day=pd.Timestamp("2024-01-01")), classes)
     with pytest.raises(ValueError, match="feature names"):
         estimator.predict(frame.rename(columns={"size": "weight"}))
     with pytest.raises(InputError, match="rows must be a DataFrame"):

@@ -1,5 +1,6 @@
 """A search makes the pipeline of any table, and the same call finds its study again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import dnnflow
@@ -17,14 +20,13 @@ from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.run import search as searching
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
-from dnnflow.table.store.given_table import GivenTable
-from dnnflow.table.text.survey import survey
+from dnnflow.table.formats.given_table import GivenTable, place_table
+from dnnflow.table.store.survey import survey
 from tests import readme
+from tests.conftest import begin_study
 
-SMALL: dict[str, Any] = {
-    "space": {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"},
-    "finalists": 3,
-}
+SPACE: dict[str, Any] = {"epochs": 10, "depth": 1, "units": 16, "activation": "tanh"}
+SMALL: dict[str, Any] = {"space": SPACE, "finalists": 3}
 """Laid over the good rules: a study of some seconds."""
 
 
@@ -80,14 +82,13 @@ def test_names_that_begin_far_behind_are_left_out_too(
 
 
 def test_fields_go_to_their_sections_and_unknown_ones_are_refused():
-    table = GivenTable("t.csv", text_columns=("code",), has_classes=True)
+    table = GivenTable("t.csv", has_classes=True)
     sections = sections_of(table, "y", {
-        "metric": "f1", "scale": "none", "loss": "huber", "groups": "g", "text_columns": ["size"],
+        "metric": "f1", "scale": "none", "loss": "huber", "groups": "g", "sheet": "May",
         "space": {"depth": 2},
     })  # fmt: skip
     assert sections == {
-        "dataset": {"source": "t.csv", "label": "y", "task": "classification",
-                    "text_columns": ["code", "size"]},
+        "dataset": {"source": "t.csv", "label": "y", "task": "classification", "sheet": "May"},
         "evaluation": {"metric": "f1", "groups": "g"}, "preprocess": {"scale": "none"},
         "training": {"loss": "huber"}, "space": {"depth": 2},
     }  # fmt: skip
@@ -98,6 +99,54 @@ def test_fields_go_to_their_sections_and_unknown_ones_are_refused():
 def test_a_label_is_asked_for_with_the_columns_there_are(table: Path):
     with pytest.raises(InputError, match=r"needs a label, got none; name one of 'row', .* label='kind'"):
         sections_of(GivenTable(str(table)), None, {})
+
+
+DOORS: dict[str, Callable[[pd.DataFrame, Path], Any]] = {
+    "csv": lambda frame, path: frame.to_csv(path, index=False),
+    "parquet": lambda frame, path: frame.to_parquet(path),
+    "xlsx": lambda frame, path: frame.to_excel(path, index=False),
+    "sqlite": lambda frame, path: frame.to_sql("people", f"sqlite:///{path}", index=False) and None,
+    "pandas": lambda frame, path: frame,
+    "polars": lambda frame, path: pl.from_pandas(frame),
+    "pyarrow": lambda frame, path: pa.Table.from_pandas(frame),
+    "pair": lambda frame, path: (frame.drop(columns="kind"), frame["kind"]),
+}
+"""A table by a person's names for it: what is written gives None."""
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_table_is_searched_alike_whatever_it_is_given_in(
+    door: str, table: Path, tmp_path: Path, settings: Settings
+):
+    def searched(given: Any) -> tuple[Any, ...]:
+        placed = place_table(given, settings.workspace.frames, ["kind"])
+        sections = sections_of(placed, placed.label or "kind", {})
+        pipeline = search_pipeline(SearchRequest(sections, designs=20), settings)
+        study = begin_study(pipeline, settings)
+        dataset = study.dataset
+        return (
+            pipeline.dataset.drop, pipeline.plain()["space"], dataset.task, dataset.feature_names,
+            dataset.class_names, [array.tobytes() for array in dataset.arrays("train")],
+            [design.design_id for design in study.designs],
+        )  # fmt: skip
+
+    path = tmp_path / f"people.{door}"
+    given = DOORS[door](pd.read_csv(table), path)
+    assert searched(path if given is None else given) == searched(table)
+
+
+def test_dates_and_lists_are_left_out_and_told(tmp_path: Path, settings: Settings):
+    frame = pd.DataFrame({
+        "width": np.arange(40) % 7 / 2, "day": pd.date_range("2024-01-01", periods=40),
+        "tags": [["a"]] * 40, "kind": ["a", "b"] * 20,
+    })  # fmt: skip
+    heard: list = []
+    table = place_table(frame, tmp_path, ["kind"])
+    pipeline = search_pipeline(SearchRequest(sections_of(table, "kind", {})), settings, listener=heard.append)
+    assert pipeline.dataset.drop == ("day", "tags")
+    assert "column 'day', since it holds dates or times" in notices(heard)[0]
+    kept = search_pipeline(SearchRequest(sections_of(table, "kind", {"time": "day"})), settings)
+    assert kept.dataset.drop == ("tags",)
 
 
 @pytest.mark.parametrize(("n_jobs", "section"), [
@@ -158,21 +207,22 @@ def test_designs_that_there_is_time_for_are_measured_and_told(table: Path, setti
 def test_a_search_by_time_finds_its_study_again(
     table: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ):
-    """However many designs there would be time for now."""
+    """However many designs there would be time for now, each with two seeds."""
     numbers = iter(range(2, 20))
     monkeypatch.setattr(searching, "designs_within", lambda *given: next(numbers))
 
     def search(**changed):
-        asked = {"minutes": 5, "n_jobs": 1, **SMALL, "finalists": 0, **changed}
+        seeded = {**SPACE, "seed": {"int": [0, 1]}}
+        asked = {"minutes": 5, "n_jobs": 1, "finalists": 0, "space": seeded, **changed}
         return dnnflow.search(table, "kind", settings=settings, listener=heard.append, **asked)
 
     heard: list = []
     study = search()
-    assert (study.record.n_designs, study.record.name) == (2, "kind of people, 5 min")
+    assert (study.pipeline.designs, study.record.name) == (2, "kind of people, 5 min")
     assert search().id == study.id
     assert any(f"the study of this search is {study.id}, of 2 designs" in one for one in notices(heard))
     others = [search(minutes=6), search(scale="none"), search(new=True)]
-    assert [one.record.n_designs for one in others] == [3, 4, 5]
+    assert [one.pipeline.designs for one in others] == [3, 4, 5]
 
 
 @pytest.mark.slow
@@ -185,10 +235,12 @@ def test_a_frame_is_searched_and_predicted(settings: Settings, table: Path):
 
     study = search()
     assert search().id == study.id
-    assert repr(study) == f"<Study {study.id} (kind of table): 4 of 4 designs, finished>"
+    assert repr(study) == f"<study {study.id} (kind of table): finished, 4 of 4 designs trained>"
     assert "<iframe" in study._repr_html_()
+    assert study.model.about["rows"] == 120  # the last one, trained on all
     predicted = study.predict(frame)
     assert (predicted == frame["kind"]).mean() > 0.9
+    assert study.predict(frame[60:]).equals(predicted[60:])
     shares = study.predict_proba(frame)
     assert list(shares.columns) == ["a", "b"]
     assert np.allclose(shares.sum(axis=1), 1)
@@ -220,12 +272,12 @@ def test_classes_that_are_numbers_are_predicted_as_numbers(settings: Settings):
 
 def test_a_study_without_a_model_says_so(settings: Settings, iris):
     from dnnflow.pipeline.study_pipeline import Pipeline
-    from tests.conftest import PIPELINES, begin_study
+    from tests.conftest import PIPELINES
 
     source = {"source": str(PIPELINES / "data" / "iris.csv"), "label": "species"}
     study = begin_study(Pipeline.model_validate({"dataset": source, "designs": 2}), settings)
     opened = dnnflow.open_study(study.id, settings=settings)
-    with pytest.raises(NotFoundError, match="which has none"):
+    with pytest.raises(NotFoundError, match="which has none; dnnflow resume"):
         opened.predict(pd.DataFrame())
 
 

@@ -202,6 +202,12 @@ def test_a_kept_frame_is_the_frame(expected: Dataset, tmp_path: Path):
     same(made(path, tmp_path), expected)
 
 
+def test_rows_of_pandas_keep_their_index():
+    some = table().iloc[5:30:2]
+    assert rows_of(some).index.equals(some.index)
+    assert rows_of(some["size"]).index.equals(some.index)
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_files_of_one_kind_are_one_table(suffix: str, expected: Dataset, tmp_path: Path):
     frame, folder = table(), tmp_path / "parts"

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import ColumnKind
 from dnnflow.table.columns.recipe import Source
-from dnnflow.table.text.survey import Survey, survey
+from dnnflow.table.store.survey import Survey, survey
 
 
 def looked_at(text: str, tmp_path: Path, **options) -> Survey:
@@ -66,6 +67,53 @@ def test_rows_are_counted_over_all_blocks(tmp_path: Path):
     first = looked_at(broken, tmp_path, block_bytes=100)
     assert not first.is_whole
     assert first.rows < 399
+
+
+def test_types_say_what_is_text_and_what_is_no_feature(tmp_path: Path):
+    frame = pd.DataFrame({
+        "code": ["01", "02"] * 10, "size": [1.5, None] * 10, "paid": [True, False] * 10,
+        "grade": pd.Categorical(["1", "2"] * 10), "day": pd.date_range("2024-01-01", periods=20),
+        "tags": [[1]] * 20, "row": range(20),
+    })  # fmt: skip
+    frame.to_parquet(tmp_path / "t.parquet")
+    found = survey(Source(url=str(tmp_path / "t.parquet")))
+    assert (found.rows, found.is_whole, found.label) == (20, True, "grade")
+    assert [one.kind for one in found.columns[:4]] == [
+        ColumnKind.TEXT, ColumnKind.NUMBER, ColumnKind.BOOLEAN, ColumnKind.TEXT,
+    ]  # fmt: skip
+    assert (found.columns[1].values, found.columns[1].examples) == (10, ["1.5"])
+    assert list(found.useless()) == ["day", "tags", "row"]
+
+
+def test_the_first_rows_of_a_typed_table_are_looked_at_or_all(tmp_path: Path):
+    pd.DataFrame({"at": range(400), "kind": ["a", "b"] * 200}).to_parquet(tmp_path / "t.parquet")
+    source = Source(url=str(tmp_path / "t.parquet"))
+    first = survey(source, block_bytes=1600)
+    assert (first.rows, first.is_whole) == (50, False)
+    whole = survey(source, block_bytes=1600, whole_table=True)
+    assert (whole.rows, whole.is_whole, list(whole.useless())) == (400, True, ["at"])
+
+
+def test_the_first_file_of_several_is_looked_at_or_all(tmp_path: Path):
+    for number in range(3):
+        rows = "".join(f"{n},{'ab'[n % 2]}\n" for n in range(20 * number, 20 * number + 20))
+        (tmp_path / f"{number}.csv").write_text(f"at,kind\n{rows}")
+    source = Source(url=str(tmp_path))
+    assert (survey(source).rows, survey(source).is_whole) == (20, False)
+    whole = survey(source, whole_table=True)
+    assert (whole.rows, whole.is_whole, list(whole.useless())) == (60, True, ["at"])
+    (tmp_path / "1.csv").write_text("at,other\n1,2\n")
+    assert survey(source, whole_table=True).rows == 40
+
+
+def test_outputs_of_a_keel_file_are_its_label(tmp_path: Path):
+    text = (
+        "@relation r\n@attribute code {1, 2}\n@attribute class {a, b}\n@inputs class\n@outputs code\n@data\n"
+    )
+    (tmp_path / "t.dat").write_text(text + "1, a\n2, b\n<null>, a\n")
+    found = survey(Source(url=str(tmp_path / "t.dat")))
+    assert (found.label, found.rows, found.columns[0].values) == ("code", 3, 2)
+    assert found.columns[0].kind is ColumnKind.TEXT
 
 
 @pytest.mark.parametrize(

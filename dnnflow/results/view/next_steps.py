@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Literal
 
 from dnnflow.design.edges import Edge
+from dnnflow.paths import Workspace
 from dnnflow.results.view.score_words import width_text
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.results.view.tested import Tested, best_baseline, ensemble_of, first_of
@@ -49,6 +50,13 @@ def next_steps(view: StudyView, models: PurePath | str = "models") -> tuple[Next
     why = [*_on_validation_rows(view), *_other_designs(view), *_more_rows(view, winner)]
     taken = _with_model(view, winner, PurePath(models))
     return (*why[: MOST - len(taken)], *taken)
+
+
+def recommended_file(view: StudyView, workspace: Workspace) -> Path:
+    """Return the file of the model that a person is told to take, whether it is there or not."""
+    study_id, model = view.record.study_id, next((one.model for one in next_steps(view) if one.model), "1")
+    named = {"ensemble": workspace.ensemble, "final": workspace.final_model}
+    return named[model](study_id) if model in named else workspace.model(study_id, int(model))
 
 
 def edges_in_words(edges: tuple[Edge, ...]) -> str:

@@ -18,7 +18,9 @@ KINDS = "a pandas, polars or Dask DataFrame, an Arrow table, or a pair (X, y)"
 
 def is_table(given: Any) -> bool:
     """Say whether something is a table in memory, and not the name of one."""
-    return isinstance(given, tuple) or hasattr(given, "__arrow_c_stream__") or _module(given) in _MODULES
+    return (
+        isinstance(given, tuple | list) or hasattr(given, "__arrow_c_stream__") or _module(given) in _MODULES
+    )
 
 
 _MODULES = ("pandas", "polars", "pyarrow", "dask", "dask_expr", "numpy")
@@ -76,7 +78,7 @@ def arrow_of(given: Any) -> pa.Table:
         return _of_pandas(given)
     if module == "polars":
         return _of_polars(given)
-    if module == "numpy":
+    if module == "numpy" or isinstance(given, list):
         return _of_array(np.asarray(given), "column")
     if module in ("dask", "dask_expr") and hasattr(given, "compute"):
         return arrow_of(given.compute())

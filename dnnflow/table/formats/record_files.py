@@ -142,8 +142,7 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
         workbook = fastexcel.read_excel(file.path)
         if sheet is not None and sheet not in workbook.sheet_names:
             raise DataError(
-                f"sheet must name one of the workbook, got {sheet!r}; nearest: "
-                f"{nearest(sheet, workbook.sheet_names)}"
+                f"sheet must name one of the workbook, got {sheet!r}; {nearest(sheet, workbook.sheet_names)}"
             )
         wanted = workbook.sheet_names[0] if sheet is None else sheet
         return HeldTable(_sheet(workbook, wanted, header), file)

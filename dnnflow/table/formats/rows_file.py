@@ -78,7 +78,7 @@ def read_rows(source: Source) -> "pd.DataFrame":
 
 
 def rows_of(given: Any) -> "pd.DataFrame":
-    """Return rows in memory as those of a file are read.
+    """Return rows in memory as those of a file are read, with the index that they have.
 
     Raises
     ------
@@ -86,7 +86,10 @@ def rows_of(given: Any) -> "pd.DataFrame":
         If they are no table.
     """
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
-        return _frame(open_frame(given, Path(scratch)))
+        frame = _frame(open_frame(given, Path(scratch)))
+    if type(given).__module__.partition(".")[0] == "pandas":
+        frame.index = given.index
+    return frame
 
 
 def _rows(found: FoundTable) -> "pd.DataFrame":

@@ -6,7 +6,7 @@ threads or on a cluster, with memory for a few blocks only.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -122,7 +122,8 @@ def ingest(
             # Bytes of another encoding far behind the beginning: start again, as that one or with the error
             with suppress(UnicodeDecodeError):
                 return _told(_streamed(job, *plain, single.source), listener)
-        rows = [_framed(source, scratch)] if found is None else _opened(job, found, client, "rows")
+        opened = None if found is None else open_parts(found, scratch / "rows", block_bytes, client)
+        rows = opened or [_framed(source, scratch)]
         table = Table(job, tuple(rows))
         if recipe.test_source is not None:
             table = replace(table, test=tuple(_tests(table, source, recipe.test_source, client)))
@@ -162,7 +163,8 @@ def _framed(given: Any, scratch: Path) -> TypedPart:
 
 def _tests(table: Table, source: Any, url: str, client: "distributed.Client | None") -> Iterator[TablePart]:
     """Yield the parts of the test rows, which are read as the first ones are."""
-    parts = _opened(table.job, find_tables(_test_source(source, url)), client, "test")
+    found, job = find_tables(_test_source(source, url)), table.job
+    parts = open_parts(found, job.scratch / "test", job.block_bytes, client)
     known = {part.digest for part in table.rows}
     for part in parts:
         if part.digest in known:
@@ -183,26 +185,30 @@ def _test_source(source: Any, url: str) -> Source:
     return plain.replace(**given.get(kind, {}))
 
 
-def _opened(
-    job: IngestJob, found: list[FoundTable], client: "distributed.Client | None", folder: str
+def open_parts(
+    found: Sequence[FoundTable], folder: Path, block_bytes: int, client: "distributed.Client | None" = None
 ) -> list[TablePart]:
-    """Open the files of a table."""
+    """Open the files of a table; what must be kept of them on disk goes to directories beside `folder`."""
     parts = []
     for number, one in enumerate(found):
-        place = job.scratch / f"{folder}-{number}"
+        place = folder.with_name(f"{folder.name}-{number}")
         place.mkdir()
-        part = _open_text(job, one, place, client) if one.is_text else TypedPart(open_typed(one, place))
+        part: TablePart
+        if one.is_text:
+            part = _open_text(one, place, block_bytes, client)
+        else:
+            part = TypedPart(open_typed(one, place))
         parts.append(part if len(found) == 1 else replace(part, name=f"of {one.source.url}"))
     return parts
 
 
 def _open_text(
-    job: IngestJob, found: FoundTable, place: Path, client: "distributed.Client | None"
+    found: FoundTable, place: Path, block_bytes: int, client: "distributed.Client | None"
 ) -> TextPart:
     source = found.source
     if found.kind == "keel":
         source = source.replace(quote="", delimiter=None)
-    text = open_text(source, place, copy=_is_remote(source, client), block_bytes=job.block_bytes)
+    text = open_text(source, place, copy=_is_remote(source, client), block_bytes=block_bytes)
     encoding = source.encoding or text.guessed
     part = TextPart(text, Dialect(",", "", False, ()), text.start, is_guessed=bool(text.guessed),
                     encoding="" if not encoding or is_utf(encoding) else encoding)  # fmt: skip

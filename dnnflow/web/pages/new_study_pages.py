@@ -15,7 +15,7 @@ from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.show.wording import duration
-from dnnflow.table.text.survey import USUAL_LABELS
+from dnnflow.table.store.survey import USUAL_LABELS
 from dnnflow.web.answers.estimation import estimate_of
 from dnnflow.web.answers.request_parts import TheServices, TheUpload
 from dnnflow.web.api.run_routes import start
