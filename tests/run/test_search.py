@@ -17,9 +17,13 @@ from dnnflow.errors import InputError, NotFoundError, PipelineError
 from dnnflow.events import Notice, ignore
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
 from dnnflow.pipeline.pipeline_file import merge
+from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.run import search as searching
+from dnnflow.run.execute import preprocess
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
+from dnnflow.table.columns.kinds import ColumnKind
+from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.given_table import GivenTable, place_table
 from dnnflow.table.store.survey import survey
 from tests import readme
@@ -88,11 +92,13 @@ def test_fields_go_to_their_sections_and_unknown_ones_are_refused():
         "space": {"depth": 2},
     })  # fmt: skip
     assert sections == {
-        "dataset": {"source": "t.csv", "label": "y", "task": "classification", "sheet": "May"},
+        "dataset": {
+            "source": "t.csv", "label": "y", "task": "classification", "missing_labels": [""], "sheet": "May",
+        },
         "evaluation": {"metric": "f1", "groups": "g"}, "preprocess": {"scale": "none"},
         "training": {"loss": "huber"}, "space": {"depth": 2},
     }  # fmt: skip
-    with pytest.raises(InputError, match=r"got 'metirc'; nearest: metric"):
+    with pytest.raises(InputError, match=r"got 'metirc'; nearest: 'metric'"):
         sections_of(table, "y", {"metirc": "f1"})
 
 
@@ -290,3 +296,25 @@ def test_the_readmes_three_lines_work(table: Path, tmp_path: Path, monkeypatch: 
     names: dict[str, Any] = {"frame": frame, "new_rows": frame.drop(columns="kind")}
     exec(code.replace("minutes=5", small), names)
     assert len(names["study"].predict(names["new_rows"])) == len(frame)
+
+
+@pytest.mark.parametrize("spelling", ["None", "NA", "null", "?"])
+@pytest.mark.parametrize("kind", ["object", "category"])
+def test_a_class_that_reads_as_missing_in_a_text_is_a_class_of_a_frame(
+    spelling: str, kind: str, settings: Settings
+):
+    frame = pd.DataFrame({"kind": ["some", spelling, None] * 8, "size": range(24)}).astype({"kind": kind})
+    given = place_table(frame, settings.workspace.frames, ["kind"])
+    pipeline = Pipeline.model_validate({**sections_of(given, "kind", {}), "designs": 1})
+    dataset = preprocess(pipeline, settings)
+    assert dataset.class_names == tuple(sorted(["some", spelling]))
+    assert dataset.dropped_rows == 8
+
+
+@pytest.mark.parametrize("style", ["{:,}.5 kg", "€{:,}.50"])
+def test_numbers_in_a_dress_are_no_text_that_nothing_is_learned_from(style: str, tmp_path: Path) -> None:
+    lines = ["price;kind", *(f"{style.format(1000 + 37 * row)};{'ab'[row % 2]}" for row in range(100))]
+    path = tmp_path / "prices.csv"
+    path.write_text("\n".join(lines))
+    column = survey(Source(url=str(path))).columns[0]
+    assert (column.kind, column.why_useless) == (ColumnKind.NUMBER, "")

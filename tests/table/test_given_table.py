@@ -106,11 +106,3 @@ def test_a_path_is_taken_as_it_is_and_called_by_its_name(source, name: str, tmp_
 def test_what_is_no_table_is_refused(table, error, told: str, tmp_path: Path):
     with pytest.raises(error, match=told):
         place_table(table, tmp_path)
-
-
-@pytest.mark.parametrize("spelling", ["None", "NA", "null ", "?"])
-@pytest.mark.parametrize("kind", ["object", "category"])
-def test_a_class_that_reads_as_missing_is_refused(spelling: str, kind: str, tmp_path: Path):
-    frame = pd.DataFrame({"kind": ["some", spelling, "some"], "size": [1, 2, 3]}).astype({"kind": kind})
-    with pytest.raises(DataError, match="must not be written as a missing value is, got"):
-        place_table(frame, tmp_path, ["kind"])

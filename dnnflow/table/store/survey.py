@@ -10,13 +10,21 @@ import numpy as np
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes, numbers_in
-from dnnflow.table.columns.kinds import MAX_CATEGORIES, MAX_CLASSES, ColumnKind, check_columns
+from dnnflow.table.columns.kinds import (
+    MAX_CATEGORIES,
+    MAX_CLASSES,
+    STANDARD_MARKERS,
+    ColumnKind,
+    Markers,
+    check_columns,
+)
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.keel import KEEL_MISSING, KeelHeader
 from dnnflow.table.formats.open_table import find_tables
 from dnnflow.table.formats.typed_source import TypeKind, kind_of, no_rows
-from dnnflow.table.store.column_blocks import TablePart, TextPart, parse_any
+from dnnflow.table.store.column_blocks import parse_any
 from dnnflow.table.store.ingest import open_parts
+from dnnflow.table.store.table_parts import TablePart, TextPart
 from dnnflow.table.text.csv_reader import Dialect
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan
 from dnnflow.table.text.source_text import BLOCK_BYTES
@@ -59,7 +67,8 @@ class SurveyedColumn:
         """What the column is."""
         if not self.values:
             return ColumnKind.EMPTY
-        if 2 * self.facts.numbers >= self.values and not self.is_text:
+        is_dressed = self.facts.dress.example and self.facts.dress.style(self.values) is not None
+        if is_dressed or (2 * self.facts.numbers >= self.values and not self.is_text):
             return ColumnKind.NUMBER
         return ColumnKind.BOOLEAN if self.facts.boolean else ColumnKind.TEXT
 
@@ -80,7 +89,10 @@ class SurveyedColumn:
             return f"it holds {self.no_feature}, which is neither numbers nor text"
         if self.counts_rows:
             return f"it counts the rows from {self.counts_from:.0f}"
-        if self.kind is ColumnKind.TEXT and len(self.texts) > MAX_CATEGORIES:
+        is_number = self.facts.dress.are_meant(
+            self.values
+        )  # of one that is in doubt a dataset tells what to do
+        if self.kind is ColumnKind.TEXT and len(self.texts) > MAX_CATEGORIES and not is_number:
             return f"it is text with more than {MAX_CATEGORIES} different values"
         return ""
 
@@ -176,8 +188,8 @@ def _keel(part: TablePart) -> KeelHeader | None:
 def _plan(part: TablePart, names: tuple[str, ...], missing_values: Sequence[str]) -> ParsePlan:
     """Return how to parse the named columns as text, with as many of their values as a label may have."""
     dialect = part.dialect if isinstance(part, TextPart) else Dialect("", "", True, part.columns)
-    missing = (*missing_values, *(KEEL_MISSING if _keel(part) else ()))
-    return ParsePlan(dialect, labels=names, features=(), text=frozenset(), missing_values=missing)
+    markers = Markers(tuple(missing_values), (*STANDARD_MARKERS, *(KEEL_MISSING if _keel(part) else ())))
+    return ParsePlan(dialect, names, (), frozenset(), markers, label_markers=markers)
 
 
 def _look(columns: Sequence[SurveyedColumn], found: BlockFacts, first_row: int) -> None:
