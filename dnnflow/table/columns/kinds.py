@@ -94,9 +94,14 @@ class Markers:
     def _plain(self) -> frozenset[str]:
         return frozenset(map(plain_name, self.own))
 
+    @cached_property
+    def every(self) -> frozenset[str]:
+        """What `spellings` returns."""
+        return frozenset(self.spellings())
+
     def has(self, text: str) -> bool:
         """Say whether a text without surrounding blanks means missing, as it stands."""
-        return not text or text in self.own or text.lower() in self.standard
+        return text in self.every
 
     def has_number(self, text: str) -> bool:
         """Say the same of a text in a column of numbers: -999 finds -999.0."""

@@ -294,7 +294,7 @@ def _text_facts(
     """Return the facts of a text column, and the column tidied: without blanks, in one normal form."""
     dictionary = pc.utf8_trim_whitespace(column.dictionary)
     texts: list[str] = dictionary.to_pylist()
-    tidied = [composed(text) for text in texts]
+    tidied = texts if "".join(texts).isascii() else [composed(text) for text in texts]
     is_label, style = name in plan.labels, plan.styles.get(name)
     gone = np.array([*map(_missing(plan, name), tidied), True])
     is_renewed = tidied != texts or _is_otherwise_missing(plan, name, tidied, gone)
@@ -315,10 +315,14 @@ def _text_facts(
     known = np.array([0.0 if value is None else value for value in values])
     infinite = np.isinf(known)
     missed: dict[str, int] = {}
-    for text, count in zip((*texts, ""), np.where(gone, rows, 0).tolist(), strict=True):
-        if count:
-            missed[text] = missed.get(text, 0) + count
-    others = nsmallest(_MOST_OTHERS + 1, (t for t in present if to_number(t) is None))
+    for code in np.flatnonzero(gone & (rows > 0)).tolist():
+        text = texts[code] if code < len(texts) else ""
+        missed[text] = missed.get(text, 0) + int(rows[code])
+    plain = values if read is to_number else map(to_number, texts)
+    others = nsmallest(_MOST_OTHERS + 1, {
+        text for text, count, number in zip(texts, counts.tolist(), plain, strict=True)
+        if count and number is None
+    })  # fmt: skip
     is_read = name not in plan.exact and (name in plan.text or (is_label and (others or style)))
     facts = ColumnFacts(
         int(counts.sum()),
@@ -347,7 +351,7 @@ def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone
     """Say whether a text is missing now and was not before, or the other way round."""
     if name not in plan.labels:
         return False
-    return any(is_gone != plan.markers.has(text) for text, is_gone in zip(texts, gone, strict=False))
+    return {texts[code] for code in np.flatnonzero(gone[:-1]).tolist()} != plan.markers.every & {*texts}
 
 
 def _plainly(text: str, style: NumberStyle) -> str:
