@@ -202,6 +202,15 @@ def test_a_kept_frame_is_the_frame(expected: Dataset, tmp_path: Path):
     same(made(path, tmp_path), expected)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_new_rows_are_some(suffix: str, tmp_path: Path):
+    WRITERS[f"t.{suffix}"](table().head(0), tmp_path / f"t.{suffix}")
+    with pytest.raises(DataError, match="needs rows, got"):
+        read_rows(Source(url=str(tmp_path / f"t.{suffix}")))
+    with pytest.raises(DataError, match="needs rows, got none"):
+        rows_of(table().head(0))
+
+
 def test_rows_of_pandas_keep_their_index():
     some = table().iloc[5:30:2]
     assert rows_of(some).index.equals(some.index)

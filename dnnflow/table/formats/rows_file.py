@@ -12,7 +12,7 @@ from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.frames import is_table, label_names, open_frame
 from dnnflow.table.formats.keel import KEEL_BYTES, KEEL_MISSING, read_keel
 from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
-from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of, text_of
+from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of, no_rows, text_of
 from dnnflow.table.text import csv_reader
 from dnnflow.table.text.source_text import binary
 
@@ -69,12 +69,12 @@ def read_rows(source: Source) -> "pd.DataFrame":
     Raises
     ------
     DataError
-        If they cannot be read.
+        If they cannot be read, or there are none.
     """
     import pandas as pd
 
     frames = [_rows(one) for one in find_tables(source)]
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+    return _with_rows(frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True))
 
 
 def rows_of(given: Any) -> "pd.DataFrame":
@@ -84,11 +84,19 @@ def rows_of(given: Any) -> "pd.DataFrame":
     ------
     InputError
         If they are no table.
+    DataError
+        If there are none.
     """
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
         frame = _frame(open_frame(given, Path(scratch)))
     if type(given).__module__.partition(".")[0] == "pandas":
         frame.index = given.index
+    return _with_rows(frame)
+
+
+def _with_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
+    if not len(frame):
+        raise no_rows()
     return frame
 
 
