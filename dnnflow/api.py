@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from dnnflow.engines.keras.keras_code import keras_code
 from dnnflow.engines.losses import loss_of
@@ -30,6 +30,7 @@ from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
 from dnnflow.table.columns.recipe import Recipe, TextOptions
+from dnnflow.table.formats.frames import kept_label
 from dnnflow.table.formats.given_table import place_table
 from dnnflow.table.formats.rows_file import named_labels, read_rows, rows_of, source_of
 from dnnflow.table.rows.sources import Reading, open_source
@@ -67,6 +68,7 @@ class OpenStudy(Study):
 
         `listener` is told of its progress, as in `run_study`.
         """
+        self.__dict__.pop("model", None)  # another one may come of it
         with _shown(listener) as heard:
             execute(StudyRun.resumed(self), client=client, listener=heard)
         return self
@@ -107,6 +109,13 @@ class OpenStudy(Study):
         """
         return load_model(model_file(self.id, settings=self.settings))
 
+    @property
+    def _label_type(self) -> Literal["text", "truth"] | None:
+        section = self.pipeline.dataset
+        if not isinstance(section.label, str):
+            return None
+        return kept_label(Path(section.source), section.label)
+
     def predict(self, rows: Any, **reading: Any) -> "pd.Series[Any] | pd.DataFrame":
         """Predict raw rows with `model`: the class of each, or the number; of several labels a frame.
 
@@ -119,7 +128,7 @@ class OpenStudy(Study):
             How that table is read, where it is not as the one of the training: delimiter, header, sheet,
             query, …
         """
-        return predicted(self.model, _raw_rows(self.model, rows, reading))
+        return predicted(self.model, _raw_rows(self.model, rows, reading), self._label_type)
 
     def predict_proba(self, rows: Any, **reading: Any) -> "pd.DataFrame":
         """Return the probability of each class, a column each, for raw rows as `predict` takes them.
@@ -129,7 +138,7 @@ class OpenStudy(Study):
         InputError
             If the study predicts numbers.
         """
-        return probabilities(self.model, _raw_rows(self.model, rows, reading))
+        return probabilities(self.model, _raw_rows(self.model, rows, reading), self._label_type)
 
     def leaderboard(self) -> "pd.DataFrame":
         """Return the best designs, at most 100, one row each, with their score as the metric is written."""

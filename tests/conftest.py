@@ -25,8 +25,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background: processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
-hypothesis.settings.load_profile("untimed")
+# A busy machine fails no test, and a run finds what the one before found; --hypothesis-profile=default goes on
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 PIPELINES = ROOT / "pipelines"

@@ -29,7 +29,7 @@ from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run.execute import StudyEnd, execute, require_success
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import SavedModel, load_model
+from dnnflow.run.saved_model import PROBABILITY, SavedModel, load_model, warned
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
 from dnnflow.table.formats.frames import arrow_of, is_table
@@ -189,7 +189,7 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
 
     def _predicted(self, rows: Any) -> pd.DataFrame:
         check_is_fitted(self)
-        return _opened(self._model_bytes).predict(self._frame(self._new_rows(rows)))
+        return warned(_opened(self._model_bytes).predict(self._frame(self._new_rows(rows))))
 
 
 class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[misc]
@@ -251,6 +251,10 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
         DataError
             If the rows cannot be used, e.g. a class of a single row.
         """
+        if (self.options or {}).get("rare_classes") == "merge":
+            raise InputError(
+                "a classifier predicts the classes it is given, got rare_classes='merge'; merge them in y"
+            )
         rows, targets = self._checked(X, y)
         targets = column_or_1d(targets, warn=True)
         check_classification_targets(targets)
@@ -268,7 +272,11 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Return the probability of each class for each row, shape (rows, classes)."""
-        shares = self._predicted(X).drop(columns="prediction").to_numpy(np.float64)
+        table = self._predicted(X)
+        shares = np.zeros((len(table), len(self.classes_)))
+        for name in table.columns:
+            if name.startswith(PROBABILITY):  # of a class by its code; rare ones may have been left out
+                shares[:, int(name.removeprefix(PROBABILITY))] = table[name]
         found: NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return found
 

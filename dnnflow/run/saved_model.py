@@ -7,6 +7,8 @@ file alone turns raw rows into classes, or numbers in the table's units.
 
 import io
 import json
+import re
+import warnings
 import zipfile
 from bisect import insort
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,7 @@ from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.errors import DataError, InputError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
-from dnnflow.table.columns.kinds import Task, nearest
+from dnnflow.table.columns.kinds import Task, nearest, to_number
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.open_table import find_tables
@@ -376,20 +378,29 @@ def load_model(path: str | Path) -> SavedModel:
     )
 
 
-def predicted(model: SavedModel, rows: "pd.DataFrame") -> "pd.Series[Any] | pd.DataFrame":
+LabelType = Literal["text", "truth"]
+"""What a label holds by its type, where that is neither numbers nor unknown."""
+
+
+def predicted(
+    model: SavedModel, rows: "pd.DataFrame", label_type: LabelType | None = None
+) -> "pd.Series[Any] | pd.DataFrame":
     """Return what a model predicts of raw rows, one value each; of several labels a column for each.
 
-    Classes that are numbers in the table are numbers here.
+    Classes are what they are in the table: numbers if all are plain numbers, truth values or text if they are
+    so by the label's type. A warning says where a row has a value that the training rows did not have.
     """
     targets = model.preprocessing.targets
-    found = model.predict(rows)
+    found = warned(model.predict(rows))
     if len(targets.names) > 1:
         return found[list(targets.names)]
     values = found["prediction"].rename(targets.names[0])
-    return values.map(_class_values(model)) if targets.task is Task.CLASSIFICATION else values
+    return values.map(_class_values(model, label_type)) if targets.task is Task.CLASSIFICATION else values
 
 
-def probabilities(model: SavedModel, rows: "pd.DataFrame") -> "pd.DataFrame":
+def probabilities(
+    model: SavedModel, rows: "pd.DataFrame", label_type: LabelType | None = None
+) -> "pd.DataFrame":
     """Return the probability of each class, or of each label's second value, for raw rows: a column each.
 
     Raises
@@ -400,17 +411,45 @@ def probabilities(model: SavedModel, rows: "pd.DataFrame") -> "pd.DataFrame":
     task = model.preprocessing.targets.task
     if task is Task.REGRESSION:
         raise InputError("probabilities are of classes, got a model of numbers; take predict")
-    found = model.predict(rows)
+    found = warned(model.predict(rows))
     shares = found[[name for name in found.columns if name.startswith(PROBABILITY)]]
     shares = shares.set_axis([name.removeprefix(PROBABILITY) for name in shares.columns], axis=1)
-    return shares.rename(columns=_class_values(model)) if task is Task.CLASSIFICATION else shares
+    if task is not Task.CLASSIFICATION:
+        return shares
+    return shares.rename(columns=_class_values(model, label_type))
 
 
-def _class_values(model: SavedModel) -> dict[str, Any]:
-    """Return each class by its name: the number that it is, else the name."""
-    classes = model.preprocessing.classes
-    if not classes.numeric:
-        return {name: name for name in classes.names}
-    values = {name: float(name) for name in classes.names}
-    is_whole = all(value.is_integer() for value in values.values())
-    return {name: int(name) if is_whole else value for name, value in values.items()}
+def warned(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return predictions without notes on rows; a warning says what these are."""
+    if NOTE not in table:
+        return table
+    notes = table[NOTE]
+    noted = [(place, note) for place, note in enumerate(notes, 1) if note]
+    place, note = noted[0]
+    warnings.warn(
+        f"{len(noted):,} of {len(table):,} rows have a value that the training rows did not have, "
+        f"row {place}: {note}",
+        stacklevel=3,
+    )
+    return table.drop(columns=NOTE)
+
+
+def _class_values(model: SavedModel, label_type: LabelType | None) -> dict[str, Any]:
+    """Return each class by its name: the number or truth value that it is, else the name."""
+    names = model.preprocessing.classes.names
+    if label_type == "truth":
+        return {name: name == "true" for name in names}
+    numbers = [_plain_number(name) for name in names]
+    known = [number for number in numbers if number is not None]
+    if label_type == "text" or len(known) < len(names):
+        return {name: name for name in names}
+    is_whole = all(isinstance(number, int) for number in known)
+    return dict(zip(names, known if is_whole else map(float, known), strict=True))
+
+
+def _plain_number(name: str) -> int | float | None:
+    """Return the number that a class is called after; None where it is not written plainly."""
+    if re.fullmatch(r"-?[1-9][0-9]*|0", name):
+        return int(name)
+    number = to_number(name)
+    return number if number is not None and name == repr(number) else None

@@ -160,7 +160,8 @@ def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> di
         raise InputError(f"a search needs a label, got none; {_columns_in_words(table, options)}")
     dataset: dict[str, Any] = {"source": table.source, "label": label}
     if table.has_classes:
-        dataset |= {"task": "classification", "missing_labels": [""]}
+        own = {**options, **options.get("dataset", {})}.get("missing_values", ())
+        dataset |= {"task": "classification", "missing_labels": ["", *own]}
     sections: dict[str, Any] = {"dataset": dataset}
     for name, value in options.items():
         where = next((one for one in FLAT if name in _fields_of_section(one)), None)
@@ -271,7 +272,8 @@ def _without_useless(
 ) -> SearchRequest:
     """Leave out the columns that no network learns from, and say so; look at the first block, or at all."""
     recipe = pipeline.recipe
-    kept = (*recipe.labels, *recipe.drop, *recipe.mark.values(), recipe.weights or "")
+    kept = (*recipe.labels, *recipe.drop, *recipe.mark.values(), recipe.weights or "",
+            *recipe.text_columns, *recipe.styles)  # fmt: skip
     found = survey(pipeline.source, missing_values=recipe.missing_values, whole_table=whole_table)
     useless = found.useless(kept)
     if not useless:

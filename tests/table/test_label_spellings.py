@@ -252,3 +252,10 @@ def test_every_row_is_of_its_class_or_counted_as_left_out(labels: list[str]):
         assert dataset.dropped_rows == 3 * sum(text in ("", "na") for text in labels)
         assert sum(dataset.rows.values()) == 3 * sum(known.values())
         assert "01" not in known or counted(dataset)["01"] == 3 * known["01"]
+
+
+def test_a_label_of_rare_classes_alone_is_refused_in_words(tmp_path: Path):
+    table = tmp_path / "t.csv"
+    table.write_text("a,label\n" + "".join(f"{place},name {place}\n" for place in range(9)))
+    with pytest.raises(DataError, match="at least 2 classes, got 0 in column 'label'"):
+        ingest(Source(url=str(table)), Recipe(label="label", rare_classes="drop"), tmp_path / "datasets")

@@ -246,10 +246,11 @@ class Classes:
             If there is one class, or too many.
         """
         n = len(self.names)
-        if n == 1:
+        if n < 2:
+            of_it = f" ({quoted(self.names[0])})" if n else ""
             raise DataError(
-                f"a label needs at least 2 classes, got 1 ({quoted(self.names[0])}) in column {label!r}; "
-                "choose another label column"
+                f"a label needs at least 2 classes, got {n}{of_it} in column {label!r}; choose another label "
+                "column"
             )
         if n > MAX_CLASSES:
             raise DataError(

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from dnnflow.errors import DataError, InputError
 from dnnflow.table.formats.columnar import HeldTable
 from dnnflow.table.formats.spooled import SpooledTable, array_of
-from dnnflow.table.formats.typed_source import TypedSource
+from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of
 
 KINDS = "a pandas, polars or Dask DataFrame, an Arrow table, or a pair (X, y)"
 
@@ -186,3 +186,18 @@ def keep_frame(given: Any, folder: Path) -> Path:
                 writer.write_batch(batch)
         aside.replace(path)
     return path
+
+
+def kept_label(path: Path, name: str) -> Literal["text", "truth"] | None:
+    """Return what a label of a kept frame holds by its type, where that is neither numbers nor unknown."""
+    if path.suffix != ".arrow" or not path.is_file():
+        return None
+    with pa.memory_map(str(path)) as file:
+        schema = pa.ipc.open_file(file).schema
+    if name not in schema.names:
+        return None
+    field = schema.field(name)
+    if pa.types.is_boolean(field.type):
+        return "truth"
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return "text" if kind_of(field.with_type(kind)) is TypeKind.TEXT else None

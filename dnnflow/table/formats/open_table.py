@@ -176,8 +176,15 @@ def open_typed(found: FoundTable, place: Path) -> TypedSource:
         return ArraysTable("zarr", _zarr(source, place), None)
     path = local_file(source, place)
     with _explained(source, kind):
-        opened: TypedSource = _OPENERS[kind](OpenedFile.of(path, source.sheet or ""), source, place)
+        opened: TypedSource = _OPENERS[kind](OpenedFile.of(path, _read_as(source, kind)), source, place)
         return opened
+
+
+def _read_as(source: Source, kind: str) -> str:
+    """Return what besides a file's bytes says what is read of it; nothing where that is as usual."""
+    if kind == "excel":
+        return (source.sheet or "") + ("" if source.header else "\0without a header")
+    return source.encoding or "" if kind == "arff" else ""
 
 
 def _arrow(file: OpenedFile, source: Source, place: Path) -> Any:

@@ -113,7 +113,8 @@ def _frame(table: TypedSource) -> "pd.DataFrame":
     names = [field.name for field in table.schema if kind_of(field) is not TypeKind.OTHER]
     batches = [_plain(batch) for batch in table.batches(names, _BATCH_ROWS)]
     schema = batches[0].schema if batches else pa.schema([(name, pa.string()) for name in names])
-    frame: pd.DataFrame = pa.Table.from_batches(batches, schema).to_pandas()
+    whole = pa.Table.from_batches(batches, schema)
+    frame: pd.DataFrame = whole.to_pandas(integer_object_nulls=True)  # as floats, large ones would be others
     return frame
 
 

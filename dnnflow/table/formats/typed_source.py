@@ -267,6 +267,7 @@ def content_digest(source: Any) -> str:
     total = new_hash()
     for field, parts in zip(schema, hashes, strict=True):
         total.update(f"{field.name}\0{field.type}\0".encode())
+        total.update((field.metadata or {}).get(b"dnnflow", b""))  # cells of several types are read otherwise
         for part in parts:
             total.update(part.digest())
     return str(total.hexdigest())

@@ -9,6 +9,7 @@ reports the row and the width of a ragged row.
 import csv
 import io
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +21,7 @@ import pyarrow.csv
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns
+from dnnflow.table.columns.kinds import quoted
 from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
 from dnnflow.table.text.source_text import Text, TextSource, open_text
 
@@ -223,6 +225,9 @@ def read_rows(source: TextSource) -> "pd.DataFrame":
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
         text = open_text(source, Path(scratch))
         dialect, start = read_dialect(text, source)
+        if dialect.skipped:
+            lines = ", ".join(map(quoted, dialect.skipped))
+            warnings.warn(f"lines of {source.url} that are no rows are left out: {lines}", stacklevel=2)
         types = {name: pa.string() for name in dialect.columns}
         if len(types) < len(dialect.columns):
             twice = next(n for n in dialect.columns if dialect.columns.count(n) > 1)

@@ -1,0 +1,48 @@
+"""Two readings of a table are two datasets."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from dnnflow.api import ingest
+from dnnflow.errors import DataError
+
+
+def test_cells_of_several_types_are_no_text(tmp_path: Path) -> None:
+    texts = [str(place % 7) for place in range(60)]
+    label = ["p", "q"] * 30
+    as_text = pd.DataFrame({"a": texts, "k": label}, dtype=object)
+    mixed = as_text.assign(a=pd.Series([int(one) if place % 2 else one for place, one in enumerate(texts)],
+                                       dtype=object))  # fmt: skip
+    for first, second in ((as_text, mixed), (mixed, as_text)):
+        out = tmp_path / str(first is mixed)
+        widths = [ingest(table, "k", out=out).n_features for table in (first, second)]
+        assert sorted(widths) == [1, 7]
+
+
+def test_a_sheet_with_and_without_a_header_are_two_tables(tmp_path: Path) -> None:
+    path = tmp_path / "t.xlsx"
+    rows = pd.DataFrame({"a": range(40), "b": range(40), "column_3": ["p", "q"] * 20})
+    rows.to_excel(path, index=False)
+    assert ingest(path, "column_3", out=tmp_path).feature_names == ("a", "b")
+    with pytest.raises(DataError):
+        ingest(path, "column_3", out=tmp_path, header=False)
+
+
+def test_another_encoding_of_an_arff_file_is_another_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.arff"
+    text = "@relation t\n@attribute c string\n@attribute k {p,q}\n@data\n"
+    text += "".join(f"{'é' if place % 2 else 'à'},{'pq'[place % 2]}\n" for place in range(40))
+    path.write_bytes(text.encode("latin-1"))
+    names = [ingest(path, "k", out=tmp_path, encoding=encoding).feature_names
+             for encoding in ("cp1251", "latin-1")]  # fmt: skip
+    assert names[0] != names[1]
+    assert any("é" in name for name in names[1])
+
+
+def test_large_ids_beside_missing_ones_stay_themselves() -> None:
+    from dnnflow.table.formats.rows_file import rows_of
+
+    ids = pd.array([2**60 + 2, None, 7], dtype="Int64")
+    assert rows_of(pd.DataFrame({"id": ids})).id.tolist() == [2**60 + 2, None, 7]
