@@ -25,8 +25,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As a shell starts what it runs in the background: processes that tests interrupt would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine fails no test, and a run finds what the one before found; --hypothesis-profile=default goes on
+# A busy machine fails no test, and a run finds what the one before found: random ones are of a profile `wide`
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("wide", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent

@@ -71,5 +71,5 @@ def test_training_in_the_scripts_own_process_writes_its_progress_and_nothing_els
     """TensorFlow complains of GPUs that it does not find."""
     done = run_example(tmp_path, "keras", "{kind: in-process}")
     assert (done.returncode, done.stdout) == (0, "once\n")
-    stages = ("upload", "preprocess", "train", "aggregate", "finalists", "test", "report", "  ")
+    stages = ("upload", "preprocess", "train", "aggregate", "finalists", "test", "final", "report", "  ")
     assert [line for line in done.stderr.splitlines() if not line.startswith(stages)] == []
