@@ -153,3 +153,30 @@ def test_a_client_trains_and_is_shared_with_clones(client, iris):
     address = pickle.loads(pickle.dumps(estimator)).client
     assert address == client.scheduler.address
     assert DesignSearchClassifier(**SMALL, client=address).fit(*iris).score(*iris) > 0.9
+
+
+def test_a_category_that_is_new_is_told_and_stops_nothing():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"a": rng.normal(size=60), "c": rng.choice(["x", "z"], 60)})
+    new = rows.assign(c=["new", *rows.c[1:]])
+    with pytest.warns(
+        UserWarning, match="1 of 60 rows have a value that the training rows"
+    ):
+        shares = DesignSearchClassifier(**SMALL).fit(rows, rows.a > 0).predict_proba(new)
+    assert shares.shape == (60, 2)
+    with pytest.warns(UserWarning, match="1 of 60 rows"):
+        assert DesignSearchRegressor(**SMALL).fit(rows, rows.a).predict(new).shape == (60,)
+
+
+def test_classes_that_are_left_out_have_no_probability():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 2))
+    labels = np.array(["rare", *np.where(rows[1:, 0] > 0, "p", "q")])
+    options = {**SMALL["options"], "rare_classes": "drop"}
+    fitted = DesignSearchClassifier(designs=2, options=options).fit(rows, labels)
+    shares = fitted.predict_proba(rows)
+    assert shares.shape == (60, 3)
+    assert not shares[:, list(fitted.classes_).index("rare")].any()
+    assert (fitted.classes_[shares.argmax(axis=1)] == fitted.predict(rows)).all()
+    with pytest.raises(InputError, match="merge them in y"):
+        DesignSearchClassifier(options={"rare_classes": "merge"}).fit(rows, labels)
