@@ -461,7 +461,7 @@ def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
     return file
 
 
-def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
+def score(model: str | Path, rows: Any, *, settings: Settings | None = None, **reading: Any) -> ModelScore:
     """Score a model that a study saved on rows whose label is known.
 
     Parameters
@@ -471,6 +471,8 @@ def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
     rows
         Raw rows: a pandas or polars DataFrame, an Arrow table, or the path or URL of a table of any kind
         that `ingest` takes.
+    settings
+        Where the study is kept, if it is given; read from the environment by default.
     reading
         `delimiter` and `header` of a CSV, where they are not as in the table of the training.
 
@@ -487,7 +489,7 @@ def score(model: str | Path, rows: Any, **reading: Any) -> ModelScore:
 
         dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
     """
-    saved = load_model(model_file(model))
+    saved = load_model(model_file(model, settings=settings))
     return saved.score(_raw_rows(saved, rows, reading))
 
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from dnnflow.errors import InputError, NotFoundError
+from dnnflow.errors import DataError, InputError, NotFoundError
 from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.next_steps import recommended_file
@@ -260,6 +260,12 @@ class DesignSearchClassifier(ClassifierMixin, DesignSearch):  # type: ignore[mis
         check_classification_targets(targets)
         rows, targets, sample_weight = self._counted(rows, targets, sample_weight)
         self.classes_, codes = np.unique(targets, return_inverse=True)
+        single = self.classes_[np.bincount(codes) == 1]
+        if len(single) and (self.options or {}).get("rare_classes") != "drop":
+            raise DataError(
+                f"a class needs at least 2 rows (one to train, one to test), got 1 of {single[0]!r}; add "
+                "rows of it, leave that row out, or set options={'rare_classes': 'drop'}"
+            )
         if len(self.classes_) < 2:
             raise InputError(f"a classifier needs at least 2 classes, got 1 class ({self.classes_[0]!r})")
         return self._fit(rows, codes, sample_weight)

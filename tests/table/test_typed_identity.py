@@ -46,3 +46,11 @@ def test_large_ids_beside_missing_ones_stay_themselves() -> None:
 
     ids = pd.array([2**60 + 2, None, 7], dtype="Int64")
     assert rows_of(pd.DataFrame({"id": ids})).id.tolist() == [2**60 + 2, None, 7]
+
+
+def test_numbers_that_are_text_by_their_type_are_told(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"a": [str(place % 7) for place in range(60)], "k": ["p", "q"] * 30})
+    dataset = ingest(rows, "k", out=tmp_path)
+    assert dataset.n_features == 7
+    assert [note[:48] for note in dataset.notes] == ["column 'a' is text by its type, but all of its v"]
+    assert ingest(rows, "k", out=tmp_path, text_columns=("a",)).notes == ()

@@ -189,6 +189,13 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle]) ->
     for name, style in styles.items():
         if example := read.facts[name].dress.example:
             yield told(name, style, example)
+    for name in sorted(plan.declared - plan.exact - styles.keys()):
+        facts = read.facts[name]
+        if facts.numbers == facts.values > 0:
+            yield (
+                f"column {name!r} is text by its type, but all of its values are numbers: it is taken for "
+                f"categories; make it a column of numbers if these are amounts, else list it in text_columns"
+            )
     for name in plan.doubtful:
         yield (
             f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
