@@ -276,29 +276,38 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         dropped = parsed.rows - sum(map(sum, fitted.block_rows.values()))
         notes = [*parsed.notes, *rare_notes, *label_notes(targets, parsed, dropped - n_rare)]
         manifest = {
-            "format": FORMAT,
-            "rules": RULES,
             "id": path.name,
-            "source": summary_of(table.rows),
-            **({"test_source": summary_of(table.test)} if table.test else {}),
-            "reading": table.rows[0].reading,
-            "recipe": table.job.recipe.to_dict(),
-            "schema": [column.to_dict() for column in parsed.columns],
-            "class_counts": {
-                "train": fitted.statistics.train.tolist(),
-                "test": fitted.statistics.test.tolist(),
-            },
+            **_described(table, parsed, fitted),
             "dropped_rows": dropped,
             **({"notes": notes} if notes else {}),
-            "preprocessing": fitted.preprocessing.to_dict(),
-            "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
             "checksums": checksums,
             "marks": marked["train"],
             **({"test_marks": marked["test"]} if marked["test"] else {}),
-            **({"targets": fitted.measured()} if targets.task is not Task.CLASSIFICATION else {}),
         }
         write_file(aside / MANIFEST, sealed(manifest))
     return Dataset.open(path)
+
+
+def _described(table: Table, parsed: Parsed, fitted: "_Fitted") -> dict[str, Any]:
+    """Return what a manifest says of a table and of what was fitted to it, as JSON types."""
+    preprocessing = fitted.preprocessing
+    is_measured = preprocessing.targets.task is not Task.CLASSIFICATION
+    return {
+        "format": FORMAT,
+        "rules": RULES,
+        "source": summary_of(table.rows),
+        **({"test_source": summary_of(table.test)} if table.test else {}),
+        "reading": table.rows[0].reading,
+        "recipe": table.job.recipe.to_dict(),
+        "schema": [column.to_dict() for column in parsed.columns],
+        "class_counts": {
+            "train": fitted.statistics.train.tolist(),
+            "test": fitted.statistics.test.tolist(),
+        },
+        "preprocessing": preprocessing.to_dict(),
+        "chunk_rows": {split: fitted.chunk_rows(split) for split in SPLITS},
+        **({"targets": fitted.measured()} if is_measured else {}),
+    }
 
 
 def _split(table: Table, parsed: Parsed, targets: Targets) -> SplitRule:
