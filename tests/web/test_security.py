@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI
@@ -219,12 +221,11 @@ def test_a_browser_without_login_cannot_make_itself_logged_in() -> None:
 
 
 def test_a_login_forgets_after_a_week(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
     sessions = Sessions(TOKEN, b"s" * 32)
     session = sessions.new(logged_in=True)
     now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now + 8 * 86400)
+    later = SimpleNamespace(time=lambda: now + 8 * 86400)
+    monkeypatch.setattr("dnnflow.web.guard.sessions.time", later)
     assert not sessions.is_valid(session)
 
 
