@@ -188,6 +188,10 @@ class Classes:
         """Return the code of each text, -1 for what is no class."""
         return [-1 if text is None else self._code(text) for text in texts]
 
+    def knows(self, text: str) -> bool:
+        """Say whether a text is of a class."""
+        return self._code(text) >= 0
+
     def _code(self, text: str) -> int:
         found = self._exact.get(text, -1)
         return found if found >= 0 or self.exact else self._alike.get(self._one(text), -1)

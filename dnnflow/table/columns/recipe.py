@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
-from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.dressing import NumberStyle, styles_of
 from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
@@ -169,8 +169,7 @@ class ColumnOptions(Parameters):
     @property
     def styles(self) -> dict[str, NumberStyle]:
         """How the numbers of columns are written, where it is said."""
-        pairs = (text.rpartition("=") for text in self.numbers)
-        return {column: NumberStyle.of(example) for column, _, example in pairs}
+        return styles_of(self.numbers)
 
     @property
     def markers(self) -> Markers:

@@ -79,7 +79,7 @@ def arrow_of(given: Any) -> pa.Table:
     if module == "polars":
         return _of_polars(given)
     if module == "numpy" or isinstance(given, list):
-        return _of_array(np.asarray(given), "column")
+        return _of_array(_array(given), "column")
     if module in ("dask", "dask_expr") and hasattr(given, "compute"):
         return arrow_of(given.compute())
     if isinstance(given, pa.RecordBatch):
@@ -119,8 +119,13 @@ def _labels(pair: tuple[Any, ...]) -> pa.Table:
     if isinstance(given, pa.Array | pa.ChunkedArray):
         return pa.table({"label": given})
     if isinstance(given, list | np.ndarray):
-        return _of_array(np.asarray(given), "label")
+        return _of_array(_array(given), "label")
     return arrow_of(given)
+
+
+def _array(given: Any) -> Any:
+    """Return lists as an array whose cells are what they are: numpy makes texts of numbers beside texts."""
+    return np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
 
 
 def _of_array(values: Any, name: str) -> pa.Table:

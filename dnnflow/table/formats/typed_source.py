@@ -19,15 +19,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, numbers
+from dnnflow.table.columns.arrow import TEXT, Columns, numbers, spellings
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
 from dnnflow.table.text.source_text import new_hash
 
 VALUE_BYTES = 8
 _MIXED, _NOMINAL = {b"dnnflow": b"mixed"}, {b"dnnflow": b"nominal"}
 _DIGEST_ROWS = 1 << 16
-_INTEGERS = 2.0**63
-"""A whole number below this is spelled as an integer."""
 _MOST_ROWS = 1 << 20
 _AHEAD = 3
 
@@ -235,22 +233,6 @@ def _plain(array: pa.Array) -> pa.Array:
     if pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
         return pc.cast(array, pa.string())
     return array
-
-
-def spellings(array: pa.Array) -> pa.Array:
-    """Return an array's values as a CSV spells them; NaN as null."""
-    kind, types = array.type, pa.types
-    if types.is_decimal(kind) and kind.scale > 0:
-        array = pc.cast(array, pa.float64(), safe=False)
-    if types.is_timestamp(kind) and kind.unit == "ns":
-        array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
-    spelled = pc.cast(array, pa.string())
-    if types.is_floating(array.type):
-        spelled = pc.if_else(pc.is_nan(array), pa.scalar(None, pa.string()), spelled)
-        values = pc.cast(array, pa.float64())
-        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), _INTEGERS))
-        spelled = pc.if_else(is_whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), spelled)
-    return spelled
 
 
 def content_digest(source: Any) -> str:

@@ -8,8 +8,9 @@ from typing import Any, cast
 from dnnflow.errors import DataError
 from dnnflow.events import Listener
 from dnnflow.paths import content_id
+from dnnflow.table.columns.kinds import Markers
 from dnnflow.table.columns.recipe import Recipe
-from dnnflow.table.formats.keel import KeelHeader
+from dnnflow.table.formats.keel import KEEL_MISSING, KeelHeader
 from dnnflow.table.formats.typed_source import (
     VALUE_BYTES,
     TypedBlock,
@@ -240,6 +241,25 @@ def _declared(part: TablePart) -> dict[str, TypeKind]:
         kinds = {field.name: kind_of(field) for field in part.source.schema}
         return {n: kind for n, kind in kinds.items() if kind in (TypeKind.NUMBER, TypeKind.TEXT)}
     return dict.fromkeys(part.keel.nominal, TypeKind.TEXT) if part.keel else {}
+
+
+def label_markers(table: Table) -> Markers:
+    """Return what stands for a missing label.
+
+    Where labels are text by their type, that type has missing values of its own: NA is a class.
+    """
+    recipe, first = table.job.recipe, table.parts[0]
+    if recipe.missing_labels is None and isinstance(first, TypedPart):
+        kinds = {kind_of(first.source.schema.field(name)) for name in recipe.labels}
+        if TypeKind.MIXED not in kinds:
+            return Markers(recipe.missing_values, ())
+    markers = recipe.label_markers
+    return with_keel(markers) if any(part.keel for part in table.texts) else markers
+
+
+def with_keel(markers: Markers) -> Markers:
+    """Return markers, and those of KEEL files."""
+    return replace(markers, standard=(*markers.standard, *KEEL_MISSING))
 
 
 def nominal_columns(table: Table) -> frozenset[str]:
