@@ -24,6 +24,7 @@ from dnnflow.table.columns.kinds import (
     Task,
     composed,
     in_a_list,
+    looks_like_values,
     nearest,
     quoted,
     to_number,
@@ -39,6 +40,10 @@ MISSING, UNSEEN = -2, -1
 """Codes of text that is no category."""
 
 _LARGEST = np.finfo(np.float32).max
+_HEADERLESS = (
+    "; if the first line has values and no names, set header to false (--no-header): the columns are those "
+    "of the table trained on"
+)
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,7 @@ class Preprocessing:
         more = f" (neither {in_a_list(wrong[1:])})" if len(wrong) > 1 else ""
         raise DataError(
             f"new rows must have the column {first!r} once{more}, got it {names.count(first)} times; "
-            f"{nearest(first, names)}"
+            f"{nearest(first, names)}{_HEADERLESS if looks_like_values(names) else ''}"
         )
 
     def notes(self, frame: "pd.DataFrame") -> list[str]:

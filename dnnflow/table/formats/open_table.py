@@ -32,6 +32,8 @@ _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".arff": "arff", ".zarr": "zarr",
 }  # fmt: skip
 _KEEL = re.compile(rb"^\s*@(inputs?|outputs?)\b|^\s*@attribute\s+\S+\s*(real|integer)\s*\[", re.I | re.M)
+_OPTIONS = {"excel": ("sheet", "header"), "sql": ("query",), "arff": ("encoding",)}
+"""Options by which a kind with types is read."""
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -46,6 +48,14 @@ class FoundTable:
     def is_text(self) -> bool:
         """Whether its rows are text with delimiters."""
         return self.kind in TEXT_KINDS
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """How it is read, for new rows: its kind where it is no text or that is said, and options."""
+        source, options = self.source, _OPTIONS.get(self.kind, ())
+        given = {name: getattr(source, name) for name in options if getattr(source, name) is not None}
+        kind = {} if self.is_text and source.format is None else {"format": self.kind}
+        return kind | {name: value for name, value in given.items() if value is not True}
 
 
 def names_many(url: str) -> bool:

@@ -248,11 +248,21 @@ def content_digest(source: Any) -> str:
         row += batch.num_rows
     total = new_hash()
     for field, parts in zip(schema, hashes, strict=True):
-        total.update(f"{field.name}\0{field.type}\0".encode())
+        total.update(f"{field.name}\0{_named(field.type)}\0".encode())
         total.update((field.metadata or {}).get(b"dnnflow", b""))  # cells of several types are read otherwise
         for part in parts:
             total.update(part.digest())
     return str(total.hexdigest())
+
+
+def _named(kind: pa.DataType) -> str:
+    """Return a type's name: text is text, and a time a time, in whatever layout a library keeps it."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return f"categories of {kind.value_type}" if _is_number(kind.value_type) else _named(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return "string"
+    return f"timestamp[us, {kind.tz}]" if types.is_timestamp(kind) else str(kind)
 
 
 def _nulls(array: pa.Array) -> NDArray[np.bool_]:
@@ -276,7 +286,9 @@ def _feed(array: pa.Array, values: Any, lengths: Any) -> None:
         return
     if types.is_null(kind):
         return
-    if not (types.is_string(kind) or types.is_large_string(kind)):
+    if types.is_timestamp(kind):
+        array = spellings(pc.cast(array, pa.timestamp("us", kind.tz), safe=False))
+    elif not (types.is_string(kind) or types.is_large_string(kind)):
         array = _described_values(array)
     filled = array.fill_null("") if array.null_count else array
     width = np.dtype(np.int64 if types.is_large_string(filled.type) else np.int32)

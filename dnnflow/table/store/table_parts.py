@@ -1,7 +1,7 @@
 """Say what a table is made of: texts and typed sources, each with rows of it, and of which types they are."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -60,6 +60,8 @@ class TextPart:
     """What it was decoded from, where that is no UTF."""
     is_guessed: bool = False
     """Whether nothing says that encoding."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Of how it is read, what its options say and neither dialect nor encoding."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ class TextPart:
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
         known = {"bytes": self.text.end - self.text.start, "blake3": self.text.digest}
+        known |= {"said": dict(self.said)} if self.said else {}
         return {**known, "encoding": self.encoding} if self.encoding else known
 
     def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[Block]:
@@ -109,6 +112,8 @@ class TypedPart:
     source: TypedSource
     name: str = ""
     """Stands in messages behind the number of a row."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Its kind and the options by which it is read; nothing of a table in memory."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -132,7 +137,8 @@ class TypedPart:
 
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
-        return {"bytes": self.size, "blake3": self.digest}
+        known = {"bytes": self.size, "blake3": self.digest}
+        return {**known, "said": dict(self.said)} if self.said else known
 
     def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[TypedBlock]:
         """Yield the named columns of its rows."""
@@ -212,6 +218,7 @@ def summary_of(parts: Sequence[TablePart]) -> dict[str, Any]:
         return summaries[0]
     total = sum(one["bytes"] for one in summaries)
     known = {"bytes": total, "blake3": _identity(parts)[0], "files": len(parts)}
+    known |= {"said": summaries[0]["said"]} if "said" in summaries[0] else {}
     encodings = {one.get("encoding", "") for one in summaries}
     return {**known, "encoding": encodings.pop()} if len(encodings) == 1 and any(encodings) else known
 
