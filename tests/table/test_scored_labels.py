@@ -124,8 +124,9 @@ def test_labels_that_are_written_with_commas_are_scored_by_that(tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "bool", "Int64"])
 def test_texts_of_typed_features_are_found_again(kind: str, tmp_path: Path):
-    values = np.array([0.1, 1, 12345678901.5, 1e-7] if "float" in kind else [0, 1])
-    table = frame(["a", "b"]).assign(f=pd.Series(np.resize(values, ROWS)).astype(kind))
+    values: Any = np.array([0.1, 1, 12345678901.5, 1e-7] if "float" in kind else [0, 1])
+    as_type: Any = kind
+    table = frame(["a", "b"]).assign(f=pd.Series(np.resize(values, ROWS)).astype(as_type))
     table.to_parquet(tmp_path / "t.parquet")
     dataset = made(Source(url=str(tmp_path / "t.parquet")), tmp_path, text_columns=("f",))
     for rows in (read_rows(Source(url=str(tmp_path / "t.parquet"))), rows_of(table), table):

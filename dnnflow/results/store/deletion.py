@@ -106,7 +106,7 @@ def plan_deletion(store: Store, workspace: Workspace, records: Sequence[RunRecor
         raise StudyError(f"what is deleted has ended, got {', '.join(going)}, which waits or is running; "
                          f"dnnflow cancel {going[0]} first")  # fmt: skip
     taken = [use.own_bytes for use in disk_uses(store, workspace, records)]
-    paths, kept = [], {}
+    paths, kept = list[Path](), dict[str, str]()
     others = [one for one in store.runs() if one.run_id not in {record.run_id for record in records}]
     for record in records if datasets else ():
         paths += _free_frames(workspace, record, records, others)

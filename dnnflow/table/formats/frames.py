@@ -154,6 +154,9 @@ def _of_pandas(frame: Any) -> pa.Table:
 
 
 def _series(name: str, values: Any) -> tuple[pa.Field, Any]:
+    kind = values.dtype
+    if hasattr(kind, "categories") and str(kind.categories.dtype).startswith(("interval", "period")):
+        values = values.cat.rename_categories(kind.categories.map(str))  # of intervals, as of pandas.cut
     if values.dtype == object:
         return array_of(name, [None if _is_missing(value) else value for value in values.tolist()])
     try:

@@ -1,6 +1,7 @@
 """Read files of records: JSON lines, ARFF and sheets of a workbook."""
 
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -138,6 +139,7 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
     """
     import fastexcel
 
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)  # an empty column is nothing to warn of
     try:
         workbook = fastexcel.read_excel(file.path)
         if sheet is not None and sheet not in workbook.sheet_names:
@@ -154,13 +156,15 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
 def _sheet(workbook: Any, sheet: str, header: bool) -> pa.Table:
     names: list[str] = []
     how: dict[str, Any] = {"skip_whitespace_tail_rows": True}
+    first = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", **how)
+    (row,) = first.to_arrow().to_pylist() or [{}]
+    if not row:
+        raise no_rows()
+    every = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", skip_rows=0, **how)
+    above = every.total_height - first.total_height  # empty rows
     if header:
-        first = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", **how)
-        (row,) = first.to_arrow().to_pylist() or [{}]
-        if not row:
-            raise no_rows()
         names = [str(text or "").strip() or f"column_{i}" for i, text in enumerate(row.values(), 1)]
-    how |= {"header_row": None, "skip_rows": 1 if header else 0, "schema_sample_rows": None}
+    how |= {"header_row": None, "skip_rows": above + header, "schema_sample_rows": None}
     typed = workbook.load_sheet(sheet, **how).to_arrow()
     texts, errors = workbook.load_sheet(sheet, dtypes="string", **how).to_arrow_with_errors()
     names = names or [f"column_{i}" for i in range(1, typed.num_columns + 1)]

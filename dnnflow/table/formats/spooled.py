@@ -1,19 +1,24 @@
 """Keep the pieces of a table whose types are known when all of it was read, and read them as of one type."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, time, timedelta
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnnflow.table.columns.arrow import spelled, spellings
 from dnnflow.table.formats.columnar import OpenedFile
-from dnnflow.table.formats.typed_source import TypeKind, content_digest, kind_of, mixed
+from dnnflow.table.formats.typed_source import TypeKind, content_digest, foreign, kind_of, mixed
 
 PIECE_ROWS = 1 << 16
+_CELLS = (str, bytes, int, float, Decimal, np.integer, np.floating, np.bool_, date, time, timedelta, UUID)
+"""What a cell of a column of several types may be, besides nothing: what has one spelling as text."""
 
 
 class SpooledTable:
@@ -95,6 +100,9 @@ def array_of(name: str, values: Sequence[Any]) -> tuple[pa.Field, pa.Array]:
         array = pa.array(values)
         return pa.field(name, array.type), array
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        if strange := next((v for v in values if v is not None and not isinstance(v, _CELLS)), None):
+            texts = [None if value is None else repr(value).encode() for value in values]
+            return foreign(name, type(strange).__name__), pa.array(texts, pa.binary())
         return mixed(name), pa.array([spelled(value) for value in values], pa.string())
 
 

@@ -25,6 +25,7 @@ from dnnflow.table.text.source_text import new_hash
 
 VALUE_BYTES = 8
 _MIXED, _NOMINAL = {b"dnnflow": b"mixed"}, {b"dnnflow": b"nominal"}
+_FOREIGN = b"foreign "
 _DIGEST_ROWS = 1 << 16
 _MOST_ROWS = 1 << 20
 _AHEAD = 3
@@ -97,6 +98,11 @@ def nominal(name: str) -> pa.Field:
     return pa.field(name, pa.string(), metadata=_NOMINAL)
 
 
+def foreign(name: str, kind: str) -> pa.Field:
+    """Return the field of a column with values of a Python type that no table has."""
+    return pa.field(name, pa.binary(), metadata={b"dnnflow": _FOREIGN + kind.encode()})
+
+
 def is_nominal(field: pa.Field) -> bool:
     """Say whether a column's values are names by its file's word."""
     return bool((field.metadata or {}).items() >= _NOMINAL.items())
@@ -119,13 +125,13 @@ def check_features(schema: pa.Schema, names: Sequence[str]) -> None:
         kind = kind_of(field)
         if kind is TypeKind.TIME:
             raise DataError(
-                f"a feature must be numbers or text, but column {name!r} holds dates or times "
+                f"a feature or label must be numbers or text, but column {name!r} holds dates or times "
                 f"({field.type}); drop it, convert it to numbers first, or name it in time to have the "
                 "latest rows tested"
             )
         if kind is TypeKind.OTHER:
             raise DataError(
-                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field.type)}; "
+                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field)}; "
                 "drop it, or convert it first"
             )
 
@@ -139,15 +145,16 @@ def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
     """
     for name in names:
         if kind_of(schema.field(name)) is TypeKind.OTHER:
-            kind = _short(schema.field(name).type)
+            kind = _short(schema.field(name))
             raise DataError(
                 f"a column that divides or weighs rows must hold numbers, text, dates or times, but column "
                 f"{name!r} is {kind}; convert it first"
             )
 
 
-def _short(kind: pa.DataType) -> str:
-    text = str(kind)
+def _short(field: pa.Field) -> str:
+    said: bytes = (field.metadata or {}).get(b"dnnflow", b"")
+    text = f"of {said.removeprefix(_FOREIGN).decode()}" if said.startswith(_FOREIGN) else str(field.type)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
