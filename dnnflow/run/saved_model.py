@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "csv": ("delimiter", "quote", "header", "encoding", "format"),
+    "fwf": ("quote", "header", "encoding", "format"),
     "excel": ("sheet", "header"),
     "sql": ("query",),
     "arff": ("encoding",),
@@ -253,8 +254,8 @@ class SavedModel:
         plain = Source(url=url, **known)
         found, trained = find_tables(plain), self.reading.get("format", "csv")
         kind = found[0].kind
-        if self.reading.get("format") == "csv" and kind in RECORDS:  # it was said that such a file is text
-            kind = "csv"
+        if trained in ("csv", "fwf") and trained == self.reading.get("format") and kind in RECORDS:
+            kind = trained  # it was said that such a file is text
         names = OPTIONS.get(kind, ())
         if kind != trained:
             names = tuple(name for name in names if name == "header")

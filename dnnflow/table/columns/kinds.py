@@ -316,6 +316,11 @@ HEADERLESS = (
 )
 
 
+BLANKS = (
+    "; if blanks separate the values, set delimiter to a blank, or format to fwf for columns of fixed width"
+)
+
+
 def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[str, tuple[str, ...]]) -> None:
     """Refuse a header with a name twice, and a recipe (labels, lists by field) that names no column of it.
 
@@ -325,6 +330,8 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
         Naming the column and the nearest ones.
     """
     hint = HEADERLESS if looks_like_values(names) else ""
+    if len(names) == 1 and len(names[0].split()) > 1:
+        hint = BLANKS
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         first = names.index(twice[0]) + 1
         raise DataError(

@@ -18,9 +18,10 @@ from dnnflow.table.formats.columnar import OpenedFile, OrcTable, ParquetTable, o
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
 from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
+from dnnflow.table.text.blanks import BLANK, is_blank_separated
 from dnnflow.table.text.source_text import binary, readable
 
-TEXT_KINDS = ("csv", "keel")
+TEXT_KINDS = ("csv", "keel", "fwf")
 """Kinds that are text with delimiters: `text` reads their rows."""
 
 _HEAD_BYTES = 1 << 16
@@ -75,7 +76,7 @@ def find_tables(source: Source) -> list[FoundTable]:
     """
     if source.format == "sql" or is_database(source.url):
         return [FoundTable(source, "sql")]
-    found = [FoundTable(one, source.format or _kind(one)) for one in _files(source)]
+    found = [_separated(FoundTable(one, source.format or _kind(one))) for one in _files(source)]
     for option, wanted, what in (("query", "sql", "databases"), ("sheet", "excel", "workbooks")):
         if getattr(source, option) is not None and found[0].kind != wanted:
             raise DataError(
@@ -88,6 +89,19 @@ def find_tables(source: Source) -> list[FoundTable]:
                 f"{one.kind} ({one.source.url}); name those of one kind by a glob"
             )
     return found
+
+
+def _separated(found: FoundTable) -> FoundTable:
+    """Return a text whose values only blanks separate as such a one."""
+    source = found.source
+    if found.kind == "fwf":
+        return FoundTable(source.replace(delimiter=BLANK), found.kind)
+    if found.kind != "csv" or source.delimiter is not None or source.encoding is not None:
+        return found
+    with binary(source) as (stream, _), readable(source):
+        head = bytes(stream.read(_HEAD_BYTES) or b"")
+    is_blank = is_blank_separated(head, whole=len(head) < _HEAD_BYTES)
+    return FoundTable(source.replace(delimiter=BLANK), "csv") if is_blank else found
 
 
 def _files(source: Source) -> list[Source]:

@@ -42,6 +42,7 @@ from dnnflow.table.store.table_parts import (
     with_keel,
 )
 from dnnflow.table.text import csv_reader
+from dnnflow.table.text.blanks import BLANK
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, located
 from dnnflow.table.text.inference import (
     BadValue,
@@ -169,6 +170,9 @@ def _notes_of_text(table: Table) -> Iterator[str]:
             f"the text{_of(guessed)} is not UTF-8 and was read as {part.encoding}; if letters are wrong, set "
             "encoding"
         )
+    blank = [part for part in table.texts if part.dialect.delimiter == BLANK and not part.said]
+    for part in blank[:1]:
+        yield f"the values of the text{_of(blank)} are separated by blanks: {in_a_list(part.columns, 5)}"
     skipping = [part for part in table.texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
