@@ -383,6 +383,21 @@ def test_what_has_no_spelling_is_no_category(cell: object, tmp_path: Path):
     assert "odd" not in made(frame, tmp_path, drop=("odd",)).feature_names
 
 
+def test_whole_numbers_that_no_type_holds_are_refused(tmp_path: Path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        "".join(f'{{"x": {i % 7}, "id": {2**70 + i % 2}, "label": "{"ab"[i % 2]}"}}\n' for i in range(40))
+    )
+    for recipe in ({}, {"label": "id", "drop": ("label",)}):
+        with pytest.raises(
+            DataError, match="but column 'id' is of whole numbers beyond 64 bits; drop it, or conv"
+        ):
+            made(path, tmp_path, **recipe)
+    assert made(path, tmp_path, drop=("id",)).feature_names == ("x",)
+    path.write_text("".join(f'{{"x": {i % 7 + 0.5}e30, "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
+    assert made(path, tmp_path).feature_names == ("x",)
+
+
 def test_bins_of_numbers_are_categories(tmp_path: Path):
     frame = table().assign(bin=pd.cut(np.arange(len(table())), [-1, 9, 1000]))
     dataset = made(frame, tmp_path)

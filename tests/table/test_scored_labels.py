@@ -131,3 +131,16 @@ def test_texts_of_typed_features_are_found_again(kind: str, tmp_path: Path):
     dataset = made(Source(url=str(tmp_path / "t.parquet")), tmp_path, text_columns=("f",))
     for rows in (read_rows(Source(url=str(tmp_path / "t.parquet"))), rows_of(table), table):
         assert not any(dataset.fitted.notes(rows))
+
+
+def test_rows_as_pandas_holds_them(tmp_path: Path):
+    columns: Any = [0, ("a", 1), "s", "label"]
+    rows = pd.DataFrame(
+        [[i % 5, ["u", "v"][i % 2], i % 3, "pq"[i % 2]] for i in range(ROWS)], columns=columns
+    )
+    dataset = made(rows, tmp_path, text_columns=("s",))
+    odd = rows.astype({0: pd.SparseDtype("int64")}).astype({"s": "Float32"})
+    odd.iloc[3, 1] = pd.NA
+    assert not any(dataset.fitted.notes(odd))
+    assert dataset.fitted.transform(odd)[4:].tolist() == dataset.fitted.transform(rows_of(rows))[4:].tolist()
+    assert truth_of(dataset.fitted, odd)[1].all()

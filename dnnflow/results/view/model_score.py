@@ -16,6 +16,7 @@ from dnnflow.results.view.bootstrap import bootstrap_interval
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.score_words import between
 from dnnflow.table.columns.kinds import Task, nearest, quoted
+from dnnflow.table.columns.preprocess import by_names
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class ModelScore:
 
 def has_label(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> bool:
     """Whether rows have each label's column, and some row a label in all of them."""
-    names = list(map(str, rows.columns))
+    rows = by_names(rows)
+    names = list(rows.columns)
     if any(names.count(name) != 1 for name in preprocessing.targets.names):
         return False
     texts = [preprocessing.labels_of(i, rows[name]) for i, name in enumerate(preprocessing.targets.names)]
@@ -79,7 +81,8 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
     DataError
         If a label has no column, or something in it that the model does not know, or no row is labelled.
     """
-    targets, names = preprocessing.targets, [str(name) for name in rows.columns]
+    rows = by_names(rows)
+    targets, names = preprocessing.targets, list(rows.columns)
     values, known = [], np.ones(len(rows), bool)
     for place, column in enumerate(targets.names):
         if names.count(column) != 1:

@@ -257,7 +257,8 @@ class Preprocessing:
         DataError
             If a column is not there, or a value of a number column is not a finite number.
         """
-        self._check_columns([str(name) for name in frame.columns])
+        frame = by_names(frame)
+        self._check_columns([*frame.columns])
         return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
 
     def _check_columns(self, names: Sequence[str]) -> None:
@@ -276,6 +277,7 @@ class Preprocessing:
 
         That is a text that the training rows did not have: it is encoded as none of their categories.
         """
+        frame = by_names(frame)
         found: list[list[str]] = [[] for _ in range(len(frame))]
         for column in self.columns:
             if not isinstance(column, TextColumn):
@@ -387,6 +389,12 @@ def as_text(value: Any) -> str | None:
     """Return a raw value as text of a CSV, without blanks around it; None if it is missing."""
     text = spelled(value)
     return None if text is None else composed(text.strip())
+
+
+def by_names(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame whose columns are called by texts, as those of a table are: 0 is called '0'."""
+    names = [str(name) for name in frame.columns]
+    return frame if names == [*frame.columns] else frame.set_axis(names, axis=1)
 
 
 def texts_of(values: "pd.Series[Any]") -> list[str | None]:

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import nearest, quoted
 from dnnflow.table.formats.columnar import HeldTable, OpenedFile
 from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable
-from dnnflow.table.formats.typed_source import mixed, no_rows, nominal
+from dnnflow.table.formats.typed_source import foreign, mixed, no_rows, nominal
 
 _PIECE_BYTES = 16 << 20
 _ROW = re.compile(r" in row (\d+)$")
+_LONG, _LONG_DIGITS = 2.0**63, re.compile(rb"[:\s]-?[0-9]{19,}\s*[,}]")
 _CELL = re.compile(r"Error\((\w+)\)")
 _NOT_AVAILABLE = "NA"
 """The error of a cell that means a missing value: #N/A."""
@@ -56,7 +58,7 @@ def _json_piece(data: bytes, row: int) -> pa.Table:
             texts = pa.schema([(name, pa.string()) for name in dates])
             how = json.ParseOptions(explicit_schema=texts)
             piece = json.read_json(pa.BufferReader(data), whole, how).select(piece.column_names)
-        return piece
+        return _without_long(piece, data)
     except pa.ArrowInvalid as error:
         reason = " ".join(str(error).split()).removeprefix("JSON parse error: ")
         place = ""
@@ -66,6 +68,17 @@ def _json_piece(data: bytes, row: int) -> pa.Table:
             f"{place}each line must be a JSON object, with values of one type a column, but {reason}; "
             "correct that line"
         ) from None
+
+
+def _without_long(piece: pa.Table, data: bytes) -> pa.Table:
+    """Mark columns with whole numbers that no type holds: Arrow reads them as floats, and ids become one."""
+    for place, field in enumerate(piece.schema):
+        if pa.types.is_floating(field.type):
+            most = pc.max(pc.abs(piece.column(place))).as_py()
+            if most is not None and most >= _LONG and _LONG_DIGITS.search(data):
+                marked = foreign(field.name, "whole numbers beyond 64 bits")
+                piece = piece.set_column(place, marked, pa.nulls(len(piece), marked.type))
+    return piece
 
 
 def open_arff(file: OpenedFile, place: Path, encoding: str | None) -> SpooledTable:

@@ -69,7 +69,9 @@ def _widest(one: pa.Field, other: pa.Field) -> pa.Field:
         return pa.field(one.name, pa.float64())
     if kinds == {TypeKind.TEXT} and not (_is_boolean(one) or _is_boolean(other)):
         return pa.field(one.name, pa.string())
-    return one if TypeKind.OTHER in kinds and kind_of(one) is TypeKind.OTHER else mixed(one.name)
+    if TypeKind.OTHER in kinds:
+        return one if kind_of(one) is TypeKind.OTHER else other
+    return mixed(one.name)
 
 
 def _is_boolean(field: pa.Field) -> bool:
