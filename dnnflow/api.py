@@ -32,7 +32,7 @@ from dnnflow.show.report import write_report
 from dnnflow.table.columns.recipe import Recipe, TextOptions
 from dnnflow.table.formats.frames import kept_label
 from dnnflow.table.formats.given_table import place_table
-from dnnflow.table.formats.rows_file import named_labels, read_rows, rows_of, source_of
+from dnnflow.table.formats.rows_file import named_labels, rows_of, source_of
 from dnnflow.table.rows.sources import Reading, open_source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
@@ -496,7 +496,7 @@ def score(model: str | Path, rows: Any, *, settings: Settings | None = None, **r
 def _raw_rows(model: SavedModel, rows: Any, reading: Mapping[str, Any]) -> "pd.DataFrame":
     """Return raw rows in memory, or of a table that is read as that of a model's training."""
     if isinstance(rows, str | PathLike):
-        return read_rows(model.source(fspath(rows), **reading))
+        return model.rows(fspath(rows), **reading)
     return rows_of(source_of(rows, **reading))
 
 

@@ -90,3 +90,7 @@ class ConflictError(InputError):
 
 class LaunchError(DnnflowError, RuntimeError):
     """A job could not be handed to what runs it."""
+
+
+class ReadingWarning(UserWarning):
+    """Tells how a table of new rows was read where that may not be meant."""

@@ -66,7 +66,7 @@ def directory_aside(path: Path) -> Iterator[Path]:
 
 
 def remove_directory(path: Path) -> None:
-    """Remove a directory with all that is in it; it loses its name first, so that no half of it is left.
+    """Remove a file, or a directory with all in it; it loses its name first, so that no half of it is left.
 
     Raises
     ------
@@ -82,6 +82,8 @@ def remove_directory(path: Path) -> None:
         raise StoreError(f"what is deleted must be writable, got {path}: {error.strerror}; "
                          "remove it by hand") from error  # fmt: skip
     for left in path.parent.glob(f"{_DELETED}*"):  # of one who was stopped, too
+        if left.is_file():
+            left.unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
     if aside.exists():
         raise StoreError(f"what is deleted must be writable, got {aside}, of which some is left; "
@@ -89,13 +91,13 @@ def remove_directory(path: Path) -> None:
 
 
 def disk_bytes(path: Path) -> int:
-    """Return what a directory takes on disk with all that is in it; 0 where there is none."""
+    """Return what a file, or a directory with all that is in it, takes on disk; 0 where there is none."""
+    inside = (os.path.join(folder, n) for folder, _, names in os.walk(path) for n in [".", *names])
     taken = 0
-    for folder, _, names in os.walk(path):
-        for name in [".", *names]:
-            with suppress(OSError):  # it went meanwhile
-                found = os.lstat(os.path.join(folder, name))
-                taken += getattr(found, "st_blocks", -(-found.st_size // 512)) * 512
+    for one in [path] if path.is_file() else inside:
+        with suppress(OSError):  # it went meanwhile
+            found = os.lstat(one)
+            taken += getattr(found, "st_blocks", -(-found.st_size // 512)) * 512
     return taken
 
 

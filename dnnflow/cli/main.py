@@ -444,14 +444,15 @@ def predict(
     from dnnflow.api import model_file
     from dnnflow.results.view.export import check_suffix, write_table
     from dnnflow.run.saved_model import load_model
-    from dnnflow.table.formats.rows_file import read_rows
+    from dnnflow.show.terminal import notes_told
 
     if out is not None:
         check_suffix(out, "predictions are written")
     saved = load_model(model_file(model))
     saved = saved.with_thresholds(threshold) if threshold else saved
-    source = saved.source(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
-    table = saved.predict_beside(read_rows(source), keep or ())
+    with notes_told():
+        raw = saved.rows(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+    table = saved.predict_beside(raw, keep or ())
     if as_json:
         _print_json(table.to_dict(orient="records"))
     elif out is None:
@@ -468,9 +469,10 @@ def score(
 ) -> None:  # fmt: skip
     """Say how good a saved model is on raw rows that have the label."""
     from dnnflow.api import score as score_rows
-    from dnnflow.show.terminal import show_score
+    from dnnflow.show.terminal import notes_told, show_score
 
-    found = score_rows(model, rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+    with notes_told():
+        found = score_rows(model, rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
     if as_json:
         _print_json(found.to_dict())
     else:

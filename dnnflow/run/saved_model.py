@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from bisect import insort
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -23,13 +24,14 @@ from numpy.typing import NDArray
 
 from dnnflow.engines.metric import decided
 from dnnflow.engines.process_setup import import_tensorflow
-from dnnflow.errors import DataError, InputError, NotFoundError
+from dnnflow.errors import DataError, InputError, NotFoundError, ReadingWarning
 from dnnflow.paths import write_file
 from dnnflow.results.view.model_score import ModelScore, score_of, truth_of
-from dnnflow.table.columns.kinds import Task, nearest, to_number
+from dnnflow.table.columns.kinds import Task, in_a_list, nearest, to_number
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.open_table import find_tables
+from dnnflow.table.formats.rows_file import read_rows
 from dnnflow.table.text.source_text import shows_encoding
 
 if TYPE_CHECKING:
@@ -38,6 +40,16 @@ if TYPE_CHECKING:
 
     from dnnflow.table.store.dataset import Dataset
 
+OPTIONS = {
+    "csv": ("delimiter", "quote", "header", "encoding", "format"),
+    "fwf": ("quote", "header", "encoding", "format"),
+    "excel": ("sheet", "header"),
+    "sql": ("query",),
+    "arff": ("encoding",),
+}
+"""By which options of the training's table new rows are read, by kind."""
+RECORDS = ("csv", "keel", "arff", "jsonl")
+"""Kinds that may be text with delimiters where that was said."""
 MEMBER = "dnnflow.json"
 """Name of our member in a Keras archive."""
 PROBABILITY = "probability of "
@@ -191,8 +203,7 @@ class SavedModel:
     about: Mapping[str, Any]
     """Design, study, recorded accuracy."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """Delimiter, quote and header of the table that it was trained on, and its encoding if that is no UTF;
-    empty if the file does not say."""
+    """How the table that it was trained on was read, as of `Dataset`; empty if the file does not say."""
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -225,7 +236,7 @@ class SavedModel:
         return replace(self, about={**self.about, "thresholds": list(thresholds)})
 
     def source(self, url: str, **given: Any) -> Source:
-        """Return how a table of raw rows is read: a CSV as that of the training, besides what is given.
+        """Return how a table of raw rows is read: as that of the training, besides what is given.
 
         Parameters
         ----------
@@ -241,14 +252,91 @@ class SavedModel:
         """
         known = {name: value for name, value in given.items() if value is not None}
         plain = Source(url=url, **known)
-        found = find_tables(plain)
-        if {one.kind for one in found} != {"csv"}:
-            return plain
-        source = Source(url=url, **{**self.reading, **known})
-        is_theirs = "encoding" in self.reading and "encoding" not in known
-        if is_theirs and any(shows_encoding(one.source) for one in found):
-            return source.replace(encoding=None)
-        return source
+        found, trained = find_tables(plain), self.reading.get("format", "csv")
+        kind = found[0].kind
+        if trained in ("csv", "fwf") and trained == self.reading.get("format") and kind in RECORDS:
+            kind = trained  # it was said that such a file is text
+        names = OPTIONS.get(kind, ())
+        if kind != trained:
+            names = tuple(name for name in names if name == "header")
+        theirs = {name: self.reading[name] for name in names if name in self.reading and name not in known}
+        if "encoding" in theirs and any(shows_encoding(one.source) for one in found):
+            theirs["encoding"] = None
+        return plain.replace(**theirs)
+
+    def rows(self, url: str, **given: Any) -> "pd.DataFrame":
+        """Read a table of raw rows as that of the training; a warning says where it is of another form.
+
+        Without a header, its columns are those of the table trained on, in their order, with or without the
+        labels and what is no feature.
+
+        Parameters
+        ----------
+        url, given
+            As `source` takes them.
+
+        Raises
+        ------
+        InputError
+            If a field breaks its rule.
+        DataError
+            If it cannot be read, or its columns cannot be told.
+        """
+        source = self.source(url, **given)
+        if "encoding" in self.reading and source.encoding is None:
+            warnings.warn(
+                f"new rows are UTF-8, the table trained on was {self.reading['encoding']}",
+                ReadingWarning,
+                stacklevel=3,
+            )
+        fault: DataError | None = None
+        try:
+            rows = self._named(read_rows(source), source)
+        except DataError as error:
+            fault = error
+        if fault is None and self._has_features(rows):
+            return rows
+        if source.delimiter is not None and given.get("delimiter") is None:
+            with suppress(DataError):
+                found = source.replace(delimiter=None)
+                again = self._named(read_rows(found), found)
+                if self._has_features(again):
+                    warnings.warn(
+                        f"new rows are not separated by {source.delimiter!r} as the table trained on was; "
+                        "what separates them was found anew",
+                        ReadingWarning,
+                        stacklevel=3,
+                    )
+                    return again
+        if fault is not None:
+            raise fault
+        return rows
+
+    def _has_features(self, rows: "pd.DataFrame") -> bool:
+        return {column.name for column in self.preprocessing.columns} <= {*map(str, rows.columns)}
+
+    def _named(self, rows: "pd.DataFrame", source: Source) -> "pd.DataFrame":
+        """Return rows without a header under the names of the table trained on."""
+        columns = self.reading.get("columns")
+        if (
+            source.header
+            or columns is None
+            or [*rows.columns] != [f"column_{i + 1}" for i in range(rows.shape[1])]
+        ):
+            return rows
+        labels = {*self.preprocessing.targets.names}
+        features = {column.name for column in self.preprocessing.columns}
+        kept = ({*columns}, {*columns} - labels, features, features | labels)
+        ways = {tuple(name for name in columns if name in names) for names in kept}
+        fitting = [way for way in ways if len(way) == rows.shape[1]]
+        if len(fitting) != 1:
+            how = "in several ways" if fitting else "in no way"
+            raise DataError(
+                f"rows without a header must have the columns of the table trained on, in their order "
+                f"({in_a_list(columns)}), all or without {in_a_list(sorted({*columns} - features))}, got "
+                f"{rows.shape[1]} columns, which are some of these {how}; give the file a header"
+            )
+        return rows.set_axis([*fitting[0]], axis=1)
 
     def _said(self, outputs: np.ndarray) -> np.ndarray:
         """Return numbers as they are, and of labels 1 where their second value is predicted."""

@@ -2,7 +2,9 @@
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +16,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from dnnflow.engines.metrics import METRICS
+from dnnflow.errors import ReadingWarning
 from dnnflow.events import (
     Compiling,
     Event,
@@ -384,6 +387,20 @@ def show_survey(found: "Survey", name: str, reading: "Mapping[str, str]") -> Non
         command = shlex.join(["dnnflow", "search", name, *options])
         console.print(f"The label may be {escape(repr(found.label))}:\n  [cyan]{escape(command)}[/cyan]",
                       soft_wrap=True)  # fmt: skip
+
+
+@contextmanager
+def notes_told() -> Iterator[None]:
+    """Print how new rows were read on stderr, where that may not be meant."""
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", ReadingWarning)
+        try:
+            yield
+        finally:
+            console = Console(stderr=True, highlight=False, soft_wrap=True)
+            for note in noted:
+                if issubclass(note.category, ReadingWarning):
+                    console.print(f"note: {escape(str(note.message))}")
 
 
 def show_home(settings: "Settings", unused: "Sequence[Path]" = ()) -> None:

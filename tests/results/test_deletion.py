@@ -1,5 +1,6 @@
 """What is deleted is gone, from the database and from the disk; what others need stays."""
 
+import os
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -153,6 +154,37 @@ def test_a_dataset_elsewhere_is_never_touched(store: Store, workspace: Workspace
     plan = delete(store, workspace, study_id, datasets=True)
     assert plan.kept == {study_id: "it lies elsewhere"}
     assert elsewhere.is_dir()
+
+
+def with_frame(store: Store, workspace: Workspace, study_id: str, sign: str) -> Path:
+    path = workspace.frames / f"{sign * 64}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        path.write_bytes(b"x" * 50_000)
+        os.utime(path, (0, 0))
+    pipeline = {"dataset": {"source": str(path)}}
+    store._update(study_id, pipeline=pipeline)
+    return path
+
+
+def test_a_table_given_in_memory_goes_with_the_last_study_that_names_it(
+    store: Store, workspace: Workspace
+) -> None:
+    one, two, three = (insert_study(store, 1) for _ in range(3))
+    shared = with_frame(store, workspace, one, "a")
+    assert with_frame(store, workspace, two, "a") == shared
+    own = with_frame(store, workspace, three, "b")
+    assert all(use.dataset_bytes >= 50_000 for use in disk_uses(store, workspace, store.runs()))
+    assert delete(store, workspace, one, datasets=True).datasets == {}
+    assert delete(store, workspace, two).datasets == {}
+    assert (shared.is_file(), unused_datasets(store, workspace)) == (True, [shared])
+    os.utime(own)  # a search of it has begun
+    assert delete(store, workspace, three, datasets=True).datasets == {}
+    assert own.is_file()
+    plan = plan_deletion(store, workspace, [], unused_before=datetime.now(UTC) - timedelta(days=1))
+    assert plan.freed_bytes >= 50_000
+    carry_out(plan, store, workspace)
+    assert [path for path in workspace.frames.iterdir()] == [own]
 
 
 def test_old_is_what_nothing_has_changed_in(store: Store) -> None:

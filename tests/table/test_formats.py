@@ -4,6 +4,7 @@ import json
 import sqlite3
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,70 @@ def test_a_query_and_what_a_database_has(tmp_path: Path):
         made(Source(url=url, query="select none_such from shop"), tmp_path)
     with pytest.raises(DataError, match=r"column names must differ, got 'count' twice"):
         made(Source(url=url, query="select count, size as count from shop"), tmp_path)
+
+
+def test_postgresql_is_asked_once_and_its_types_are_kept(postgres: str, tmp_path: Path):
+    amounts: Any = [Decimal(2**60 + i % 3) for i in range(ROWS)]
+    frame = table().assign(amount=amounts)
+    engine = sa.create_engine(postgres.replace("postgresql://", "postgresql+psycopg://"))
+    frame.to_sql("sold", engine, index=False, dtype={"amount": sa.Numeric(30, 0)})
+    engine.dispose()
+    query = "SELECT * FROM sold WHERE label LIKE '%' AND label <> ':a' AND 1::int = 1 ORDER BY amount"
+    dataset = made(Source(url=postgres, query=query), tmp_path, drop=("amount",))
+    assert sum(dataset.rows.values()) == len(frame)
+    assert dataset.reading["query"] == query
+    assert len(read_rows(Source(url=postgres.replace("postgresql:", "postgres:"), query="sold"))) == len(
+        frame
+    )
+    ids = made(
+        Source(url=postgres, query="sold"), tmp_path, label="amount", task="classification", drop=("label",)
+    )
+    assert ids.class_names == tuple(str(2**60 + i) for i in range(3))
+    with pytest.raises(DataError, match=r'cannot read .*relation "gone" does not exist'):
+        made(Source(url=postgres, query="SELECT * FROM gone"), tmp_path)
+    with pytest.raises(
+        DataError, match="query must be a SELECT or the name of a table, got 'sald'; nearest: 'sold'"
+    ):
+        made(Source(url=postgres, query="sald"), tmp_path)
+
+
+def test_a_sheet_may_begin_anywhere(tmp_path: Path):
+    texts = table().assign(x="u").astype(str)[["x", "label"]]
+    texts.to_excel(tmp_path / "t.xlsx", index=False, startrow=3, startcol=2)
+    rows = read_rows(Source(url=str(tmp_path / "t.xlsx")))
+    assert (len(rows), rows["label"].tolist()) == (len(texts), texts["label"].tolist())
+    texts.to_excel(tmp_path / "bare.xlsx", index=False, startrow=3, header=False)
+    assert len(read_rows(Source(url=str(tmp_path / "bare.xlsx"), header=False))) == len(texts)
+
+
+@pytest.mark.parametrize("cell", [1 + 2j, {3}, object(), pd.Interval(0, 1), Path("a")])
+def test_what_has_no_spelling_is_no_category(cell: object, tmp_path: Path):
+    frame = table().assign(odd=pd.Series([cell, "a"] * (len(table()) // 2), dtype=object))
+    with pytest.raises(DataError, match=f"but column 'odd' is of {type(cell).__name__}; drop it"):
+        made(frame, tmp_path)
+    assert "odd" not in made(frame, tmp_path, drop=("odd",)).feature_names
+
+
+def test_whole_numbers_that_no_type_holds_are_refused(tmp_path: Path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(
+        "".join(f'{{"x": {i % 7}, "id": {2**70 + i % 2}, "label": "{"ab"[i % 2]}"}}\n' for i in range(40))
+    )
+    for recipe in ({}, {"label": "id", "drop": ("label",)}):
+        with pytest.raises(
+            DataError, match="but column 'id' is of whole numbers beyond 64 bits; drop it, or conv"
+        ):
+            made(path, tmp_path, **recipe)
+    assert made(path, tmp_path, drop=("id",)).feature_names == ("x",)
+    path.write_text("".join(f'{{"x": {i % 7 + 0.5}e30, "label": "{"ab"[i % 2]}"}}\n' for i in range(40)))
+    assert made(path, tmp_path).feature_names == ("x",)
+
+
+def test_bins_of_numbers_are_categories(tmp_path: Path):
+    frame = table().assign(bin=pd.cut(np.arange(len(table())), [-1, 9, 1000]))
+    dataset = made(frame, tmp_path)
+    assert [name for name in dataset.feature_names if "bin" in name] == ["bin=(-1, 9]", "bin=(9, 1000]"]
+    assert not any(dataset.fitted.notes(rows_of(frame)))
 
 
 def test_json_of_two_types_is_told_with_its_row(tmp_path: Path):

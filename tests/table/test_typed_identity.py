@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 
 from dnnflow.api import ingest
 from dnnflow.errors import DataError
@@ -54,3 +57,31 @@ def test_numbers_that_are_text_by_their_type_are_told(tmp_path: Path) -> None:
     assert dataset.n_features == 7
     assert [note[:48] for note in dataset.notes] == ["column 'a' is text by its type, but all of its v"]
     assert ingest(rows, "k", out=tmp_path, text_columns=("a",)).notes == ()
+
+
+def test_a_table_is_the_same_of_every_library(tmp_path: Path) -> None:
+    frame = pd.DataFrame({
+        "x": [0.5, None] * 30, "n": range(60), "c": ["u", "v", None] * 20, "b": [True, False] * 30,
+        "at": pd.date_range("2020-01-01", periods=60), "label": ["p", "NA"] * 30,
+    })  # fmt: skip
+    same = [frame, frame.assign(c=frame["c"].astype("category")), pl.from_pandas(frame),
+            pa.Table.from_pandas(frame, preserve_index=False)]  # fmt: skip
+    frame.to_parquet(tmp_path / "t.parquet")
+    sets = [ingest(one, "label", out=tmp_path, drop=("at",)) for one in same]
+    assert len({one.id for one in sets}) == 1
+    other = ingest(frame.assign(c="w"), "label", out=tmp_path, drop=("at",))
+    assert other.id != sets[0].id
+    sets.append(ingest(tmp_path / "t.parquet", "label", out=tmp_path, drop=("at",)))
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 't.db'}")
+    frame.to_sql("t", engine, index=False)
+    engine.dispose()
+    sets.append(ingest(tmp_path / "t.db", "label", out=tmp_path, drop=("at",)))
+    assert all(one.class_names == ("NA", "p") and not one.dropped_rows for one in sets)
+    assert all("'NA' is taken for a class" in " ".join(one.notes) for one in sets)
+
+
+def test_cells_of_lists_keep_their_types(tmp_path: Path) -> None:
+    rows = [[place * 0.5, "uv"[place % 2]] for place in range(60)]
+    dataset = ingest((rows, ["p", None, "q"] * 20), out=tmp_path)
+    assert dataset.feature_names == ("column_1", "column_2=u", "column_2=v")
+    assert (dataset.class_names, dataset.dropped_rows) == (("p", "q"), 20)

@@ -1,5 +1,6 @@
 """Tell what runs and datasets take on disk, and delete them."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dnnflow.results.store.run_record import RunRecord, check_study_id
 from dnnflow.results.store.store import Store
 
 _DATASET_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+_FRAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}\.arrow")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class DiskUse:
     rows_bytes: int
     """Of its trials in the results store, about."""
     dataset_bytes: int
-    """Of its dataset, which other studies may use as well."""
+    """Of its dataset, and of the table in memory that it was made of; other studies may use them as well."""
 
     @property
     def own_bytes(self) -> int:
@@ -38,7 +40,7 @@ class DeletionPlan:
     runs: list[tuple[RunRecord, int]]
     """With the bytes that each takes for itself."""
     datasets: dict[Path, int]
-    """Directories of datasets, and their bytes."""
+    """Directories of datasets and files of tables that were given in memory, and their bytes."""
     kept: dict[str, str]
     """Why the dataset of a run stays that was to go as well, by the run's id."""
 
@@ -55,30 +57,43 @@ def disk_uses(store: Store, workspace: Workspace, records: Sequence[RunRecord]) 
                 if _DATASET_ID.fullmatch(one)}  # fmt: skip
     return [
         DiskUse(sum(map(disk_bytes, _folders(workspace, one.run_id))), rows.get(one.run_id, 0),
-                datasets.get(one.dataset_id, 0)) for one in records
+                datasets.get(one.dataset_id, 0) + sum(map(disk_bytes, _frames(workspace, one))))
+        for one in records
     ]  # fmt: skip
 
 
 def unused_datasets(store: Store, workspace: Workspace) -> list[Path]:
-    """Return the datasets that no run uses; none while a run prepares its table, which may be one of them."""
+    """Return the datasets, and tables that were given in memory, that no run uses.
+
+    None while a run prepares its table, which may be one of them.
+    """
     records = store.runs()
-    if any(_is_prepared(one) for one in records) or not workspace.datasets.is_dir():
+    if any(_is_prepared(one) for one in records):
         return []
     used = {one.dataset_id for one in records}
-    return [path for path in sorted(workspace.datasets.iterdir())
-            if path.is_dir() and path.name not in used and _DATASET_ID.fullmatch(path.name)]  # fmt: skip
+    read = {path for one in records for path in _frames(workspace, one)}
+    datasets = [path for path in sorted(workspace.datasets.glob("*"))
+                if path.is_dir() and path.name not in used and _DATASET_ID.fullmatch(path.name)]  # fmt: skip
+    return datasets + [path for path in sorted(workspace.frames.glob("*.arrow")) if path not in read]
+
+
+def _frames(workspace: Workspace, record: RunRecord) -> list[Path]:
+    """Return the tables that were given in memory which a run's pipeline names."""
+    names = dict.fromkeys(_FRAME.findall(json.dumps(dict(record.pipeline), default=str)))
+    return [path for name in names if (path := workspace.frames / name).is_file()]
 
 
 def plan_deletion(store: Store, workspace: Workspace, records: Sequence[RunRecord], *, datasets: bool = False,
                   unused_before: datetime | None = None) -> DeletionPlan:  # fmt: skip
     """Say what goes when runs are deleted: rows, predictions, weights, models, reports and logs.
 
-    Files that their pipelines named elsewhere stay, and so do the tables that datasets were made of.
+    Files that their pipelines named elsewhere stay, and so do the tables that datasets were made of, but for
+    those that were given in memory and kept for them.
 
     Parameters
     ----------
     datasets
-        Whether to delete their datasets, too, where no other run uses them.
+        Whether to delete their datasets, and tables that were given in memory, where no other run uses them.
     unused_before
         Whether to delete datasets that were made before and that no run uses.
 
@@ -91,9 +106,10 @@ def plan_deletion(store: Store, workspace: Workspace, records: Sequence[RunRecor
         raise StudyError(f"what is deleted has ended, got {', '.join(going)}, which waits or is running; "
                          f"dnnflow cancel {going[0]} first")  # fmt: skip
     taken = [use.own_bytes for use in disk_uses(store, workspace, records)]
-    paths, kept = [], {}
+    paths, kept = list[Path](), dict[str, str]()
     others = [one for one in store.runs() if one.run_id not in {record.run_id for record in records}]
     for record in records if datasets else ():
+        paths += _free_frames(workspace, record, records, others)
         if not record.has_designs:
             continue
         if why := _why_kept(record, workspace, others):
@@ -102,7 +118,7 @@ def plan_deletion(store: Store, workspace: Workspace, records: Sequence[RunRecor
             paths.append(workspace.dataset(record.dataset_id))
     if unused_before is not None:
         paths += [path for path in unused_datasets(store, workspace)
-                  if datetime.fromtimestamp(path.stat().st_mtime, UTC) < unused_before]  # fmt: skip
+                  if _changed(path) < unused_before]  # fmt: skip
     sizes = {path: disk_bytes(path) for path in dict.fromkeys(paths)}
     return DeletionPlan(list(zip(records, taken, strict=True)), sizes, kept)
 
@@ -130,6 +146,17 @@ def carry_out(plan: DeletionPlan, store: Store, workspace: Workspace) -> None:
                 remove_directory(path)
 
 
+def _free_frames(
+    workspace: Workspace, record: RunRecord, records: Sequence[RunRecord], others: Sequence[RunRecord]
+) -> Iterator[Path]:
+    """Yield the tables of a run, given in memory, that nobody needs who is not deleted."""
+    newest = max(_newest(one) for one in records)
+    for path in _frames(workspace, record):
+        is_taken = _changed(path) > newest  # by a search that has no row yet
+        if not is_taken and not any(path in _frames(workspace, one) for one in others):
+            yield path
+
+
 def _why_kept(record: RunRecord, workspace: Workspace, others: Sequence[RunRecord]) -> str | None:
     """Say why a run's dataset stays when the run is deleted; None where nothing speaks for it."""
     path = workspace.dataset(record.dataset_id)
@@ -151,10 +178,18 @@ def _is_prepared(record: RunRecord) -> bool:
 def old_runs(store: Store, before: datetime, tag: str | None = None) -> Iterator[RunRecord]:
     """Yield the runs that have ended, with nothing new since a time, and a tag where one is given."""
     for record in store.runs():
-        moments = (record.ended_at, record.updated_at, record.created_at)
-        newest = max(_moment(one) for one in moments if one)
-        if newest < before and not record.is_open and (tag is None or tag in record.tags):
+        if _newest(record) < before and not record.is_open and (tag is None or tag in record.tags):
             yield record
+
+
+def _newest(record: RunRecord) -> datetime:
+    """Return when something of a run changed last."""
+    moments = (record.ended_at, record.updated_at, record.created_at)
+    return max(_moment(one) for one in moments if one)
+
+
+def _changed(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
 def _moment(text: str) -> datetime:

@@ -1,6 +1,6 @@
 """Score a saved model on rows whose label is known: classes, several labels, or numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from dnnflow.results.view.bootstrap import bootstrap_interval
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.score_words import between
 from dnnflow.table.columns.kinds import Task, nearest, quoted
-from dnnflow.table.columns.preprocess import as_text
+from dnnflow.table.columns.preprocess import by_names
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ class ModelScore:
 
 def has_label(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> bool:
     """Whether rows have each label's column, and some row a label in all of them."""
-    names = list(map(str, rows.columns))
+    rows = by_names(rows)
+    names = list(rows.columns)
     if any(names.count(name) != 1 for name in preprocessing.targets.names):
         return False
-    texts = [_texts(preprocessing, rows[name].tolist()) for name in preprocessing.targets.names]
+    texts = [preprocessing.labels_of(i, rows[name]) for i, name in enumerate(preprocessing.targets.names)]
     return any(all(text is not None for text in row) for row in zip(*texts, strict=True))
 
 
@@ -80,7 +81,8 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
     DataError
         If a label has no column, or something in it that the model does not know, or no row is labelled.
     """
-    targets, names = preprocessing.targets, [str(name) for name in rows.columns]
+    rows = by_names(rows)
+    targets, names = preprocessing.targets, list(rows.columns)
     values, known = [], np.ones(len(rows), bool)
     for place, column in enumerate(targets.names):
         if names.count(column) != 1:
@@ -88,7 +90,7 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
                 f"rows to be scored must have the label {column!r} once, got it {names.count(column)} times; "
                 f"{nearest(column, names)}"
             )
-        texts = _texts(preprocessing, rows[column].tolist())
+        texts = preprocessing.labels_of(place, rows[column])
         found = targets.values(place, pa.array(texts, pa.string()))
         is_there = np.array([text is not None for text in texts], bool)
         if (strange := is_there & ~np.isfinite(found)).any():
@@ -164,9 +166,3 @@ def _rule(targets: Targets, place: int) -> str:
     known = targets.classes[place].names
     shown = ", ".join(map(quoted, known[:MOST_NAMED])) + (", …" if len(known) > MOST_NAMED else "")
     return f"no class of the model ({shown})"
-
-
-def _texts(preprocessing: "Preprocessing", values: Sequence[Any]) -> list[str | None]:
-    """Return labels as texts of a CSV, None where they are missing."""
-    is_missing = preprocessing.label_markers.has_label
-    return [None if text is None or is_missing(text) else text for text in map(as_text, values)]

@@ -7,17 +7,65 @@ need not pay.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.table.columns.kinds import to_number
 
 TEXT = pa.dictionary(pa.int32(), pa.string())
 """How text is parsed and kept: codes and the block's own distinct values."""
+_INTEGERS = 2.0**63
+"""A whole number below this is spelled as an integer."""
+_SPELLED_ALIKE = (1e-4, 1e9)
+"""Between these Python and Arrow spell fractions alike."""
+
+
+def spellings(array: Any) -> Any:
+    """Return a pyarrow array's values as a CSV spells them; NaN as null."""
+    kind, types = array.type, pa.types
+    if types.is_timestamp(kind) and kind.unit == "ns":
+        array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
+    written = pc.cast(array, pa.string())
+    if types.is_decimal(kind) and kind.scale > 0:
+        if pc.any(pc.match_substring(written, "E")).as_py():  # of a small one
+            return spellings(pc.cast(array, pa.float64(), safe=False))
+        return pc.utf8_rtrim(pc.utf8_rtrim(written, "0"), ".")
+    if types.is_floating(array.type):
+        written = pc.if_else(pc.is_nan(array), pa.scalar(None, pa.string()), written)
+        values = pc.cast(array, pa.float64())
+        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), _INTEGERS))
+        written = pc.if_else(is_whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), written)
+    return written
+
+
+def spelled(value: Any) -> str | None:
+    """Return a Python value as a CSV spells it, and `spellings` an array of such; None if it is missing."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(value).lower()
+    if isinstance(value, Decimal | float | np.floating):
+        return _spelled_number(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _spelled_number(value: Any) -> str | None:
+    if value != value:
+        return None
+    if value == int(value) if abs(value) < _INTEGERS else isinstance(value, Decimal):
+        return str(int(value))
+    least, most = _SPELLED_ALIKE
+    if type(value) is float and least < abs(value) < most:
+        return repr(value)
+    given = float(value) if isinstance(value, Decimal) else value
+    text: str = spellings(pa.array([given]))[0].as_py()
+    return text
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from dnnflow.errors import InputError
-from dnnflow.table.columns.kinds import in_a_list, quoted, to_number
+from dnnflow.table.columns.kinds import in_a_list, number_name, quoted, to_number
 
 NEARLY = 0.9
 """Share of a text column's values from which on they are meant as numbers."""
@@ -119,6 +119,11 @@ class NumberStyle:
             return None if self.comma else to_number(text)
         return found.comma if self.comma else found.point
 
+    def plainly(self, text: str) -> str:
+        """Return a number as a plain one; every other text as it is."""
+        number = self.read(text)
+        return text if number is None else number_name(number)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         return {"example": self.example, "affix": self.affix}
@@ -127,6 +132,12 @@ class NumberStyle:
     def from_dict(cls, values: Mapping[str, Any]) -> "NumberStyle":
         """Make it of what `to_dict` returned."""
         return replace(cls.of(values["example"]), affix=values["affix"], any_affix=False)
+
+
+def styles_of(numbers: Iterable[str]) -> dict[str, NumberStyle]:
+    """Return how the numbers of columns are written, as texts `column=example` say it."""
+    pairs = (text.rpartition("=") for text in numbers)
+    return {column: NumberStyle.of(example) for column, _, example in pairs}
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,10 @@ class Classes:
         """Return the code of each text, -1 for what is no class."""
         return [-1 if text is None else self._code(text) for text in texts]
 
+    def knows(self, text: str) -> bool:
+        """Say whether a text is of a class."""
+        return self._code(text) >= 0
+
     def _code(self, text: str) -> int:
         found = self._exact.get(text, -1)
         return found if found >= 0 or self.exact else self._alike.get(self._one(text), -1)
@@ -312,6 +316,11 @@ HEADERLESS = (
 )
 
 
+BLANKS = (
+    "; if blanks separate the values, set delimiter to a blank, or format to fwf for columns of fixed width"
+)
+
+
 def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[str, tuple[str, ...]]) -> None:
     """Refuse a header with a name twice, and a recipe (labels, lists by field) that names no column of it.
 
@@ -321,6 +330,8 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
         Naming the column and the nearest ones.
     """
     hint = HEADERLESS if looks_like_values(names) else ""
+    if len(names) == 1 and len(names[0].split()) > 1:
+        hint = BLANKS
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         first = names.index(twice[0]) + 1
         raise DataError(

@@ -10,10 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.arrow import spelled, spellings
+from dnnflow.table.columns.dressing import NumberStyle, styles_of
 from dnnflow.table.columns.kinds import (
     STANDARD_LABEL_MARKERS,
     STANDARD_MARKERS,
@@ -22,6 +24,7 @@ from dnnflow.table.columns.kinds import (
     Task,
     composed,
     in_a_list,
+    looks_like_values,
     nearest,
     quoted,
     to_number,
@@ -37,6 +40,10 @@ MISSING, UNSEEN = -2, -1
 """Codes of text that is no category."""
 
 _LARGEST = np.finfo(np.float32).max
+_HEADERLESS = (
+    "; if the first line has values and no names, set header to false (--no-header): the columns are those "
+    "of the table trained on"
+)
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,8 @@ class Preprocessing:
     """What stands for a missing label, if that is said."""
     rules: int = RULES
     """Version of the rules by which texts are read."""
+    label_numbers: tuple[str, ...] = ()
+    """How the numbers of labels are written, as `Recipe.numbers` says it."""
 
     @cached_property
     def markers(self) -> Markers:
@@ -177,6 +186,25 @@ class Preprocessing:
             return Markers(self.missing_labels, ())
         standard = STANDARD_LABEL_MARKERS if self.rules > 1 else STANDARD_MARKERS
         return Markers(self.missing_values, standard if self.standard_missing else ())
+
+    def labels_of(self, place: int, values: "pd.Series[Any]") -> list[str | None]:
+        """Return a label's raw values as a table's, None where they are missing; `place` is the label's."""
+        classes = self.targets.classes[place] if self.targets.classes else None
+        is_number = values.dtype.kind in "fiu"
+        style = None if is_number else self._label_styles.get(self.targets.names[place])
+        markers = self.label_markers
+        is_missing = markers.has if classes is not None and classes.exact else markers.has_label
+
+        def tidied(text: str | None) -> str | None:
+            if text is None or (classes is not None and classes.knows(text)):
+                return text
+            return None if is_missing(text) else text if style is None else style.plainly(text)
+
+        return [tidied(text) for text in texts_of(values)]
+
+    @cached_property
+    def _label_styles(self) -> dict[str, NumberStyle]:
+        return styles_of(self.label_numbers)
 
     @property
     def classes(self) -> Classes:
@@ -229,7 +257,8 @@ class Preprocessing:
         DataError
             If a column is not there, or a value of a number column is not a finite number.
         """
-        self._check_columns([str(name) for name in frame.columns])
+        frame = by_names(frame)
+        self._check_columns([*frame.columns])
         return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
 
     def _check_columns(self, names: Sequence[str]) -> None:
@@ -240,7 +269,7 @@ class Preprocessing:
         more = f" (neither {in_a_list(wrong[1:])})" if len(wrong) > 1 else ""
         raise DataError(
             f"new rows must have the column {first!r} once{more}, got it {names.count(first)} times; "
-            f"{nearest(first, names)}"
+            f"{nearest(first, names)}{_HEADERLESS if looks_like_values(names) else ''}"
         )
 
     def notes(self, frame: "pd.DataFrame") -> list[str]:
@@ -248,18 +277,19 @@ class Preprocessing:
 
         That is a text that the training rows did not have: it is encoded as none of their categories.
         """
+        frame = by_names(frame)
         found: list[list[str]] = [[] for _ in range(len(frame))]
         for column in self.columns:
             if not isinstance(column, TextColumn):
                 continue
-            texts = [_text(value, self.markers) for value in frame[column.name].tolist()]
+            texts = self._texts(frame[column.name])
             for row in np.flatnonzero(column.codes(texts) == UNSEEN).tolist():
                 found[row].append(column.unseen(texts[row] or ""))
         return ["; ".join(of_row) for of_row in found]
 
     def _raw(self, column: FittedColumn, values: "pd.Series[Any]") -> NDArray[Any]:
         if isinstance(column, TextColumn):
-            return column.codes(_text(v, self.markers) for v in values.tolist())
+            return column.codes(self._texts(values))
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
@@ -271,6 +301,9 @@ class Preprocessing:
             row = int(np.argmax(infinite))
             raise _not_a_number(column, row + 1, str(values.iloc[row]))
         return numbers
+
+    def _texts(self, values: "pd.Series[Any]") -> list[str | None]:
+        return [None if text is None or self.markers.has(text) else text for text in texts_of(values)]
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
         """Return raw rows of network input, shape (rows, n_features): numbers in raw units, texts as text."""
@@ -301,6 +334,7 @@ class Preprocessing:
             **({"rules": self.rules} if self.rules > 1 else {}),
             **({} if self.standard_missing else {"standard_missing": False}),
             **({} if self.missing_labels is None else {"missing_labels": list(self.missing_labels)}),
+            **({"label_numbers": list(self.label_numbers)} if self.label_numbers else {}),
         }
 
     @classmethod
@@ -321,6 +355,7 @@ class Preprocessing:
                 values.get("standard_missing", True),
                 tuple(values["missing_labels"]) if "missing_labels" in values else None,
                 values.get("rules", 1),
+                tuple(values.get("label_numbers", ())),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -352,16 +387,22 @@ def _column(values: dict[str, Any]) -> FittedColumn:
 
 def as_text(value: Any) -> str | None:
     """Return a raw value as text of a CSV, without blanks around it; None if it is missing."""
-    if value is None or value != value or str(value) == "<NA>":  # NaN and its like differ from themselves
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return composed(str(value).strip())
+    text = spelled(value)
+    return None if text is None else composed(text.strip())
 
 
-def _text(value: Any, markers: Markers) -> str | None:
-    text = as_text(value)
-    return None if text is None or markers.has(text) else text
+def by_names(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame whose columns are called by texts, as those of a table are: 0 is called '0'."""
+    names = [str(name) for name in frame.columns]
+    return frame if names == [*frame.columns] else frame.set_axis(names, axis=1)
+
+
+def texts_of(values: "pd.Series[Any]") -> list[str | None]:
+    """Return raw values as texts of a CSV by their type, as `as_text` does of one."""
+    if values.dtype.kind in "fiub":
+        texts: list[str | None] = spellings(pa.Array.from_pandas(values)).to_pylist()
+        return texts
+    return list(map(as_text, values.tolist()))
 
 
 def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:

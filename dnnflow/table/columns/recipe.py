@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
-from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.dressing import NumberStyle, styles_of
 from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
@@ -15,7 +15,7 @@ Scale = Literal["minmax", "standard", "none"]
 RareClasses = Literal["refuse", "drop", "merge"]
 TaskName = Literal["auto", "classification", "multilabel", "regression"]
 Format = Literal[
-    "csv", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5", "zarr"
+    "csv", "fwf", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5", "zarr"
 ]
 
 
@@ -32,7 +32,8 @@ class TextOptions(Parameters):
     """How the text of a table is written."""
 
     delimiter: str | None = None
-    """Character between fields; found among comma, semicolon, tab and bar where absent."""
+    """Character between fields; found among comma, semicolon, tab and bar where absent, or blanks where all
+    lines have as many values by them. A blank means any number of blanks and tabs."""
     quote: str = '"'
     """Character around quoted fields; empty for a file without quoting."""
     encoding: str | None = None
@@ -44,7 +45,8 @@ class TextOptions(Parameters):
     """Options for fsspec (remote file systems); no part of a dataset's identity."""
     format: Format | None = None
     """What the file is; found by its first bytes, then by the end of its name, where absent. arrow is Feather
-    too, jsonl a JSON object a line, npz also .npy, csv any text with delimiters."""
+    too, jsonl a JSON object a line, npz also .npy, csv any text with delimiters, fwf text in columns of fixed
+    width: one ends where all lines have a blank."""
     sheet: str | None = None
     """Name of the sheet of a workbook; the first where absent."""
     query: str | None = None
@@ -169,8 +171,7 @@ class ColumnOptions(Parameters):
     @property
     def styles(self) -> dict[str, NumberStyle]:
         """How the numbers of columns are written, where it is said."""
-        pairs = (text.rpartition("=") for text in self.numbers)
-        return {column: NumberStyle.of(example) for column, _, example in pairs}
+        return styles_of(self.numbers)
 
     @property
     def markers(self) -> Markers:

@@ -375,8 +375,9 @@ def fit_preprocessing(
     labels = statistics.train_labels
     targets = layout.targets.fit(labels.mean, labels.std, labels.low, labels.high)
     return Preprocessing(
-        used, targets, recipe.missing_values, recipe.clip, recipe.standard_missing, recipe.missing_labels
-    )
+        used, targets, recipe.missing_values, recipe.clip, recipe.standard_missing, recipe.missing_labels,
+        label_numbers=tuple(text for text in recipe.numbers if text.rpartition("=")[0] in recipe.labels),
+    )  # fmt: skip
 
 
 def _number(

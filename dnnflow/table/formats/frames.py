@@ -1,5 +1,6 @@
 """Take tables that are in memory: DataFrames, Arrow tables, and pairs of features and labels."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,7 +80,7 @@ def arrow_of(given: Any) -> pa.Table:
     if module == "polars":
         return _of_polars(given)
     if module == "numpy" or isinstance(given, list):
-        return _of_array(np.asarray(given), "column")
+        return _of_array(_array(given), "column")
     if module in ("dask", "dask_expr") and hasattr(given, "compute"):
         return arrow_of(given.compute())
     if isinstance(given, pa.RecordBatch):
@@ -119,8 +120,13 @@ def _labels(pair: tuple[Any, ...]) -> pa.Table:
     if isinstance(given, pa.Array | pa.ChunkedArray):
         return pa.table({"label": given})
     if isinstance(given, list | np.ndarray):
-        return _of_array(np.asarray(given), "label")
+        return _of_array(_array(given), "label")
     return arrow_of(given)
+
+
+def _array(given: Any) -> Any:
+    """Return lists as an array whose cells are what they are: numpy makes texts of numbers beside texts."""
+    return np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
 
 
 def _of_array(values: Any, name: str) -> pa.Table:
@@ -148,6 +154,9 @@ def _of_pandas(frame: Any) -> pa.Table:
 
 
 def _series(name: str, values: Any) -> tuple[pa.Field, Any]:
+    kind = values.dtype
+    if hasattr(kind, "categories") and str(kind.categories.dtype).startswith(("interval", "period")):
+        values = values.cat.rename_categories(kind.categories.map(str))  # of intervals, as of pandas.cut
     if values.dtype == object:
         return array_of(name, [None if _is_missing(value) else value for value in values.tolist()])
     try:
@@ -178,7 +187,9 @@ def keep_frame(given: Any, folder: Path) -> Path:
     """
     table = HeldTable(check_names(arrow_of(given)))
     path = folder / f"{table.digest}.arrow"
-    if not path.is_file():
+    try:
+        os.utime(path)  # who deletes what nobody uses sees that somebody is about to
+    except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:

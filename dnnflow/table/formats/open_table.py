@@ -18,9 +18,10 @@ from dnnflow.table.formats.columnar import OpenedFile, OrcTable, ParquetTable, o
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
 from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
+from dnnflow.table.text.blanks import BLANK, is_blank_separated
 from dnnflow.table.text.source_text import binary, readable
 
-TEXT_KINDS = ("csv", "keel")
+TEXT_KINDS = ("csv", "keel", "fwf")
 """Kinds that are text with delimiters: `text` reads their rows."""
 
 _HEAD_BYTES = 1 << 16
@@ -32,6 +33,8 @@ _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".arff": "arff", ".zarr": "zarr",
 }  # fmt: skip
 _KEEL = re.compile(rb"^\s*@(inputs?|outputs?)\b|^\s*@attribute\s+\S+\s*(real|integer)\s*\[", re.I | re.M)
+_OPTIONS = {"excel": ("sheet", "header"), "sql": ("query",), "arff": ("encoding",)}
+"""Options by which a kind with types is read."""
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -46,6 +49,14 @@ class FoundTable:
     def is_text(self) -> bool:
         """Whether its rows are text with delimiters."""
         return self.kind in TEXT_KINDS
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """How it is read, for new rows: its kind where it is no text or that is said, and options."""
+        source, options = self.source, _OPTIONS.get(self.kind, ())
+        given = {name: getattr(source, name) for name in options if getattr(source, name) is not None}
+        kind = {} if self.is_text and source.format is None else {"format": self.kind}
+        return kind | {name: value for name, value in given.items() if value is not True}
 
 
 def names_many(url: str) -> bool:
@@ -65,7 +76,7 @@ def find_tables(source: Source) -> list[FoundTable]:
     """
     if source.format == "sql" or is_database(source.url):
         return [FoundTable(source, "sql")]
-    found = [FoundTable(one, source.format or _kind(one)) for one in _files(source)]
+    found = [_separated(FoundTable(one, source.format or _kind(one))) for one in _files(source)]
     for option, wanted, what in (("query", "sql", "databases"), ("sheet", "excel", "workbooks")):
         if getattr(source, option) is not None and found[0].kind != wanted:
             raise DataError(
@@ -78,6 +89,19 @@ def find_tables(source: Source) -> list[FoundTable]:
                 f"{one.kind} ({one.source.url}); name those of one kind by a glob"
             )
     return found
+
+
+def _separated(found: FoundTable) -> FoundTable:
+    """Return a text whose values only blanks separate as such a one."""
+    source = found.source
+    if found.kind == "fwf":
+        return FoundTable(source.replace(delimiter=BLANK), found.kind)
+    if found.kind != "csv" or source.delimiter is not None or source.encoding is not None:
+        return found
+    with binary(source) as (stream, _), readable(source):
+        head = bytes(stream.read(_HEAD_BYTES) or b"")
+    is_blank = is_blank_separated(head, whole=len(head) < _HEAD_BYTES)
+    return FoundTable(source.replace(delimiter=BLANK), "csv") if is_blank else found
 
 
 def _files(source: Source) -> list[Source]:

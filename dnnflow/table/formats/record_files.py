@@ -1,21 +1,24 @@
 """Read files of records: JSON lines, ARFF and sheets of a workbook."""
 
 import itertools
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import nearest, quoted
 from dnnflow.table.formats.columnar import HeldTable, OpenedFile
 from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable
-from dnnflow.table.formats.typed_source import mixed, no_rows, nominal
+from dnnflow.table.formats.typed_source import foreign, mixed, no_rows, nominal
 
 _PIECE_BYTES = 16 << 20
 _ROW = re.compile(r" in row (\d+)$")
+_LONG, _LONG_DIGITS = 2.0**63, re.compile(rb"[:\s]-?[0-9]{19,}\s*[,}]")
 _CELL = re.compile(r"Error\((\w+)\)")
 _NOT_AVAILABLE = "NA"
 """The error of a cell that means a missing value: #N/A."""
@@ -55,7 +58,7 @@ def _json_piece(data: bytes, row: int) -> pa.Table:
             texts = pa.schema([(name, pa.string()) for name in dates])
             how = json.ParseOptions(explicit_schema=texts)
             piece = json.read_json(pa.BufferReader(data), whole, how).select(piece.column_names)
-        return piece
+        return _without_long(piece, data)
     except pa.ArrowInvalid as error:
         reason = " ".join(str(error).split()).removeprefix("JSON parse error: ")
         place = ""
@@ -65,6 +68,17 @@ def _json_piece(data: bytes, row: int) -> pa.Table:
             f"{place}each line must be a JSON object, with values of one type a column, but {reason}; "
             "correct that line"
         ) from None
+
+
+def _without_long(piece: pa.Table, data: bytes) -> pa.Table:
+    """Mark columns with whole numbers that no type holds: Arrow reads them as floats, and ids become one."""
+    for place, field in enumerate(piece.schema):
+        if pa.types.is_floating(field.type):
+            most = pc.max(pc.abs(piece.column(place))).as_py()
+            if most is not None and most >= _LONG and _LONG_DIGITS.search(data):
+                marked = foreign(field.name, "whole numbers beyond 64 bits")
+                piece = piece.set_column(place, marked, pa.nulls(len(piece), marked.type))
+    return piece
 
 
 def open_arff(file: OpenedFile, place: Path, encoding: str | None) -> SpooledTable:
@@ -138,6 +152,7 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
     """
     import fastexcel
 
+    logging.getLogger("fastexcel").setLevel(logging.ERROR)  # an empty column is nothing to warn of
     try:
         workbook = fastexcel.read_excel(file.path)
         if sheet is not None and sheet not in workbook.sheet_names:
@@ -154,13 +169,15 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
 def _sheet(workbook: Any, sheet: str, header: bool) -> pa.Table:
     names: list[str] = []
     how: dict[str, Any] = {"skip_whitespace_tail_rows": True}
+    first = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", **how)
+    (row,) = first.to_arrow().to_pylist() or [{}]
+    if not row:
+        raise no_rows()
+    every = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", skip_rows=0, **how)
+    above = every.total_height - first.total_height  # empty rows
     if header:
-        first = workbook.load_sheet(sheet, header_row=None, n_rows=1, dtypes="string", **how)
-        (row,) = first.to_arrow().to_pylist() or [{}]
-        if not row:
-            raise no_rows()
         names = [str(text or "").strip() or f"column_{i}" for i, text in enumerate(row.values(), 1)]
-    how |= {"header_row": None, "skip_rows": 1 if header else 0, "schema_sample_rows": None}
+    how |= {"header_row": None, "skip_rows": above + header, "schema_sample_rows": None}
     typed = workbook.load_sheet(sheet, **how).to_arrow()
     texts, errors = workbook.load_sheet(sheet, dtypes="string", **how).to_arrow_with_errors()
     names = names or [f"column_{i}" for i in range(1, typed.num_columns + 1)]

@@ -101,7 +101,7 @@ def _with_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def _rows(found: FoundTable) -> "pd.DataFrame":
-    if found.kind == "csv":
+    if found.kind in ("csv", "fwf"):
         return csv_reader.read_rows(found.source)
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
         if found.kind == "keel":

@@ -1,17 +1,24 @@
 """Keep the pieces of a table whose types are known when all of it was read, and read them as of one type."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnnflow.table.columns.arrow import spelled, spellings
 from dnnflow.table.formats.columnar import OpenedFile
-from dnnflow.table.formats.typed_source import TypeKind, content_digest, kind_of, mixed, spellings
+from dnnflow.table.formats.typed_source import TypeKind, content_digest, foreign, kind_of, mixed
 
 PIECE_ROWS = 1 << 16
+_CELLS = (str, bytes, int, float, Decimal, np.integer, np.floating, np.bool_, date, time, timedelta, UUID)
+"""What a cell of a column of several types may be, besides nothing: what has one spelling as text."""
 
 
 class SpooledTable:
@@ -62,7 +69,9 @@ def _widest(one: pa.Field, other: pa.Field) -> pa.Field:
         return pa.field(one.name, pa.float64())
     if kinds == {TypeKind.TEXT} and not (_is_boolean(one) or _is_boolean(other)):
         return pa.field(one.name, pa.string())
-    return one if TypeKind.OTHER in kinds and kind_of(one) is TypeKind.OTHER else mixed(one.name)
+    if TypeKind.OTHER in kinds:
+        return one if kind_of(one) is TypeKind.OTHER else other
+    return mixed(one.name)
 
 
 def _is_boolean(field: pa.Field) -> bool:
@@ -86,23 +95,24 @@ def _column(table: pa.Table, field: pa.Field) -> Any:
 
 def array_of(name: str, values: Sequence[Any]) -> tuple[pa.Field, pa.Array]:
     """Return Python values as a column; those of several types as text."""
-    from decimal import Decimal
-
     if any(isinstance(value, Decimal) for value in values):
-        values = [float(value) if isinstance(value, Decimal) else value for value in values]
+        are_whole = all(v is None or (isinstance(v, Decimal | int) and v == int(v)) for v in values)
+        values = [_number_of(value, whole=are_whole) for value in values]
     try:
         array = pa.array(values)
         return pa.field(name, array.type), array
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
-        return mixed(name), pa.array([None if v is None else _spelled(v) for v in values], pa.string())
+        if strange := next((v for v in values if v is not None and not isinstance(v, _CELLS)), None):
+            texts = [None if value is None else repr(value).encode() for value in values]
+            return foreign(name, type(strange).__name__), pa.array(texts, pa.binary())
+        return mixed(name), pa.array([spelled(value) for value in values], pa.string())
 
 
-def _spelled(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return None if value != value else spellings(pa.array([value]))[0].as_py()
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+def _number_of(value: Any, *, whole: bool) -> Any:
+    """Return a decimal number as an integer, which keeps all its digits, or as a float."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if whole else float(value)
 
 
 def table_of(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> pa.Table:

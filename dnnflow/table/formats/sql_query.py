@@ -1,5 +1,6 @@
 """Read what a query finds in a database, in blocks: it is asked once, and kept on disk while it is used."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.kinds import nearest
 from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable, table_of
 
+_PARAMETER = re.compile(r"(?<![:\w\\]):(?=\w)")
 _CELLS = 1 << 21
 """Values that are fetched at a time, at most."""
 
@@ -34,7 +36,10 @@ def open_query(url: str, query: str | None, place: Path) -> SpooledTable:
     import sqlalchemy as sa
 
     try:
-        engine = sa.create_engine(url.replace("postgres://", "postgresql://", 1))
+        address = sa.engine.make_url(url)
+        if address.drivername in ("postgres", "postgresql"):
+            address = address.set(drivername="postgresql+psycopg")
+        engine = sa.create_engine(address)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
@@ -58,10 +63,12 @@ def open_query(url: str, query: str | None, place: Path) -> SpooledTable:
 
 
 def _rows(engine: Any, query: str | None) -> Iterator[pa.Table]:
+    import sqlalchemy as sa
+
     with engine.connect() as connection:
         streamed = connection.execution_options(stream_results=True)
         if query is not None and len(query.split()) > 1:
-            found = streamed.exec_driver_sql(query)
+            found = streamed.execute(sa.text(_PARAMETER.sub(r"\\:", query)))  # a % is none of a parameter
         else:
             found = streamed.execute(_table(connection, query))
         names = [str(name) for name in found.keys()]  # noqa: SIM118

@@ -19,15 +19,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, numbers
+from dnnflow.table.columns.arrow import TEXT, Columns, numbers, spellings
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
 from dnnflow.table.text.source_text import new_hash
 
 VALUE_BYTES = 8
 _MIXED, _NOMINAL = {b"dnnflow": b"mixed"}, {b"dnnflow": b"nominal"}
+_FOREIGN = b"foreign "
 _DIGEST_ROWS = 1 << 16
-_INTEGERS = 2.0**63
-"""A whole number below this is spelled as an integer."""
 _MOST_ROWS = 1 << 20
 _AHEAD = 3
 
@@ -99,6 +98,11 @@ def nominal(name: str) -> pa.Field:
     return pa.field(name, pa.string(), metadata=_NOMINAL)
 
 
+def foreign(name: str, kind: str) -> pa.Field:
+    """Return the field of a column with values of a Python type that no table has."""
+    return pa.field(name, pa.binary(), metadata={b"dnnflow": _FOREIGN + kind.encode()})
+
+
 def is_nominal(field: pa.Field) -> bool:
     """Say whether a column's values are names by its file's word."""
     return bool((field.metadata or {}).items() >= _NOMINAL.items())
@@ -121,13 +125,13 @@ def check_features(schema: pa.Schema, names: Sequence[str]) -> None:
         kind = kind_of(field)
         if kind is TypeKind.TIME:
             raise DataError(
-                f"a feature must be numbers or text, but column {name!r} holds dates or times "
+                f"a feature or label must be numbers or text, but column {name!r} holds dates or times "
                 f"({field.type}); drop it, convert it to numbers first, or name it in time to have the "
                 "latest rows tested"
             )
         if kind is TypeKind.OTHER:
             raise DataError(
-                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field.type)}; "
+                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field)}; "
                 "drop it, or convert it first"
             )
 
@@ -141,15 +145,16 @@ def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
     """
     for name in names:
         if kind_of(schema.field(name)) is TypeKind.OTHER:
-            kind = _short(schema.field(name).type)
+            kind = _short(schema.field(name))
             raise DataError(
                 f"a column that divides or weighs rows must hold numbers, text, dates or times, but column "
                 f"{name!r} is {kind}; convert it first"
             )
 
 
-def _short(kind: pa.DataType) -> str:
-    text = str(kind)
+def _short(field: pa.Field) -> str:
+    said: bytes = (field.metadata or {}).get(b"dnnflow", b"")
+    text = f"of {said.removeprefix(_FOREIGN).decode()}" if said.startswith(_FOREIGN) else str(field.type)
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
@@ -237,22 +242,6 @@ def _plain(array: pa.Array) -> pa.Array:
     return array
 
 
-def spellings(array: pa.Array) -> pa.Array:
-    """Return an array's values as a CSV spells them; NaN as null."""
-    kind, types = array.type, pa.types
-    if types.is_decimal(kind) and kind.scale > 0:
-        array = pc.cast(array, pa.float64(), safe=False)
-    if types.is_timestamp(kind) and kind.unit == "ns":
-        array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
-    spelled = pc.cast(array, pa.string())
-    if types.is_floating(array.type):
-        spelled = pc.if_else(pc.is_nan(array), pa.scalar(None, pa.string()), spelled)
-        values = pc.cast(array, pa.float64())
-        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), _INTEGERS))
-        spelled = pc.if_else(is_whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), spelled)
-    return spelled
-
-
 def content_digest(source: Any) -> str:
     """Return the hash of a typed table's names, types and values, however it is divided into batches."""
     schema: pa.Schema = source.schema
@@ -266,11 +255,21 @@ def content_digest(source: Any) -> str:
         row += batch.num_rows
     total = new_hash()
     for field, parts in zip(schema, hashes, strict=True):
-        total.update(f"{field.name}\0{field.type}\0".encode())
+        total.update(f"{field.name}\0{_named(field.type)}\0".encode())
         total.update((field.metadata or {}).get(b"dnnflow", b""))  # cells of several types are read otherwise
         for part in parts:
             total.update(part.digest())
     return str(total.hexdigest())
+
+
+def _named(kind: pa.DataType) -> str:
+    """Return a type's name: text is text, and a time a time, in whatever layout a library keeps it."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return f"categories of {kind.value_type}" if _is_number(kind.value_type) else _named(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return "string"
+    return f"timestamp[us, {kind.tz}]" if types.is_timestamp(kind) else str(kind)
 
 
 def _nulls(array: pa.Array) -> NDArray[np.bool_]:
@@ -294,7 +293,9 @@ def _feed(array: pa.Array, values: Any, lengths: Any) -> None:
         return
     if types.is_null(kind):
         return
-    if not (types.is_string(kind) or types.is_large_string(kind)):
+    if types.is_timestamp(kind):
+        array = spellings(pc.cast(array, pa.timestamp("us", kind.tz), safe=False))
+    elif not (types.is_string(kind) or types.is_large_string(kind)):
         array = _described_values(array)
     filled = array.fill_null("") if array.null_count else array
     width = np.dtype(np.int64 if types.is_large_string(filled.type) else np.int32)

@@ -12,7 +12,6 @@ from dnnflow.table.columns.kinds import (
     HEADERLESS,
     ColumnKind,
     FeatureColumn,
-    Markers,
     check_columns,
     in_a_list,
     looks_like_values,
@@ -21,7 +20,6 @@ from dnnflow.table.columns.kinds import (
 from dnnflow.table.columns.marks import MarkColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
-from dnnflow.table.formats.keel import KEEL_MISSING
 from dnnflow.table.formats.typed_source import (
     VALUE_BYTES,
     TypedBlock,
@@ -39,9 +37,12 @@ from dnnflow.table.store.table_parts import (
     TextPart,
     TypedPart,
     declared_text,
+    label_markers,
     nominal_columns,
+    with_keel,
 )
 from dnnflow.table.text import csv_reader
+from dnnflow.table.text.blanks import BLANK
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, located
 from dnnflow.table.text.inference import (
     BadValue,
@@ -169,6 +170,9 @@ def _notes_of_text(table: Table) -> Iterator[str]:
             f"the text{_of(guessed)} is not UTF-8 and was read as {part.encoding}; if letters are wrong, set "
             "encoding"
         )
+    blank = [part for part in table.texts if part.dialect.delimiter == BLANK and not part.said]
+    for part in blank[:1]:
+        yield f"the values of the text{_of(blank)} are separated by blanks: {in_a_list(part.columns, 5)}"
     skipping = [part for part in table.texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
@@ -263,17 +267,11 @@ def _draft(table: Table) -> ParsePlan:
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)
     declared, nominal = declared_text(table) & {*features}, nominal_columns(table) & {*features}
     forced = frozenset(recipe.text_columns) & {*features}
-    markers, label_markers = recipe.markers, recipe.label_markers
-    if any(part.keel for part in table.texts):
-        markers, label_markers = _with_keel(markers), _with_keel(label_markers)
+    markers = with_keel(recipe.markers) if any(part.keel for part in table.texts) else recipe.markers
     return ParsePlan(
-        dialect, recipe.labels, features, forced | declared, markers, quick, mark, label_markers,
+        dialect, recipe.labels, features, forced | declared, markers, quick, mark, label_markers(table),
         frozenset(recipe.text_columns) | nominal, declared, _styles(table, {*features, *recipe.labels}),
     )  # fmt: skip
-
-
-def _with_keel(markers: Markers) -> Markers:
-    return replace(markers, standard=(*markers.standard, *KEEL_MISSING))
 
 
 def _styles(table: Table, names: Collection[str]) -> dict[str, NumberStyle]:

@@ -189,9 +189,15 @@ class Dataset:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How its text was written: delimiter, quote, header, and its encoding where that is no UTF."""
-        encoding = self.manifest["source"].get("encoding")
-        return {**self.manifest["reading"], **({"encoding": encoding} if encoding else {})}
+        """How its table was read, for new rows.
+
+        Of a text delimiter, quote, header, and its encoding where that is no UTF; of other kinds `format` and
+        options (sheet, header, query, encoding); `columns` are the names of all columns, in their order.
+        """
+        source = self.manifest["source"]
+        known = {"encoding": source["encoding"]} if source.get("encoding") else {}
+        known |= {"columns": self.manifest["columns"]} if "columns" in self.manifest else {}
+        return {**self.manifest["reading"], **source.get("said", {}), **known}
 
     @property
     def notes(self) -> tuple[str, ...]:

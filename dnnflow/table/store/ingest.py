@@ -148,7 +148,7 @@ def _found(table: Table) -> Dataset | None:
 
 def _streamed(job: IngestJob, text: Text, encoding: str, source: Source) -> Dataset:
     """Make the dataset of a text that is read once."""
-    part = TextPart(text, *read_dialect(text, source))
+    part = TextPart(text, *read_dialect(text, source), said=FoundTable(source, "csv").said)
     with open_stream(text, encoding, source, job.block_bytes) as stream:
         parsed = parse_table(Table(job, (part,)), stream.blocks(part.start))
         table = Table(job, (replace(part, text=stream.finish()),))
@@ -197,7 +197,7 @@ def open_parts(
         if one.is_text:
             part = _open_text(one, place, block_bytes, client)
         else:
-            part = TypedPart(open_typed(one, place))
+            part = TypedPart(open_typed(one, place), said=one.said)
         parts.append(part if len(found) == 1 else replace(part, name=f"of {one.source.url}"))
     return parts
 
@@ -210,8 +210,9 @@ def _open_text(
         source = source.replace(quote="", delimiter=None)
     text = open_text(source, place, copy=_is_remote(source, client), block_bytes=block_bytes)
     encoding = source.encoding or text.guessed
+    encoding = "" if not encoding or is_utf(encoding) else encoding
     part = TextPart(text, Dialect(",", "", False, ()), text.start, is_guessed=bool(text.guessed),
-                    encoding="" if not encoding or is_utf(encoding) else encoding)  # fmt: skip
+                    said=found.said, encoding=encoding)  # fmt: skip
     if found.kind == "keel":
         keel = read_keel(text.read(text.start, min(text.end, text.start + KEEL_BYTES)))
         dialect = part.dialect._replace(columns=keel.columns)
@@ -298,6 +299,7 @@ def _described(table: Table, parsed: Parsed, fitted: "_Fitted") -> dict[str, Any
         "source": summary_of(table.rows),
         **({"test_source": summary_of(table.test)} if table.test else {}),
         "reading": table.rows[0].reading,
+        "columns": list(table.rows[0].columns),
         "recipe": table.job.recipe.to_dict(),
         "schema": [column.to_dict() for column in parsed.columns],
         "class_counts": {

@@ -1,15 +1,16 @@
 """Say what a table is made of: texts and typed sources, each with rows of it, and of which types they are."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener
 from dnnflow.paths import content_id
+from dnnflow.table.columns.kinds import Markers
 from dnnflow.table.columns.recipe import Recipe
-from dnnflow.table.formats.keel import KeelHeader
+from dnnflow.table.formats.keel import KEEL_MISSING, KeelHeader
 from dnnflow.table.formats.typed_source import (
     VALUE_BYTES,
     TypedBlock,
@@ -59,6 +60,8 @@ class TextPart:
     """What it was decoded from, where that is no UTF."""
     is_guessed: bool = False
     """Whether nothing says that encoding."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Of how it is read, what its options say and neither dialect nor encoding."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -86,6 +89,7 @@ class TextPart:
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
         known = {"bytes": self.text.end - self.text.start, "blake3": self.text.digest}
+        known |= {"said": dict(self.said)} if self.said else {}
         return {**known, "encoding": self.encoding} if self.encoding else known
 
     def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[Block]:
@@ -108,6 +112,8 @@ class TypedPart:
     source: TypedSource
     name: str = ""
     """Stands in messages behind the number of a row."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """Its kind and the options by which it is read; nothing of a table in memory."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -131,7 +137,8 @@ class TypedPart:
 
     def summary(self) -> dict[str, Any]:
         """Return what a manifest says of it."""
-        return {"bytes": self.size, "blake3": self.digest}
+        known = {"bytes": self.size, "blake3": self.digest}
+        return {**known, "said": dict(self.said)} if self.said else known
 
     def blocks(self, names: Sequence[str], block_bytes: int) -> Iterator[TypedBlock]:
         """Yield the named columns of its rows."""
@@ -211,6 +218,7 @@ def summary_of(parts: Sequence[TablePart]) -> dict[str, Any]:
         return summaries[0]
     total = sum(one["bytes"] for one in summaries)
     known = {"bytes": total, "blake3": _identity(parts)[0], "files": len(parts)}
+    known |= {"said": summaries[0]["said"]} if "said" in summaries[0] else {}
     encodings = {one.get("encoding", "") for one in summaries}
     return {**known, "encoding": encodings.pop()} if len(encodings) == 1 and any(encodings) else known
 
@@ -240,6 +248,25 @@ def _declared(part: TablePart) -> dict[str, TypeKind]:
         kinds = {field.name: kind_of(field) for field in part.source.schema}
         return {n: kind for n, kind in kinds.items() if kind in (TypeKind.NUMBER, TypeKind.TEXT)}
     return dict.fromkeys(part.keel.nominal, TypeKind.TEXT) if part.keel else {}
+
+
+def label_markers(table: Table) -> Markers:
+    """Return what stands for a missing label.
+
+    Where labels are text by their type, that type has missing values of its own: NA is a class.
+    """
+    recipe, first = table.job.recipe, table.parts[0]
+    if recipe.missing_labels is None and isinstance(first, TypedPart):
+        kinds = {kind_of(first.source.schema.field(name)) for name in recipe.labels}
+        if TypeKind.MIXED not in kinds:
+            return Markers(recipe.missing_values, ())
+    markers = recipe.label_markers
+    return with_keel(markers) if any(part.keel for part in table.texts) else markers
+
+
+def with_keel(markers: Markers) -> Markers:
+    """Return markers, and those of KEEL files."""
+    return replace(markers, standard=(*markers.standard, *KEEL_MISSING))
 
 
 def nominal_columns(table: Table) -> frozenset[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.csv
 
-from dnnflow.errors import DataError
+from dnnflow.errors import DataError, ReadingWarning
 from dnnflow.table.columns.arrow import Columns
 from dnnflow.table.columns.kinds import quoted
 from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
@@ -225,9 +225,18 @@ def read_rows(source: TextSource) -> "pd.DataFrame":
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
         text = open_text(source, Path(scratch))
         dialect, start = read_dialect(text, source)
+        if text.guessed:
+            warnings.warn(
+                f"the text of {source.url} is not UTF-8 and was read as {text.guessed}; if letters are "
+                "wrong, write it as UTF-8",
+                ReadingWarning,
+                stacklevel=2,
+            )
         if dialect.skipped:
             lines = ", ".join(map(quoted, dialect.skipped))
-            warnings.warn(f"lines of {source.url} that are no rows are left out: {lines}", stacklevel=2)
+            warnings.warn(
+                f"lines of {source.url} that are no rows are left out: {lines}", ReadingWarning, stacklevel=2
+            )
         types = {name: pa.string() for name in dialect.columns}
         if len(types) < len(dialect.columns):
             twice = next(n for n in dialect.columns if dialect.columns.count(n) > 1)

@@ -28,7 +28,6 @@ from dnnflow.table.columns.kinds import (
     composed,
     in_a_list,
     is_boolean,
-    number_name,
     plain_name,
     quoted,
     to_number,
@@ -300,7 +299,7 @@ def _text_facts(
     is_renewed = tidied != texts or _is_otherwise_missing(plan, name, tidied, gone)
     as_written = tidied
     if is_label and style is not None:  # a label's numbers are kept as texts
-        tidied = [_plainly(text, style) for text in tidied]
+        tidied = [style.plainly(text) for text in tidied]
     if tidied != texts:
         texts, dictionary = tidied, pa.array(tidied, pa.string())
     row_codes = codes(column)
@@ -352,12 +351,6 @@ def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone
     if name not in plan.labels:
         return False
     return {texts[code] for code in np.flatnonzero(gone[:-1]).tolist()} != plan.markers.every & {*texts}
-
-
-def _plainly(text: str, style: NumberStyle) -> str:
-    """Return a dressed number as a plain one; every other text as it is."""
-    number = style.read(text)
-    return text if number is None else number_name(number)
 
 
 def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:

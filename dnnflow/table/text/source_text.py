@@ -13,6 +13,7 @@ from typing import IO, Any, Protocol
 import blake3
 
 from dnnflow.errors import DataError
+from dnnflow.table.text.blanks import BLANK, blank_separated, fixed_width
 from dnnflow.table.text.encodings import legacy_encoding
 
 BLOCK_BYTES = 16 << 20
@@ -156,7 +157,7 @@ def plain_text(source: TextSource) -> tuple[Text, str] | None:
     """
     path = _local_path(source.url)
     try:
-        if path is None or not path.is_file():
+        if path is None or not path.is_file() or source.delimiter == BLANK:
             return None
         stamp = _stamp(path)
         with path.open("rb") as file:
@@ -224,15 +225,27 @@ def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool
             head = _read(stream, _PIECE_BYTES)
         check_head(head)
         encoding = encoding or encoding_of(head, source)
-        in_place = _local_path(source.url) is not None and not (compressed or copy) and _is_utf8(encoding)
+        is_rewritten = source.delimiter == BLANK
+        in_place = _local_path(source.url) is not None and not (compressed or copy or is_rewritten)
+        in_place = in_place and _is_utf8(encoding)
         mark = len(codecs.BOM_UTF8) if in_place and head.startswith(codecs.BOM_UTF8) else 0
         path = _local_path(source.url) if in_place else scratch / "source.csv"
         sink = None if in_place else stack.enter_context((scratch / "source.csv").open("wb"))
         scan = _Scan(Cutter(source.quote.encode(), mark, block_bytes), sink, encoding == "latin-1")
         with readable(source):
-            for piece in decoded(_pieces(stream, head[mark:]), encoding):
+            pieces = decoded(_pieces(stream, head[mark:]), encoding)
+            if is_rewritten:
+                pieces = _rewritten(pieces, source)
+            for piece in pieces:
                 scan.feed(piece)
         return scan.text(path or scratch, mark)
+
+
+def _rewritten(pieces: Iterator[bytes], source: TextSource) -> Iterator[bytes]:
+    """Yield text with one blank between values."""
+    if getattr(source, "format", None) != "fwf":
+        return blank_separated(pieces, source.quote)
+    return iter([fixed_width(io.BytesIO(b"".join(pieces)), "utf-8", source.quote)])
 
 
 def new_hash() -> Any:

@@ -215,8 +215,6 @@ def score(header: dict[str, Any], text: bytes) -> dict[str, Any]:
 
 def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any]:
     """Return a model and the rows that were sent for it."""
-    from dnnflow.table.text.csv_reader import read_rows
-
     saved = Path(header["path"])
     if not saved.is_file():
         raise NotFoundError(f"a model must be there to be applied, got {saved.name}; finish the study")
@@ -226,7 +224,7 @@ def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any]:
         path.write_bytes(text)
         how = {name: header.get(name) for name in ("delimiter", "header")}
         try:
-            rows = read_rows(model.source(str(path), **how))
+            rows = model.rows(str(path), **how)
         except DataError as error:  # in words of the sender, who knows nothing of this file
             raise DataError(str(error).replace(str(path), "the rows")) from error
     if len(rows) > header["rows"]:
