@@ -117,7 +117,7 @@ def test_what_breaks_the_said_way_is_refused_where_it_stands(tmp_path: Path):
 
 def test_the_option_takes_a_mapping_and_says_what_is_wrong():
     recipe = Recipe.from_dict({"label": "y", "numbers": {"a=b": "1.234,56"}})
-    assert recipe.styles == {"a=b": NumberStyle(comma=True, any_affix=True)}
+    assert recipe.styles == {"a=b": NumberStyle(comma=True, is_asked=True)}
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     with pytest.raises(
         InputError, match=r"numbers must say how 1234\.56 is written, got '1,5'; give \"1,234"

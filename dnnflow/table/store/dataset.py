@@ -34,7 +34,7 @@ __all__ = ["Dataset", "epoch_order", "open_cached"]
 
 FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
-RULES = 2
+RULES = 3
 """Version of what spellings mean: part of the id of datasets that earlier rules read otherwise."""
 MANIFEST = "manifest.json"
 

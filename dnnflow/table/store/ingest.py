@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import directory_aside, write_file
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
+from dnnflow.table.columns.kinds import NUMERIC, ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.marks import (
     MarkColumn,
     MarkedBlock,
@@ -259,7 +259,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
         rule = _split(table, parsed, targets)
-    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles)
+    times = tuple(column.name for column in parsed.columns if column.kind is ColumnKind.TIME)
+    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles, times=times)
     fitted = _fit(table, parsed, layout)
     test_marks = Marks()
     if table.job.recipe.weights is not None:
@@ -385,7 +386,7 @@ def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock | Weighe
 
 def _layout(columns: list[FeatureColumn], targets: Targets, rule: SplitRule) -> Layout:
     return Layout(
-        tuple(c.name for c in columns if c.kind is ColumnKind.NUMBER),
+        tuple(c.name for c in columns if c.kind in NUMERIC),
         tuple(c.name for c in columns if c.kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN)),
         frozenset(c.name for c in columns if c.kind is ColumnKind.BOOLEAN),
         targets,
@@ -454,7 +455,9 @@ def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDA
         fill = modes(reduce(merge_all_frequencies, parts))
         check_modes(fill, parsed.columns)
         return fill
-    return np.zeros(len(layout.numbers))
+    # 1970, the zero of instants, says nothing
+    is_time = np.array([name in layout.times for name in layout.numbers], dtype=np.bool_)
+    return np.where(is_time, moments.mean, 0.0)
 
 
 def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:

@@ -5,7 +5,9 @@ blocks together decide. A column is a number when at least half of its values ar
 is not is an error. It is one, too, when all of its values are numbers in one dress (units, separators).
 """
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -33,6 +35,7 @@ from dnnflow.table.columns.kinds import (
     quoted,
     to_number,
 )
+from dnnflow.table.columns.times import TimeFacts, TimeStyle, is_time
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
 _MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div/0!", "<na>", "<null>",
@@ -42,7 +45,7 @@ _MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div
 
 
 _MOST_OTHERS = 8
-_STANDARD, _UNREAD = Markers(), DressFacts()
+_STANDARD, _UNREAD, _TIMELESS = Markers(), DressFacts(), TimeFacts()
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,13 @@ class ParsePlan:
     """Columns that are text as it stands."""
     declared: frozenset[str] = frozenset()
     """Features that are text by their type: numbers only where all are dressed."""
-    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
-    """Of dressed numbers, features and labels: they are parsed as text, and kept as numbers."""
+    styles: Mapping[str, NumberStyle | TimeStyle] = field(default_factory=dict)
+    """Of dressed numbers, features and labels, and of times: they are parsed as text, and kept as numbers."""
     doubtful: tuple[str, ...] = ()
     """Columns of plain numbers whose points may separate thousands, by the first records."""
 
     @property
-    def label_styles(self) -> dict[str, NumberStyle]:
+    def label_styles(self) -> dict[str, NumberStyle | TimeStyle]:
         """Those of labels, which the recipe says."""
         return {name: style for name, style in self.styles.items() if name in self.labels}
 
@@ -130,6 +133,10 @@ class ColumnFacts:
     """The first value of a column of numbers that counts its rows."""
     is_renewed: bool = False
     """Whether datasets by earlier rules read some value otherwise."""
+    clock: TimeFacts = _TIMELESS
+    """How the values of a column parsed as text may be read as instants or durations."""
+    first_timeless: BadValue | None = None
+    """The first value that is neither, where nearly all are."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -146,6 +153,8 @@ class ColumnFacts:
             {t: self.gone.get(t, 0) + other.gone.get(t, 0) for t in (*self.gone, *other.gone)},
             self._counts_on(other),
             self.is_renewed or other.is_renewed,
+            self.clock.merge(other.clock),
+            self.first_timeless or other.first_timeless,
         )
 
     def _counts_on(self, other: "ColumnFacts") -> float | None:
@@ -202,7 +211,11 @@ def described(
     own, is_renewed = set(found), False
     for marker in plan.markers.own:
         number = to_number(marker)
-        if number is not None and (hits := columns.values == number).any():
+        if number is None:
+            continue
+        hits = columns.values == number
+        hits[[columns.places[name] for name in dressed if isinstance(plan.styles[name], TimeStyle)]] = False
+        if hits.any():
             own.add(marker)
             is_renewed = True
             columns = replace(columns, values=np.where(hits, np.nan, columns.values))
@@ -227,7 +240,7 @@ def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
     return {marker for marker in own if marker in texts or plain_name(marker) in plain}
 
 
-def _undressed(tidy: Any, style: NumberStyle) -> NDArray[np.float64]:
+def _undressed(tidy: Any, style: NumberStyle | TimeStyle) -> NDArray[np.float64]:
     """Return the numbers of a dressed column, NaN where missing or none."""
     read = (style.read(text) for text in tidy.dictionary.to_pylist())
     found: NDArray[np.float64] = np.array(
@@ -288,56 +301,85 @@ def numbers_of_text(
     return replace(facts, texts=frozenset()), values
 
 
+class _Tidied(NamedTuple):
+    """A text column without blanks around its texts, in one normal form."""
+
+    column: pa.DictionaryArray
+    texts: list[str]
+    """Of its dictionary."""
+    written: list[str]
+    """The same before a label's dressed numbers became plain ones."""
+    codes: NDArray[np.int32]
+    """Place of each row's text, shape (rows,); the number of texts where it is missing."""
+    counts: NDArray[np.int64]
+    """Rows of each text, shape (texts,)."""
+    missed: dict[str, int]
+    """Rows of each spelling of a missing value."""
+    is_renewed: bool
+
+
 def _text_facts(
     column: pa.DictionaryArray, plan: ParsePlan, name: str, index: int
 ) -> tuple[ColumnFacts, pa.DictionaryArray]:
-    """Return the facts of a text column, and the column tidied: without blanks, in one normal form."""
+    """Return the facts of a text column, and the column tidied."""
+    tidy, style = _tidied(column, plan, name), plan.styles.get(name)
+    is_label, is_there, counted = name in plan.labels, tidy.counts > 0, tidy.counts.tolist()
+    read = style.read if style is not None and style.is_asked and not is_label else to_number
+    values = [read(text) for text in tidy.texts]
+    numeric = np.array([value is not None for value in values], dtype=bool)
+    known = np.array([0.0 if value is None else value for value in values])
+    plain = values if read is to_number else [to_number(text) for text in tidy.texts]
+    present = [text for text, count in zip(tidy.texts, counted, strict=True) if count]
+    others = nsmallest(_MOST_OTHERS + 1, {
+        text for text, count, number in zip(tidy.texts, counted, plain, strict=True)
+        if count and number is None
+    })  # fmt: skip
+    facts = ColumnFacts(
+        int(tidy.counts.sum()),
+        int(tidy.counts[numeric].sum()),
+        all(is_boolean(text) for text in present),
+        frozenset(present),
+        _first(~numeric & is_there, tidy, index),
+        _first(np.isinf(known) & is_there, tidy, index),
+        bool((np.isfinite(known) & (known != np.floor(known)) & is_there).any()),
+        frozenset(others),
+        gone=tidy.missed,
+        is_renewed=tidy.is_renewed,
+    )
+    if name in plan.exact or not (name in plan.text or (is_label and (others or style))):
+        return facts, tidy.column
+    dress = DressFacts.of(zip(tidy.written, counted, strict=True))
+    if is_label or not others:
+        return replace(facts, dress=dress), tidy.column
+    clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
+    odd = None
+    if clock.are_meant(facts.values):
+        timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool)
+        odd = _first(timeless & is_there, tidy, index)
+    return replace(facts, dress=dress, clock=clock, first_timeless=odd), tidy.column
+
+
+def _tidied(column: pa.DictionaryArray, plan: ParsePlan, name: str) -> _Tidied:
     dictionary = pc.utf8_trim_whitespace(column.dictionary)
     texts: list[str] = dictionary.to_pylist()
     tidied = texts if "".join(texts).isascii() else [composed(text) for text in texts]
-    is_label, style = name in plan.labels, plan.styles.get(name)
     gone = np.array([*map(_missing(plan, name), tidied), True])
     is_renewed = tidied != texts or _is_otherwise_missing(plan, name, tidied, gone)
-    as_written = tidied
-    if is_label and style is not None:  # a label's numbers are kept as texts
+    written, style = tidied, plan.styles.get(name)
+    if name in plan.labels and style is not None:  # a label's numbers are kept as texts
         tidied = [_plainly(text, style) for text in tidied]
     if tidied != texts:
         texts, dictionary = tidied, pa.array(tidied, pa.string())
     row_codes = codes(column)
     tidy = text_column(row_codes, gone[row_codes], dictionary)
     rows = np.bincount(row_codes, minlength=len(texts) + 1)
-    row_codes = np.where(gone[row_codes], len(texts), row_codes)
-    counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
-    present = [text for text, count in zip(texts, counts, strict=True) if count]
-    read = style.read if style is not None and style.any_affix and not is_label else to_number
-    values = [read(text) for text in texts]
-    numeric = np.array([value is not None for value in values], dtype=bool)
-    known = np.array([0.0 if value is None else value for value in values])
-    infinite = np.isinf(known)
     missed: dict[str, int] = {}
     for code in np.flatnonzero(gone & (rows > 0)).tolist():
         text = texts[code] if code < len(texts) else ""
         missed[text] = missed.get(text, 0) + int(rows[code])
-    plain = values if read is to_number else map(to_number, texts)
-    others = nsmallest(_MOST_OTHERS + 1, {
-        text for text, count, number in zip(texts, counts.tolist(), plain, strict=True)
-        if count and number is None
-    })  # fmt: skip
-    is_read = name not in plan.exact and (name in plan.text or (is_label and (others or style)))
-    facts = ColumnFacts(
-        int(counts.sum()),
-        int(counts[numeric].sum()),
-        all(is_boolean(text) for text in present),
-        frozenset(present),
-        _first(~numeric & (counts > 0), row_codes, texts, index),
-        _first(infinite & (counts > 0), row_codes, texts, index),
-        bool((np.isfinite(known) & (known != np.floor(known)) & (counts > 0)).any()),
-        frozenset(others),
-        DressFacts.of(zip(as_written, counts.tolist(), strict=True)) if is_read else DressFacts(),
-        missed,
-        is_renewed=is_renewed,
-    )
-    return facts, tidy
+    row_codes = np.where(gone[row_codes], len(texts), row_codes)
+    counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
+    return _Tidied(tidy, texts, written, row_codes, counts, missed, is_renewed)
 
 
 def _missing(plan: ParsePlan, name: str) -> Callable[[str], bool]:
@@ -354,18 +396,18 @@ def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone
     return {texts[code] for code in np.flatnonzero(gone[:-1]).tolist()} != plan.markers.every & {*texts}
 
 
-def _plainly(text: str, style: NumberStyle) -> str:
+def _plainly(text: str, style: NumberStyle | TimeStyle) -> str:
     """Return a dressed number as a plain one; every other text as it is."""
     number = style.read(text)
     return text if number is None else number_name(number)
 
 
-def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:
-    """Return the place of the first row whose code is wanted."""
+def _first(wanted: NDArray[np.bool_], tidy: _Tidied, index: int) -> BadValue | None:
+    """Return the place of the first row whose text is wanted."""
     if not wanted.any():
         return None
-    row = int(np.argmax(np.append(wanted, False)[row_codes]))
-    return BadValue(index, row + 1, texts[row_codes[row]])
+    row = int(np.argmax(np.append(wanted, False)[tidy.codes]))
+    return BadValue(index, row + 1, tidy.texts[tidy.codes[row]])
 
 
 def _number_facts(columns: Columns, index: int) -> dict[str, ColumnFacts]:
@@ -417,13 +459,13 @@ def decide(facts: ColumnFacts, *, forced_text: bool) -> ColumnKind:
     return ColumnKind.BOOLEAN if facts.boolean else ColumnKind.TEXT
 
 
-def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle | None:
-    """Return how the numbers of a column parsed as text are dressed, by the recipe or beyond doubt."""
-    if name in plan.styles and plan.styles[name].any_affix:
+def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle | TimeStyle | None:
+    """Return how the numbers or times of a column parsed as text are written, as is said or beyond doubt."""
+    if name in plan.styles and plan.styles[name].is_asked:
         return plan.styles[name]
     if name in plan.exact or facts.numbers == facts.values:
         return None
-    return facts.dress.style(facts.values)
+    return facts.dress.style(facts.values) or facts.clock.style(facts.values)
 
 
 def is_dressed(facts: ColumnFacts) -> bool:
@@ -440,6 +482,13 @@ def units_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
         f"column {name!r}: numbers must have one unit, got {in_a_list(units)}; write them in one, or list "
         "the column in text_columns"
     )
+
+
+def zones_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
+    """Return what is wrong with a column of instants some of which have a zone, as `fault` does."""
+    if facts.clock.zoned in (0, facts.values) or facts.clock.read < facts.values:
+        return None, ""
+    return None, f"column {name!r}: {facts.clock.doubt(name, facts.values)}"
 
 
 def fault(
@@ -463,6 +512,17 @@ def fault(
                 f"column {name!r}: {mark} is not a number, as all other values are; name it in "
                 "missing_values, or list the column in text_columns"
             )
+        if facts.clock.are_meant(facts.values):
+            doubt = facts.clock.doubt(name, facts.values)
+            if facts.first_timeless is None:
+                return place, f"column {name!r}: {doubt}"
+            got = quoted(facts.first_timeless.value)
+            return facts.first_timeless, f"column {name!r}: {got} is no date, but {doubt}"
+    if kind in (ColumnKind.TIME, ColumnKind.DURATION) and place:
+        return place, (
+            f"column {name!r}: {quoted(place.value)} is not written as dates says; correct it, name it in "
+            f"missing_values, list the column in text_columns, or drop it (drop: [{name}])"
+        )
     if kind is ColumnKind.NUMBER and place:
         remedy = "name it in missing_values, list the column in text_columns, or drop the column"
         if is_dressed(facts):
@@ -471,12 +531,17 @@ def fault(
     if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
         remedy = "name it in missing_values, or drop the column"
         return place, f"column {name!r}: numbers must be finite, got {quoted(place.value)}; {remedy}"
-    if kind is ColumnKind.TEXT and len(facts.texts) > MAX_CATEGORIES:
-        return None, (
-            f"a text column may have at most {MAX_CATEGORIES} different values, got more in column {name!r}; "
-            "drop the column"
-        )
     return None, ""
+
+
+def all_faults(reasons: Mapping[str, str]) -> str:
+    """Return what is wrong with columns, by name, as one message."""
+    if len(reasons) == 1:
+        return next(iter(reasons.values()))
+    told = "; ".join(f"({place}) {reason}" for place, reason in enumerate(reasons.values(), 1))
+    options = " ".join(shlex.join(["--drop", name]) for name in reasons)
+    names = ", ".join(map(json.dumps, reasons))
+    return f"{len(reasons)} columns cannot be used: {told}. To leave all out: drop: [{names}] ({options})"
 
 
 def _is_of_numbers(facts: ColumnFacts) -> bool:
