@@ -118,8 +118,8 @@ def test_text_and_missing_values_are_features():
     frame.loc[::7, "size"] = np.nan
     estimator = DesignSearchClassifier(**SMALL).fit(frame, classes)
     assert np.array_equal(estimator.predict(frame), classes)
-    with pytest.raises(DataError, match="column 'day' holds dates or times"):
-        estimator.fit(frame.assign(day=pd.Timestamp("2024-01-01")), classes)
+    with pytest.raises(DataError, match="column 'tags' is list<"):
+        estimator.fit(frame.assign(tags=pd.Series([["a"]] * 80)), classes)
     with pytest.raises(ValueError, match="feature names"):
         estimator.predict(frame.rename(columns={"size": "weight"}))
     with pytest.raises(InputError, match="rows must be a DataFrame"):

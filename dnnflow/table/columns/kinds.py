@@ -15,7 +15,9 @@ from typing import Any
 from dnnflow.errors import DataError
 
 MAX_CATEGORIES = 64
-"""Columns that a text column becomes by default, at most: one-hot, the last for the rest of its values."""
+"""Different values of a text column up to which each has a column of its own, however few rows it has."""
+MAX_FREQUENT = 256
+"""Columns that a text column of more values becomes by default, at most; the last is for all rarer values."""
 MAX_ONE_HOT = 1_000
 """One-hot columns that a text column may become where that is asked for."""
 MAX_COUNTED = 100_000

@@ -161,7 +161,7 @@ class TextColumn:
     rare: tuple[str, ...] = ()
     """Such values of the training rows, if they are few enough to be known."""
     n_rare: int = 0
-    """How many there are."""
+    """How many there are; of hashed values all, and -1 if they were too many to count."""
     buckets: int = 0
     """Columns of hashed values; 0 of those that are not hashed."""
 

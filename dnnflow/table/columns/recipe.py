@@ -259,9 +259,10 @@ class PreprocessOptions(Parameters):
     missing: Missing = "zero"
     """What replaces a missing number."""
     categories: Categories = "auto"
-    """What a text column with more than 64 different values becomes. auto: a column for each of the 63 most
-    frequent values and one for all others (hash with more than 100,000); onehot: a column for each value, of
-    at most 1,000; hash: each value in one of hash_columns columns, so that several share one."""
+    """What a text column with more than 64 different values becomes. auto: a column for each of the 255 most
+    frequent values that are in two training rows or more, and one for all others (hash with more than
+    100,000); onehot: a column for each value, of at most 1,000; hash: each value in one of hash_columns
+    columns, so that several share one."""
     hash_columns: int = Field(default=64, ge=2, le=4096)
     """Columns that the values of a text column are hashed to."""
     indicator: bool = False
@@ -308,7 +309,10 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
                 raise InputError(
                     f"regression needs a label of numbers, got {name!r} in text_columns; remove it there"
                 )
-        dates = {name for name, style in self.styles.items() if isinstance(style, TimeStyle)}
+        dates = {text.rpartition("=")[0] for text in self.dates}
+        if twice := [text for text in self.numbers if text.rpartition("=")[0] in dates]:
+            name = twice[0].rpartition("=")[0]
+            raise InputError(f"a column is numbers or dates, got {name!r} in numbers and in dates; keep one")
         if wrong := [name for name in self.labels if name in dates]:
             raise InputError(f"a label must not be dates, got {wrong[0]!r} in dates; remove it there")
         if self.task == "classification" and len(self.labels) > 1:

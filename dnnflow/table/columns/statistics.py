@@ -15,6 +15,7 @@ from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
     MAX_COUNTED,
+    MAX_FREQUENT,
     MAX_ONE_HOT,
     NUMERIC,
     FeatureColumn,
@@ -461,16 +462,15 @@ def _check_one_hot(recipe: Recipe, layout: Layout, statistics: BlockStatistics) 
 
 def _text(name: str, recipe: Recipe, counts: Counts, boolean: bool, rows: int) -> TextColumn:
     if counts is None or (recipe.categories == "hash" and len(counts) > MAX_CATEGORIES):
-        n_values = sum(counts.values()) if counts is not None else 0
-        return TextColumn(
-            name, boolean, (), None, recipe.indicator and n_values < rows, buckets=recipe.hash_columns
-        )
+        n_values, different = (-1, -1) if counts is None else (sum(counts.values()), len(counts))
+        indicator = recipe.indicator and n_values < rows
+        return TextColumn(name, boolean, (), None, indicator, n_rare=different, buckets=recipe.hash_columns)
     by_count = sorted(counts, key=lambda c: (-counts[c], c))
     filled = by_count[0] if counts and recipe.missing == "most_frequent" else None
     indicator = recipe.indicator and sum(counts.values()) < rows
     if len(counts) <= MAX_CATEGORIES or recipe.categories == "onehot":
         return TextColumn(name, boolean, tuple(sorted(counts)), filled, indicator)
-    frequent = {value for value in by_count[: MAX_CATEGORIES - 1] if counts[value] > 1}
+    frequent = {value for value in by_count[: MAX_FREQUENT - 1] if counts[value] > 1}
     rare = sorted(counts.keys() - frequent)
     known = tuple(rare) if len(rare) <= MAX_CLASSES else ()
     return TextColumn(name, boolean, tuple(sorted(frequent)), filled, indicator, True, known, len(rare))

@@ -21,14 +21,8 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, numbers
 from dnnflow.table.columns.times import SPAN, TimeStyle
-from dnnflow.table.text.inference import (
-    BlockFacts,
-    ColumnFacts,
-    ParsePlan,
-    all_faults,
-    described,
-    numbers_of_text,
-)
+from dnnflow.table.text.column_faults import all_faults
+from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
 from dnnflow.table.text.source_text import new_hash
 
 VALUE_BYTES = 8
@@ -263,8 +257,9 @@ def spellings(array: pa.Array) -> pa.Array:
         array = pc.cast(array, pa.float64(), safe=False)
     if types.is_duration(kind):
         micro = pc.cast(pc.cast(array, pa.duration("us"), safe=False), pa.int64())
-        seconds = pc.cast(pc.divide(pc.cast(micro, pa.float64()), 1e6), pa.string())
-        return pc.binary_join_element_wise(seconds, "s", "")
+        size = pc.cast(pc.divide(pc.cast(pc.abs(micro), pa.float64()), 1e6), pa.string())
+        sign = pc.if_else(pc.less(micro, 0), "-PT", "PT")
+        return pc.binary_join_element_wise(sign, size, "S", "")
     if types.is_timestamp(kind) and kind.unit == "ns":
         array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
     spelled = pc.cast(array, pa.string())

@@ -46,23 +46,20 @@ from dnnflow.table.store.table_parts import (
     nominal_columns,
 )
 from dnnflow.table.text import csv_reader
+from dnnflow.table.text.column_faults import all_faults, fault, units_fault, zones_fault
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, located
 from dnnflow.table.text.inference import (
     BadValue,
     BlockFacts,
     ColumnFacts,
     ParsePlan,
-    all_faults,
     check_label,
     decide,
     dressed_style,
-    fault,
     first_plan,
     is_dressed,
     merge_facts,
     parse_block,
-    units_fault,
-    zones_fault,
 )
 from dnnflow.table.text.source_text import Cutter
 

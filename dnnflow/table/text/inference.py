@@ -5,9 +5,7 @@ blocks together decide. A column is a number when at least half of its values ar
 is not is an error. It is one, too, when all of its values are numbers in one dress (units, separators).
 """
 
-import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
@@ -21,30 +19,23 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
-from dnnflow.table.columns.dressing import POINT, DressFacts, NumberStyle, undress
+from dnnflow.table.columns.dressing import DressFacts, NumberStyle, undress
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
     ColumnKind,
     Markers,
     composed,
-    in_a_list,
     is_boolean,
     number_name,
     plain_name,
-    quoted,
     to_number,
 )
 from dnnflow.table.columns.times import TimeFacts, TimeStyle, is_time
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
-_MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div/0!", "<na>", "<null>",
-                        "missing", "unknown",
-                        "unk", "nil", "void", "tbd"})  # fmt: skip
-"""Words that stand for a missing value in many tables, and are one of its categories in some."""
-
-
-_MOST_OTHERS = 8
+MOST_OTHERS = 8
+"""Of the texts of a column that are no numbers, so many are known."""
 _STANDARD, _UNREAD, _TIMELESS = Markers(), DressFacts(), TimeFacts()
 
 
@@ -135,8 +126,8 @@ class ColumnFacts:
     """Whether datasets by earlier rules read some value otherwise."""
     clock: TimeFacts = _TIMELESS
     """How the values of a column parsed as text may be read as instants or durations."""
-    first_timeless: BadValue | None = None
-    """The first value that is neither, where nearly all are."""
+    first_odd: BadValue | None = None
+    """The first value that is neither, where nearly all are; else the first that may be several dates."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -148,13 +139,13 @@ class ColumnFacts:
             self.first_text or other.first_text,
             self.first_infinite or other.first_infinite,
             self.fractions or other.fractions,
-            self.others if len(self.others) > _MOST_OTHERS else self.others | other.others,
+            self.others if len(self.others) > MOST_OTHERS else self.others | other.others,
             self.dress.merge(other.dress),
             {t: self.gone.get(t, 0) + other.gone.get(t, 0) for t in (*self.gone, *other.gone)},
             self._counts_on(other),
             self.is_renewed or other.is_renewed,
             self.clock.merge(other.clock),
-            self.first_timeless or other.first_timeless,
+            self.first_odd or other.first_odd,
         )
 
     def _counts_on(self, other: "ColumnFacts") -> float | None:
@@ -330,7 +321,7 @@ def _text_facts(
     known = np.array([0.0 if value is None else value for value in values])
     plain = values if read is to_number else [to_number(text) for text in tidy.texts]
     present = [text for text, count in zip(tidy.texts, counted, strict=True) if count]
-    others = nsmallest(_MOST_OTHERS + 1, {
+    others = nsmallest(MOST_OTHERS + 1, {
         text for text, count, number in zip(tidy.texts, counted, plain, strict=True)
         if count and number is None
     })  # fmt: skip
@@ -349,14 +340,15 @@ def _text_facts(
     if name in plan.exact or not (name in plan.text or (is_label and (others or style))):
         return facts, tidy.column
     dress = DressFacts.of(zip(tidy.written, counted, strict=True))
-    if is_label or not others:
+    if not others:
         return replace(facts, dress=dress), tidy.column
     clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
     odd = None
     if clock.are_meant(facts.values):
-        timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool)
-        odd = _first(timeless & is_there, tidy, index)
-    return replace(facts, dress=dress, clock=clock, first_timeless=odd), tidy.column
+        timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
+        doubtful = np.array([text == clock.differ for text in tidy.texts], dtype=bool) & is_there
+        odd = _first(timeless, tidy, index) or _first(doubtful, tidy, index)
+    return replace(facts, dress=dress, clock=clock, first_odd=odd), tidy.column
 
 
 def _tidied(column: pa.DictionaryArray, plan: ParsePlan, name: str) -> _Tidied:
@@ -465,98 +457,12 @@ def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle
         return plan.styles[name]
     if name in plan.exact or facts.numbers == facts.values:
         return None
-    return facts.dress.style(facts.values) or facts.clock.style(facts.values)
+    return facts.clock.style(facts.values) or facts.dress.style(facts.values)
 
 
 def is_dressed(facts: ColumnFacts) -> bool:
     """Say whether the first value that is no plain number is one in a dress."""
     return facts.first_text is not None and undress(facts.first_text.value) is not None
-
-
-def units_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of numbers in several units, as `fault` does."""
-    units = sorted(affix for affix in facts.dress.affixes if affix)
-    if len(units) < 2:
-        return None, ""
-    return None, (
-        f"column {name!r}: numbers must have one unit, got {in_a_list(units)}; write them in one, or list "
-        "the column in text_columns"
-    )
-
-
-def zones_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of instants some of which have a zone, as `fault` does."""
-    if facts.clock.zoned in (0, facts.values) or facts.clock.read < facts.values:
-        return None, ""
-    return None, f"column {name!r}: {facts.clock.doubt(name, facts.values)}"
-
-
-def fault(
-    name: str, kind: ColumnKind, facts: ColumnFacts, *, forced_text: bool, is_declared: bool = False
-) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is).
-
-    `is_declared` says that it is text by its type, where plain numbers are texts, too.
-    """
-    place = facts.first_text
-    if kind is ColumnKind.TEXT and not forced_text and place is not None:
-        if facts.dress.are_meant(facts.values):
-            dressed = quoted(facts.dress.example)
-            reason = f"column {name!r}: {dressed} is no plain number"
-            if "," in facts.dress.example:
-                reason = f"column {name!r}: {dressed} has a comma, which is no part of a number"
-            return place, f"{reason}, and {facts.dress.doubt(name, facts.values)}"
-        if not is_declared and _is_of_numbers(facts):
-            mark = quoted(min(facts.others))
-            return place, (
-                f"column {name!r}: {mark} is not a number, as all other values are; name it in "
-                "missing_values, or list the column in text_columns"
-            )
-        if facts.clock.are_meant(facts.values):
-            doubt = facts.clock.doubt(name, facts.values)
-            if facts.first_timeless is None:
-                return place, f"column {name!r}: {doubt}"
-            got = quoted(facts.first_timeless.value)
-            return facts.first_timeless, f"column {name!r}: {got} is no date, but {doubt}"
-    if kind in (ColumnKind.TIME, ColumnKind.DURATION) and place:
-        return place, (
-            f"column {name!r}: {quoted(place.value)} is not written as dates says; correct it, name it in "
-            f"missing_values, list the column in text_columns, or drop it (drop: [{name}])"
-        )
-    if kind is ColumnKind.NUMBER and place:
-        remedy = "name it in missing_values, list the column in text_columns, or drop the column"
-        if is_dressed(facts):
-            remedy = f'say how its numbers are written, e.g. numbers: {{{name}: "{POINT}"}}, {remedy}'
-        return place, f"column {name!r}: {quoted(place.value)} is not a number; {remedy}"
-    if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
-        remedy = "name it in missing_values, or drop the column"
-        return place, f"column {name!r}: numbers must be finite, got {quoted(place.value)}; {remedy}"
-    return None, ""
-
-
-def all_faults(reasons: Mapping[str, str]) -> str:
-    """Return what is wrong with columns, by name, as one message."""
-    if len(reasons) == 1:
-        return next(iter(reasons.values()))
-    told = "; ".join(f"({place}) {reason}" for place, reason in enumerate(reasons.values(), 1))
-    options = " ".join(shlex.join(["--drop", name]) for name in reasons)
-    names = ", ".join(map(json.dumps, reasons))
-    return f"{len(reasons)} columns cannot be used: {told}. To leave all out: drop: [{names}] ({options})"
-
-
-def _is_of_numbers(facts: ColumnFacts) -> bool:
-    """Say whether a column of text has numbers, and besides only what is likely to mean missing."""
-    numbers = len(facts.texts) - len(facts.others)
-    if not facts.numbers or len(facts.others) > _MOST_OTHERS:
-        return False
-    if all(is_mark_like(text) for text in facts.others):
-        return numbers > 1
-    return len(facts.others) == 1 and numbers > _MOST_OTHERS
-
-
-def is_mark_like(text: str) -> bool:
-    """Say whether a text looks as if it stood for a missing value: signs only, or a word for it."""
-    return text.lower() in _MARK_LIKE or not any(c.isalnum() for c in text)
 
 
 def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
