@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dnnflow.engines.seam import TrainingContext
 from dnnflow.errors import DataError, InputError, PipelineError
-from dnnflow.events import Listener, Notice, ignore
+from dnnflow.events import Listener, Notice, except_notices, ignore
 from dnnflow.parameters import plain_type
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
 from dnnflow.pipeline.pipeline_file import merge
@@ -118,8 +118,9 @@ def search_pipeline(
     upload(_laid_over(rules, request), listener)
     if request.looks:
         request = _without_useless(request, _laid_over(rules, request), listener)
+    quiet = except_notices(listener)  # what is told of the table is told of the one that is used
     try:
-        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
     except DataError:  # perhaps for a column that looked well in the first block
         narrowed = request
         if request.looks:
@@ -127,10 +128,12 @@ def search_pipeline(
         if narrowed is request:
             raise
         request = narrowed
-        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
     if request.looks and (narrowed := _without_worthless(request, dataset, listener)) is not request:
         request = narrowed
-        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
+    for note in dataset.notes:
+        listener(Notice(note))
     pipeline = _laid_over(good_rules(facts_of_dataset(dataset)), request)
     if request.minutes is None:
         return pipeline
