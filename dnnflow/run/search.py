@@ -118,7 +118,7 @@ def search_pipeline(
     upload(_laid_over(rules, request), listener)
     if request.looks:
         request = _without_useless(request, _laid_over(rules, request), listener)
-    quiet = except_notices(listener)  # what is told of the table is told of the one that is used
+    quiet = except_notices(listener)  # the study tells what is to be known of its table
     try:
         dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
     except DataError:  # perhaps for a column that looked well in the first block
@@ -132,8 +132,6 @@ def search_pipeline(
     if request.looks and (narrowed := _without_worthless(request, dataset, listener)) is not request:
         request = narrowed
         dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
-    for note in dataset.notes:
-        listener(Notice(note))
     pipeline = _laid_over(good_rules(facts_of_dataset(dataset)), request)
     if request.minutes is None:
         return pipeline

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
@@ -481,16 +482,13 @@ def _seconds(
         return _since_epoch(values.to_numpy())
     if zone is not None and style.is_instant and style.has_zone:
         return _since_epoch(values.dt.tz_convert(None).to_numpy())
-    found, known = np.full(len(values), np.nan), dict[str, float | None]()
-    for row, value in enumerate(values.tolist()):
-        text = as_text(value)
-        if text is None or markers.has(text):
-            continue
-        if text not in known:
-            known[text] = style.read(text)
-        if (seconds := known[text]) is None:
+    texts = [_text(value, markers) for value in values.tolist()]
+    known = pa.array(texts, pa.string()).dictionary_encode()
+    seconds = np.append(style.read_all(known.dictionary), np.nan)
+    found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()]
+    for row in np.flatnonzero(np.isnan(found)).tolist():
+        if (text := texts[row]) is not None:
             raise _not_a_number(column, row + 1, text)
-        found[row] = seconds
     return found
 
 

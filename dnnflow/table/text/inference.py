@@ -233,6 +233,8 @@ def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
 
 def _undressed(tidy: Any, style: NumberStyle | TimeStyle) -> NDArray[np.float64]:
     """Return the numbers of a dressed column, NaN where missing or none."""
+    if isinstance(style, TimeStyle):
+        return np.append(style.read_all(tidy.dictionary), np.nan)[codes(tidy)]
     read = (style.read(text) for text in tidy.dictionary.to_pylist())
     found: NDArray[np.float64] = np.array(
         [*(np.nan if number is None else number for number in read), np.nan]
@@ -316,7 +318,11 @@ def _text_facts(
     tidy, style = _tidied(column, plan, name), plan.styles.get(name)
     is_label, is_there, counted = name in plan.labels, tidy.counts > 0, tidy.counts.tolist()
     read = style.read if style is not None and style.is_asked and not is_label else to_number
-    values = [read(text) for text in tidy.texts]
+    dictionary = tidy.column.dictionary
+    if isinstance(style, TimeStyle) and read is not to_number:
+        values = [None if np.isnan(one) else one for one in style.read_all(dictionary).tolist()]
+    else:
+        values = [read(text) for text in tidy.texts]
     numeric = np.array([value is not None for value in values], dtype=bool)
     known = np.array([0.0 if value is None else value for value in values])
     plain = values if read is to_number else [to_number(text) for text in tidy.texts]
@@ -339,6 +345,8 @@ def _text_facts(
     )
     if name in plan.exact or not (name in plan.text or (is_label and (others or style))):
         return facts, tidy.column
+    if (iso := TimeFacts.of_iso(dictionary, tidy.counts)) is not None:
+        return replace(facts, clock=iso), tidy.column
     dress = DressFacts.of(zip(tidy.written, counted, strict=True))
     if not others:
         return replace(facts, dress=dress), tidy.column
