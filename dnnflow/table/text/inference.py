@@ -318,9 +318,9 @@ def _text_facts(
     tidy, style = _tidied(column, plan, name), plan.styles.get(name)
     is_label, is_there, counted = name in plan.labels, tidy.counts > 0, tidy.counts.tolist()
     read = style.read if style is not None and style.is_asked and not is_label else to_number
-    dictionary = tidy.column.dictionary
     if isinstance(style, TimeStyle) and read is not to_number:
-        values = [None if np.isnan(one) else one for one in style.read_all(dictionary).tolist()]
+        seconds = style.read_all(tidy.column.dictionary).tolist()
+        values = [None if np.isnan(one) else one for one in seconds]
     else:
         values = [read(text) for text in tidy.texts]
     numeric = np.array([value is not None for value in values], dtype=bool)
@@ -345,18 +345,26 @@ def _text_facts(
     )
     if name in plan.exact or not (name in plan.text or (is_label and (others or style))):
         return facts, tidy.column
-    if (iso := TimeFacts.of_iso(dictionary, tidy.counts)) is not None:
-        return replace(facts, clock=iso), tidy.column
+    return _with_writing(facts, tidy, index), tidy.column
+
+
+def _with_writing(facts: ColumnFacts, tidy: _Tidied, index: int) -> ColumnFacts:
+    """Add how the values of a column may be read as dressed numbers, instants or durations."""
+    counted = tidy.counts.tolist()
+    iso = TimeFacts.of_iso(tidy.column.dictionary, tidy.counts) if facts.others else None
+    if iso is not None:
+        return replace(facts, clock=iso)
     dress = DressFacts.of(zip(tidy.written, counted, strict=True))
-    if not others:
-        return replace(facts, dress=dress), tidy.column
+    if not facts.others:
+        return replace(facts, dress=dress)
     clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
-    odd = None
-    if clock.are_meant(facts.values):
-        timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
-        doubtful = np.array([text == clock.differ for text in tidy.texts], dtype=bool) & is_there
-        odd = _first(timeless, tidy, index) or _first(doubtful, tidy, index)
-    return replace(facts, dress=dress, clock=clock, first_odd=odd), tidy.column
+    if not clock.are_meant(facts.values):
+        return replace(facts, dress=dress, clock=clock)
+    is_there = tidy.counts > 0
+    timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
+    doubtful = np.array([text == clock.differ for text in tidy.texts], dtype=bool) & is_there
+    odd = _first(timeless, tidy, index) or _first(doubtful, tidy, index)
+    return replace(facts, dress=dress, clock=clock, first_odd=odd)
 
 
 def _tidied(column: pa.DictionaryArray, plan: ParsePlan, name: str) -> _Tidied:
