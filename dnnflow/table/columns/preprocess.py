@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.dressing import NumberStyle
+from dnnflow.table.columns.iso_times import read_times
 from dnnflow.table.columns.kinds import (
     OTHERS,
     STANDARD_LABEL_MARKERS,
@@ -484,7 +485,7 @@ def _seconds(
         return _since_epoch(values.dt.tz_convert(None).to_numpy())
     texts = [_text(value, markers) for value in values.tolist()]
     known = pa.array(texts, pa.string()).dictionary_encode()
-    seconds = np.append(style.read_all(known.dictionary), np.nan)
+    seconds = np.append(read_times(style, known.dictionary), np.nan)
     found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()]
     for row in np.flatnonzero(np.isnan(found)).tolist():
         if (text := texts[row]) is not None:

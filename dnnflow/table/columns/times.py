@@ -11,8 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import InputError
@@ -61,7 +59,8 @@ _SPANS = [
 ]
 _UNIT_S = {"w": 7.0 * DAY_S, "d": float(DAY_S), "h": 3600.0, "m": 60.0, "s": 1.0}
 _NAMES = "|".join((*_MONTHS, "mon", "tue", "wed", "thu", "fri", "sat", "sun"))
-_BEGINS = re.compile(rf"[-+]?(?:pt?)?\d|(?:{_NAMES})", re.IGNORECASE)
+BEGINS = re.compile(rf"[-+]?(?:pt?)?\d|(?:{_NAMES})", re.IGNORECASE)
+"""What a text begins with that may be an instant or a duration."""
 
 
 class _Instant(NamedTuple):
@@ -150,31 +149,6 @@ def _span(text: str) -> tuple[str, float] | None:
     return CLOCK if is_short else SPAN, sign * seconds
 
 
-_ISO = r"^[1-9]\d{3}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?)?$"
-_ISO_ZONED = r"^[1-9]\d{3}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2})$"
-
-
-def _iso_seconds(texts: pa.StringArray, *, has_zone: bool) -> NDArray[np.float64]:
-    """Return the seconds of texts that are written as a CSV of a table with types has them, NaN of others.
-
-    All at once: one by one took 25 µs for a value.
-    """
-    found = np.full(len(texts), np.nan)
-    is_iso = pc.match_substring_regex(texts, _ISO_ZONED if has_zone else _ISO)
-    try:
-        instants = pc.cast(texts.filter(is_iso), pa.timestamp("us", "UTC" if has_zone else None))
-    except pa.ArrowInvalid:  # some day is in no calendar
-        return found
-    places = pc.indices_nonzero(is_iso)
-    found[_buffer(places, np.uint64)] = _buffer(instants, np.int64) / 1e6
-    return found
-
-
-def _buffer(array: pa.Array, kind: type[np.generic]) -> NDArray[Any]:
-    """Return the values of an array without missing ones; `to_numpy` would import pandas."""
-    return np.frombuffer(array.buffers()[1] or b"", kind, len(array), array.offset * 8)
-
-
 @dataclass(frozen=True)
 class TimeStyle:
     """How the instants or durations of a column are written."""
@@ -219,7 +193,7 @@ class TimeStyle:
 
     def read(self, text: str) -> float | None:
         """Return the seconds that a text stands for, or None."""
-        if not _BEGINS.match(text):
+        if not BEGINS.match(text):
             return None
         if self.is_instant:
             found = _instant(text)
@@ -228,19 +202,6 @@ class TimeStyle:
             return found.seconds.get(self.form)
         span = _span(text)
         return None if span is None or (span[0] == CLOCK and self.form == SPAN) else span[1]
-
-    def read_all(self, texts: pa.StringArray) -> NDArray[np.float64]:
-        """Return the seconds of each text, none of which is null; NaN of those that stand for none."""
-        found = np.full(len(texts), np.nan)
-        zones = (self.has_zone,) if self.zone_is_asked else (False, True)
-        for has_zone in zones if self.is_instant else ():
-            found = np.where(np.isnan(found), _iso_seconds(texts, has_zone=has_zone), found)
-        rest = np.flatnonzero(np.isnan(found))
-        spelled = texts.to_pylist() if len(rest) else []
-        for place in rest.tolist():
-            seconds = self.read(spelled[place])
-            found[place] = np.nan if seconds is None else seconds
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -274,7 +235,7 @@ class TimeFacts:
         forms: dict[str, int] = {}
         read, zoned, differ, only_dots, example = 0, 0, "", True, ""
         for text, count in counted:
-            if not count or not _BEGINS.match(text):
+            if not count or not BEGINS.match(text):
                 continue
             if (instant := _instant(text)) is not None:
                 fitting: Iterable[str] = instant.seconds
@@ -289,20 +250,6 @@ class TimeFacts:
             for form in fitting:
                 forms[form] = forms.get(form, 0) + count
         return cls(forms, read, zoned, differ, only_dots, example)
-
-    @classmethod
-    def of_iso(cls, texts: pa.StringArray, counts: NDArray[np.int64]) -> "TimeFacts | None":
-        """Gather them of texts, and how often each occurs, all of which are ISO 8601; None of others."""
-        is_there = counts > 0
-        if not is_there.any() or not _BEGINS.match(texts[int(is_there.argmax())].as_py()):
-            return None
-        plain = ~np.isnan(_iso_seconds(texts, has_zone=False))
-        zoned = ~plain & ~np.isnan(_iso_seconds(texts, has_zone=True))
-        if not (plain | zoned)[is_there].all():
-            return None
-        values = int(counts.sum())
-        example = texts[int(is_there.argmax())].as_py()
-        return cls(dict.fromkeys(ORDERS, values), values, int(counts[zoned].sum()), example=example)
 
     def merge(self, other: "TimeFacts") -> "TimeFacts":
         """Add those of blocks that come later."""
@@ -350,7 +297,7 @@ class TimeFacts:
 
 def is_time(text: str) -> bool:
     """Say whether a text is an instant or a duration in some form."""
-    return bool(_BEGINS.match(text)) and (_instant(text) or _span(text)) is not None
+    return bool(BEGINS.match(text)) and (_instant(text) or _span(text)) is not None
 
 
 def told(name: str, style: TimeStyle, example: str) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
 from dnnflow.table.columns.dressing import DressFacts, NumberStyle, undress
+from dnnflow.table.columns.iso_times import iso_facts, read_times
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
@@ -234,7 +235,7 @@ def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
 def _undressed(tidy: Any, style: NumberStyle | TimeStyle) -> NDArray[np.float64]:
     """Return the numbers of a dressed column, NaN where missing or none."""
     if isinstance(style, TimeStyle):
-        return np.append(style.read_all(tidy.dictionary), np.nan)[codes(tidy)]
+        return np.append(read_times(style, tidy.dictionary), np.nan)[codes(tidy)]
     read = (style.read(text) for text in tidy.dictionary.to_pylist())
     found: NDArray[np.float64] = np.array(
         [*(np.nan if number is None else number for number in read), np.nan]
@@ -319,7 +320,7 @@ def _text_facts(
     is_label, is_there, counted = name in plan.labels, tidy.counts > 0, tidy.counts.tolist()
     read = style.read if style is not None and style.is_asked and not is_label else to_number
     if isinstance(style, TimeStyle) and read is not to_number:
-        seconds = style.read_all(tidy.column.dictionary).tolist()
+        seconds = read_times(style, tidy.column.dictionary).tolist()
         values = [None if np.isnan(one) else one for one in seconds]
     else:
         values = [read(text) for text in tidy.texts]
@@ -351,7 +352,7 @@ def _text_facts(
 def _with_writing(facts: ColumnFacts, tidy: _Tidied, index: int) -> ColumnFacts:
     """Add how the values of a column may be read as dressed numbers, instants or durations."""
     counted = tidy.counts.tolist()
-    iso = TimeFacts.of_iso(tidy.column.dictionary, tidy.counts) if facts.others else None
+    iso = iso_facts(tidy.column.dictionary, tidy.counts) if facts.others else None
     if iso is not None:
         return replace(facts, clock=iso)
     dress = DressFacts.of(zip(tidy.written, counted, strict=True))
