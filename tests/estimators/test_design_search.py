@@ -114,6 +114,7 @@ def test_the_ensemble_of_finalists_predicts_trained_on_all_rows(iris, tmp_path: 
 def test_text_and_missing_values_are_features():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"colour": rng.choice(["01", "1"], 80), "size": rng.normal(size=80)})
+    frame["day"] = pd.date_range("2024-01-01", periods=80)
     classes = np.where(frame["colour"] == "01", 10, 20)
     frame.loc[::7, "size"] = np.nan
     estimator = DesignSearchClassifier(**SMALL).fit(frame, classes)

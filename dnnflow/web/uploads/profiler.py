@@ -465,7 +465,7 @@ class _SentTable:
             if place is not None:
                 where = self.where(found.block_bytes, found.first_rows[place.block], place)
                 reason = f"{where}, {reason}"
-                if profile.label_problem is not None:
+                if profile.label_problem is not None and not facts.clock.are_meant(facts.values):
                     raise DataError(reason)
             useful += kind is not ColumnKind.EMPTY
             yield replace(profile, feature_problem=reason or None)
