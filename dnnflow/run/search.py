@@ -1,7 +1,7 @@
 """Make the pipeline of a search: the good rules of a table, and as many designs as there is time for."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from dnnflow.engines.seam import TrainingContext
 from dnnflow.errors import DataError, InputError, PipelineError
-from dnnflow.events import Listener, Notice, ignore
+from dnnflow.events import Listener, Notice, except_notices, ignore
 from dnnflow.parameters import plain_type
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
 from dnnflow.pipeline.pipeline_file import merge
@@ -118,8 +118,9 @@ def search_pipeline(
     upload(_laid_over(rules, request), listener)
     if request.looks:
         request = _without_useless(request, _laid_over(rules, request), listener)
+    quiet = except_notices(listener)  # the study tells what is to be known of its table
     try:
-        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
     except DataError:  # perhaps for a column that looked well in the first block
         narrowed = request
         if request.looks:
@@ -127,7 +128,10 @@ def search_pipeline(
         if narrowed is request:
             raise
         request = narrowed
-        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=listener)
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
+    if request.looks and (narrowed := _without_worthless(request, dataset, listener)) is not request:
+        request = narrowed
+        dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
     pipeline = _laid_over(good_rules(facts_of_dataset(dataset)), request)
     if request.minutes is None:
         return pipeline
@@ -214,7 +218,7 @@ def facts_of_dataset(dataset: Dataset) -> TableFacts:
     return TableFacts(
         rows=sum(dataset.rows.values()),
         numbers=len(dataset.fitted.columns) - len(texts),
-        categories=sum(len(column.categories) for column in texts),
+        categories=sum(len(column.feature_names) for column in texts),
         classes=dataset.n_classes,
     )
 
@@ -275,12 +279,28 @@ def _without_useless(
     kept = (*recipe.labels, *recipe.drop, *recipe.mark.values(), recipe.weights or "",
             *recipe.text_columns, *recipe.styles)  # fmt: skip
     found = survey(pipeline.source, missing_values=recipe.missing_values, whole_table=whole_table)
-    useless = found.useless(kept)
+    return _narrowed(request, found.useless(kept), recipe.drop, listener)
+
+
+def _without_worthless(request: SearchRequest, dataset: Dataset, listener: Listener) -> SearchRequest:
+    """Leave out the columns that carry nothing, as a dataset found, and say so."""
+    recipe = dataset.recipe
+    kept = {*recipe.text_columns, *recipe.styles}
+    useless = {name: why for name, why in dataset.useless.items() if name not in kept}
+    if all(column.name in useless for column in dataset.fitted.columns):
+        return request
+    return _narrowed(request, useless, recipe.drop, listener)
+
+
+def _narrowed(
+    request: SearchRequest, useless: Mapping[str, str], drop: Sequence[str], listener: Listener
+) -> SearchRequest:
+    """Return the request without columns, and say why."""
     if not useless:
         return request
     told = "; ".join(f"column {name!r}, since {why}" for name, why in useless.items())
     listener(Notice(f"left out: {told}"))
-    return replace(request, sections=merge(request.sections, {"dataset": {"drop": [*recipe.drop, *useless]}}))
+    return replace(request, sections=merge(request.sections, {"dataset": {"drop": [*drop, *useless]}}))
 
 
 def _searched_before(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> RunRecord | None:

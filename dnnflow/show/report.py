@@ -96,6 +96,7 @@ def _of_study(view: StudyView) -> dict[str, Any]:
         "n_timed": sum(band.n for band in view.time_by_depth),
         "n_deep": sum(band.n for band in view.score_by_depth),
         "confusion": study_tables.confusion(view),
+        "table_columns": study_tables.table_columns(view),
         "pipeline": study_tables.pipeline_text(view),
         "many": len(view.trials) > study_tables.MOST_POINTS,
     }

@@ -20,7 +20,10 @@ from dnnflow.results.view.score_words import between, spread_text
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.results.view.tested import Tested, ToldNumber
 from dnnflow.show.run_numbers import thinned
+from dnnflow.table.columns.column_row import share_in_words
 
+MOST_COLUMNS = 500
+"""Of a table that a report tells."""
 MOST_POINTS = 3_000
 """With more trials than this, the report shows distributions instead of points."""
 CELLS = (60, 40)
@@ -447,6 +450,15 @@ def curves(view: StudyView, measure: str) -> Curves | None:
         names=tuple(curve.design for curve in shown),
         ranks=tuple(curve.rank for curve in shown),
     )
+
+
+def table_columns(view: StudyView) -> list[tuple[str, ...]]:
+    """Return each column of the table as name, kind, missing and different values, and what it became."""
+    rows = view.record.dataset.get("column_rows") or ()
+    return [
+        (row["name"], row["kind"], share_in_words(row["missing"]), row["different"], row["became"])
+        for row in rows[:MOST_COLUMNS]
+    ]
 
 
 def pipeline_text(view: StudyView) -> str:

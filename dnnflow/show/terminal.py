@@ -45,6 +45,7 @@ from dnnflow.show.wording import (
     size_in_words,
     staleness_in_words,
 )
+from dnnflow.table.columns.column_row import share_in_words
 from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
@@ -432,6 +433,10 @@ def show_deletion(plan: "DeletionPlan") -> None:
         console.print(escape(f"dataset {path}  {size_in_words(taken)}"), soft_wrap=True)
 
 
+MOST_COLUMNS = 60
+"""Of a dataset that are printed."""
+
+
 def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
     """Print what a dataset holds, and where it is kept."""
     console = Console(highlight=False)
@@ -447,3 +452,21 @@ def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
         console.print(f"targets   {told}", soft_wrap=True)
     for note in dataset.notes:
         console.print(f"note      {escape(note)}", soft_wrap=True)
+    _show_column_rows(console, dataset)
+
+
+def _show_column_rows(console: Console, dataset: "Dataset") -> None:
+    """Print of each column of a dataset what it holds and became; of many the first ones."""
+    rows = dataset.column_rows
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("column", overflow="fold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("missing", justify="right", no_wrap=True)
+    table.add_column("different", justify="right", no_wrap=True)
+    table.add_column("became", overflow="fold")
+    for row in rows[:MOST_COLUMNS]:
+        missing = share_in_words(row.missing)
+        table.add_row(escape(row.name), row.kind, missing, row.different, escape(row.became))
+    console.print(table)
+    if len(rows) > MOST_COLUMNS:
+        console.print(f"… {len(rows) - MOST_COLUMNS:,} more columns; --json tells all")

@@ -114,12 +114,13 @@ def test_the_ensemble_of_finalists_predicts_trained_on_all_rows(iris, tmp_path: 
 def test_text_and_missing_values_are_features():
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"colour": rng.choice(["01", "1"], 80), "size": rng.normal(size=80)})
+    frame["day"] = pd.date_range("2024-01-01", periods=80)
     classes = np.where(frame["colour"] == "01", 10, 20)
     frame.loc[::7, "size"] = np.nan
     estimator = DesignSearchClassifier(**SMALL).fit(frame, classes)
     assert np.array_equal(estimator.predict(frame), classes)
-    with pytest.raises(DataError, match="column 'day' holds dates or times"):
-        estimator.fit(frame.assign(day=pd.Timestamp("2024-01-01")), classes)
+    with pytest.raises(DataError, match="column 'tags' is list<"):
+        estimator.fit(frame.assign(tags=pd.Series([["a"]] * 80)), classes)
     with pytest.raises(ValueError, match="feature names"):
         estimator.predict(frame.rename(columns={"size": "weight"}))
     with pytest.raises(InputError, match="rows must be a DataFrame"):

@@ -172,11 +172,20 @@ def test_the_line_counts_quoted_newlines_and_blank_lines(tmp_path: Path):
     assert message.startswith("row 42 (line 47), column 'the\\nb': 'x' is not a number")
 
 
-def test_a_text_column_of_too_many_values(tmp_path: Path):
-    content = "name,label\n" + "".join(f"person {i},{i % 2}\n" for i in range(70))
-    assert refusal(tmp_path, content) == (
-        "a text column may have at most 64 different values, got more in column 'name'; drop the column"
+def test_columns_that_cannot_be_used_are_told_at_once_with_a_remedy_that_works(tmp_path: Path):
+    lines = (f"{day % 9 + 1}/{day % 7 + 1}/2024;{'?' if day else 'x'}{day};{1.5 if day != 7 else 'n.d.'};"
+             f"{'1,250' if day % 2 else '950'};{day % 2}\n" for day in range(40))  # fmt: skip
+    content = "day;code;size;cost;label\n" + "".join(lines)
+    message = refusal(tmp_path, content)
+    assert message.startswith("3 columns cannot be used: (1) row 2 (line 3), column 'cost': '1,250' is")
+    assert "(2) row 8 (line 9), column 'day': '8/1/2024' may begin with the day" in message
+    assert "'size': 'n.d.' is not a number" in message
+    assert message.endswith(
+        'To leave all out: drop: ["cost", "day", "size"] (--drop cost --drop day --drop size)'
     )
+    (tmp_path / "t.csv").write_text(content)
+    recipe = Recipe(label="label", drop=("day", "cost", "size"))
+    assert ingest(Source(url=str(tmp_path / "t.csv")), recipe, tmp_path / "d").rows["train"] == 32
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_training_names_no_places_and_no_code_either(
 
 HARMLESS = {
     "name", "dataset.label", "dataset.drop", "dataset.missing_values", "dataset.text_columns",
-    "dataset.missing_labels", "dataset.numbers",
+    "dataset.missing_labels", "dataset.numbers", "dataset.dates",
     "dataset.weights", "training.class_weight",
     "evaluation.groups", "evaluation.time", "evaluation.split",
     "dataset.delimiter", "dataset.quote", "dataset.encoding", "space.per_layer", "space.depth",

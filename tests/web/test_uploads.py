@@ -279,6 +279,17 @@ def test_no_number_is_lost_in_a_histogram(values: list[float], part: int):
     assert histogram.most == max(values)
 
 
+def test_dates_and_durations_are_features_and_doubtful_ones_are_told(tmp_path: Path):
+    rows = "".join(
+        f"2024-01-{i % 28 + 1:02},{i}:05:00,{i % 9 + 1}/{i % 7 + 1}/2024,{'ab'[i % 2]}\n" for i in range(40)
+    )
+    profile = profiled(tmp_path / "t.csv", f"day,took,due,y\n{rows}".encode())
+    found = {one.name: one for one in profile.columns}
+    assert [str(found[name].kind) for name in ("day", "took")] == ["time", "duration"]
+    assert found["day"].feature_problem is found["took"].feature_problem is None
+    assert "say how the last day of 2024 is written there" in (found["due"].feature_problem or "")
+
+
 def test_a_histogram_is_that_of_all_rows(tmp_path: Path):
     values = np.random.default_rng(1).normal(size=50_000) * np.linspace(0.01, 100, 50_000)
     data = b"a,b\n" + b"".join(b"%r,%d\n" % (v, i % 2) for i, v in enumerate(values.tolist()))

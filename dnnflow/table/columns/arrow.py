@@ -29,6 +29,11 @@ _SPELLED_ALIKE = (1e-4, 1e9)
 def spellings(array: Any) -> Any:
     """Return a pyarrow array's values as a CSV spells them; NaN as null."""
     kind, types = array.type, pa.types
+    if types.is_duration(kind):
+        micro = pc.cast(pc.cast(array, pa.duration("us"), safe=False), pa.int64())
+        size = pc.cast(pc.divide(pc.cast(pc.abs(micro), pa.float64()), 1e6), pa.string())
+        sign = pc.if_else(pc.less(micro, 0), "-PT", "PT")
+        return pc.binary_join_element_wise(sign, size, "S", "")
     if types.is_timestamp(kind) and kind.unit == "ns":
         array = pc.cast(array, pa.timestamp("us", kind.tz), safe=False)
     written = pc.cast(array, pa.string())

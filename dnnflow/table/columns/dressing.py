@@ -89,8 +89,8 @@ class NumberStyle:
     """Whether a comma begins the fraction."""
     affix: str = ""
     """The unit or currency that may stand beside them; others are refused."""
-    any_affix: bool = False
-    """Whether the affix is still to be found."""
+    is_asked: bool = False
+    """Whether the recipe says so, and the affix is still to be found."""
 
     @classmethod
     def of(cls, example: str) -> "NumberStyle":
@@ -105,7 +105,7 @@ class NumberStyle:
             raise InputError(
                 f'numbers must say how 1234.56 is written, got {example!r}; give "{POINT}" or "{COMMA}"'
             )
-        return cls(found["mark"] == ",", any_affix=True)
+        return cls(found["mark"] == ",", is_asked=True)
 
     @property
     def example(self) -> str:
@@ -115,7 +115,7 @@ class NumberStyle:
     def read(self, text: str) -> float | None:
         """Return the number that a text stands for, or None."""
         found = undress(text)
-        if found is None or not (self.any_affix or found.affix in ("", self.affix)):
+        if found is None or not (self.is_asked or found.affix in ("", self.affix)):
             return None if self.comma else to_number(text)
         return found.comma if self.comma else found.point
 
@@ -131,7 +131,7 @@ class NumberStyle:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NumberStyle":
         """Make it of what `to_dict` returned."""
-        return replace(cls.of(values["example"]), affix=values["affix"], any_affix=False)
+        return replace(cls.of(values["example"]), affix=values["affix"], is_asked=False)
 
 
 def styles_of(numbers: Iterable[str]) -> dict[str, NumberStyle]:

@@ -15,7 +15,13 @@ from typing import Any
 from dnnflow.errors import DataError
 
 MAX_CATEGORIES = 64
-"""One-hot columns that a text column may become."""
+"""Different values of a text column up to which each has a column of its own, however few rows it has."""
+MAX_FREQUENT = 256
+"""Columns that a text column of more values becomes by default, at most; the last is for all rarer values."""
+MAX_ONE_HOT = 1_000
+"""One-hot columns that a text column may become where that is asked for."""
+MAX_COUNTED = 100_000
+"""Different values of a text column up to which each is counted; with more they are hashed."""
 MAX_CLASSES = 1_000
 CONTINUOUS_CLASSES = 20
 """A label of numbers that are not all whole and has more distinct values than this is continuous."""
@@ -48,8 +54,16 @@ class ColumnKind(StrEnum):
     NUMBER = "number"
     TEXT = "text"
     BOOLEAN = "boolean"
+    TIME = "time"
+    """Dates and times."""
+    DURATION = "duration"
+    """Durations and times of day, in seconds."""
     EMPTY = "empty"
     """No value in any row; such a column is not used."""
+
+
+NUMERIC = (ColumnKind.NUMBER, ColumnKind.TIME, ColumnKind.DURATION)
+"""Kinds of columns that are kept as numbers."""
 
 
 @dataclass(frozen=True)

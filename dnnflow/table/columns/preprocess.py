@@ -4,8 +4,9 @@ A `Preprocessing` is plain data: it is part of a dataset's manifest and of a sav
 the dataset nor the CSV to be applied to new rows.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import spelled, spellings
 from dnnflow.table.columns.dressing import NumberStyle, styles_of
+from dnnflow.table.columns.iso_times import read_times
 from dnnflow.table.columns.kinds import (
+    OTHERS,
     STANDARD_LABEL_MARKERS,
     STANDARD_MARKERS,
     Classes,
@@ -30,6 +33,7 @@ from dnnflow.table.columns.kinds import (
     to_number,
 )
 from dnnflow.table.columns.targets import Targets
+from dnnflow.table.columns.times import LONGEST_MONTH, PERIODS, TimeStyle, parts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +65,8 @@ class NumberColumn:
     """Range of the training rows after filling, in raw units."""
     indicator: bool
     """Whether a second column says where values were missing."""
-    style: NumberStyle | None = None
-    """How texts of it are written, if not as plain numbers."""
+    style: NumberStyle | TimeStyle | None = None
+    """How texts of it are written, if not as plain numbers; durations are kept in seconds."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -95,8 +99,63 @@ class NumberColumn:
 
 
 @dataclass(frozen=True)
+class TimeColumn:
+    """A column of instants: their trend as a number, and those of their parts that vary.
+
+    Parts that begin anew become sine and cosine of their share of the period; of a missing instant all parts
+    are 0.
+    """
+
+    trend: NumberColumn
+    """Of seconds since 1970; its name and style are the column's."""
+    parts: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the table's column."""
+        return self.trend.name
+
+    @property
+    def style(self) -> TimeStyle:
+        """How texts of it are written."""
+        style = self.trend.style
+        return style if isinstance(style, TimeStyle) else TimeStyle("ymd")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the encoded columns."""
+        waves = ((f"{p}_sin", f"{p}_cos") if p in PERIODS else (p,) for p in self.parts)
+        return (*self.trend.feature_names, *(f"{self.name}_{one}" for wave in waves for one in wave))
+
+    def encode(self, values: NDArray[np.float64], clip: bool, out: NDArray[np.float32]) -> None:
+        """Write the encoded columns of seconds, shape (rows,), which are overwritten."""
+        at = len(self.trend.feature_names)
+        found = parts_of(values)
+        missing = np.isnan(values)
+        self.trend.encode(values, clip, out[:, :at])
+        for part in self.parts:
+            if part in PERIODS:
+                angle = found[part] * (2 * np.pi / PERIODS[part])
+                out[:, at], out[:, at + 1] = np.sin(angle), np.cos(angle)
+                out[missing, at : at + 2] = 0
+                at += 2
+            else:
+                out[:, at] = found[part] / (LONGEST_MONTH - 1)
+                out[missing, at] = 0
+                at += 1
+
+    def decode(self, encoded: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return seconds since 1970, as precise as the trend is."""
+        return self.trend.decode(encoded)
+
+
+@dataclass(frozen=True)
 class TextColumn:
-    """A column of text or booleans: one-hot encoded; what was not seen in training is all zero."""
+    """A column of text or booleans: one-hot encoded; what was not seen in training is all zero.
+
+    With `other`, categories are the frequent values, and all others share a column; with `buckets`, each
+    value is in one of so many columns, by its hash.
+    """
 
     name: str
     boolean: bool
@@ -105,18 +164,41 @@ class TextColumn:
     fill: str | None
     """Takes the place of a missing value; None to leave it all zero."""
     indicator: bool
+    other: bool = False
+    """Whether there is a column for all values that are no categories."""
+    rare: tuple[str, ...] = ()
+    """Such values of the training rows, if they are few enough to be known."""
+    n_rare: int = 0
+    """How many there are; of hashed values all, and -1 if they were too many to count."""
+    buckets: int = 0
+    """Columns of hashed values; 0 of those that are not hashed."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the encoded columns."""
         names = tuple(f"{self.name}={category}" for category in self.categories)
+        names += tuple(f"{self.name}_hash{bucket}" for bucket in range(self.buckets))
+        names += (f"{self.name}_{OTHERS}",) if self.other else ()
         return (*names, f"{self.name}_missing") if self.indicator else names
 
     def codes(self, texts: Iterable[str | None]) -> NDArray[np.int64]:
         """Return each text's code; `MISSING` for None and `UNSEEN` for what is no category."""
         code: dict[str | None, int] = {category: i for i, category in enumerate(self.categories)}
-        found = (MISSING if t is None else code.get(t.lower() if self.boolean else t, UNSEEN) for t in texts)
+        if self.buckets:
+            found = (MISSING if text is None else _bucket(text, self.buckets) for text in texts)
+        else:
+            found = (
+                MISSING if t is None else code.get(t.lower() if self.boolean else t, UNSEEN) for t in texts
+            )
         return np.fromiter(found, dtype=np.int64)
+
+    def strangers(self, texts: Sequence[str | None]) -> NDArray[np.int64]:
+        """Return which texts the training rows had not, where that is known; their places."""
+        if self.buckets or len(self.rare) < self.n_rare:
+            return np.empty(0, dtype=np.int64)
+        rare = {*self.rare}
+        unseen = np.flatnonzero(self.codes(texts) == UNSEEN)
+        return np.array([row for row in unseen.tolist() if texts[row] not in rare], dtype=np.int64)
 
     def unseen(self, text: str) -> str:
         """Say of a text that it is no category."""
@@ -128,8 +210,9 @@ class TextColumn:
                 continue
             if other in self.categories:
                 return f"{said}, where {quoted(other)} stands: the text is of another encoding"
-        near = nearest(text, self.categories) if self.categories else "none"
-        return f"{said} ({near})"
+        known = (*self.categories, *self.rare)
+        near = nearest(text, known) if known else "none"
+        return f"{said} ({near}){f', and counts as {OTHERS}' if self.other else ''}"
 
     def encode(self, codes: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         """Write the encoded columns of codes, shape (rows,), into zeros."""
@@ -137,23 +220,32 @@ class TextColumn:
         if self.indicator:
             out[:, -1] = missing
         if self.fill is not None:
-            codes = np.where(missing, self.categories.index(self.fill), codes)
+            (fill,) = self.codes([self.fill])
+            codes = np.where(missing, fill, codes)
+        if self.other:
+            codes = np.where(codes == UNSEEN, len(self.categories), codes)
         rows = np.flatnonzero(codes >= 0)
         out[rows, codes[rows]] = 1.0
 
     def decode(self, encoded: NDArray[np.float32]) -> NDArray[np.object_]:
-        """Return texts, None where no category is set or the indicator says missing."""
-        names = np.array([*self.categories, None], dtype=object)
-        hot = encoded[:, : len(self.categories)]
-        if not self.categories:
+        """Return texts, None where no category is set, it is hashed, or the indicator says missing."""
+        known = (*self.categories, *((OTHERS,) if self.other else ()))
+        names = np.array([*known, None], dtype=object)
+        hot = encoded[:, : len(known)]
+        if not known:
             return np.full(len(encoded), None, dtype=object)
-        codes = np.where(hot.max(axis=1) > 0.5, hot.argmax(axis=1), len(self.categories))
+        codes = np.where(hot.max(axis=1) > 0.5, hot.argmax(axis=1), len(known))
         if self.indicator:
-            codes = np.where(encoded[:, -1] > 0.5, len(self.categories), codes)
+            codes = np.where(encoded[:, -1] > 0.5, len(known), codes)
         return np.asarray(names[codes], dtype=object)
 
 
-FittedColumn = NumberColumn | TextColumn
+FittedColumn = NumberColumn | TextColumn | TimeColumn
+
+
+def _bucket(text: str, buckets: int) -> int:
+    """Return the column of a hashed value, by BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % buckets
 
 
 @dataclass(frozen=True)
@@ -236,10 +328,10 @@ class Preprocessing:
         at = 0
         for column, values in zip(self.columns, columns, strict=True):
             width = len(column.feature_names)
-            if isinstance(column, NumberColumn):
-                column.encode(values, self.clip, out[:, at : at + width])
-            else:
+            if isinstance(column, TextColumn):
                 column.encode(values, out[:, at : at + width])
+            else:
+                column.encode(values, self.clip, out[:, at : at + width])
             at += width
         with np.errstate(over="ignore", invalid="ignore"):
             total = out.sum()
@@ -283,13 +375,15 @@ class Preprocessing:
             if not isinstance(column, TextColumn):
                 continue
             texts = self._texts(frame[column.name])
-            for row in np.flatnonzero(column.codes(texts) == UNSEEN).tolist():
+            for row in column.strangers(texts).tolist():
                 found[row].append(column.unseen(texts[row] or ""))
         return ["; ".join(of_row) for of_row in found]
 
     def _raw(self, column: FittedColumn, values: "pd.Series[Any]") -> NDArray[Any]:
         if isinstance(column, TextColumn):
             return column.codes(self._texts(values))
+        if isinstance(column.style, TimeStyle):
+            return self._seconds(column.style, column, values)
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         else:
@@ -304,6 +398,29 @@ class Preprocessing:
 
     def _texts(self, values: "pd.Series[Any]") -> list[str | None]:
         return [None if text is None or self.markers.has(text) else text for text in texts_of(values)]
+
+    def _seconds(
+        self, style: TimeStyle, column: NumberColumn | TimeColumn, values: "pd.Series[Any]"
+    ) -> NDArray[np.float64]:
+        """Return the seconds of new rows' instants or durations, NaN where missing."""
+        kind, zone = values.dtype.kind, getattr(values.dtype, "tz", None)
+        if (
+            isinstance(values.dtype, np.dtype)
+            and kind in "mM"
+            and (kind == "M") == style.is_instant
+            and (kind == "m" or not style.has_zone)
+        ):
+            return _since_epoch(values.to_numpy())
+        if zone is not None and style.is_instant and style.has_zone:
+            return _since_epoch(values.dt.tz_convert(None).to_numpy())
+        texts = self._texts(values)
+        known = pa.array(texts, pa.string()).dictionary_encode()
+        seconds = np.append(read_times(style, known.dictionary), np.nan)
+        found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()]
+        for row in np.flatnonzero(np.isnan(found)).tolist():
+            if (text := texts[row]) is not None:
+                raise _not_a_number(column, row + 1, text)
+        return found
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
         """Return raw rows of network input, shape (rows, n_features): numbers in raw units, texts as text."""
@@ -371,18 +488,25 @@ def _targets(values: Mapping[str, Any]) -> Targets:
 
 
 def _column_dict(column: FittedColumn) -> dict[str, Any]:
+    if isinstance(column, TimeColumn):
+        return {**_column_dict(column.trend), "type": "time", "parts": list(column.parts)}
     values = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(column).items()}
     if isinstance(column, TextColumn):
-        return {"type": "text", **values}
+        plain = {one.name for one in fields(column) if one.default == getattr(column, one.name)}
+        return {"type": "text", **{name: value for name, value in values.items() if name not in plain}}
     del values["style"]
     return {"type": "number", **values} | ({"style": column.style.to_dict()} if column.style else {})
 
 
 def _column(values: dict[str, Any]) -> FittedColumn:
-    if values.pop("type") == "number":
-        style = values.pop("style", None)
-        return NumberColumn(**values, style=style and NumberStyle.from_dict(style))
-    return TextColumn(**values | {"categories": tuple(values["categories"])})
+    kind = values.pop("type")
+    if kind == "text":
+        values |= {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return TextColumn(**values)
+    parts, style = values.pop("parts", ()), values.pop("style", None)
+    find = TimeStyle.from_dict if style and "form" in style else NumberStyle.from_dict
+    number = NumberColumn(**values, style=style and find(style))
+    return TimeColumn(number, tuple(parts)) if kind == "time" else number
 
 
 def as_text(value: Any) -> str | None:
@@ -405,6 +529,12 @@ def texts_of(values: "pd.Series[Any]") -> list[str | None]:
     return list(map(as_text, values.tolist()))
 
 
+def _since_epoch(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return datetime64 or timedelta64 values in seconds, as their spelling with microseconds is read."""
+    micro = values.astype(f"{'datetime64' if values.dtype.kind == 'M' else 'timedelta64'}[us]")
+    return np.where(np.isnat(micro), np.nan, micro.astype(np.int64) / 1e6)
+
+
 def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:
     text = as_text(value)
     if text is None or markers.has_number(text):
@@ -416,8 +546,17 @@ def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> flo
     return number
 
 
-def _not_a_number(column: NumberColumn, row: int, text: str) -> DataError:
+def _not_a_number(column: NumberColumn | TimeColumn, row: int, text: str) -> DataError:
     as_they_had = "as the training rows had"
+    if isinstance(column.style, TimeStyle):
+        what = "a duration" if not column.style.is_instant else "a date"
+        zone = ""
+        if column.style.is_instant:
+            zone = " and with a zone" if column.style.has_zone else " and without a zone"
+        return DataError(
+            f"row {row}, column {column.name!r}: {quoted(text)} is not {what}, {as_they_had}, written like "
+            f"{column.style.example}{zone}; correct it or leave it empty"
+        )
     if column.style is not None:
         unit = f" with {column.style.affix!r}" if column.style.affix else ""
         as_they_had += f", written like {column.style.example}{unit}"

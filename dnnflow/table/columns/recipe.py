@@ -9,10 +9,12 @@ from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
 from dnnflow.table.columns.dressing import NumberStyle, styles_of
 from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers
+from dnnflow.table.columns.times import TimeStyle
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
 Scale = Literal["minmax", "standard", "none"]
 RareClasses = Literal["refuse", "drop", "merge"]
+Categories = Literal["auto", "onehot", "hash"]
 TaskName = Literal["auto", "classification", "multilabel", "regression"]
 Format = Literal[
     "csv", "fwf", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5", "zarr"
@@ -124,6 +126,20 @@ def _number_styles(given: Any) -> Any:
     return given
 
 
+def _time_styles(given: Any) -> Any:
+    """Return columns and examples as texts `column=example`, which a mapping says as well."""
+    if isinstance(given, dict):
+        given = [f"{column}={example}" for column, example in given.items()]
+    if isinstance(given, list | tuple) and all(isinstance(text, str) for text in given):
+        for text in given:
+            column, _, example = text.rpartition("=")
+            if not column:
+                raise InputError(f'dates must be {{column: "31/12/2024"}} or column=31/12/2024, got {text!r}')
+            TimeStyle.of(example)
+    return given
+
+
+Dates = Annotated[Texts, BeforeValidator(_time_styles, json_schema_input_type=dict[str, str] | list[str])]
 Numbers = Annotated[Texts, BeforeValidator(_number_styles, json_schema_input_type=dict[str, str] | list[str])]
 
 
@@ -158,6 +174,9 @@ class ColumnOptions(Parameters):
     numbers: Annotated[Numbers, Display(option="number-column", metavar="COLUMN=1.234,56")] = ()
     """Columns of numbers that are written in another way, and how they write 1234.56, e.g. 1.234,56: units,
     currencies and percent are left out."""
+    dates: Annotated[Dates, Display(option="date-column", metavar="COLUMN=31/12/2024")] = ()
+    """Columns of dates, and how they write the last day of 2024: 31/12/2024, 12/31/2024 or 2024-12-31; other
+    marks, names of months, two digits of the year and a time of day are read, too."""
 
     weights: str | None = None
     """Name of a column of numbers >= 0, by which the loss of each training and validation row counts; it is
@@ -169,9 +188,10 @@ class ColumnOptions(Parameters):
         return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
-    def styles(self) -> dict[str, NumberStyle]:
-        """How the numbers of columns are written, where it is said."""
-        return styles_of(self.numbers)
+    def styles(self) -> dict[str, NumberStyle | TimeStyle]:
+        """How the numbers and dates of columns are written, where it is said."""
+        dates = (text.rpartition("=") for text in self.dates)
+        return {**styles_of(self.numbers), **{column: TimeStyle.of(text) for column, _, text in dates}}
 
     @property
     def markers(self) -> Markers:
@@ -237,6 +257,13 @@ class PreprocessOptions(Parameters):
 
     missing: Missing = "zero"
     """What replaces a missing number."""
+    categories: Categories = "auto"
+    """What a text column with more than 64 different values becomes. auto: a column for each of the 255 most
+    frequent values that are in two training rows or more, and one for all others (hash with more than
+    100,000); onehot: a column for each value, of at most 1,000; hash: each value in one of hash_columns
+    columns, so that several share one."""
+    hash_columns: int = Field(default=64, ge=2, le=4096)
+    """Columns that the values of a text column are hashed to."""
     indicator: bool = False
     """Whether each column with missing values gets a second column that says where they were."""
     scale: Scale = "minmax"
@@ -274,12 +301,19 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         for name in self.text_columns:
             if name in self.styles:
                 raise InputError(
-                    f"a column is text or numbers, got {name!r} in text_columns and in numbers; keep one"
+                    f"a column is text, numbers or dates, got {name!r} in text_columns and in "
+                    f"{'numbers' if isinstance(self.styles[name], NumberStyle) else 'dates'}; keep one"
                 )
             if name in self.labels and self.task == "regression":
                 raise InputError(
                     f"regression needs a label of numbers, got {name!r} in text_columns; remove it there"
                 )
+        dates = {text.rpartition("=")[0] for text in self.dates}
+        if twice := [text for text in self.numbers if text.rpartition("=")[0] in dates]:
+            name = twice[0].rpartition("=")[0]
+            raise InputError(f"a column is numbers or dates, got {name!r} in numbers and in dates; keep one")
+        if wrong := [name for name in self.labels if name in dates]:
+            raise InputError(f"a label must not be dates, got {wrong[0]!r} in dates; remove it there")
         if self.task == "classification" and len(self.labels) > 1:
             raise InputError(
                 f"classification takes one label, got {len(self.labels)}; name one, or set task to "
@@ -291,11 +325,13 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
         """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.
 
         What divides the rows is left out where chance does, the task where the labels say it, and weights
-        where there are none: so it was before there was anything else.
+        where there are none: so it was before there was anything else. So are later options at their
+        defaults.
         """
         implied: dict[str, Any] = {
             **dict.fromkeys(("groups", "time", "split", "weights", "missing_labels")),
-            "task": "auto", "standard_missing": True, "rare_classes": "refuse", "numbers": [],
+            "task": "auto", "standard_missing": True, "rare_classes": "refuse", "numbers": [], "dates": [],
+            "categories": "auto", "hash_columns": 64,
         }  # fmt: skip
         return {name: value for name, value in super().to_dict().items()
                 if name != "test_source" and (name not in implied or value != implied[name])}  # fmt: skip

@@ -11,11 +11,28 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import Columns, codes
 from dnnflow.table.columns.dressing import NumberStyle
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
-from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing, TextColumn
+from dnnflow.table.columns.kinds import (
+    MAX_CATEGORIES,
+    MAX_CLASSES,
+    MAX_COUNTED,
+    MAX_FREQUENT,
+    MAX_ONE_HOT,
+    NUMERIC,
+    FeatureColumn,
+    Task,
+    in_a_list,
+)
+from dnnflow.table.columns.preprocess import (
+    FittedColumn,
+    NumberColumn,
+    Preprocessing,
+    TextColumn,
+    TimeColumn,
+)
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import SplitRule, class_counts
 from dnnflow.table.columns.targets import Targets
+from dnnflow.table.columns.times import PARTS, TimeStyle, parts_of
 
 MAX_FREQUENT_VALUES = 100_000
 """Distinct values of a column up to which its most frequent one is known."""
@@ -37,8 +54,10 @@ class Layout:
     targets: Targets
     rule: SplitRule
     """Says which rows are test rows in blocks that are not marked."""
-    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
+    styles: Mapping[str, NumberStyle | TimeStyle] = field(default_factory=dict)
     """How the numbers of columns are dressed."""
+    times: tuple[str, ...] = ()
+    """Those of the numbers that are instants."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +120,10 @@ class Moments:
         return self.merge(Moments(missing, low, high, fill, np.zeros(len(fill))))
 
 
+Counts = dict[str, int] | None
+"""Training rows of each value; None if there are too many."""
+
+
 @dataclass(frozen=True)
 class BlockStatistics:
     """What is fitted on one block, or on all."""
@@ -109,8 +132,10 @@ class BlockStatistics:
     test: NDArray[np.int64]
     """Rows of each stratum, shape (strata,)."""
     moments: Moments
-    categories: tuple[dict[str, int], ...]
+    categories: tuple[Counts, ...]
     """For each text column: training rows of each value."""
+    parts: Moments
+    """Of the parts of instants: for each of their columns as many as there are."""
     train_labels: Moments
     test_labels: Moments
     """Of the labels, but for classification, whose rows are counted."""
@@ -122,15 +147,13 @@ class BlockStatistics:
 
     def merge(self, other: "BlockStatistics") -> "BlockStatistics":
         """Add the statistics of another block."""
-        categories = tuple(
-            {value: a.get(value, 0) + b.get(value, 0) for value in (*a, *b)}
-            for a, b in zip(self.categories, other.categories, strict=True)
-        )
+        categories = tuple(map(merge_counts, self.categories, other.categories))
         return BlockStatistics(
             self.train + other.train,
             self.test + other.test,
             self.moments.merge(other.moments),
             categories,
+            self.parts.merge(other.parts),
             self.train_labels.merge(other.train_labels),
             self.test_labels.merge(other.test_labels),
         )
@@ -172,6 +195,11 @@ def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
         moments(columns.number(name)[rows["train"]] for name in layout.numbers),
         tuple(
             _categories(columns.text(name), rows["train"], name in layout.booleans) for name in layout.texts
+        ),
+        moments(
+            values
+            for name in layout.times
+            for values in parts_of(columns.number(name)[rows["train"]]).values()
         ),
         moments(label[rows["train"]] for label in measured),
         moments(label[rows["test"]] for label in measured),
@@ -219,7 +247,16 @@ def _moments(values: NDArray[np.float64]) -> tuple[float, ...]:
     return len(values), low, values.max(), mean, deviation.sum()
 
 
-def _categories(column: Any, train: NDArray[np.int64], boolean: bool) -> dict[str, int]:
+def merge_counts(a: Counts, b: Counts) -> Counts:
+    """Add the counts of two parts."""
+    if a is None or b is None:
+        return None
+    for value, count in b.items():
+        a[value] = a.get(value, 0) + count
+    return a if len(a) <= MAX_COUNTED else None
+
+
+def _categories(column: Any, train: NDArray[np.int64], boolean: bool) -> Counts:
     texts = column.dictionary.to_pylist()
     found = np.bincount(codes(column)[train], minlength=len(texts) + 1).tolist()
     counts: dict[str, int] = {}
@@ -227,7 +264,7 @@ def _categories(column: Any, train: NDArray[np.int64], boolean: bool) -> dict[st
         name = text.lower() if boolean else text
         if count:
             counts[name] = counts.get(name, 0) + count
-    return counts
+    return counts if len(counts) <= MAX_COUNTED else None
 
 
 Frequencies = tuple[NDArray[np.float64], NDArray[np.int64]] | None
@@ -337,7 +374,7 @@ def check_modes(fill: NDArray[np.float64], columns: Sequence[FeatureColumn]) -> 
     ------
     DataError
     """
-    numbers = [column for column in columns if column.kind is ColumnKind.NUMBER]
+    numbers = [column for column in columns if column.kind in NUMERIC]
     for column, value in zip(numbers, fill, strict=True):
         if column.missing and np.isnan(value):
             raise DataError(
@@ -360,7 +397,8 @@ def fit_preprocessing(
     Raises
     ------
     DataError
-        If a column's range does not fit the arithmetic, or a target is the same in all rows.
+        If a column's range does not fit the arithmetic or it has too many values for one-hot columns, or a
+        target is the same in all rows.
     """
     missing = statistics.train_rows - statistics.moments.count
     filled = statistics.moments.with_fill(np.nan_to_num(fill), missing)
@@ -368,7 +406,10 @@ def fit_preprocessing(
     for i, name in enumerate(layout.numbers):
         value = None if np.isnan(fill[i]) else float(fill[i])
         column = _number(name, recipe, filled, i, value, indicator=recipe.indicator and missing[i] > 0)
-        fitted[name] = replace(column, style=layout.styles.get(name))
+        column = replace(column, style=layout.styles.get(name))
+        fitted[name] = column if name not in layout.times else TimeColumn(column, _varying(
+            layout.times.index(name), statistics.parts))  # fmt: skip
+    _check_one_hot(recipe, layout, statistics)
     for name, counts in zip(layout.texts, statistics.categories, strict=True):
         fitted[name] = _text(name, recipe, counts, name in layout.booleans, statistics.train_rows)
     used = tuple(fitted[column.name] for column in columns if column.name in fitted)
@@ -401,10 +442,36 @@ def _number(
     return NumberColumn(name, fill, offset, spread, low, high, bool(indicator))
 
 
-def _text(name: str, recipe: Recipe, counts: dict[str, int], boolean: bool, rows: int) -> TextColumn:
-    categories = tuple(sorted(counts))
-    frequent = (
-        min(counts, key=lambda c: (-counts[c], c)) if counts and recipe.missing == "most_frequent" else None
-    )
+def _varying(place: int, parts: Moments) -> tuple[str, ...]:
+    """Return which parts of a column of instants differ among the training rows."""
+    first = place * len(PARTS)
+    return tuple(part for i, part in enumerate(PARTS, first) if parts.low[i] < parts.high[i])
+
+
+def _check_one_hot(recipe: Recipe, layout: Layout, statistics: BlockStatistics) -> None:
+    """Refuse columns with too many values for a column each, if that is asked for."""
+    if recipe.categories != "onehot":
+        return
+    pairs = zip(layout.texts, statistics.categories, strict=True)
+    wide = [name for name, counts in pairs if counts is None or len(counts) > MAX_ONE_HOT]
+    if wide:
+        raise DataError(
+            f"one-hot columns may have at most {MAX_ONE_HOT:,} values, got more in {in_a_list(wide)}; set "
+            f"categories to auto or hash (--categories auto), or drop: [{', '.join(wide)}]"
+        )
+
+
+def _text(name: str, recipe: Recipe, counts: Counts, boolean: bool, rows: int) -> TextColumn:
+    if counts is None or (recipe.categories == "hash" and len(counts) > MAX_CATEGORIES):
+        n_values, different = (-1, -1) if counts is None else (sum(counts.values()), len(counts))
+        indicator = recipe.indicator and n_values < rows
+        return TextColumn(name, boolean, (), None, indicator, n_rare=different, buckets=recipe.hash_columns)
+    by_count = sorted(counts, key=lambda c: (-counts[c], c))
+    filled = by_count[0] if counts and recipe.missing == "most_frequent" else None
     indicator = recipe.indicator and sum(counts.values()) < rows
-    return TextColumn(name, boolean, categories, frequent, indicator)
+    if len(counts) <= MAX_CATEGORIES or recipe.categories == "onehot":
+        return TextColumn(name, boolean, tuple(sorted(counts)), filled, indicator)
+    frequent = {value for value in by_count[: MAX_FREQUENT - 1] if counts[value] > 1}
+    rare = sorted(counts.keys() - frequent)
+    known = tuple(rare) if len(rare) <= MAX_CLASSES else ()
+    return TextColumn(name, boolean, tuple(sorted(frequent)), filled, indicator, True, known, len(rare))

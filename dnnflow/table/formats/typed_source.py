@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, numbers, spellings
+from dnnflow.table.columns.times import SPAN, TimeStyle
+from dnnflow.table.text.column_faults import all_faults
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
 from dnnflow.table.text.source_text import new_hash
 
@@ -64,6 +66,9 @@ class TypeKind(StrEnum):
     MIXED = "mixed"
     """Text whose cells had several types: whether it stands for numbers is for its values to say."""
     TIME = "time"
+    """Dates and times."""
+    SPAN = "span"
+    """Durations and times of day."""
     NOTHING = "nothing"
     """No value in any row."""
     OTHER = "other"
@@ -84,8 +89,19 @@ def kind_of(field: pa.Field) -> TypeKind:
         return TypeKind.TEXT
     if types.is_null(kind):
         return TypeKind.NOTHING
-    is_time = types.is_date(kind) or types.is_timestamp(kind) or types.is_time(kind)
-    return TypeKind.TIME if is_time else TypeKind.OTHER
+    if types.is_duration(kind) or types.is_time(kind):
+        return TypeKind.SPAN
+    return TypeKind.TIME if types.is_date(kind) or types.is_timestamp(kind) else TypeKind.OTHER
+
+
+def time_style(field: pa.Field) -> TimeStyle | None:
+    """Return how the values of a column of instants or durations are spelled; None of another."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    found = kind_of(field)
+    if found not in (TypeKind.TIME, TypeKind.SPAN):
+        return None
+    has_zone = pa.types.is_timestamp(kind) and kind.tz is not None
+    return TimeStyle("ymd" if found is TypeKind.TIME else SPAN, has_zone, is_asked=True)
 
 
 def mixed(name: str) -> pa.Field:
@@ -114,26 +130,23 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def check_features(schema: pa.Schema, names: Sequence[str]) -> None:
-    """Refuse features and labels of a type that becomes neither number nor text.
+    """Refuse features and labels of a type that becomes no number, text or time; all at once.
 
     Raises
     ------
     DataError
     """
-    for name in names:
-        field = schema.field(name)
-        kind = kind_of(field)
-        if kind is TypeKind.TIME:
-            raise DataError(
-                f"a feature or label must be numbers or text, but column {name!r} holds dates or times "
-                f"({field.type}); drop it, convert it to numbers first, or name it in time to have the "
-                "latest rows tested"
-            )
-        if kind is TypeKind.OTHER:
-            raise DataError(
-                f"a column must hold numbers, text or booleans, but column {name!r} is {_short(field)}; "
-                "drop it, or convert it first"
-            )
+    if reasons := type_faults(schema, names):
+        raise DataError(all_faults(reasons))
+
+
+def type_faults(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
+    """Say of each named column whose type becomes no number, text or time, what is wrong with it."""
+    return {
+        name: f"a column must hold numbers, text, booleans, dates or durations, but column {name!r} is "
+              f"{_short(schema.field(name).type)}; drop it, or convert it first"
+        for name in names if kind_of(schema.field(name)) is TypeKind.OTHER
+    }  # fmt: skip
 
 
 def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
-from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing
+from dnnflow.table.columns.preprocess import FittedColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.split import Marks
 from dnnflow.table.columns.statistics import KeptBlock, Layout, labels_of, split_rows
 from dnnflow.table.columns.targets import Targets
@@ -127,7 +127,7 @@ def _encode(
     rows = split_rows(part.block, layout, labels)[split][part.skip : part.skip + part.rows]
 
     def column(fitted: FittedColumn) -> NDArray[Any]:
-        if isinstance(fitted, NumberColumn):
+        if not isinstance(fitted, TextColumn):
             return kept.number(fitted.name)[rows]
         texts = kept.text(fitted.name)
         known = fitted.codes([*texts.dictionary.to_pylist(), None])

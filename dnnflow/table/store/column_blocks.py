@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dnnflow.errors import DataError
 from dnnflow.events import RowsRead
+from dnnflow.table.columns import times
 from dnnflow.table.columns.dressing import COMMA, NumberStyle, told
 from dnnflow.table.columns.kinds import (
     HEADERLESS,
@@ -20,6 +21,7 @@ from dnnflow.table.columns.kinds import (
 from dnnflow.table.columns.marks import MarkColumn
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.statistics import KeptBlock
+from dnnflow.table.columns.times import TimeStyle
 from dnnflow.table.formats.typed_source import (
     VALUE_BYTES,
     TypedBlock,
@@ -28,6 +30,8 @@ from dnnflow.table.formats.typed_source import (
     check_marks,
     no_rows,
     parse_typed,
+    time_style,
+    type_faults,
 )
 from dnnflow.table.store.table_parts import (
     AnyBlock,
@@ -43,6 +47,7 @@ from dnnflow.table.store.table_parts import (
 )
 from dnnflow.table.text import csv_reader
 from dnnflow.table.text.blanks import BLANK
+from dnnflow.table.text.column_faults import all_faults, fault, units_fault, zones_fault
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, located
 from dnnflow.table.text.inference import (
     BadValue,
@@ -52,12 +57,10 @@ from dnnflow.table.text.inference import (
     check_label,
     decide,
     dressed_style,
-    fault,
     first_plan,
     is_dressed,
     merge_facts,
     parse_block,
-    units_fault,
 )
 from dnnflow.table.text.source_text import Cutter
 
@@ -85,8 +88,8 @@ class Parsed:
     """The part and what is to be read of each block."""
     mark: MarkColumn | None = None
     """The column that divides the rows, if there is one."""
-    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
-    """How the numbers of features are dressed."""
+    styles: Mapping[str, NumberStyle | TimeStyle] = field(default_factory=dict)
+    """How the numbers and times of features are written."""
     notes: tuple[str, ...] = ()
     """What a person should know of how it was read."""
     is_renewed: bool = False
@@ -128,16 +131,19 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
     styles = {
         name: _settled(plan.styles[name], read.facts[name]) for name in plan.features if name in plan.styles
     }
-    own = {name for name, style in plan.styles.items() if style.any_affix}
+    own = {name for name, style in plan.styles.items() if style.is_asked}
     is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
     return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
                   (*_notes_of_text(table), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
 
 
-def _settled(style: NumberStyle, facts: ColumnFacts) -> NumberStyle:
-    """Return a column's style with the unit that was found in it."""
+def _settled(style: NumberStyle | TimeStyle, facts: ColumnFacts) -> NumberStyle | TimeStyle:
+    """Return a column's style with the unit or the zone that was found in it."""
+    if isinstance(style, TimeStyle):
+        has_zone = style.has_zone if style.zone_is_asked else facts.clock.zoned > 0
+        return replace(style, has_zone=has_zone, is_asked=False, zone_is_asked=True)
     affix = next((one for one in sorted(facts.dress.affixes) if one), "")
-    return replace(style, affix=affix, any_affix=False)
+    return replace(style, affix=affix, is_asked=False)
 
 
 def _is_learning(plan: ParsePlan, read: "_Read") -> bool:
@@ -188,10 +194,13 @@ def _of(parts: Sequence[TextPart]) -> str:
     return f" {parts[0].name}{more}" if parts[0].name else more
 
 
-def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle]) -> Iterator[str]:
+def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | TimeStyle]) -> Iterator[str]:
     unnamed = plan.dialect.unnamed
     for name, style in styles.items():
-        if example := read.facts[name].dress.example:
+        if isinstance(style, TimeStyle):
+            if not plan.styles[name].is_asked:
+                yield times.told(name, style, read.facts[name].clock.example)
+        elif example := read.facts[name].dress.example:
             yield told(name, style, example)
     for name in sorted(plan.declared - plan.exact - styles.keys()):
         facts = read.facts[name]
@@ -261,21 +270,44 @@ def _draft(table: Table) -> ParsePlan:
         if part is not first:
             _check_same(names, part, is_test=part in table.test)
         if isinstance(part, TypedPart):
-            check_features(part.source.schema, (*features, *recipe.labels))
+            check_features(part.source.schema, recipe.labels)
+            _check_label_types(part, recipe.labels)
             check_marks(part.source.schema, mark)
     quick = isinstance(first, TextPart) and first.size >= csv_reader.QUICK_BYTES
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)
     declared, nominal = declared_text(table) & {*features}, nominal_columns(table) & {*features}
     forced = frozenset(recipe.text_columns) & {*features}
     markers = with_keel(recipe.markers) if any(part.keel for part in table.texts) else recipe.markers
+    usable = tuple(name for name in features if name not in table.of_kind(TypeKind.OTHER))
+    styles = {**_time_styles(table, {*usable} - {*recipe.text_columns}),
+              **_styles(table, {*features, *recipe.labels})}  # fmt: skip
+    timed = {name for name, style in styles.items() if isinstance(style, TimeStyle)}
     return ParsePlan(
-        dialect, recipe.labels, features, forced | declared, markers, quick, mark, label_markers(table),
-        frozenset(recipe.text_columns) | nominal, declared, _styles(table, {*features, *recipe.labels}),
+        dialect, recipe.labels, usable, forced | declared | timed, markers, quick, mark, label_markers(table),
+        frozenset(recipe.text_columns) | nominal, declared, styles,
     )  # fmt: skip
 
 
-def _styles(table: Table, names: Collection[str]) -> dict[str, NumberStyle]:
-    """Return how the recipe says that numbers are written, of columns that have texts.
+def _check_label_types(part: TypedPart, labels: Sequence[str]) -> None:
+    """Refuse labels of dates or durations by their type."""
+    for name in labels:
+        if (style := time_style(part.source.schema.field(name))) is not None:
+            what = "dates or times" if style.is_instant else "durations"
+            raise DataError(
+                f"a label must be numbers or text, but column {name!r} holds {what} "
+                f"({part.source.schema.field(name).type}); convert it to numbers or text first"
+            )
+
+
+def _time_styles(table: Table, names: Collection[str]) -> dict[str, TimeStyle]:
+    """Return how the instants and durations of columns are spelled that are such by their type."""
+    schemas = [part.source.schema for part in table.parts if isinstance(part, TypedPart)]
+    found = ((one.name, time_style(one)) for schema in schemas for one in schema if one.name in names)
+    return {name: style for name, style in found if style is not None}
+
+
+def _styles(table: Table, names: Collection[str]) -> dict[str, NumberStyle | TimeStyle]:
+    """Return how the recipe says that numbers and dates are written, of columns that have texts.
 
     Raises
     ------
@@ -283,8 +315,10 @@ def _styles(table: Table, names: Collection[str]) -> dict[str, NumberStyle]:
         If one is numbers by its type in another file.
     """
     styles = {name: style for name, style in table.job.recipe.styles.items() if name in names}
-    typed = styles.keys() & table.of_kind(TypeKind.NUMBER)
-    for name in typed:
+    typed = styles.keys() & (
+        table.of_kind(TypeKind.NUMBER) | table.of_kind(TypeKind.TIME) | table.of_kind(TypeKind.SPAN)
+    )
+    for name in typed & table.of_kind(TypeKind.NUMBER):
         if not all(isinstance(part, TypedPart) for part in table.parts):
             raise _written_twice(name, styles[name].example)
     return {name: style for name, style in styles.items() if name not in typed}
@@ -385,37 +419,69 @@ def _path(table: Table, block: AnyBlock) -> Path:
 
 def _kinds(table: Table, plan: ParsePlan, read: _Read) -> dict[str, ColumnKind]:
     """Decide what the features are, and refuse the first value that does not fit."""
-    kinds, faults = {}, []
+    kinds, faults = {}, dict[str, tuple[BadValue | None, str]]()
+
+    def add(name: str, place: BadValue | None, reason: str) -> None:
+        if reason:
+            faults.setdefault(name, (place, reason))
+
     for name in plan.features:
         facts, style, forced = read.facts[name], plan.styles.get(name), name in plan.exact
-        if style is not None and not style.any_affix:  # all of its values are numbers in that dress
+        if style is not None and not style.is_asked:  # all of its values are numbers in that dress
             facts = replace(facts, numbers=facts.values, first_text=None)
         kinds[name] = decide(facts, forced_text=plan.is_text(name))
         if style is not None and facts.values:
-            kinds[name] = ColumnKind.NUMBER
-            faults.append(units_fault(name, facts))
-        faults.append(fault(name, kinds[name], facts, forced_text=forced, is_declared=name in plan.declared))
-    faults += [(None, reason) for reason in _cell_faults(table, plan, read)]
-    placed = [(place, reason) for place, reason in faults if place is not None]
-    if placed:
-        place, reason = min(placed, key=lambda p: (p[0].block, p[0].row))
-        raise DataError(f"{_where(table, read.kept, read.sources, place)}, {reason}")
-    for _, reason in faults:
-        if reason:
-            raise DataError(reason)
+            kinds[name] = _kind_of_style(style)
+            add(name, *(units_fault if isinstance(style, NumberStyle) else zones_fault)(name, facts))
+        add(name, *fault(name, kinds[name], facts, forced_text=forced, is_declared=name in plan.declared))
+    for name, reason in _cell_faults(table, plan, read):
+        add(name, None, reason)
+    _refuse(table, read, faults, {*plan.labels, *plan.mark, *table.job.recipe.drop})
     return kinds
 
 
-def _cell_faults(table: Table, plan: ParsePlan, read: _Read) -> Iterator[str]:
+def _kind_of_style(style: NumberStyle | TimeStyle) -> ColumnKind:
+    if isinstance(style, NumberStyle):
+        return ColumnKind.NUMBER
+    return ColumnKind.TIME if style.is_instant else ColumnKind.DURATION
+
+
+def _refuse(
+    table: Table, read: _Read, faults: Mapping[str, tuple[BadValue | None, str]], others: Collection[str]
+) -> None:
+    """Refuse the columns that cannot be used, all at once; `others` are not to be used.
+
+    Raises
+    ------
+    DataError
+    """
+    placed = {name: place for name, (place, _) in faults.items() if place is not None}
+    ordered = sorted(placed, key=lambda name: (placed[name].block, placed[name].row))
+    reasons = {
+        name: f"{_where(table, read.kept, read.sources, placed[name])}, {faults[name][1]}" for name in ordered
+    }
+    reasons |= {name: reason for name, (_, reason) in faults.items() if name not in placed}
+    for part in table.parts:
+        if isinstance(part, TypedPart):
+            names = [name for name in part.columns if name not in others]
+            reasons |= type_faults(part.source.schema, names)
+    if reasons:
+        raise DataError(all_faults(reasons))
+
+
+def _cell_faults(table: Table, plan: ParsePlan, read: _Read) -> Iterator[tuple[str, str]]:
     """Say which dressed numbers stand beside cells of numbers, which are spelled with a point."""
     for name, style in plan.styles.items():
+        if isinstance(style, TimeStyle):
+            continue
         dress = read.facts[name].dress
         if name in table.of_kind(TypeKind.NUMBER):
             raise _written_twice(name, dress.example)
         if style.comma and dress.pointed and name in table.of_kind(TypeKind.MIXED):
+            reason = "cells must be all numbers where a comma begins fractions, as one such as 1.234 may be a"
             yield (
-                f"column {name!r}: cells must be all numbers where a comma begins fractions, as one such as "
-                "1.234 may be a number or a text; convert them to numbers, or drop the column"
+                name,
+                f"column {name!r}: {reason} number or a text; convert them to numbers, or drop the column",
             )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.paths import canonical_json, content_id
+from dnnflow.table.columns.column_row import ColumnRow, column_rows
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
@@ -34,7 +35,7 @@ __all__ = ["Dataset", "epoch_order", "open_cached"]
 
 FORMAT = 2
 """Version of the directory's layout and of what the recipe means; part of every dataset's id."""
-RULES = 2
+RULES = 3
 """Version of what spellings mean: part of the id of datasets that earlier rules read otherwise."""
 MANIFEST = "manifest.json"
 
@@ -204,6 +205,17 @@ class Dataset:
         """What a person should know of how the table was read."""
         return tuple(self.manifest.get("notes", ()))
 
+    @property
+    def useless(self) -> dict[str, str]:
+        """Columns of which no network learns, and why."""
+        return dict(self.manifest.get("useless", {}))
+
+    @property
+    def column_rows(self) -> list[ColumnRow]:
+        """What a person is told of each column: its kind, missing and different values, what it became."""
+        counts = self.manifest.get("different", {})
+        return list(column_rows(self.recipe, self.schema, self.fitted, counts))
+
     @cached_property
     def missing_share(self) -> dict[str, float]:
         """Share of rows without a value, 0 to 1, for each feature column."""
@@ -224,6 +236,7 @@ class Dataset:
             "task": str(self.task),
             "targets": self.manifest.get("targets", []),
             "columns": [column.to_dict() for column in self.schema],
+            "column_rows": [asdict(row) for row in self.column_rows],
             "recipe": self.recipe.to_dict(),
             "source": dict(self.manifest["source"]),
         }

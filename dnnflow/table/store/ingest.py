@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import directory_aside, write_file
-from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
+from dnnflow.table.columns.column_row import different_values
+from dnnflow.table.columns.column_worth import category_notes, leaks, row_ids, worth_notes, worthless
+from dnnflow.table.columns.kinds import NUMERIC, ColumnKind, FeatureColumn, Task
 from dnnflow.table.columns.marks import (
     MarkColumn,
     MarkedBlock,
@@ -57,7 +59,16 @@ from dnnflow.table.columns.targets import Targets
 from dnnflow.table.formats.frames import open_frame
 from dnnflow.table.formats.keel import KEEL_BYTES, read_keel
 from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
-from dnnflow.table.store.chunks import SPLITS, chunk_rows, chunks, create_arrays, write_chunk, write_marks
+from dnnflow.table.store.chunks import (
+    SPLITS,
+    Stored,
+    chunk_rows,
+    chunks,
+    create_arrays,
+    read_chunks,
+    write_chunk,
+    write_marks,
+)
 from dnnflow.table.store.column_blocks import Parsed, parse_table
 from dnnflow.table.store.dataset import FORMAT, MANIFEST, RULES, Dataset, sealed
 from dnnflow.table.store.stage_tasks import open_scratch, open_tasks
@@ -71,6 +82,9 @@ from dnnflow.table.text.stream import open_stream
 
 if TYPE_CHECKING:
     import distributed
+
+_SEEN_CHUNKS, _SEEN_ROWS, _SEEN_VALUES = 8, 5_000, 2_000_000
+"""Chunks, rows and values that are looked at once a dataset is written."""
 
 
 def ingest(
@@ -260,7 +274,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         parsed, marks = _divided(table, parsed, parsed.mark, targets)
     else:
         rule = _split(table, parsed, targets)
-    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles)
+    times = tuple(column.name for column in parsed.columns if column.kind is ColumnKind.TIME)
+    layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles, times=times)
     fitted = _fit(table, parsed, layout)
     test_marks = Marks()
     if table.job.recipe.weights is not None:
@@ -275,10 +290,17 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         for part in table.parts:
             part.check_unchanged()
         dropped = parsed.rows - sum(map(sum, fitted.block_rows.values()))
-        notes = [*parsed.notes, *rare_notes, *label_notes(targets, parsed, dropped - n_rare)]
+        seen = _seen(fitted, checksums["train"], aside)
+        useless = worthless(parsed.columns, layout, fitted.statistics) | seen.ids
+        notes = [
+            *worth_notes(useless, seen.leaks), *parsed.notes, *category_notes(fitted.preprocessing, useless),
+            *rare_notes, *label_notes(targets, parsed, dropped - n_rare),
+        ]  # fmt: skip
         manifest = {
             "id": path.name,
             **_described(table, parsed, fitted),
+            "different": seen.different,
+            **({"useless": useless} if useless else {}),
             "dropped_rows": dropped,
             **({"notes": notes} if notes else {}),
             "checksums": checksums,
@@ -287,6 +309,30 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         }
         write_file(aside / MANIFEST, sealed(manifest))
     return Dataset.open(path)
+
+
+class _Seen(NamedTuple):
+    """What some encoded training rows show of each column."""
+
+    different: dict[str, str]
+    leaks: dict[str, str]
+    ids: dict[str, str]
+
+
+def _seen(fitted: "_Fitted", checksums: list[tuple[str, str]], root: Path) -> _Seen:
+    """Look at the columns of rows of some chunks, evenly spread over the table."""
+    preprocessing, rows = fitted.preprocessing, sum(fitted.block_rows["train"])
+    stored = Stored(root, "train", rows, preprocessing.n_features, fitted.chunk_rows("train"), checksums,
+                    preprocessing.targets)  # fmt: skip
+    chunks_in_all = len(checksums)
+    wanted = np.unique(np.linspace(0, chunks_in_all - 1, min(_SEEN_CHUNKS, chunks_in_all)).astype(int))
+    features, labels = read_chunks(stored, wanted.tolist())
+    most = max(200, min(_SEEN_ROWS, _SEEN_VALUES // max(1, preprocessing.n_features)))
+    some = np.unique(np.linspace(0, len(labels) - 1, min(most, len(labels))).astype(int))
+    features, labels = features[some], labels[some]
+    counts = different_values(preprocessing, features, is_whole=len(some) == rows)
+    ids = row_ids(preprocessing, features, fitted.statistics.moments, fitted.layout.numbers)
+    return _Seen(counts, leaks(preprocessing, features, labels), ids)
 
 
 def _described(table: Table, parsed: Parsed, fitted: "_Fitted") -> dict[str, Any]:
@@ -387,7 +433,7 @@ def _check(table: Table, parsed: Parsed, index: int, block: MarkedBlock | Weighe
 
 def _layout(columns: list[FeatureColumn], targets: Targets, rule: SplitRule) -> Layout:
     return Layout(
-        tuple(c.name for c in columns if c.kind is ColumnKind.NUMBER),
+        tuple(c.name for c in columns if c.kind in NUMERIC),
         tuple(c.name for c in columns if c.kind in (ColumnKind.TEXT, ColumnKind.BOOLEAN)),
         frozenset(c.name for c in columns if c.kind is ColumnKind.BOOLEAN),
         targets,
@@ -456,7 +502,9 @@ def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDA
         fill = modes(reduce(merge_all_frequencies, parts))
         check_modes(fill, parsed.columns)
         return fill
-    return np.zeros(len(layout.numbers))
+    # 1970, the zero of instants, says nothing
+    is_time = np.array([name in layout.times for name in layout.numbers], dtype=np.bool_)
+    return np.where(is_time, moments.mean, 0.0)
 
 
 def _write(table: Table, parsed: Parsed, fitted: _Fitted, aside: Path) -> dict[str, list[tuple[str, str]]]:

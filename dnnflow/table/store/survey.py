@@ -10,6 +10,7 @@ import numpy as np
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes, numbers_in
+from dnnflow.table.columns.column_worth import text_worth
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
@@ -67,6 +68,8 @@ class SurveyedColumn:
         """What the column is."""
         if not self.values:
             return ColumnKind.EMPTY
+        if (time := self.facts.clock.style(self.values)) is not None:
+            return ColumnKind.TIME if time.is_instant else ColumnKind.DURATION
         is_dressed = self.facts.dress.example and self.facts.dress.style(self.values) is not None
         if is_dressed or (2 * self.facts.numbers >= self.values and not self.is_text):
             return ColumnKind.NUMBER
@@ -86,20 +89,21 @@ class SurveyedColumn:
     def why_useless(self) -> str:
         """Why no network learns from it; empty of a column that may be a feature."""
         if self.no_feature:
-            return f"it holds {self.no_feature}, which is neither numbers nor text"
+            return f"it holds {self.no_feature}, which is neither numbers, text nor dates"
         if self.counts_rows:
             return f"it counts the rows from {self.counts_from:.0f}"
-        is_number = self.facts.dress.are_meant(
-            self.values
-        )  # of one that is in doubt a dataset tells what to do
-        if self.kind is ColumnKind.TEXT and len(self.texts) > MAX_CATEGORIES and not is_number:
-            return f"it is text with more than {MAX_CATEGORIES} different values"
+        is_known = self.kind is ColumnKind.TEXT and len(self.texts) <= MAX_CLASSES
+        is_doubtful = self.facts.dress.are_meant(self.values) or self.facts.clock.are_meant(self.values)
+        if is_known and not is_doubtful and len(self.texts) > 1:  # in doubt a dataset tells what to do
+            return text_worth(self.texts, self.values, self.values)
         return ""
 
     @property
     def may_be_label(self) -> bool:
         """Whether it has at least two values, and not too many for classes unless they are amounts."""
         is_text = self.kind is not ColumnKind.NUMBER
+        if self.kind in (ColumnKind.TIME, ColumnKind.DURATION):
+            return False
         if self.no_feature or self.counts_rows:
             return False
         return 2 <= len(self.texts) <= (MAX_CATEGORIES if is_text else np.inf)
@@ -177,7 +181,7 @@ def _columns(part: TablePart) -> Iterator[SurveyedColumn]:
         return
     for one in part.source.schema:
         kind = kind_of(one)
-        no_feature = {TypeKind.TIME: f"dates or times ({one.type})", TypeKind.OTHER: str(one.type)[:60]}
+        no_feature = {TypeKind.OTHER: str(one.type)[:60]}
         yield SurveyedColumn(one.name, kind is TypeKind.TEXT, no_feature.get(kind, ""))
 
 

@@ -14,7 +14,8 @@ from dnnflow.table.columns.statistics import label_block, labels_of
 from dnnflow.table.columns.targets import Targets, earlier_names, two_values
 from dnnflow.table.store.column_blocks import Parsed
 from dnnflow.table.store.table_parts import Table
-from dnnflow.table.text.inference import BadValue, is_mark_like
+from dnnflow.table.text.column_faults import is_mark_like
+from dnnflow.table.text.inference import BadValue
 from dnnflow.table.text.task_inference import infer_task, label_fault
 
 

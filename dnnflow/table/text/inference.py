@@ -19,29 +19,24 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
-from dnnflow.table.columns.dressing import POINT, DressFacts, NumberStyle, undress
+from dnnflow.table.columns.dressing import DressFacts, NumberStyle, undress
+from dnnflow.table.columns.iso_times import iso_facts, read_times
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
     ColumnKind,
     Markers,
     composed,
-    in_a_list,
     is_boolean,
     plain_name,
-    quoted,
     to_number,
 )
+from dnnflow.table.columns.times import TimeFacts, TimeStyle, is_time
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
-_MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div/0!", "<na>", "<null>",
-                        "missing", "unknown",
-                        "unk", "nil", "void", "tbd"})  # fmt: skip
-"""Words that stand for a missing value in many tables, and are one of its categories in some."""
-
-
-_MOST_OTHERS = 8
-_STANDARD, _UNREAD = Markers(), DressFacts()
+MOST_OTHERS = 8
+"""Of the texts of a column that are no numbers, so many are known."""
+_STANDARD, _UNREAD, _TIMELESS = Markers(), DressFacts(), TimeFacts()
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,13 @@ class ParsePlan:
     """Columns that are text as it stands."""
     declared: frozenset[str] = frozenset()
     """Features that are text by their type: numbers only where all are dressed."""
-    styles: Mapping[str, NumberStyle] = field(default_factory=dict)
-    """Of dressed numbers, features and labels: they are parsed as text, and kept as numbers."""
+    styles: Mapping[str, NumberStyle | TimeStyle] = field(default_factory=dict)
+    """Of dressed numbers, features and labels, and of times: they are parsed as text, and kept as numbers."""
     doubtful: tuple[str, ...] = ()
     """Columns of plain numbers whose points may separate thousands, by the first records."""
 
     @property
-    def label_styles(self) -> dict[str, NumberStyle]:
+    def label_styles(self) -> dict[str, NumberStyle | TimeStyle]:
         """Those of labels, which the recipe says."""
         return {name: style for name, style in self.styles.items() if name in self.labels}
 
@@ -129,6 +124,10 @@ class ColumnFacts:
     """The first value of a column of numbers that counts its rows."""
     is_renewed: bool = False
     """Whether datasets by earlier rules read some value otherwise."""
+    clock: TimeFacts = _TIMELESS
+    """How the values of a column parsed as text may be read as instants or durations."""
+    first_odd: BadValue | None = None
+    """The first value that is neither, where nearly all are; else the first that may be several dates."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -140,11 +139,13 @@ class ColumnFacts:
             self.first_text or other.first_text,
             self.first_infinite or other.first_infinite,
             self.fractions or other.fractions,
-            self.others if len(self.others) > _MOST_OTHERS else self.others | other.others,
+            self.others if len(self.others) > MOST_OTHERS else self.others | other.others,
             self.dress.merge(other.dress),
             {t: self.gone.get(t, 0) + other.gone.get(t, 0) for t in (*self.gone, *other.gone)},
             self._counts_on(other),
             self.is_renewed or other.is_renewed,
+            self.clock.merge(other.clock),
+            self.first_odd or other.first_odd,
         )
 
     def _counts_on(self, other: "ColumnFacts") -> float | None:
@@ -201,7 +202,11 @@ def described(
     own, is_renewed = set(found), False
     for marker in plan.markers.own:
         number = to_number(marker)
-        if number is not None and (hits := columns.values == number).any():
+        if number is None:
+            continue
+        hits = columns.values == number
+        hits[[columns.places[name] for name in dressed if isinstance(plan.styles[name], TimeStyle)]] = False
+        if hits.any():
             own.add(marker)
             is_renewed = True
             columns = replace(columns, values=np.where(hits, np.nan, columns.values))
@@ -226,8 +231,10 @@ def _markers_in(facts: Mapping[str, ColumnFacts], plan: ParsePlan) -> set[str]:
     return {marker for marker in own if marker in texts or plain_name(marker) in plain}
 
 
-def _undressed(tidy: Any, style: NumberStyle) -> NDArray[np.float64]:
+def _undressed(tidy: Any, style: NumberStyle | TimeStyle) -> NDArray[np.float64]:
     """Return the numbers of a dressed column, NaN where missing or none."""
+    if isinstance(style, TimeStyle):
+        return np.append(read_times(style, tidy.dictionary), np.nan)[codes(tidy)]
     read = (style.read(text) for text in tidy.dictionary.to_pylist())
     found: NDArray[np.float64] = np.array(
         [*(np.nan if number is None else number for number in read), np.nan]
@@ -287,56 +294,100 @@ def numbers_of_text(
     return replace(facts, texts=frozenset()), values
 
 
+class _Tidied(NamedTuple):
+    """A text column without blanks around its texts, in one normal form."""
+
+    column: pa.DictionaryArray
+    texts: list[str]
+    """Of its dictionary."""
+    written: list[str]
+    """The same before a label's dressed numbers became plain ones."""
+    codes: NDArray[np.int32]
+    """Place of each row's text, shape (rows,); the number of texts where it is missing."""
+    counts: NDArray[np.int64]
+    """Rows of each text, shape (texts,)."""
+    missed: dict[str, int]
+    """Rows of each spelling of a missing value."""
+    is_renewed: bool
+
+
 def _text_facts(
     column: pa.DictionaryArray, plan: ParsePlan, name: str, index: int
 ) -> tuple[ColumnFacts, pa.DictionaryArray]:
-    """Return the facts of a text column, and the column tidied: without blanks, in one normal form."""
+    """Return the facts of a text column, and the column tidied."""
+    tidy, style = _tidied(column, plan, name), plan.styles.get(name)
+    is_label, is_there, counted = name in plan.labels, tidy.counts > 0, tidy.counts.tolist()
+    read = style.read if style is not None and style.is_asked and not is_label else to_number
+    if isinstance(style, TimeStyle) and read is not to_number:
+        seconds = read_times(style, tidy.column.dictionary).tolist()
+        values = [None if np.isnan(one) else one for one in seconds]
+    else:
+        values = [read(text) for text in tidy.texts]
+    numeric = np.array([value is not None for value in values], dtype=bool)
+    known = np.array([0.0 if value is None else value for value in values])
+    plain = values if read is to_number else [to_number(text) for text in tidy.texts]
+    present = [text for text, count in zip(tidy.texts, counted, strict=True) if count]
+    others = nsmallest(MOST_OTHERS + 1, {
+        text for text, count, number in zip(tidy.texts, counted, plain, strict=True)
+        if count and number is None
+    })  # fmt: skip
+    facts = ColumnFacts(
+        int(tidy.counts.sum()),
+        int(tidy.counts[numeric].sum()),
+        all(is_boolean(text) for text in present),
+        frozenset(present),
+        _first(~numeric & is_there, tidy, index),
+        _first(np.isinf(known) & is_there, tidy, index),
+        bool((np.isfinite(known) & (known != np.floor(known)) & is_there).any()),
+        frozenset(others),
+        gone=tidy.missed,
+        is_renewed=tidy.is_renewed,
+    )
+    if name in plan.exact or not (name in plan.text or (is_label and (others or style))):
+        return facts, tidy.column
+    return _with_writing(facts, tidy, index), tidy.column
+
+
+def _with_writing(facts: ColumnFacts, tidy: _Tidied, index: int) -> ColumnFacts:
+    """Add how the values of a column may be read as dressed numbers, instants or durations."""
+    counted = tidy.counts.tolist()
+    iso = iso_facts(tidy.column.dictionary, tidy.counts) if facts.others else None
+    if iso is not None:
+        return replace(facts, clock=iso)
+    dress = DressFacts.of(zip(tidy.written, counted, strict=True))
+    if not facts.others:
+        return replace(facts, dress=dress)
+    clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
+    if not clock.are_meant(facts.values):
+        return replace(facts, dress=dress, clock=clock)
+    is_there = tidy.counts > 0
+    timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
+    doubtful = np.array([text == clock.differ for text in tidy.texts], dtype=bool) & is_there
+    odd = _first(timeless, tidy, index) or _first(doubtful, tidy, index)
+    return replace(facts, dress=dress, clock=clock, first_odd=odd)
+
+
+def _tidied(column: pa.DictionaryArray, plan: ParsePlan, name: str) -> _Tidied:
     dictionary = pc.utf8_trim_whitespace(column.dictionary)
     texts: list[str] = dictionary.to_pylist()
     tidied = texts if "".join(texts).isascii() else [composed(text) for text in texts]
-    is_label, style = name in plan.labels, plan.styles.get(name)
     gone = np.array([*map(_missing(plan, name), tidied), True])
     is_renewed = tidied != texts or _is_otherwise_missing(plan, name, tidied, gone)
-    as_written = tidied
-    if is_label and style is not None:  # a label's numbers are kept as texts
+    written, style = tidied, plan.styles.get(name)
+    if name in plan.labels and isinstance(style, NumberStyle):  # a label's numbers are kept as texts
         tidied = [style.plainly(text) for text in tidied]
     if tidied != texts:
         texts, dictionary = tidied, pa.array(tidied, pa.string())
     row_codes = codes(column)
     tidy = text_column(row_codes, gone[row_codes], dictionary)
     rows = np.bincount(row_codes, minlength=len(texts) + 1)
-    row_codes = np.where(gone[row_codes], len(texts), row_codes)
-    counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
-    present = [text for text, count in zip(texts, counts, strict=True) if count]
-    read = style.read if style is not None and style.any_affix and not is_label else to_number
-    values = [read(text) for text in texts]
-    numeric = np.array([value is not None for value in values], dtype=bool)
-    known = np.array([0.0 if value is None else value for value in values])
-    infinite = np.isinf(known)
     missed: dict[str, int] = {}
     for code in np.flatnonzero(gone & (rows > 0)).tolist():
         text = texts[code] if code < len(texts) else ""
         missed[text] = missed.get(text, 0) + int(rows[code])
-    plain = values if read is to_number else map(to_number, texts)
-    others = nsmallest(_MOST_OTHERS + 1, {
-        text for text, count, number in zip(texts, counts.tolist(), plain, strict=True)
-        if count and number is None
-    })  # fmt: skip
-    is_read = name not in plan.exact and (name in plan.text or (is_label and (others or style)))
-    facts = ColumnFacts(
-        int(counts.sum()),
-        int(counts[numeric].sum()),
-        all(is_boolean(text) for text in present),
-        frozenset(present),
-        _first(~numeric & (counts > 0), row_codes, texts, index),
-        _first(infinite & (counts > 0), row_codes, texts, index),
-        bool((np.isfinite(known) & (known != np.floor(known)) & (counts > 0)).any()),
-        frozenset(others),
-        DressFacts.of(zip(as_written, counts.tolist(), strict=True)) if is_read else DressFacts(),
-        missed,
-        is_renewed=is_renewed,
-    )
-    return facts, tidy
+    row_codes = np.where(gone[row_codes], len(texts), row_codes)
+    counts = np.bincount(row_codes, minlength=len(texts) + 1)[: len(texts)]
+    return _Tidied(tidy, texts, written, row_codes, counts, missed, is_renewed)
 
 
 def _missing(plan: ParsePlan, name: str) -> Callable[[str], bool]:
@@ -353,12 +404,12 @@ def _is_otherwise_missing(plan: ParsePlan, name: str, texts: Sequence[str], gone
     return {texts[code] for code in np.flatnonzero(gone[:-1]).tolist()} != plan.markers.every & {*texts}
 
 
-def _first(wanted: np.ndarray, row_codes: np.ndarray, texts: list[str], index: int) -> BadValue | None:
-    """Return the place of the first row whose code is wanted."""
+def _first(wanted: NDArray[np.bool_], tidy: _Tidied, index: int) -> BadValue | None:
+    """Return the place of the first row whose text is wanted."""
     if not wanted.any():
         return None
-    row = int(np.argmax(np.append(wanted, False)[row_codes]))
-    return BadValue(index, row + 1, texts[row_codes[row]])
+    row = int(np.argmax(np.append(wanted, False)[tidy.codes]))
+    return BadValue(index, row + 1, tidy.texts[tidy.codes[row]])
 
 
 def _number_facts(columns: Columns, index: int) -> dict[str, ColumnFacts]:
@@ -410,81 +461,18 @@ def decide(facts: ColumnFacts, *, forced_text: bool) -> ColumnKind:
     return ColumnKind.BOOLEAN if facts.boolean else ColumnKind.TEXT
 
 
-def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle | None:
-    """Return how the numbers of a column parsed as text are dressed, by the recipe or beyond doubt."""
-    if name in plan.styles and plan.styles[name].any_affix:
+def dressed_style(name: str, facts: ColumnFacts, plan: ParsePlan) -> NumberStyle | TimeStyle | None:
+    """Return how the numbers or times of a column parsed as text are written, as is said or beyond doubt."""
+    if name in plan.styles and plan.styles[name].is_asked:
         return plan.styles[name]
     if name in plan.exact or facts.numbers == facts.values:
         return None
-    return facts.dress.style(facts.values)
+    return facts.clock.style(facts.values) or facts.dress.style(facts.values)
 
 
 def is_dressed(facts: ColumnFacts) -> bool:
     """Say whether the first value that is no plain number is one in a dress."""
     return facts.first_text is not None and undress(facts.first_text.value) is not None
-
-
-def units_fault(name: str, facts: ColumnFacts) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of numbers in several units, as `fault` does."""
-    units = sorted(affix for affix in facts.dress.affixes if affix)
-    if len(units) < 2:
-        return None, ""
-    return None, (
-        f"column {name!r}: numbers must have one unit, got {in_a_list(units)}; write them in one, or list "
-        "the column in text_columns"
-    )
-
-
-def fault(
-    name: str, kind: ColumnKind, facts: ColumnFacts, *, forced_text: bool, is_declared: bool = False
-) -> tuple[BadValue | None, str]:
-    """Return what is wrong with a column of that kind: where, and in words; ("" if nothing is).
-
-    `is_declared` says that it is text by its type, where plain numbers are texts, too.
-    """
-    place = facts.first_text
-    if kind is ColumnKind.TEXT and not forced_text and place is not None:
-        if facts.dress.are_meant(facts.values):
-            dressed = quoted(facts.dress.example)
-            reason = f"column {name!r}: {dressed} is no plain number"
-            if "," in facts.dress.example:
-                reason = f"column {name!r}: {dressed} has a comma, which is no part of a number"
-            return place, f"{reason}, and {facts.dress.doubt(name, facts.values)}"
-        if not is_declared and _is_of_numbers(facts):
-            mark = quoted(min(facts.others))
-            return place, (
-                f"column {name!r}: {mark} is not a number, as all other values are; name it in "
-                "missing_values, or list the column in text_columns"
-            )
-    if kind is ColumnKind.NUMBER and place:
-        remedy = "name it in missing_values, list the column in text_columns, or drop the column"
-        if is_dressed(facts):
-            remedy = f'say how its numbers are written, e.g. numbers: {{{name}: "{POINT}"}}, {remedy}'
-        return place, f"column {name!r}: {quoted(place.value)} is not a number; {remedy}"
-    if kind is ColumnKind.NUMBER and (place := facts.first_infinite):
-        remedy = "name it in missing_values, or drop the column"
-        return place, f"column {name!r}: numbers must be finite, got {quoted(place.value)}; {remedy}"
-    if kind is ColumnKind.TEXT and len(facts.texts) > MAX_CATEGORIES:
-        return None, (
-            f"a text column may have at most {MAX_CATEGORIES} different values, got more in column {name!r}; "
-            "drop the column"
-        )
-    return None, ""
-
-
-def _is_of_numbers(facts: ColumnFacts) -> bool:
-    """Say whether a column of text has numbers, and besides only what is likely to mean missing."""
-    numbers = len(facts.texts) - len(facts.others)
-    if not facts.numbers or len(facts.others) > _MOST_OTHERS:
-        return False
-    if all(is_mark_like(text) for text in facts.others):
-        return numbers > 1
-    return len(facts.others) == 1 and numbers > _MOST_OTHERS
-
-
-def is_mark_like(text: str) -> bool:
-    """Say whether a text looks as if it stood for a missing value: signs only, or a word for it."""
-    return text.lower() in _MARK_LIKE or not any(c.isalnum() for c in text)
 
 
 def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:

@@ -16,6 +16,7 @@ from dnnflow.engines.stacked.stack_plan import (
 )
 from dnnflow.errors import DnnflowError, NotFoundError
 from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.table.columns.kinds import MAX_FREQUENT
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.contract.replies import Estimate, Spread
 from dnnflow.web.jobs.intake import UPLOAD, accept_study
@@ -101,7 +102,7 @@ def shape_of(pipeline: Pipeline, profile: Profile) -> tuple[int, int]:
                 outputs = max(2, column.distinct)
         elif column.name not in unused:
             is_text = column.kind == "text" or column.name in data.text_columns
-            features += column.distinct if is_text else 1
+            features += min(column.distinct, MAX_FREQUENT) if is_text else 1
             features += int(steps.indicator and column.missing > 0)
     return max(1, features), outputs
 

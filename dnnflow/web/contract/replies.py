@@ -399,7 +399,7 @@ class ColumnReply(ApiReply):
     """Place in the table, from 0."""
     name: str
     """From the table's header."""
-    kind: Literal["number", "text", "boolean", "empty"]
+    kind: Literal["number", "text", "boolean", "time", "duration", "empty"]
     """What all its values are."""
     missing: int
     """Rows without a value."""

@@ -24,6 +24,7 @@ from dnnflow.show.study_tables import (
     is_depth_sweep,
     measured_section,
     place_sections,
+    table_columns,
     telling_fit,
     timings,
 )
@@ -204,7 +205,7 @@ def show_analysis(study_id: StudyId, results: TheResults) -> Response:
         "analysis.html", view=view, marginals=marginals, timing=timing, confusion=confusion(view),
         plots=[one for one in plots if one[0] not in DEPTH_PLOTS],
         depth_plots=[one for one in plots if one[0] in DEPTH_PLOTS], is_depth_sweep=is_depth_sweep(view),
-        time_fit=telling_fit(view), study_id=study_id,
+        time_fit=telling_fit(view), study_id=study_id, table_columns=table_columns(view),
         marginal_plots=[one for one in shown[:MARGINAL_FIGURES] if one[0] in names],
     )  # fmt: skip
 

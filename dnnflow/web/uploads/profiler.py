@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
 from dnnflow.table.columns.kinds import ColumnKind, Markers, check_columns
+from dnnflow.table.text.column_faults import fault
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
 from dnnflow.table.text.encodings import legacy_encoding
 from dnnflow.table.text.inference import (
@@ -28,7 +29,6 @@ from dnnflow.table.text.inference import (
     ColumnFacts,
     ParsePlan,
     decide,
-    fault,
     first_plan,
     merge_facts,
     parse_block,
@@ -457,12 +457,15 @@ class _SentTable:
             counts = found.numbers.get(name) or found.texts[name]
             if facts.numbers < facts.values and facts.dress.style(facts.values) is not None:
                 kind, facts = ColumnKind.NUMBER, replace(facts, first_text=None)
+            elif (time := facts.clock.style(facts.values)) is not None:
+                kind = ColumnKind.TIME if time.is_instant else ColumnKind.DURATION
+                facts = replace(facts, first_text=None)
             profile = counts.profile(name, kind, found.rows, facts)
             place, reason = fault(name, kind, facts, forced_text=False)
             if place is not None:
                 where = self.where(found.block_bytes, found.first_rows[place.block], place)
                 reason = f"{where}, {reason}"
-                if profile.label_problem is not None:
+                if profile.label_problem is not None and not facts.clock.are_meant(facts.values):
                     raise DataError(reason)
             useful += kind is not ColumnKind.EMPTY
             yield replace(profile, feature_problem=reason or None)
