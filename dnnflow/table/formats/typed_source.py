@@ -144,7 +144,7 @@ def type_faults(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
     """Say of each named column whose type becomes no number, text or time, what is wrong with it."""
     return {
         name: f"a column must hold numbers, text, booleans, dates or durations, but column {name!r} is "
-              f"{_short(schema.field(name).type)}; drop it, or convert it first"
+              f"{_short(schema.field(name))}; drop it, or convert it first"
         for name in names if kind_of(schema.field(name)) is TypeKind.OTHER
     }  # fmt: skip
 
