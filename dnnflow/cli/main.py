@@ -379,14 +379,36 @@ def _request(study_id: str, command: str) -> None:
 
 @app.command()
 def export(
-    study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet, .csv or .json file.")]
-) -> None:
-    """Write every trial of a study to a file."""
-    from dnnflow.api import open_study
+    study: Annotated[
+        str, typer.Argument(help="A study's id, the beginning of it, or its name; or a .keras file.",
+                            metavar="STUDY"),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Of the trials a .parquet, .csv or .json file, of a model a .keras or .onnx.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Which model: a rank, ensemble or final; default: the one that is recommended."),
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="A model that takes rows as they stand in the table, column by column, "
+                                   "in plain Keras or ONNX; else the network's input."),
+    ] = False,
+) -> None:  # fmt: skip
+    """Write every trial of a study to a file, or one of its models for plain Keras or ONNX."""
+    from dnnflow.api import model_file, open_study
     from dnnflow.results.view.export import export_trials
+    from dnnflow.run.model_export import SUFFIXES, export_model
 
-    study = open_study(study_id)
-    export_trials(study.trials(), out)
+    if out.suffix in SUFFIXES:
+        for note in export_model(model_file(study, model), out, raw=raw):
+            _print(f"note: {note}")
+    elif raw or model is not None:
+        raise InputError(f"--model and --raw are of a model, which is written as {' or '.join(SUFFIXES)}, "
+                         f"got --out {out}; change its ending, or leave them out")  # fmt: skip
+    else:
+        export_trials(open_study(study).trials(), out)
     _print(f"wrote {out}")
 
 

@@ -110,7 +110,7 @@ def _encoder(preprocessing: Preprocessing) -> keras.Model:
             order |= {(place, at): width + at for at in range(len(column.feature_names))}
             width += len(column.feature_names)
     if unknown is None:
-        unknown = keras.ops.zeros_like(pieces[0][:, :1])
+        unknown = keras.ops.multiply(keras.ops.sum(pieces[0], axis=1, keepdims=True), 0.0)
     places = np.array([order[key] for key in sorted(order)], dtype=np.int32)
     features = keras.ops.take(_joined(pieces), places, axis=1)
     return keras.Model(inputs, [features, unknown], name=PREPROCESSING)
@@ -131,16 +131,22 @@ def _numbers(raw: Any, columns: Sequence[NumberColumn], preprocessing: Preproces
     fill = np.array([math.nan if column.fill is None else column.fill for column in columns])
     values = ops.where(missing, fill, raw)
     is_known = ops.isfinite(values)
-    if preprocessing.clip:
-        values = ops.maximum(values, np.array([column.low for column in columns]))
-        values = ops.minimum(values, np.array([column.high for column in columns]))
-    offset, spread = (
-        np.array([getattr(column, name) for column in columns]) for name in ("offset", "spread")
-    )
+    ends = np.array([_ends(column, preprocessing.clip) for column in columns])  # (columns, 2)
+    values = ops.minimum(ops.maximum(values, ends[:, 0]), ends[:, 1])
+    offset = np.array([column.offset for column in columns])
+    spread = np.array([column.spread or 1.0 for column in columns])
     values = ops.divide(ops.subtract(values, offset), spread)
     values = ops.minimum(ops.maximum(values, -_LARGEST), _LARGEST)
     unknown = ops.sum(ops.where(is_known, 0.0, math.nan), axis=1, keepdims=True)
     return ops.cast(values, "float32"), ops.cast(missing, "float32"), ops.cast(unknown, "float32")
+
+
+def _ends(column: NumberColumn, clip: bool) -> tuple[float, float]:
+    """Return what a column's values are moved to; the offset of a constant, which is encoded as 0."""
+    if not column.spread:
+        return column.offset, column.offset
+    largest = float(np.finfo(np.float64).max)
+    return (column.low, column.high) if clip else (-largest, largest)
 
 
 def _single(value: float) -> float:
@@ -201,7 +207,7 @@ def _check(preprocessing: Preprocessing, encoder: keras.Model) -> None:
         except DataError as error:
             raise _inexpressible(column.name, str(error)) from error
         mine = features[:, at : at + expected.shape[1]]
-        wrong = np.abs(mine - expected) > _PRECISION * np.maximum(1.0, np.abs(expected))
+        wrong = ~(np.abs(mine - expected) <= _PRECISION * np.maximum(1.0, np.abs(expected)))  # NaN, too
         if wrong.any():
             raise _inexpressible(column.name, f"{given[wrong.any(axis=1)][0]!r} would become something else")
         at += expected.shape[1]
