@@ -14,7 +14,7 @@ from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
-from dnnflow.pipeline.pipeline_file import as_pipeline, merge
+from dnnflow.pipeline.pipeline_file import as_pipeline, load_pipeline, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
@@ -24,9 +24,10 @@ from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
 from dnnflow.run.model_export import export_model as write_exported
 from dnnflow.run.run import Run, StudyRun, TrainingRun
-from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
+from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities, read_about
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
+from dnnflow.run.widen import study_of
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
@@ -440,17 +441,39 @@ def train(
     return {"model": trained.model, "history": ReportedHistory(**vars(trained.history))}
 
 
-def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
-    """Open a study by its id, the beginning of it, or its name.
+def open_study(study_id: str | Path, *, settings: Settings | None = None) -> OpenStudy:
+    """Open a study by its id, the beginning of it, or its name; or by a file of it.
+
+    A file is a pipeline in YAML, whose newest study it is, or a model that a study saved.
 
     Raises
     ------
     NotFoundError
         If there is none.
+    InputError
+        If the file is none of a study.
     """
     settings = settings or Settings.from_environment()
     store = Store(settings.store_url)
-    return OpenStudy(store, settings, store.study(study_id).study_id)
+    path = Path(study_id)
+    if path.suffix in (".yaml", ".yml", ".keras") and path.is_file():
+        study_id = _study_of_file(path, store)
+    return OpenStudy(store, settings, store.study(str(study_id)).study_id)
+
+
+def _study_of_file(path: Path, store: Store) -> str:
+    if path.suffix == ".keras":
+        if found := read_about(path).get("study_id"):
+            return str(found)
+        raise InputError(f"a study's model says which study saved it, got {path}, which does not; name the "
+                         "study by its id, which dnnflow studies lists")  # fmt: skip
+    record = study_of(load_pipeline(path), store, finished=False)
+    if record is None:
+        raise NotFoundError(
+            f"a pipeline's study is there once it was run as it is now, got {path}, which was not; "
+            f"dnnflow run {path}, or name a study by its id, which dnnflow studies lists"
+        )
+    return record.run_id
 
 
 def model_file(
@@ -471,7 +494,7 @@ def model_file(
         If there is neither, or the study has saved no model.
     """
     path = Path(given)
-    if path.suffix == ".keras" or path.exists():
+    if path.suffix == ".keras" or (path.exists() and path.suffix not in (".yaml", ".yml")):
         if model is not None:
             raise InputError(f"a model is chosen of a study, got {model!r} of the file {path}; leave it out")
         return path

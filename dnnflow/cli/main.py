@@ -57,6 +57,12 @@ Overrides = Annotated[
 ]
 
 
+StudyOrFile = Annotated[
+    str,
+    typer.Argument(help="A study's id, the beginning of it, or its name; or its pipeline's file, or a model "
+                        "that it saved.", metavar="STUDY"),
+]  # fmt: skip
+
 app.command(cls=lazy(lambda: search_command(_show_searched)))(search)
 app.command(cls=lazy(train_command))(train)
 app.command()(web)
@@ -310,7 +316,7 @@ def studies(
 
 
 @app.command()
-def show(study_id: StudyId, top: Annotated[int, typer.Option(help="Rows of the leaderboard.")] = 10,
+def show(study_id: StudyOrFile, top: Annotated[int, typer.Option(help="Rows of the leaderboard.")] = 10,
          as_json: AsJson = False) -> None:  # fmt: skip
     """Show a study's leaderboard and where its files are."""
     from dnnflow.api import open_study
@@ -379,10 +385,7 @@ def _request(study_id: str, command: str) -> None:
 
 @app.command()
 def export(
-    study: Annotated[
-        str, typer.Argument(help="A study's id, the beginning of it, or its name; or a .keras file.",
-                            metavar="STUDY"),
-    ],
+    study: StudyOrFile,
     out: Annotated[
         Path, typer.Option(help="Of the trials a .parquet, .csv or .json file, of a model a .keras or .onnx.")
     ],
@@ -414,7 +417,7 @@ def export(
 
 @app.command()
 def report(
-    study_id: StudyId, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
+    study_id: StudyOrFile, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
 ) -> None:
     """Write a study's HTML report anew."""
     from dnnflow.api import open_study

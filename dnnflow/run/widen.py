@@ -35,7 +35,7 @@ def follow_up(pipeline: Pipeline, settings: Settings) -> tuple[Pipeline, tuple[E
         If the best designs lie inside its space.
     """
     with Store(settings.store_url) as store:
-        record = _study_of(pipeline, store)
+        record = study_of(pipeline, store)
         if record is None:
             raise NotFoundError(
                 f"a space is widened by what its study found, got no finished study of {pipeline.name}; "
@@ -92,10 +92,13 @@ def _space(pipeline: Pipeline) -> Mapping[str, Any]:
     return found
 
 
-def _study_of(pipeline: Pipeline, store: Store) -> RunRecord | None:
+def study_of(pipeline: Pipeline, store: Store, *, finished: bool = True) -> RunRecord | None:
+    """Return the newest study of a pipeline; `finished` leaves out those that are not."""
     plain = mask_credentials(pipeline.plain())
     wanted = [plain.get(name) for name in SAME]
     for record in store.studies():
-        if record.state.is_finished and [record.pipeline.get(name) for name in SAME] == wanted:
+        if (record.state.is_finished or not finished) and [
+            record.pipeline.get(name) for name in SAME
+        ] == wanted:
             return record
     return None

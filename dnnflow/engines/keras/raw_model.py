@@ -175,9 +175,7 @@ def _texts(column: TextColumn, preprocessing: Preprocessing) -> list[str]:
     return list(dict.fromkeys([*preprocessing.markers.spellings(), *known]))
 
 
-def _encoded(
-    preprocessing: Preprocessing, column: FittedColumn, values: Sequence[Any]
-) -> NDArray[np.float32]:
+def _encoded(preprocessing: Preprocessing, column: FittedColumn, values: Any) -> NDArray[np.float32]:
     """Return what the preprocessing makes of values of one of its columns, (values, features)."""
     alone = replace(preprocessing, columns=(column,))
     return alone.transform(pd.DataFrame({column.name: pd.Series(values, dtype=_pandas_type(column))}))
