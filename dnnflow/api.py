@@ -14,7 +14,7 @@ from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
-from dnnflow.pipeline.pipeline_file import as_pipeline, load_pipeline, merge
+from dnnflow.pipeline.pipeline_file import as_pipeline, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
@@ -22,12 +22,12 @@ from dnnflow.results.view.model_score import ModelScore
 from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
-from dnnflow.run.model_export import export_model as write_exported
+from dnnflow.run.model_export import export_model, file_of_model
 from dnnflow.run.run import Run, StudyRun, TrainingRun
-from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities, read_about
+from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
-from dnnflow.run.widen import study_of
+from dnnflow.run.widen import study_of_file
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
@@ -121,7 +121,7 @@ class OpenStudy(Study):
         InputError
             If it cannot be written so.
         """
-        return write_exported(model_file(self.id, model, settings=self.settings), Path(out), raw=raw)
+        return export_model(model_file(self.id, model, settings=self.settings), Path(out), raw=raw)
 
     @cached_property
     def model(self) -> SavedModel:
@@ -457,23 +457,8 @@ def open_study(study_id: str | Path, *, settings: Settings | None = None) -> Ope
     store = Store(settings.store_url)
     path = Path(study_id)
     if path.suffix in (".yaml", ".yml", ".keras") and path.is_file():
-        study_id = _study_of_file(path, store)
+        study_id = study_of_file(path, store)
     return OpenStudy(store, settings, store.study(str(study_id)).study_id)
-
-
-def _study_of_file(path: Path, store: Store) -> str:
-    if path.suffix == ".keras":
-        if found := read_about(path).get("study_id"):
-            return str(found)
-        raise InputError(f"a study's model says which study saved it, got {path}, which does not; name the "
-                         "study by its id, which dnnflow studies lists")  # fmt: skip
-    record = study_of(load_pipeline(path), store, finished=False)
-    if record is None:
-        raise NotFoundError(
-            f"a pipeline's study is there once it was run as it is now, got {path}, which was not; "
-            f"dnnflow run {path}, or name a study by its id, which dnnflow studies lists"
-        )
-    return record.run_id
 
 
 def model_file(
@@ -506,20 +491,9 @@ def model_file(
             f"no such file, and {error}"
         ) from error
     workspace = study.settings.workspace
-    if model is None:
-        file = recommended_file(study.view(), workspace)
-    elif model in ("ensemble", "final"):
-        file = {"ensemble": workspace.ensemble, "final": workspace.final_model}[model](study.id)
-    elif model.isascii() and model.isdigit() and int(model):
-        file = workspace.model(study.id, int(model))
-    else:
-        raise InputError(f"a study's model is a rank, ensemble or final, got {model!r}")
-    if model is not None and not file.is_file():
-        saved = sorted(one.stem.removeprefix("best-") for one in file.parent.glob("*.keras"))
-        raise NotFoundError(
-            f"a model is one that the study saved, got {model!r} of study {study.id}; there are "
-            f"{', '.join(saved) or 'none yet'}"
-        )
+    if model is not None:
+        return file_of_model(workspace, study.id, model)
+    file = recommended_file(study.view(), workspace)
     if not file.is_file():
         raise NotFoundError(
             f"a study predicts with a model that it saved, got study {study.id}, which has none; "

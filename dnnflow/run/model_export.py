@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from dnnflow.errors import InputError
-from dnnflow.paths import write_file
+from dnnflow.errors import InputError, NotFoundError
+from dnnflow.paths import Workspace, write_file
 from dnnflow.run.saved_model import load_model, read_about, write_archive
 from dnnflow.table.columns.kinds import in_a_list
 from dnnflow.table.columns.preprocess import NumberColumn
@@ -72,3 +72,28 @@ def export_model(file: Path, out: Path, *, raw: bool = False) -> tuple[str, ...]
     }
     write_file(out, onnx_model(model, "predictions", said).SerializeToString())
     return tuple(notes)
+
+
+def file_of_model(workspace: Workspace, study_id: str, model: str) -> Path:
+    """Return the file of one of a study's models: of a rank, `ensemble` or `final`.
+
+    Raises
+    ------
+    InputError
+        If that is the name of none.
+    NotFoundError
+        If it was not saved.
+    """
+    if model in ("ensemble", "final"):
+        file = {"ensemble": workspace.ensemble, "final": workspace.final_model}[model](study_id)
+    elif model.isascii() and model.isdigit() and int(model):
+        file = workspace.model(study_id, int(model))
+    else:
+        raise InputError(f"a study's model is a rank, ensemble or final, got {model!r}")
+    if not file.is_file():
+        saved = sorted(one.stem.removeprefix("best-") for one in file.parent.glob("*.keras"))
+        raise NotFoundError(
+            f"a model is one that the study saved, got {model!r} of study {study_id}; there are "
+            f"{', '.join(saved) or 'none yet'}"
+        )
+    return file

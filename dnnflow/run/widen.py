@@ -1,17 +1,20 @@
 """Make the study that follows another: the same, in a space that goes on where its best designs ended."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dnnflow.design.edges import Edge, widened
-from dnnflow.errors import NotFoundError, StudyError
+from dnnflow.errors import InputError, NotFoundError, StudyError
+from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import load_view
 from dnnflow.run.clone import require_no_credentials
+from dnnflow.run.saved_model import read_about
 from dnnflow.settings import Settings
 
 SAME = ("dataset", "preprocess", "space", "designs", "strategy", "seed")
@@ -102,3 +105,27 @@ def study_of(pipeline: Pipeline, store: Store, *, finished: bool = True) -> RunR
         ] == wanted:
             return record
     return None
+
+
+def study_of_file(path: Path, store: Store) -> str:
+    """Return the id of the study that a model's file says, or of the newest of a pipeline's file.
+
+    Raises
+    ------
+    NotFoundError
+        If the pipeline was not run.
+    InputError
+        If the model is none of a study.
+    """
+    if path.suffix == ".keras":
+        if found := read_about(path).get("study_id"):
+            return str(found)
+        raise InputError(f"a study's model says which study saved it, got {path}, which does not; name the "
+                         "study by its id, which dnnflow studies lists")  # fmt: skip
+    record = study_of(load_pipeline(path), store, finished=False)
+    if record is None:
+        raise NotFoundError(
+            f"a pipeline's study is there once it was run as it is now, got {path}, which was not; "
+            f"dnnflow run {path}, or name a study by its id, which dnnflow studies lists"
+        )
+    return record.run_id
