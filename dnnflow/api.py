@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from dnnflow.engines.keras.keras_code import keras_code
 from dnnflow.engines.losses import loss_of
-from dnnflow.errors import NotFoundError
+from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
@@ -22,10 +22,12 @@ from dnnflow.results.view.model_score import ModelScore
 from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
+from dnnflow.run.model_export import export_model, file_of_model
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
+from dnnflow.run.widen import study_of_file
 from dnnflow.settings import Settings
 from dnnflow.show.live.listening import listening
 from dnnflow.show.report import write_report
@@ -97,6 +99,29 @@ class OpenStudy(Study):
         settings, dataset = self.pipeline.training_settings, self.dataset
         loss = loss_of(settings.loss, settings.quantile, dataset.task)
         return keras_code(design, dataset.n_features, dataset.n_outputs, loss)
+
+    def export_model(
+        self, out: str | Path, model: str | None = None, *, raw: bool = False
+    ) -> tuple[str, ...]:  # fmt: skip
+        """Write one of its models for others; return what to know of it, a sentence each.
+
+        Parameters
+        ----------
+        out
+            A `.keras` or `.onnx` file.
+        model
+            A rank of the leaderboard, `ensemble` or `final`; default: the one that is recommended.
+        raw
+            Whether it takes raw rows, column by column, in plain Keras or ONNX; else the network's input.
+
+        Raises
+        ------
+        NotFoundError
+            If the study has not saved this model.
+        InputError
+            If it cannot be written so.
+        """
+        return export_model(model_file(self.id, model, settings=self.settings), Path(out), raw=raw)
 
     @cached_property
     def model(self) -> SavedModel:
@@ -416,26 +441,37 @@ def train(
     return {"model": trained.model, "history": ReportedHistory(**vars(trained.history))}
 
 
-def open_study(study_id: str, *, settings: Settings | None = None) -> OpenStudy:
-    """Open a study by its id, the beginning of it, or its name.
+def open_study(study_id: str | Path, *, settings: Settings | None = None) -> OpenStudy:
+    """Open a study by its id, the beginning of it, or its name; or by a file of it.
+
+    A file is a pipeline in YAML, whose newest study it is, or a model that a study saved.
 
     Raises
     ------
     NotFoundError
         If there is none.
+    InputError
+        If the file is none of a study.
     """
     settings = settings or Settings.from_environment()
     store = Store(settings.store_url)
-    return OpenStudy(store, settings, store.study(study_id).study_id)
+    path = Path(study_id)
+    if path.suffix in (".yaml", ".yml", ".keras") and path.is_file():
+        study_id = study_of_file(path, store)
+    return OpenStudy(store, settings, store.study(str(study_id)).study_id)
 
 
-def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
-    """Return the file of a model: the given one, or the one that a study recommends.
+def model_file(
+    given: str | Path, model: str | None = None, *, settings: Settings | None = None
+) -> Path:  # fmt: skip
+    """Return the file of a model: the given one, or one of a study.
 
     Parameters
     ----------
     given
         A `.keras` file, or a study as `open_study` takes it.
+    model
+        Which of the study's: a rank, `ensemble` or `final`; default: the one that it recommends.
 
     Raises
     ------
@@ -443,7 +479,9 @@ def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
         If there is neither, or the study has saved no model.
     """
     path = Path(given)
-    if path.suffix == ".keras" or path.exists():
+    if path.suffix == ".keras" or (path.exists() and path.suffix not in (".yaml", ".yml")):
+        if model is not None:
+            raise InputError(f"a model is chosen of a study, got {model!r} of the file {path}; leave it out")
         return path
     try:
         study = open_study(str(given), settings=settings)
@@ -452,7 +490,10 @@ def model_file(given: str | Path, *, settings: Settings | None = None) -> Path:
             f"a model is a .keras file that a study saved, or a study that saved one, got {str(given)!r}: "
             f"no such file, and {error}"
         ) from error
-    file = recommended_file(study.view(), study.settings.workspace)
+    workspace = study.settings.workspace
+    if model is not None:
+        return file_of_model(workspace, study.id, model)
+    file = recommended_file(study.view(), workspace)
     if not file.is_file():
         raise NotFoundError(
             f"a study predicts with a model that it saved, got study {study.id}, which has none; "

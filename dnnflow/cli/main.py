@@ -57,6 +57,12 @@ Overrides = Annotated[
 ]
 
 
+StudyOrFile = Annotated[
+    str,
+    typer.Argument(help="A study's id, the beginning of it, or its name; or its pipeline's file, or a model "
+                        "that it saved.", metavar="STUDY"),
+]  # fmt: skip
+
 app.command(cls=lazy(lambda: search_command(_show_searched)))(search)
 app.command(cls=lazy(train_command))(train)
 app.command()(web)
@@ -310,7 +316,7 @@ def studies(
 
 
 @app.command()
-def show(study_id: StudyId, top: Annotated[int, typer.Option(help="Rows of the leaderboard.")] = 10,
+def show(study_id: StudyOrFile, top: Annotated[int, typer.Option(help="Rows of the leaderboard.")] = 10,
          as_json: AsJson = False) -> None:  # fmt: skip
     """Show a study's leaderboard and where its files are."""
     from dnnflow.api import open_study
@@ -379,20 +385,39 @@ def _request(study_id: str, command: str) -> None:
 
 @app.command()
 def export(
-    study_id: StudyId, out: Annotated[Path, typer.Option(help="A .parquet, .csv or .json file.")]
-) -> None:
-    """Write every trial of a study to a file."""
-    from dnnflow.api import open_study
+    study: StudyOrFile,
+    out: Annotated[
+        Path, typer.Option(help="Of the trials a .parquet, .csv or .json file, of a model a .keras or .onnx.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Which model: a rank, ensemble or final; default: the one that is recommended."),
+    ] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="A model that takes rows as they stand in the table, column by column, "
+                                   "in plain Keras or ONNX; else the network's input."),
+    ] = False,
+) -> None:  # fmt: skip
+    """Write every trial of a study to a file, or one of its models for plain Keras or ONNX."""
+    from dnnflow.api import model_file, open_study
     from dnnflow.results.view.export import export_trials
+    from dnnflow.run.model_export import SUFFIXES, export_model
 
-    study = open_study(study_id)
-    export_trials(study.trials(), out)
+    if out.suffix in SUFFIXES:
+        for note in export_model(model_file(study, model), out, raw=raw):
+            _print(f"note: {note}")
+    elif raw or model is not None:
+        raise InputError(f"--model and --raw are of a model, which is written as {' or '.join(SUFFIXES)}, "
+                         f"got --out {out}; change its ending, or leave them out")  # fmt: skip
+    else:
+        export_trials(open_study(study).trials(), out)
     _print(f"wrote {out}")
 
 
 @app.command()
 def report(
-    study_id: StudyId, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
+    study_id: StudyOrFile, out: Annotated[Path | None, typer.Option(help="Where to write it.")] = None
 ) -> None:
     """Write a study's HTML report anew."""
     from dnnflow.api import open_study

@@ -176,18 +176,23 @@ def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = No
     record
         What else to say of the model; JSON types.
     """
+    about = None if dataset is None else {
+        "class_names": list(dataset.class_names),
+        "preprocessing": dataset.preprocessing(),
+        "reading": dict(dataset.reading),
+        **(record or {}),
+    }  # fmt: skip
+    write_archive(path, model, about)
+
+
+def write_archive(path: Path, model: "keras.Model", about: Mapping[str, Any] | None) -> None:
+    """Write a Keras model as a `.keras` file with what is to be said of it, whole or not at all."""
     if model.compiled and not model.optimizer.built:  # else Keras warns when it reads the file
         model.optimizer.build(model.trainable_variables)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "model.keras"
         model.save(archive)
-        if dataset is not None:
-            about = {
-                "class_names": list(dataset.class_names),
-                "preprocessing": dataset.preprocessing(),
-                "reading": dict(dataset.reading),
-                **(record or {}),
-            }
+        if about is not None:
             with zipfile.ZipFile(archive, "a") as file:
                 file.writestr(MEMBER, json.dumps(about))
         write_file(path, archive.read_bytes())
@@ -457,8 +462,9 @@ def load_model(path: str | Path) -> SavedModel:
     import_tensorflow()
     import keras
 
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
     return SavedModel(
-        model=keras.saving.load_model(path, compile=False, safe_mode=True),
+        model=model.get_layer("network") if about.get("raw") else model,
         preprocessing=Preprocessing.from_dict(about["preprocessing"]),
         class_names=tuple(about["class_names"]),
         about={key: value for key, value in about.items() if key not in _OWN_FIELDS},

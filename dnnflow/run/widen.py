@@ -1,17 +1,20 @@
 """Make the study that follows another: the same, in a space that goes on where its best designs ended."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from dnnflow.design.edges import Edge, widened
-from dnnflow.errors import NotFoundError, StudyError
+from dnnflow.errors import InputError, NotFoundError, StudyError
+from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import load_view
 from dnnflow.run.clone import require_no_credentials
+from dnnflow.run.saved_model import read_about
 from dnnflow.settings import Settings
 
 SAME = ("dataset", "preprocess", "space", "designs", "strategy", "seed")
@@ -35,7 +38,7 @@ def follow_up(pipeline: Pipeline, settings: Settings) -> tuple[Pipeline, tuple[E
         If the best designs lie inside its space.
     """
     with Store(settings.store_url) as store:
-        record = _study_of(pipeline, store)
+        record = study_of(pipeline, store)
         if record is None:
             raise NotFoundError(
                 f"a space is widened by what its study found, got no finished study of {pipeline.name}; "
@@ -92,10 +95,37 @@ def _space(pipeline: Pipeline) -> Mapping[str, Any]:
     return found
 
 
-def _study_of(pipeline: Pipeline, store: Store) -> RunRecord | None:
+def study_of(pipeline: Pipeline, store: Store, *, finished: bool = True) -> RunRecord | None:
+    """Return the newest study of a pipeline; `finished` leaves out those that are not."""
     plain = mask_credentials(pipeline.plain())
     wanted = [plain.get(name) for name in SAME]
     for record in store.studies():
-        if record.state.is_finished and [record.pipeline.get(name) for name in SAME] == wanted:
+        if (record.state.is_finished or not finished) and [
+            record.pipeline.get(name) for name in SAME
+        ] == wanted:
             return record
     return None
+
+
+def study_of_file(path: Path, store: Store) -> str:
+    """Return the id of the study that a model's file says, or of the newest of a pipeline's file.
+
+    Raises
+    ------
+    NotFoundError
+        If the pipeline was not run.
+    InputError
+        If the model is none of a study.
+    """
+    if path.suffix == ".keras":
+        if found := read_about(path).get("study_id"):
+            return str(found)
+        raise InputError(f"a study's model says which study saved it, got {path}, which does not; name the "
+                         "study by its id, which dnnflow studies lists")  # fmt: skip
+    record = study_of(load_pipeline(path), store, finished=False)
+    if record is None:
+        raise NotFoundError(
+            f"a pipeline's study is there once it was run as it is now, got {path}, which was not; "
+            f"dnnflow run {path}, or name a study by its id, which dnnflow studies lists"
+        )
+    return record.run_id

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from dnnflow.api import open_study
 from dnnflow.cli import main as cli
 from dnnflow.errors import InputError, PipelineError
 from dnnflow.results.store.run_record import RunState
@@ -24,6 +25,7 @@ from dnnflow.table.columns.kinds import Classes, Task
 from tests.conftest import PIPELINES
 
 IRIS = str(PIPELINES / "iris.yaml")
+IRIS_CSV = str(PIPELINES / "data" / "iris.csv")
 QUICK = ["--set", "executor.kind=in-process", "--set", "designs=2", "--set", "space.epochs=1",
          "--set", "space.seed=0"]  # fmt: skip
 
@@ -179,6 +181,37 @@ def test_export_writes_every_trial(call, study_id: str, tmp_path: Path, suffix: 
     frame = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert len(frame) == 2
     assert frame["score"].between(0, 1).all()
+
+
+def test_a_study_is_found_by_its_files(call, study_id: str, home: Path, tmp_path: Path) -> None:
+    import yaml
+
+    saved = home / "studies" / study_id / "models" / "best-1.keras"
+    file = tmp_path / "mine.yaml"
+    plain = open_study(study_id, settings=Settings.from_environment()).record.pipeline
+    file.write_text(yaml.safe_dump(dict(plain)))
+    for given in (saved, file):
+        code, out, err = call("show", str(given), "--json")
+        assert (code, err) == (0, "")
+        assert json.loads(out)["study_id"] == study_id
+    assert call("report", str(file), "--out", str(tmp_path / "r.html"))[0] == 0
+    file.write_text(yaml.safe_dump({**plain, "seed": 77}))
+    code, _, err = call("show", str(file))
+    assert code == 4
+    assert f"a pipeline's study is there once it was run as it is now, got {file}" in err
+
+
+@pytest.mark.slow
+def test_export_writes_models_for_others(call, study_id: str, tmp_path: Path) -> None:
+    out = tmp_path / "raw.keras"
+    assert call("export", study_id, "--out", str(out), "--raw")[:2] == (0, f"wrote {out}\n")
+    code, told, _ = call("predict", str(out), IRIS_CSV)
+    assert (code, told) == (0, call("predict", study_id, IRIS_CSV)[1])
+    code, _, err = call("export", study_id, "--out", str(tmp_path / "trials.csv"), "--raw")
+    assert code == 2
+    assert "--model and --raw are of a model, which is written as .keras or .onnx" in err
+    code, _, err = call("export", study_id, "--out", str(out), "--model", "ninth")
+    assert (code, "is a rank, ensemble or final, got 'ninth'" in err) == (2, True)
 
 
 def test_report_is_written_anew(call, study_id: str, tmp_path: Path) -> None:

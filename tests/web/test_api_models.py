@@ -102,6 +102,18 @@ def test_models_are_listed_and_downloaded(client: TestClient, services: Services
     assert answer.content == Path(services.settings.workspace.model(saved, 1)).read_bytes()
 
 
+@pytest.mark.parametrize(("query", "beginning"), [("raw=true", b"PK"), ("raw=true&format=onnx", b"\x08")])
+def test_a_model_for_others_is_downloaded(
+    client: TestClient, saved: str, query: str, beginning: bytes
+) -> None:
+    answer = client.get(f"/api/v1/studies/{saved}/models/1?{query}")
+    assert answer.status_code == 200, answer.text
+    assert answer.content[: len(beginning)] == beginning
+    ending = "onnx" if "onnx" in query else "keras"
+    assert f"{saved}-1-raw.{ending}" in answer.headers["content-disposition"]
+    assert client.get(f"/api/v1/studies/{saved}/models/1?format=pb").status_code == 422
+
+
 def test_a_crowd_is_told_to_come_back() -> None:
     predictions = Predictions()
     for _ in range(8):

@@ -81,7 +81,8 @@ class FeatureColumn:
 
 
 @cache
-def _spellings(word: str) -> tuple[str, ...]:
+def in_any_case(word: str) -> tuple[str, ...]:
+    """Return a word with each of its letters in lower and in upper case."""
     return tuple("".join(letters) for letters in product(*({c.lower(), c.upper()} for c in word)))
 
 
@@ -96,7 +97,7 @@ class Markers:
 
     def spellings(self) -> list[str]:
         """Return every text that means missing, but for other spellings of the own numbers."""
-        return sorted({"", *self.own, *(s for word in self.standard for s in _spellings(word))})
+        return sorted({"", *self.own, *(s for word in self.standard for s in in_any_case(word))})
 
     @cached_property
     def numbers(self) -> frozenset[float]:

@@ -76,6 +76,18 @@ class Predictions:
         """Return a `ModelScore` of the rows of a CSV as JSON types; parameters and errors as of `predict`."""
         return self._answer("score", model, text, rows=rows, **reading)
 
+    def export(self, model: Path, out: Path, *, raw: bool) -> None:
+        """Write a model to another file, as `export_model` does.
+
+        Raises
+        ------
+        InputError
+            If it cannot be written so.
+        BusyError, TimeLimitError
+            As of `predict`.
+        """
+        self._answer("export", model, b"-", out=str(out), raw=raw)
+
     def _answer(self, what: str, model: Path, text: bytes, **header: Any) -> dict[str, Any]:
         end_s = time.monotonic() + self._deadline_s
         if not self._waiting.acquire(blocking=False):
@@ -213,6 +225,13 @@ def score(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     return found
 
 
+def export(header: dict[str, Any]) -> dict[str, Any]:
+    """Write a model to another file, `out`, and return what to know of it."""
+    from dnnflow.run.model_export import export_model
+
+    return {"notes": export_model(Path(header["path"]), Path(header["out"]), raw=header["raw"])}
+
+
 def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any]:
     """Return a model and the rows that were sent for it."""
     saved = Path(header["path"])
@@ -252,8 +271,10 @@ def _load(path: Path, _changed_ns: int) -> Any:
 
 
 def answer(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return what `predict` or `score` gives, or its error by kind and words."""
+    """Return what `predict`, `score` or `export` gives, or its error by kind and words."""
     try:
+        if header.get("what") == "export":
+            return export(header)
         return score(header, text) if header.get("what") == "score" else predict(header, text)
     except DnnflowError as error:
         return {"error": type(error).__name__, "message": str(error)}

@@ -1,14 +1,17 @@
 """Route models of a study: listed, downloaded, applied to rows, scored on them."""
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi import Path as PathOf
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 
 from dnnflow.results.view.model_score import ModelScore
@@ -84,12 +87,36 @@ def list_models(study: TheStudy, services: TheServices) -> Models:
     operation_id="downloadModel",
     summary="Download a model",
     response_class=FileResponse,
-    responses={200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}},
+    responses={
+        200: {
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in (MEDIA_TYPE, "application/octet-stream")
+            }
+        },
+        **problems_of(504),
+    },
 )
-def download_model(study: TheStudy, model: ModelName, services: TheServices) -> FileResponse:
-    """Return a model as a .keras file, which carries its preprocessing."""
+def download_model(
+    study: TheStudy, model: ModelName, services: TheServices, request: Request,
+    raw: Annotated[bool, Query(description="Whether plain Keras or ONNX takes raw rows by it.")] = False,
+    format: Annotated[Literal["keras", "onnx"], Query(description="Of the file.")] = "keras",
+) -> FileResponse:  # fmt: skip
+    """Return a model as a .keras file, which carries its preprocessing, or with it as layers, or as ONNX."""
     path = model_file(services.settings.workspace, study.study_id, model)
-    return FileResponse(path, media_type=MEDIA_TYPE, filename=f"{study.study_id}-{model}.keras")
+    name = f"{study.study_id}-{model}{'-raw' if raw else ''}.{format}"
+    if format == "keras" and not raw:
+        return FileResponse(path, media_type=MEDIA_TYPE, filename=name)
+    folder = Path(tempfile.mkdtemp(prefix="dnnflow-export-"))
+    out = folder / f"model.{format}"
+    try:
+        request.app.state.predictions.export(path, out, raw=raw)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    media_type = MEDIA_TYPE if format == "keras" else "application/octet-stream"
+    return FileResponse(out, media_type=media_type, filename=name,
+                        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True))  # fmt: skip
 
 
 @dataclass(frozen=True)
