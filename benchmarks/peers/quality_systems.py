@@ -56,8 +56,6 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     """Study the table by the good rules, with as many designs as there is time for."""
     import dnnflow as library
     from dnnflow.events import ignore
-    from dnnflow.pipeline.study_pipeline import Pipeline
-    from dnnflow.run.search import designs_within
     from dnnflow.settings import Settings
 
     source = limits.home / "table.csv"
@@ -68,9 +66,9 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     if table.task == "regression":
         rules["evaluation"] = {**rules.get("evaluation", {}), "metric": "r2"}
     rules["outputs"] = {"models": 1}
-    designs = designs_within(Pipeline.model_validate(rules), settings, limits.left_s, limits.cores)
-    pipeline = Pipeline.model_validate({**rules, "designs": designs})
-    study = library.run_study(pipeline, settings=settings, listener=ignore)
+    del rules["designs"]
+    minutes = max(1.0, limits.left_s - RESERVE_S) / 60
+    study = library.run_study({**rules, "minutes": minutes}, settings=settings, listener=ignore)
     workspace = settings.workspace
     files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
     answers: Answers = {}
@@ -84,7 +82,7 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
             predicted = library.load_model(files[kind]).predict(table.features(table.unseen))
             low, high = one.interval or (-np.inf, np.inf)
             score = table.score(predicted["prediction"])
-            answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), designs)
+            answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), len(study.designs))
     return answers
 
 

@@ -94,8 +94,10 @@ def _space(pipeline: Pipeline) -> Mapping[str, Any]:
 
 def _study_of(pipeline: Pipeline, store: Store) -> RunRecord | None:
     plain = mask_credentials(pipeline.plain())
-    wanted = [plain.get(name) for name in SAME]
+    # A study by time is stored with the number of designs that came of it
+    same = [name for name in SAME if name != "designs" or pipeline.minutes is None]
+    wanted = [plain.get(name) for name in same]
     for record in store.studies():
-        if record.state.is_finished and [record.pipeline.get(name) for name in SAME] == wanted:
+        if record.state.is_finished and [record.pipeline.get(name) for name in same] == wanted:
             return record
     return None

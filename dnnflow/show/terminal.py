@@ -136,7 +136,7 @@ class Progress:
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(unit, total=total, rate="")
-        self._bar.update(self._task, completed=done, rate=escape(rate + self._also))
+        self._bar.update(self._task, completed=done, total=total, rate=escape(rate + self._also))
 
     def _line(self, event: Event, *, is_last: bool) -> None:
         """Print a line of progress unless the one before is only just gone."""
