@@ -179,7 +179,8 @@ class Study:
                 if missing:
                     self.store.set_state(self.study_id, RunState.RUNNING)
                     self.store.tell(self.study_id, dashboard=executor.dashboard)
-                    if self.plan.summary and (shard is None or shard[0] == 0):
+                    # The rounds of a study by time say how far it comes
+                    if self.plan.summary and ends_s is None and (shard is None or shard[0] == 0):
                         listener(Notice(self.plan.summary))
                     with control_from(lambda: self.store.command(self.study_id)) as control:
                         StudyTraining(self, listener, ends_s).run(

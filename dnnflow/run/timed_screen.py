@@ -38,6 +38,8 @@ ROUND_SHARE = 0.75
 """Of the designs that would fit: the round after it knows better."""
 LEAST_SHARE = 0.02
 """Of the time: a shorter round is not begun."""
+LATE = 5
+"""Times that: a study that will end later says so."""
 MOST_DESIGNS = 100_000
 SAMPLE = 256
 """Designs of a space whose arithmetic says what its mean one takes, and which the engine must be able to
@@ -82,7 +84,7 @@ def designs_that_fit(have: int, left_s: float, design_s: float, end_s: Callable[
     def needed_s(total: int) -> float:
         return (total - have) * design_s + end_s(total)
 
-    totals = range(have, min(MOST_DESIGNS, GROWTH * have) + 1)
+    totals = range(have, max(MOST_DESIGNS, have) + 1)
     return have + max(0, bisect_right(totals, left_s, key=needed_s) - 1)
 
 
@@ -204,7 +206,7 @@ class TimedScreen:
             most = _drawable(fit, self._pipeline)
             # All of a space, or a part of what fits: the next round knows better
             is_all = most != fit or most == self._pipeline.space.to_space().length()
-            wanted = most if is_all else have + math.ceil(ROUND_SHARE * (fit - have))
+            wanted = most if is_all else min(GROWTH * have, have + math.ceil(ROUND_SHARE * (fit - have)))
         return self._told(have, wanted, design_s, left_s, end_s)
 
     def _told(
@@ -214,7 +216,7 @@ class TimedScreen:
         each = f"{have:,} designs, {design_s:.2g} s each"
         if wanted > have:
             self._tell(f"{each}: {left_s:.0f} s left, of which {rest}; goes on to {wanted:,} designs")
-        elif end_s(have) > left_s + self._least_s:
+        elif end_s(have) > left_s + LATE * self._least_s:
             self._tell(f"{each}: {rest}, {end_s(have) - left_s:.0f} s more than there is left; take more "
                        "minutes, or fewer evaluation.finalists")  # fmt: skip
         else:
