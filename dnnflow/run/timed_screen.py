@@ -34,8 +34,8 @@ FIRST_DESIGNS = 4
 """Of the first round: what a design takes is not known before."""
 GROWTH = 8
 """A study has at most this many times the designs of the round before: its pace may have been chance."""
-ROUND_SHARE = 0.75
-"""Of the designs that would fit: the round after it knows better."""
+ROUND_SHARE = 0.5
+"""Of the designs that would fit: on a machine that becomes half as fast, they still do."""
 LEAST_SHARE = 0.02
 """Of the time: a shorter round is not begun."""
 LATE = 5
@@ -44,7 +44,7 @@ MOST_DESIGNS = 100_000
 SAMPLE = 256
 """Designs of a space whose arithmetic says what its mean one takes, and which the engine must be able to
 train."""
-END_S = 4.0
+END_S = 5.0
 """For what takes its time whatever the number of designs is: models are built, measured, drawn."""
 ALL_ROWS = 1.25
 """How much longer a training takes with the test rows."""
