@@ -57,7 +57,7 @@ def test_a_list_of_studies_says_what_was_measured_and_of_what(
         for at, (outcome, pipeline) in enumerate(zip(told, selected, strict=True))
     ]
     show_studies([(record, {TrialState.COMPLETED: 2}) for record in records])
-    rows = [line for line in shown() if line.startswith("s") and "study" not in line]
+    rows = [line for line in shown() if "2 of 2" in line]
     assert "ensemble 92.0 %" in rows[0]
     assert "winner 90.0 %" in rows[1]
     assert all("%" not in row for row in rows[2:])  # not measured, or chosen by it
