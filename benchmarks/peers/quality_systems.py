@@ -136,6 +136,15 @@ def network(table: Table, **options: Any) -> Any:
     return TransformedTargetRegressor(regressor=estimator, transformer=StandardScaler())
 
 
+def linear(table: Table) -> Any:
+    """Return logistic regression, or of numbers ridge regression with a penalty that is cross-validated."""
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+
+    is_classes = table.task == "classification"
+    estimator = LogisticRegression(max_iter=1000) if is_classes else RidgeCV(np.logspace(-3, 3, 13))
+    return prepared(estimator, table, scaled=True)
+
+
 def boosting(table: Table) -> Any:
     """Return scikit-learn's gradient boosting."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -373,6 +382,7 @@ class System:
 SYSTEMS: Mapping[str, System] = {
     "dnnflow": System(dnnflow, "dnnflow"),
     "network": System(untuned(lambda table, limits: network(table))),
+    "linear": System(untuned(lambda table, limits: linear(table))),
     "boosting": System(untuned(lambda table, limits: boosting(table))),
     "forest": System(untuned(lambda table, limits: forest(table, limits.cores))),
     "network searched": System(searched(lambda table, limits: network(table), NETWORKS)),
@@ -382,4 +392,5 @@ SYSTEMS: Mapping[str, System] = {
     "realmlp": System(realmlp, "pytabkit", "pip install pytabkit"),
     "autogluon": System(autogluon, "autogluon", "pip install autogluon.tabular"),
 }
-"""Those named after their kind are scikit-learn's: MLP, HistGradientBoosting, RandomForest."""
+"""Those named after their kind are scikit-learn's: MLP, HistGradientBoosting, RandomForest, and logistic or
+ridge regression."""

@@ -23,6 +23,7 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.run.final_stage import LEAST_FINALISTS, options_of, parts_of
 from dnnflow.run.final_test import measure_baselines_first
 from dnnflow.run.time_left import expected_times
+from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ MOST_DESIGNS = 100_000
 SAMPLE = 256
 """Designs of a space whose arithmetic says what its mean one takes, and which the engine must be able to
 train."""
-END_S = 5.0
+END_S = 6.0
 """For what takes its time whatever the number of designs is: models are built, measured, drawn."""
 ALL_ROWS = 1.25
 """How much longer a training takes with the test rows."""
@@ -101,6 +102,8 @@ class EndTime:
     trainings: int
     """Of each finalist with folds."""
     options: FinalOptions
+    members: int
+    """Of the ensemble: that of numbers has as a rule as many as it may, that of classes half of them."""
 
     @classmethod
     def of(cls, trials: "pd.DataFrame", workers: float, study: "Study") -> Self:
@@ -116,7 +119,10 @@ class EndTime:
             return np.append(known, np.full(count, known.mean()))[:count]
 
         trainings = len(parts_of(study, options)) if count else 0
-        return cls(of_best("training_s") / workers, of_best("work"), float(work.mean()), trainings, options)
+        most = options.ensemble
+        members = most if study.dataset.task is Task.REGRESSION else math.ceil(most / 2)
+        times_s, mean = of_best("training_s") / workers, float(work.mean())
+        return cls(times_s, of_best("work"), mean, trainings, options, members)
 
     def __call__(self, designs: int) -> float:
         """Return the seconds that a study of so many designs takes after its screen."""
@@ -128,8 +134,7 @@ class EndTime:
         count = min(designs, max(LEAST_FINALISTS, int(np.searchsorted(spent, most, side="right"))))
         end_s = END_S + float(self.seconds_s[:count].sum()) * (self.trainings + 1)
         if self.options.all_rows:
-            # As a rule half of those that may be in the ensemble are
-            networks = self.trainings * math.ceil(min(self.options.ensemble, count) / 2) or 1
+            networks = self.trainings * min(self.members, count) or 1
             end_s += ALL_ROWS * networks * float(self.seconds_s[:count].mean())
         return end_s
 

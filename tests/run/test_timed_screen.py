@@ -69,12 +69,12 @@ def test_as_many_designs_fit_as_leave_time_for_what_follows(
 
 def test_more_designs_have_more_finalists_up_to_their_number() -> None:
     options = FinalOptions(finalists=10, ensemble=4)
-    end_s = EndTime(np.full(10, 2.0), np.full(10, 1.0), 1.0, trainings=5, options=options)
+    end_s = EndTime(np.full(10, 2.0), np.full(10, 1.0), 1.0, trainings=5, options=options, members=2)
     taken = [end_s(designs) for designs in (1, 3, 10, 100, 200, 1000)]
     assert all(first <= second for first, second in pairwise(taken))
     assert end_s(1) < end_s(3) == end_s(10)  # three are trained whatever they take
     assert end_s(1000) == timed_screen.END_S + 10 * 6 * 2.0 + 1.25 * 2 * 5 * 2.0
-    none = EndTime(np.empty(0), np.empty(0), 1.0, trainings=0, options=FinalOptions(finalists=0))
+    none = EndTime(np.empty(0), np.empty(0), 1.0, trainings=0, options=FinalOptions(finalists=0), members=0)
     assert none(1000) == timed_screen.END_S
 
 
