@@ -179,12 +179,14 @@ class Study:
                 if missing:
                     self.store.set_state(self.study_id, RunState.RUNNING)
                     self.store.tell(self.study_id, dashboard=executor.dashboard)
-                    # The rounds of a study by time say how far it comes
-                    if self.plan.summary and ends_s is None and (shard is None or shard[0] == 0):
-                        listener(Notice(self.plan.summary))
+                    plan = self.plan
+                    if ends_s is not None:  # a round has stacks of its own: none is trained twice
+                        plan = plan_study(missing, self.job().settings, lambda: self.dataset)
+                    elif plan.summary and (shard is None or shard[0] == 0):
+                        listener(Notice(plan.summary))
                     with control_from(lambda: self.store.command(self.study_id)) as control:
                         StudyTraining(self, listener, ends_s).run(
-                            executor, self.plan.containing(missing, shard), control
+                            executor, plan.containing(missing, shard), control
                         )
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)

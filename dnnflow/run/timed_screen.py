@@ -37,8 +37,8 @@ GROWTH = 8
 """A study has at most this many times the designs of the round before: its pace may have been chance."""
 ROUND_SHARE = 0.5
 """Of the designs that would fit: on a machine that becomes half as fast, they still do."""
-LEAST_SHARE = 0.02
-"""Of the time: a shorter round is not begun."""
+LEAST_SHARE, MOST_SHARE = 0.02, 0.15
+"""Of the time: a shorter round is not begun, and a longer one would end too late where others begin to work."""
 LATE = 5
 """Times that: a study that will end later says so."""
 MOST_DESIGNS = 100_000
@@ -159,7 +159,7 @@ class TimedScreen:
         self._pipeline = study.pipeline
         minutes = self._pipeline.minutes or 0.0
         self._until_s = time.monotonic() + 60 * minutes if until_s is None else until_s
-        self._least_s = LEAST_SHARE * 60 * minutes
+        self._least_s, self._most_s = (share * 60 * minutes for share in (LEAST_SHARE, MOST_SHARE))
         self._repetitions = self._pipeline.space.to_space().repetitions
         sample = draw_designs(with_designs(self._pipeline, SAMPLE))
         self._mean_cost = float(np.mean(list(expected_times(sample, study.dataset).values())))
@@ -211,7 +211,8 @@ class TimedScreen:
             most = _drawable(fit, self._pipeline)
             # All of a space, or a part of what fits: the next round knows better
             is_all = most != fit or most == self._pipeline.space.to_space().length()
-            wanted = most if is_all else min(GROWTH * have, have + math.ceil(ROUND_SHARE * (fit - have)))
+            new = min(math.ceil(ROUND_SHARE * (fit - have)), math.ceil(self._most_s / design_s))
+            wanted = most if is_all else min(GROWTH * have, have + new)
         return self._told(have, wanted, design_s, left_s, end_s)
 
     def _told(

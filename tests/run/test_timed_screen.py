@@ -1,5 +1,6 @@
 """A study that has a time uses it, and is the study of the number of designs that came of it."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from dnnflow.api import open_study, run_study
 from dnnflow.engines.records import FinalOptions
 from dnnflow.events import Event, Notice, TrialsStored, ignore
+from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.run_record import RunState
@@ -45,6 +47,7 @@ def rounds(monkeypatch: pytest.MonkeyPatch):
         left = iter(numbers)
         monkeypatch.setattr(timed_screen, "ROUND_SHARE", 1.0)
         monkeypatch.setattr(timed_screen, "LEAST_SHARE", 0.0)
+        monkeypatch.setattr(timed_screen, "MOST_SHARE", math.inf)
         monkeypatch.setattr(timed_screen, "designs_that_fit", lambda have, *more: next(left, have))
 
     return say
@@ -187,3 +190,22 @@ def test_designs_that_all_fail_end_the_study(settings: Settings, tmp_path: Path,
     assert len(study.designs) == 4
     assert study.record.state is RunState.FAILED
     assert any(isinstance(one, Notice) and "none of 4 designs completed" in one.message for one in heard)
+
+
+@pytest.mark.slow
+def test_a_round_trains_its_own_designs_alone(
+    settings: Settings, rounds: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the stacks of rounds before, of which those of all designs have members."""
+    trained: list[str] = []
+    train = LocalExecutor.train
+
+    def count(self: LocalExecutor, portions: Any, *given: Any, **more: Any) -> Any:
+        trained.extend(design.design_id for portion in portions for design in portion.designs)
+        return train(self, portions, *given, **more)
+
+    monkeypatch.setattr(LocalExecutor, "train", count)
+    rounds(12, 30)
+    study = run_study(pipeline(evaluation={"finalists": 0}), settings=settings, listener=ignore)
+    assert sorted(trained) == sorted(one.design_id for one in study.designs)
+    assert len(trained) == 30
