@@ -38,7 +38,7 @@ GROWTH = 8
 ROUND_SHARE = 0.5
 """Of the designs that would fit: on a machine that becomes half as fast, they still do."""
 LEAST_SHARE, MOST_SHARE = 0.02, 0.15
-"""Of the time: a shorter round is not begun, and a longer one would end too late where others begin to work."""
+"""Of the time: a shorter round is not begun; a longer one would end late where the machine gets busy."""
 LATE = 5
 """Times that: a study that will end later says so."""
 MOST_DESIGNS = 100_000
