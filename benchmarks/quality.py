@@ -90,8 +90,8 @@ def mean_by_table(found: dict[Key, Found], model: str) -> dict[str, float]:
     return {table: float(np.mean(values)) for table, values in scores.items()}
 
 
-def show_tables(found: dict[Key, Found], models: Sequence[str]) -> None:
-    """Print every table: each model's score in points."""
+def show_tables(found: dict[Key, Found], models: Sequence[str], given_s: float) -> None:
+    """Print every table: each model's score in points, and how much of its time its system took."""
     by_model = {model: mean_by_table(found, model) for model in models}
     widths = {model: max(len(model), 8) + 2 for model in models}
     print("\n" + f"{'':20}" + "".join(f"{model:>{widths[model]}}" for model in models))
@@ -105,6 +105,10 @@ def show_tables(found: dict[Key, Found], models: Sequence[str]) -> None:
         model: np.mean([one.seconds_s for key, one in found.items() if key[2] == model]) for model in models
     }
     print(f"{'seconds, mean':20}" + "".join(f"{seconds[model]:>{widths[model]}.0f}" for model in models))
+    shares = (f"{value / given_s:.0%}" for value in seconds.values())
+    print(f"{'of the time':20}" + "".join(
+        f"{share:>{width}}" for share, width in zip(shares, widths.values(), strict=True)
+    ))  # fmt: skip
 
 
 def compare(found: dict[Key, Found], mine: str, other: str) -> None:
@@ -146,18 +150,18 @@ def measure(options: argparse.Namespace) -> dict[Key, Found]:
             for system in systems:
                 for model, one in run_apart(system, table, fold, options).items():
                     found[table, fold, model] = one
-                    late = f", {one.seconds_s:.0f} s" if one.seconds_s > options.seconds else ""
+                    took = f", {one.seconds_s:.0f} s"
                     tried = f" of {one.answer.tried:,}" if one.answer.tried else ""
                     print(
-                        f"{table}, fold {fold}: {model} {100 * one.answer.score:.1f}{tried}{late}", flush=True
+                        f"{table}, fold {fold}: {model} {100 * one.answer.score:.1f}{tried}{took}", flush=True
                     )
     return found
 
 
-def show(found: dict[Key, Found]) -> None:
+def show(found: dict[Key, Found], given_s: float) -> None:
     """Print tables, comparisons, and what dnnflow says of itself."""
     models = list(dict.fromkeys(key[2] for key in found))
-    show_tables(found, models)
+    show_tables(found, models, given_s)
     mine = [model for model in models if model.startswith(OURS)]
     print()
     for model in mine:
@@ -204,7 +208,7 @@ def main() -> None:
                      **asdict(one.answer)} for key, one in found.items()]  # fmt: skip
             options.json.write_text(json.dumps(rows, indent=1))
         if found:
-            show(found)
+            show(found, options.seconds)
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ class OpenStudy(Study):
         return f"<study {self.study_id} ({record.name}): {record.standing}, {trained}>"
 
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
-              listener: Listener = ignore) -> None:  # fmt: skip
+              ends_s: float | None = None, listener: Listener = ignore) -> None:  # fmt: skip
         """See `Study.train`."""
         with listening(listener) as heard:
-            super().train(executor, shard=shard, listener=heard)
+            super().train(executor, shard=shard, ends_s=ends_s, listener=heard)
 
     def finish(self, client: "Client | None" = None, listener: Listener | None = None) -> Self:
         """Do what is left of the study, as its pipeline says: train, save models, report, refit.
@@ -284,7 +284,7 @@ def search(
     label
         The column to predict, or several; not of a pair.
     minutes
-        How long it may take: some designs are trained to see how many there is time for.
+        How long it may take: as many designs are trained as there is time for.
     designs
         How many designs to train, instead; without either as many as the good rules say.
     metric
@@ -349,7 +349,7 @@ def search_study(
     DnnflowError
         Saying the rule, what was got and the remedy.
     """
-    pipeline = search_pipeline(request, settings, client=client, new=new, listener=listener)
+    pipeline = search_pipeline(request, settings, client=client, listener=listener)
     if told is not None:
         told(pipeline)
 
@@ -358,7 +358,8 @@ def search_study(
             return
         listener(event)
 
-    return execute(StudyRun(pipeline, settings, new=new), client=client, listener=hear)
+    run = StudyRun(pipeline, settings, new=new, began_s=request.began_s)
+    return execute(run, client=client, listener=hear)
 
 
 def train(

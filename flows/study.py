@@ -78,10 +78,11 @@ def preprocess(run: StudyRun, client: Client | None, row: RunRow) -> Dataset:
 
 @task(task_run_name="train {shard.number} of {shard.of}", retries=1, retry_delay_seconds=10,
       retry_condition_fn=may_pass, cache_policy=NO_CACHE)  # fmt: skip
-def train(study: Study, executor: Executor, shard: Shard, row: RunRow) -> int:
+def train(study: Study, executor: Executor, shard: Shard, until_s: float | None, row: RunRow) -> int:
     """Train what is missing of one part of the designs."""
+    part = shard.number - 1, shard.of
     with listening(row) as heard:
-        return stages.train(study, executor, shard=(shard.number - 1, shard.of), listener=heard)
+        return stages.train(study, executor, shard=part, until_s=until_s, listener=heard)
 
 
 @task(task_run_name="aggregate", cache_policy=NO_CACHE)
@@ -133,7 +134,7 @@ def all_stages(run: StudyRun, row: RunRow, watch: Watch) -> str:
     with stages.Workers(run, None, row) as workers:
         held = stages.begin(run, preprocess(run, workers.client, row), row, row)
         for shard in shards(held):
-            train(held, workers.executor(), shard, row)
+            train(held, workers.executor(), shard, run.until_s, row)
         view = aggregate(held, row)
         if has_finals(held, view):
             view = finalists(held, view, workers.executor(), row)

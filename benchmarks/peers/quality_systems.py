@@ -56,8 +56,6 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     """Study the table by the good rules, with as many designs as there is time for."""
     import dnnflow as library
     from dnnflow.events import ignore
-    from dnnflow.pipeline.study_pipeline import Pipeline
-    from dnnflow.run.search import designs_within
     from dnnflow.settings import Settings
 
     source = limits.home / "table.csv"
@@ -68,9 +66,9 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
     if table.task == "regression":
         rules["evaluation"] = {**rules.get("evaluation", {}), "metric": "r2"}
     rules["outputs"] = {"models": 1}
-    designs = designs_within(Pipeline.model_validate(rules), settings, limits.left_s, limits.cores)
-    pipeline = Pipeline.model_validate({**rules, "designs": designs})
-    study = library.run_study(pipeline, settings=settings, listener=ignore)
+    del rules["designs"]
+    minutes = max(1.0, limits.left_s - RESERVE_S) / 60
+    study = library.run_study({**rules, "minutes": minutes}, settings=settings, listener=ignore)
     workspace = settings.workspace
     files = {"design": workspace.model(study.study_id, 1), "ensemble": workspace.ensemble(study.study_id)}
     answers: Answers = {}
@@ -84,7 +82,7 @@ def dnnflow(table: Table, limits: Limits) -> Answers:
             predicted = library.load_model(files[kind]).predict(table.features(table.unseen))
             low, high = one.interval or (-np.inf, np.inf)
             score = table.score(predicted["prediction"])
-            answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), designs)
+            answers[f"dnnflow {kind}"] = Answer(score, (one.score, low, high), len(study.designs))
     return answers
 
 
@@ -136,6 +134,15 @@ def network(table: Table, **options: Any) -> Any:
     if table.task == "classification":
         return estimator
     return TransformedTargetRegressor(regressor=estimator, transformer=StandardScaler())
+
+
+def linear(table: Table) -> Any:
+    """Return logistic regression, or of numbers ridge regression with a penalty that is cross-validated."""
+    from sklearn.linear_model import LogisticRegression, RidgeCV
+
+    is_classes = table.task == "classification"
+    estimator = LogisticRegression(max_iter=1000) if is_classes else RidgeCV(np.logspace(-3, 3, 13))
+    return prepared(estimator, table, scaled=True)
 
 
 def boosting(table: Table) -> Any:
@@ -375,6 +382,7 @@ class System:
 SYSTEMS: Mapping[str, System] = {
     "dnnflow": System(dnnflow, "dnnflow"),
     "network": System(untuned(lambda table, limits: network(table))),
+    "linear": System(untuned(lambda table, limits: linear(table))),
     "boosting": System(untuned(lambda table, limits: boosting(table))),
     "forest": System(untuned(lambda table, limits: forest(table, limits.cores))),
     "network searched": System(searched(lambda table, limits: network(table), NETWORKS)),
@@ -384,4 +392,5 @@ SYSTEMS: Mapping[str, System] = {
     "realmlp": System(realmlp, "pytabkit", "pip install pytabkit"),
     "autogluon": System(autogluon, "autogluon", "pip install autogluon.tabular"),
 }
-"""Those named after their kind are scikit-learn's: MLP, HistGradientBoosting, RandomForest."""
+"""Those named after their kind are scikit-learn's: MLP, HistGradientBoosting, RandomForest, and logistic or
+ridge regression."""

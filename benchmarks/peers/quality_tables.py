@@ -112,6 +112,14 @@ def made(make: str, **options: Any) -> pd.DataFrame:
     return pd.DataFrame(features).add_prefix("x").assign(**{LABEL: target})
 
 
+def diabetes() -> pd.DataFrame:
+    """Return the 442 patients that come with scikit-learn."""
+    from sklearn import datasets
+
+    features, target = datasets.load_diabetes(return_X_y=True, as_frame=True)
+    return features.assign(**{LABEL: target})
+
+
 def houses(rows: int = 4000) -> pd.DataFrame:
     """Return prices that depend on place, size, age and income with steps, waves and outliers."""
     rng = np.random.default_rng(0)
@@ -127,7 +135,9 @@ SKLEARN = ("digits", "breast_cancer", "wine")
 DRAWN: Mapping[str, Callable[[], pd.DataFrame]] = {
     "friedman1": partial(made, "friedman1", n_samples=2000, noise=1.0),
     "friedman2": partial(made, "friedman2", n_samples=2000, noise=50.0),
+    "friedman3": partial(made, "friedman3", n_samples=2000, noise=0.1),
+    "diabetes": diabetes,
     "linear": partial(made, "regression", n_samples=1000, n_features=30, n_informative=10, noise=20.0),
     "houses": houses,
 }
-"""Tables of numbers to be predicted."""
+"""Tables of numbers to be predicted, drawn but for the one that comes with scikit-learn."""

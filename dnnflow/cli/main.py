@@ -571,6 +571,9 @@ def guarded(command: Callable[[], object], *, debug: bool) -> int:
 
 
 def _record(record: Any, counts: Any) -> dict[str, Any]:
+    from dnnflow.results.view.study_view import measured_best
+
+    best = measured_best(record)
     return {
         "study_id": record.study_id,
         "name": record.name,
@@ -582,6 +585,7 @@ def _record(record: Any, counts: Any) -> dict[str, Any]:
         "designs": record.n_designs,
         "dataset_id": record.dataset_id,
         "trials": {state.value: count for state, count in counts.items()},
+        "best": None if best is None else {"of": best.role, "score": best.score},
     }
 
 

@@ -37,8 +37,8 @@ def search_command(show: Show) -> Callable[..., None]:
     def call(
         given: dict[str, Any], *,
         minutes: Annotated[
-            float | None, typer.Option(help="How long it may take; some designs are trained to see how many "
-                                            "there is time for.")] = None,
+            float | None, typer.Option(help="How long it may take; as many designs are trained as there is "
+                                            "time for.")] = None,
         designs: Annotated[int | None, typer.Option(help="How many designs to train, instead.")] = None,
         overrides: Annotated[
             list[str] | None,
@@ -64,8 +64,10 @@ def _with_overrides(pipeline: "Pipeline", overrides: Sequence[str]) -> dict[str,
     """Return the sections of a pipeline with values laid over them."""
     from dnnflow.pipeline.pipeline_file import check_text, to_yaml
 
-    if wrong := [one for one in overrides if one.split("=")[0].strip() in ("designs", "name")]:
-        raise InputError(f"--set is for sections of a pipeline, got {wrong[0]!r}; take --designs, or a file")
+    if wrong := [one for one in overrides if one.split("=")[0].strip() in ("designs", "minutes", "name")]:
+        raise InputError(
+            f"--set is for sections of a pipeline, got {wrong[0]!r}; take --designs, --minutes, or a file"
+        )
     laid, problems = check_text(to_yaml(pipeline), overrides, folder=Path.cwd())
     if laid is None:
         raise InputError("; ".join(f"{one.where}: {one.message}" for one in problems))

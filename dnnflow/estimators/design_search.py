@@ -126,7 +126,8 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
         }  # fmt: skip
         request = SearchRequest(merge(own, sections), designs=self.designs, minutes=self.minutes, looks=False)
         pipeline = search_pipeline(request, settings, client=client)
-        return execute(StudyRun(pipeline, settings), draw=_draw_nothing, client=client)
+        run = StudyRun(pipeline, settings, began_s=request.began_s)
+        return execute(run, draw=_draw_nothing, client=client)
 
     def _keep(self, end: StudyEnd) -> None:
         study, view = end.study, end.view

@@ -79,6 +79,7 @@ def _without(data: Mapping[str, Any], refused: list[Location]) -> dict[str, Any]
         else:
             left.pop(str(section), None)
         if section == "designs":
+            left.pop("minutes", None)
             left["designs"] = 1
     left["dataset"] = {"source": "-", "label": "-", **left.get("dataset", {})}
     return left

@@ -217,7 +217,10 @@ class Pipeline(RunDescription):
     space: SpaceSection = SpaceSection()
     """The designs to draw from."""
     designs: int | None = Field(default=None, ge=1, le=1_000_000)
-    """How many designs to train; may be absent with strategy grid (all of them)."""
+    """How many designs to train; may be absent with strategy grid (all of them), and with minutes."""
+    minutes: float | None = Field(default=None, gt=0.0, allow_inf_nan=False)
+    """How long the whole run may take, instead of designs: as many are drawn as there is time for. The study
+    is then that of so many designs, and is stored as such."""
     strategy: Literal["random", "grid"] = "random"
     """random: drawn with `seed`, without repeats; grid: all combinations in order."""
     seed: int = Field(default=0, ge=0, lt=2**63)
@@ -234,9 +237,27 @@ class Pipeline(RunDescription):
     """Train the best design on the whole table at the end, data-parallel; needs executor.kind dask."""
 
     @model_validator(mode="after")
-    def _needs_a_number(self) -> Self:
-        if self.strategy == "random" and self.designs is None and not self.space.explicit:
-            raise ValueError("designs: strategy random needs a number of designs, got none; add designs: 100")
+    def _needs_a_number_or_a_time(self) -> Self:
+        if self.minutes is not None:
+            if self.designs is not None:
+                raise ValueError(
+                    f"minutes: a study has a number of designs or a time, got designs={self.designs} and "
+                    f"minutes={self.minutes:g}; leave one of them out (designs: null)"
+                )
+            if self.strategy == "grid" or self.space.explicit:
+                given = "strategy grid" if self.strategy == "grid" else "a list of designs"
+                raise ValueError(
+                    f"minutes: as many designs are drawn as there is time for, got {given}; set strategy: "
+                    "random and ranges in space, or leave minutes out"
+                )
+        elif self.strategy == "random" and self.designs is None and not self.space.explicit:
+            raise ValueError(
+                "designs: strategy random needs a number of designs, got none; add designs: 100 or minutes: 5"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _refits_on_workers(self) -> Self:
         if self.refit is not None and self.executor.kind != "dask":
             raise ValueError("refit: needs workers, got executor.kind in-process; set it to dask")
         return self

@@ -32,6 +32,7 @@ from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.run_row import RunRow, recorded
 from dnnflow.run.study import Study
+from dnnflow.run.timed_screen import TimedScreen, first_designs
 from dnnflow.run.train import Trained, open_workers, outcome_of_training, train_pipeline, write_trained
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import Task
@@ -117,7 +118,7 @@ def _execute_study(run: StudyRun, draw: Draw, client: "Client | None", row: RunR
             view = study.view()
         else:
             if not study.is_trained:
-                train(study, workers.executor(), listener=row)
+                train(study, workers.executor(), until_s=run.until_s, listener=row)
             view = aggregate(study, row)
             if has_finals(study, view):
                 view = finalists(study, view, workers.executor(), row)
@@ -223,7 +224,8 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
         If another living process trains the study.
     """
     pipeline, store = run.pipeline, Store(run.settings.store_url)
-    designs = draw_designs(pipeline)
+    is_timed = pipeline.minutes is not None
+    designs = first_designs(pipeline) if is_timed else draw_designs(pipeline)
     if pipeline.designs is not None and len(designs) < pipeline.designs:
         listener(Notice(f"the space holds {len(designs):,} different designs, not {pipeline.designs:,}"))
     check_parts(pipeline, dataset)
@@ -231,6 +233,9 @@ def begin(run: StudyRun, dataset: Dataset, listener: Listener = ignore, row: Run
     path, plain = str(dataset.path.absolute()), mask_credentials(pipeline.plain())
     known = run.find(store, key)
     if known is not None:
+        if is_timed and "minutes" not in known.pipeline:  # its time has come to so many designs
+            plain = {name: value for name, value in plain.items() if name != "minutes"}
+            plain["designs"] = known.pipeline["designs"]
         store.renew(known.run_id, pipeline=plain, dataset_path=path)
         store.start(known.run_id)
     else:
@@ -276,11 +281,16 @@ def check_parts(pipeline: Pipeline, dataset: Dataset) -> None:
 
 
 def study_key(pipeline: Pipeline, dataset: Dataset, designs: list[Design]) -> str:
-    """Return what makes two studies the same: sha256 of dataset, designs and training settings."""
+    """Return what makes two studies the same: sha256 of dataset, designs and training settings.
+
+    Of a study by time, the time and what its designs are drawn from instead of them.
+    """
     training = pipeline.training_settings.identity()
-    return content_id(
-        {"dataset": dataset.id, "designs": [x.design_id for x in designs], "training": training}
-    )
+    drawn: Any = [x.design_id for x in designs]
+    if pipeline.minutes is not None:
+        space = pipeline.space.to_space().to_dict()
+        drawn = {"minutes": pipeline.minutes, "space": space, "seed": pipeline.seed}
+    return content_id({"dataset": dataset.id, "designs": drawn, "training": training})
 
 
 class Workers:
@@ -319,8 +329,18 @@ class Workers:
 
 
 def train(study: Study, executor: "Executor", *, shard: tuple[int, int] | None = None,
-          listener: Listener = ignore) -> int:  # fmt: skip
-    """Train the missing designs of a study, or of its i-th of n parts; return how many were trained."""
+          until_s: float | None = None, listener: Listener = ignore) -> int:  # fmt: skip
+    """Train the missing designs of a study, or of its i-th of n parts; return how many were trained.
+
+    Of a study by time, as many as there is time for until `until_s`, when the whole study should have ended
+    (default: all its minutes from now).
+    """
+    if study.pipeline.minutes is not None:
+        told = f"study {study.id}: as many designs as {study.pipeline.minutes:g} minutes allow"
+        with stage(Stage.TRAIN, told, listener) as came_of_it:
+            trained = TimedScreen(study, executor, until_s, listener).train(shard)
+            came_of_it.append(f"{trained:,} designs trained, {len(study.designs):,} in all")
+        return trained
     missing = len(study.missing(shard))
     part = f", part {shard[0] + 1} of {shard[1]}" if shard else ""
     with stage(

@@ -69,17 +69,36 @@ def hand_out(
             continue
         paths.append(handed.path)
         found.append(one)
-    # With other options they were fitted to other rows than the models beside them
-    is_alike = (study.record.outcome or {}).get("options") == options_told(study)
-    measured = [one for one in known.values() if one.kind == "baseline" and is_alike]
+    measured = _known_baselines(study)
     if view.leaderboard and not measured:
-        parts = parts_of(study, options_of(study)) if view.finals else []
-        measured = list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
+        measured = _baselines(study, listener, has_folds=view.finals is not None)
     tested = (*found, *measured)
     outcome = {"tested": [one.to_dict() for one in tested], "options": options_told(study),
                **({} if has_final_model(study, view) else {"final": None})}  # fmt: skip
     study.store.tell(study.id, outcome=outcome)
     return paths, tested
+
+
+def measure_baselines_first(study: "Study", listener: Listener = ignore) -> None:
+    """Measure the baselines before designs are trained, so that it is known how long they take."""
+    if _known_baselines(study):
+        return
+    is_apart = study.job().settings.select_on == "validation"
+    measured = _baselines(study, listener, has_folds=bool(is_apart and options_of(study).finalists))
+    outcome = {"tested": [one.to_dict() for one in measured], "options": options_told(study)}
+    study.store.tell(study.id, outcome=outcome)
+
+
+def _known_baselines(study: "Study") -> list[Tested]:
+    """Return what is known of them; with other options they were fitted to other rows than the models."""
+    outcome = study.record.outcome or {}
+    is_alike = outcome.get("options") == options_told(study)
+    return [one for one in tested_in(outcome) if one.kind == "baseline" and is_alike]
+
+
+def _baselines(study: "Study", listener: Listener, *, has_folds: bool) -> list[Tested]:
+    parts = parts_of(study, options_of(study)) if has_folds else []
+    return list(measure_baselines(study, listener, list(dict.fromkeys(part for part, _ in parts))))
 
 
 @dataclass(frozen=True)

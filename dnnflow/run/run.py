@@ -1,6 +1,7 @@
 """Describe a run, of a study or of a training, and find the study that it belongs to."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from dnnflow.paths import content_id
 from dnnflow.pipeline.pipeline_file import AnyPipeline
@@ -39,6 +40,8 @@ class StudyRun:
     """Whether a schedule started the flow run, and no person: such a run has a study of its own."""
     study: Study | None = None
     """The study that goes on, with the dataset that it has."""
+    began_s: float = field(default_factory=time.monotonic, compare=False)
+    """When its time began to run, as `time.monotonic` counts."""
 
     def __post_init__(self) -> None:
         if self.study_id is not None:  # before hours of preprocessing
@@ -48,6 +51,12 @@ class StudyRun:
     def resumed(cls, study: Study) -> "StudyRun":
         """Return the run that does what is left of a study, as its pipeline says."""
         return cls(study.pipeline, study.settings, study=study)
+
+    @property
+    def until_s(self) -> float | None:
+        """When it should have ended, as `time.monotonic` counts; None without a time."""
+        minutes = self.pipeline.minutes
+        return None if minutes is None else self.began_s + 60 * minutes
 
     @property
     def scheduled_id(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Make the pipeline of a search: the good rules of a table, and as many designs as there is time for."""
+"""Make the pipeline of a search: the good rules of a table, under what is asked for."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dnnflow.engines.seam import TrainingContext
 from dnnflow.errors import DataError, InputError, PipelineError
 from dnnflow.events import Listener, Notice, except_notices, ignore
 from dnnflow.parameters import plain_type
 from dnnflow.pipeline.good_rules import TableFacts, good_rules
 from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store.run_record import RunRecord, mask_credentials
-from dnnflow.results.store.store import Store
 from dnnflow.run.execute import preprocess, upload
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import nearest
@@ -30,19 +27,9 @@ from dnnflow.table.store.survey import survey
 if TYPE_CHECKING:
     from distributed import Client
 
-TAIL_S = 10.0
-"""For Keras' import, baselines and the report, which no number of designs makes shorter."""
-SCREEN_SHARE = 0.65
-"""Of the time that is left without that; the rest is for finalists and ensemble."""
-PROBE_DESIGNS, PROBE_SHARE = 24, 0.1
-"""Designs that are trained to see what one takes, and the share of the time that they may take, at most."""
-LEAST_DESIGNS, MOST_DESIGNS = 10, 100_000
-"""Designs of a search by time."""
 FLAT = ("dataset", "evaluation", "preprocess", "training")
 """Sections whose fields a search takes by their names alone."""
 MOST_NAMES = 20
-SAME = ("name", "space", "strategy", "seed", "training", "evaluation")
-"""Parts of a pipeline, besides its dataset, by which a search by time finds its study again."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +47,9 @@ class SearchRequest:
     designs: int | None = None
     """How many designs to train; default: what the good rules say."""
     minutes: float | None = None
-    """How long the search may take: the number of designs follows from what some of them take here."""
+    """How long the search may take: as many designs are trained as there is time for."""
     name: str = "search"
-    """For people; part of what finds a search by time again."""
+    """For people."""
     looks: bool = True
     """Whether columns that no network learns from are left out."""
     began_s: float = field(default_factory=time.monotonic)
@@ -90,22 +77,12 @@ class SearchRequest:
         limit = "" if self.minutes is None else f", {self.minutes:g} min"
         return f"{self.name[: 80 - len(limit)]}{limit}"
 
-    @property
-    def left_s(self) -> float:
-        """Seconds that are left; infinite without a limit."""
-        if self.minutes is None:
-            return float("inf")
-        return self.began_s + 60 * self.minutes - time.monotonic()
-
 
 def search_pipeline(
-    request: SearchRequest, settings: Settings, *, client: "Client | None" = None, new: bool = False,
+    request: SearchRequest, settings: Settings, *, client: "Client | None" = None,
     listener: Listener = ignore,
 ) -> Pipeline:  # fmt: skip
     """Return the pipeline of a search, on a table that is preprocessed then.
-
-    A search by time whose study is there already has that study's number of designs, unless a new one is
-    asked for.
 
     Raises
     ------
@@ -132,23 +109,7 @@ def search_pipeline(
     if request.looks and (narrowed := _without_worthless(request, dataset, listener)) is not request:
         request = narrowed
         dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
-    pipeline = _laid_over(good_rules(facts_of_dataset(dataset)), request)
-    if request.minutes is None:
-        return pipeline
-    known = None if new else _searched_before(pipeline, dataset, settings)
-    if known is not None:
-        had = int(known.pipeline["designs"])  # of each seed, as the pipeline counts them
-        listener(Notice(f"the study of this search is {known.study_id}, of {had:,} designs"))
-        return with_designs(pipeline, had)
-    designs = designs_within(
-        pipeline, settings, request.left_s, _workers(pipeline, settings, client), listener
-    )
-    return with_designs(pipeline, designs)
-
-
-def with_designs(pipeline: Pipeline, designs: int) -> Pipeline:
-    """Return a pipeline with another number of designs."""
-    return Pipeline.model_validate({**pipeline.plain(), "designs": designs})
+    return _laid_over(good_rules(facts_of_dataset(dataset)), request)
 
 
 def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,45 +184,15 @@ def facts_of_dataset(dataset: Dataset) -> TableFacts:
     )
 
 
-def designs_within(
-    pipeline: Pipeline, settings: Settings, seconds_s: float, workers: int, listener: Listener = ignore
-) -> int:
-    """Return how many designs of a pipeline workers can study within a time, by training some of them."""
-    end = time.monotonic() + seconds_s
-    design_s, tried = _probe(pipeline, settings, PROBE_SHARE * seconds_s)
-    screen_s = SCREEN_SHARE * (end - time.monotonic() - TAIL_S) * workers
-    designs = min(MOST_DESIGNS, max(LEAST_DESIGNS, int(screen_s / design_s)))
-    each = "one worker" if workers == 1 else f"{workers} workers"
-    listener(Notice(
-        f"{designs:,} designs: one takes {design_s:.2g} s here (tried with {tried}), {each}, "
-        f"{max(0.0, end - time.monotonic()):.0f} s left"
-    ))  # fmt: skip
-    return designs
-
-
-def _probe(pipeline: Pipeline, settings: Settings, seconds_s: float) -> tuple[float, int]:
-    """Return the seconds that a design takes in this process, and how many were trained to see it."""
-    from dnnflow.engines.registry import find_engine
-
-    context = TrainingContext(preprocess(pipeline, settings), pipeline.training_settings)
-    designs = list(pipeline.space.to_space().sample(PROBE_DESIGNS + 1, seed=1))
-    engine, began, took = find_engine(pipeline.training.engine), time.monotonic(), list[float]()
-    for design in designs:
-        start = time.monotonic()
-        list(engine.train([design], context))
-        took.append(time.monotonic() - start)
-        if time.monotonic() - began > seconds_s:
-            break
-    measured = took[1:] or took  # with the first, machine code is loaded or made
-    return max(sum(measured) / len(measured), 1e-6), len(measured)
-
-
 def _laid_over(rules: Mapping[str, Any], request: SearchRequest) -> Pipeline:
     """Return the pipeline of rules under what is asked for; `PipelineError` where that breaks a rule."""
     asked = {"name": request.title, "dataset": {}, **rules}
     plain = merge(asked, request.sections)
     if request.designs is not None:
         plain["designs"] = request.designs
+    if request.minutes is not None:
+        plain = {name: value for name, value in plain.items() if name != "designs"}
+        plain["minutes"] = request.minutes
     try:
         return Pipeline.model_validate(plain).resolved(Path.cwd())
     except ValidationError as error:
@@ -301,33 +232,3 @@ def _narrowed(
     told = "; ".join(f"column {name!r}, since {why}" for name, why in useless.items())
     listener(Notice(f"left out: {told}"))
     return replace(request, sections=merge(request.sections, {"dataset": {"drop": [*drop, *useless]}}))
-
-
-def _searched_before(pipeline: Pipeline, dataset: Dataset, settings: Settings) -> RunRecord | None:
-    """Return the newest study of a search by time that was asked for in the same words."""
-    wanted = mask_credentials(pipeline.plain())
-    with Store(settings.store_url) as store:
-        for record in store.studies():
-            same = all(record.pipeline.get(name) == wanted.get(name) for name in SAME)
-            same &= isinstance(record.pipeline.get("designs"), int)
-            if same and record.has_designs and record.dataset_id == dataset.id:
-                return record
-    return None
-
-
-def _workers(pipeline: Pipeline, settings: Settings, client: "Client | None") -> int:
-    """Return how many designs are trained at the same time."""
-    from dnnflow.execute.opening import open_client
-
-    section = pipeline.executor
-    if client is None and section.kind == "in-process":
-        return 1
-    named = section.address or section.scheduler_file or settings.cluster
-    if client is None and not named:
-        from dask.system import CPU_COUNT
-
-        return section.workers or int(CPU_COUNT)  # as Dask counts them: those that this process may use
-    with open_client(section.model_dump(mode="json"), settings, client=client) as opened:
-        if opened is None:
-            return 1
-        return max(1, len(opened.scheduler_info(n_workers=-1)["workers"]))

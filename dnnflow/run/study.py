@@ -121,8 +121,11 @@ class Study:
 
     @property
     def is_trained(self) -> bool:
-        """Whether every design has a trial."""
-        return sum(self.store.counts(self.study_id).values()) >= self.record.n_designs
+        """Whether every design has a trial, and a study by time knows how many it has."""
+        return (
+            self.pipeline.minutes is None
+            and sum(self.store.counts(self.study_id).values()) >= self.record.n_designs
+        )
 
     def missing(self, shard: tuple[int, int] | None = None) -> list[Design]:
         """Return the designs without a trial; `shard` (i, n) looks at the i-th of n parts only."""
@@ -148,12 +151,18 @@ class Study:
         return frame.sort_values(["score", "parameters", "design_id"], ascending=[False, True, True]).iloc[0]
 
     def train(self, executor: "Executor", *, shard: tuple[int, int] | None = None,
-              listener: Listener = ignore) -> None:  # fmt: skip
+              ends_s: float | None = None, listener: Listener = ignore) -> None:  # fmt: skip
         """Train the designs that are missing and store their trials as they come.
 
         Stopping it (Ctrl-C, or a crash) loses no stored trial; the next call goes on with what is missing.
         A stack with a missing member is trained whole, so that its numbers are those of the first attempt;
         members that have a trial keep it.
+
+        Parameters
+        ----------
+        ends_s
+            When the designs of a study by time should be trained, those of later rounds too, as
+            `time.monotonic` counts.
 
         Raises
         ------
@@ -170,15 +179,32 @@ class Study:
                 if missing:
                     self.store.set_state(self.study_id, RunState.RUNNING)
                     self.store.tell(self.study_id, dashboard=executor.dashboard)
-                    if self.plan.summary and (shard is None or shard[0] == 0):
-                        listener(Notice(self.plan.summary))
+                    plan = self.plan
+                    if ends_s is not None:  # a round has stacks of its own: none is trained twice
+                        plan = plan_study(missing, self.job().settings, lambda: self.dataset)
+                    elif plan.summary and (shard is None or shard[0] == 0):
+                        listener(Notice(plan.summary))
                     with control_from(lambda: self.store.command(self.study_id)) as control:
-                        StudyTraining(self, listener).run(
-                            executor, self.plan.containing(missing, shard), control
+                        StudyTraining(self, listener, ends_s).run(
+                            executor, plan.containing(missing, shard), control
                         )
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
+
+    def grow(self, designs: Sequence[Design]) -> None:
+        """Give a study by time the designs of its next round, which those that it has begin."""
+        self.store.grow(self.study_id, designs)
+        for name in ("designs", "plan"):
+            self.__dict__.pop(name, None)
+
+    def settle(self, designs: int) -> None:
+        """Say that a study by time has all its designs: its pipeline has their number from now on."""
+        record = self.record
+        plain = {name: value for name, value in record.pipeline.items() if name != "minutes"}
+        pipeline = {**plain, "designs": designs}
+        self.store.renew(self.study_id, pipeline=pipeline, dataset_path=record.dataset_path)
+        self.__dict__.pop("pipeline", None)
 
     def forget_failed(self) -> int:
         """Forget the trials that did not complete, so that they are trained again; return how many.
@@ -208,10 +234,12 @@ class Study:
 def shards(study: Study) -> list[Shard]:
     """Return the parts of a study: several, where each has enough portions to keep its workers busy.
 
-    None of a study that is trained.
+    None of a study that is trained; one of a study by time, whose designs are not known yet.
     """
     if study.is_trained:
         return []
+    if study.pipeline.minutes is not None:
+        return [Shard(1, 1)]
     designs, portions = len(study.designs), len(study.plan.portions)
     count = min(MAX_SHARDS, math.ceil(designs / DESIGNS_PER_SHARD), max(1, portions // PORTIONS_PER_SHARD))
     return [Shard(number, count) for number in range(1, count + 1)]
@@ -232,9 +260,9 @@ def read_stored(plain: Mapping[str, Any]) -> Pipeline:
 class StudyTraining(TrialLoop):
     """One training of a study's missing designs: stores trials, keeps the best weights, reports progress."""
 
-    def __init__(self, study: Study, listener: Listener) -> None:
+    def __init__(self, study: Study, listener: Listener, ends_s: float | None = None) -> None:
         super().__init__(study.store, study.id, study.job(), listener)
-        self._study = study
+        self._study, self._ends_s = study, ends_s
         self._designs = {design.design_id: design for design in study.designs}
         frame = study.store.frame(study.id, columns=STORED)
         completed = frame[frame["state"] == TrialState.COMPLETED.value]
@@ -328,7 +356,9 @@ class StudyTraining(TrialLoop):
                 failed=self._failed,
                 elapsed_s=elapsed_s,
                 rate=rate,
-                eta_s=self._time_left.estimate(elapsed_s),
+                eta_s=self._time_left.estimate(elapsed_s)
+                if self._ends_s is None
+                else max(0.0, self._ends_s - time.monotonic()),
                 best_score=-best.minus_score if best else None,
                 best_design=self._designs[best.design_id].describe() if best else None,
             )

@@ -98,10 +98,12 @@ def _space(pipeline: Pipeline) -> Mapping[str, Any]:
 def study_of(pipeline: Pipeline, store: Store, *, finished: bool = True) -> RunRecord | None:
     """Return the newest study of a pipeline; `finished` leaves out those that are not."""
     plain = mask_credentials(pipeline.plain())
-    wanted = [plain.get(name) for name in SAME]
+    # A study by time is stored with the number of designs that came of it
+    same = [name for name in SAME if name != "designs" or pipeline.minutes is None]
+    wanted = [plain.get(name) for name in same]
     for record in store.studies():
         if (record.state.is_finished or not finished) and [
-            record.pipeline.get(name) for name in SAME
+            record.pipeline.get(name) for name in same
         ] == wanted:
             return record
     return None

@@ -140,7 +140,7 @@ class Progress:
         if self._task is None:
             self._bar.start()
             self._task = self._bar.add_task(unit, total=total, rate="")
-        self._bar.update(self._task, completed=done, rate=escape(rate + self._also))
+        self._bar.update(self._task, completed=done, total=total, rate=escape(rate + self._also))
 
     def _line(self, event: Event, *, is_last: bool) -> None:
         """Print a line of progress unless the one before is only just gone."""
@@ -330,8 +330,19 @@ def replica_table(history: "History") -> Table:
 def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]",
                  uses: "Sequence[DiskUse] | None" = None) -> None:  # fmt: skip
     """Print a table of studies, with the disk that each takes where that is given."""
+    from dnnflow.results.view.study_view import measured_best, metric_of_study
+
     console = Console(highlight=False)
-    names = ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else []), "name")
+    names = (
+        "study",
+        "state",
+        "made (UTC)",
+        "trials",
+        "failed",
+        *(["disk"] if uses else []),
+        "test rows",
+        "name",
+    )
     rows = []
     for at, (record, counts) in enumerate(records):
         by_name = {state.value: count for state, count in counts.items()}
@@ -341,9 +352,13 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
         told = f"{trials:,} of {record.n_designs:,}"
         named = " ".join([record.name, *(f"#{tag}" for tag in record.tags)])
         disk = [size_in_words(uses[at].own_bytes)] if uses else []
-        rows.append((record.study_id, record.standing.value, made_at, told, f"{failed:,}", *disk, named))
+        best = measured_best(record)
+        worth = "" if best is None else f"{best.role} {metric_of_study(record).text(best.score)}"
+        rows.append(
+            (record.study_id, record.standing.value, made_at, told, f"{failed:,}", *disk, worth, named)
+        )
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    shown = _fitting(names, rows, console.width, folds="name", spare=("failed", "made (UTC)"))
+    shown = _fitting(names, rows, console.width, folds="name", spare=("failed", "made (UTC)", "test rows"))
     for place in shown:
         table.add_column(names[place], no_wrap=names[place] != "name", overflow="fold")
     for row in rows:

@@ -140,7 +140,8 @@ def test_shards_cover_every_design_once(designs: int) -> None:
     from study import shards
 
     plan = StudyPlan(single=tuple(Portion((Design(seed=seed),)) for seed in range(designs)))
-    held = SimpleNamespace(designs=list(range(designs)), plan=plan, is_trained=False)
+    timeless = SimpleNamespace(minutes=None)
+    held = SimpleNamespace(designs=list(range(designs)), plan=plan, is_trained=False, pipeline=timeless)
     slices = shards(held)
     assert 1 <= len(slices) <= 10
     trained = [one for shard in slices for one in designs_of(plan.shard(shard.number - 1, shard.of))]
@@ -153,7 +154,8 @@ def test_a_shard_has_enough_stacks_to_keep_workers_busy(stacks: int, expected: i
     from study import shards
 
     pairs = [Portion((Design(seed=2 * i), Design(seed=2 * i + 1))) for i in range(stacks)]
-    held = SimpleNamespace(designs=range(5000), plan=StudyPlan(stacks=tuple(pairs)), is_trained=False)
+    plan, timeless = StudyPlan(stacks=tuple(pairs)), SimpleNamespace(minutes=None)
+    held = SimpleNamespace(designs=range(5000), plan=plan, is_trained=False, pipeline=timeless)
     assert len(shards(held)) == expected
 
 

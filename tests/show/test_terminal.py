@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.console import Console
 from dnnflow.engines.records import TrialState
 from dnnflow.events import Compiling, TrialsStored
 from dnnflow.results.store.run_record import RunRecord
+from dnnflow.results.view import tested
 from dnnflow.show import terminal
 from dnnflow.show.study_tables import PlaceRow, PlaceSection
 from dnnflow.show.terminal import Progress, _fitting, _table, show_studies
@@ -40,6 +42,25 @@ def test_a_list_of_large_studies_keeps_ids_and_names_whole(
     assert "50,000 of 50,000" in row
     assert "stopped" in row  # nobody drives it
     assert "a study of" in row
+
+
+def test_a_list_of_studies_says_what_was_measured_and_of_what(
+    lines: Callable[[int], Callable[[], list[str]]],
+) -> None:
+    shown = lines(120)
+    winner = tested.Tested(kind="design", name="a", score=0.9, rows=50, rank=1, selected=0.95).to_dict()
+    mean = tested.Tested(kind="ensemble", name="b", score=0.92, rows=50, selected=0.96).to_dict()
+    told: list[Any] = [{"tested": [winner, mean]}, {"tested": [winner]}, None, {"tested": [winner]}]
+    selected = [{}, {}, {}, {"evaluation": {"select_on": "test"}}]
+    records = [
+        RunRecord(run_id=f"s{at}", name="s", n_designs=2, key="k", outcome=outcome, pipeline=pipeline)
+        for at, (outcome, pipeline) in enumerate(zip(told, selected, strict=True))
+    ]
+    show_studies([(record, {TrialState.COMPLETED: 2}) for record in records])
+    rows = [line for line in shown() if "2 of 2" in line]
+    assert "ensemble 92.0 %" in rows[0]
+    assert "winner 90.0 %" in rows[1]
+    assert all("%" not in row for row in rows[2:])  # not measured, or chosen by it
 
 
 def test_a_leaderboard_leaves_out_columns_before_it_folds_designs_to_letters() -> None:

@@ -70,6 +70,15 @@ class Store(Runs, FinalTrials):
             blob = designs_blob(designs)
             connection.execute(study_designs.insert().values(study_id=record.run_id, designs=blob))
 
+    def grow(self, study_id: str, designs: Sequence[Design]) -> None:
+        """Give a study other designs, all that it has and more; its trials stay."""
+        blob = designs_blob(designs)
+        count = runs.update().where(runs.c.run_id == study_id).values(n_designs=len(designs))
+        mine = study_designs.update().where(study_designs.c.study_id == study_id).values(designs=blob)
+        with self._write() as connection:
+            connection.execute(count)
+            connection.execute(mine)
+
     def renew(self, study_id: str, *, pipeline: Mapping[str, Any], dataset_path: str) -> None:
         """Give a study that goes on what may have changed: device, executor, outputs, its data's place."""
         self._update(study_id, pipeline=mask_credentials(pipeline), dataset_path=dataset_path)

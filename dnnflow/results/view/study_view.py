@@ -151,8 +151,7 @@ class StudyView:
     @property
     def taken(self) -> Tested | None:
         """What is to be taken for new rows; None where nothing was measured."""
-        prefer = (self.record.pipeline.get("evaluation") or {}).get("prefer")
-        return taken_of(self.tested, prefers_small=prefer == "small")
+        return taken_of(self.tested, prefers_small=_prefers_small(self.record))
 
     @property
     def measured_rows(self) -> int:
@@ -323,6 +322,16 @@ def load_finals(
 def task_of_study(record: RunRecord) -> Task:
     """Return what a study's table has to predict; older ones have classes."""
     return Task(record.dataset.get("task", Task.CLASSIFICATION))
+
+
+def measured_best(record: RunRecord) -> Tested | None:
+    """Return what is to be taken of a study, if it was measured on rows that it was not chosen on."""
+    taken = taken_of(tested_in(record.outcome), prefers_small=_prefers_small(record))
+    return None if taken is None or is_selected_on_test(record) else taken
+
+
+def _prefers_small(record: RunRecord) -> bool:
+    return (record.pipeline.get("evaluation") or {}).get("prefer") == "small"
 
 
 def metric_of_study(record: RunRecord) -> Metric:

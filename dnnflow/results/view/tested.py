@@ -63,6 +63,11 @@ class Tested:
         return parts[0] if is_plain else self.name
 
     @property
+    def role(self) -> Literal["winner", "ensemble"]:
+        """Which of a study's models it is."""
+        return "ensemble" if self.kind == "ensemble" else "winner"
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of `score`; None where the rows give none."""
         if self.low is not None and self.high is not None:

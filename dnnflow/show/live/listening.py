@@ -58,6 +58,8 @@ class LiveRuns:
         self._listener = listener
         self._tally: StudyTally | None = None
         self._publisher: _Publisher | None = None
+        self._told = ""
+        """The address that a notice has told: a study by time begins in each of its rounds."""
 
     def __call__(self, event: Event) -> None:
         """Begin, count or end."""
@@ -83,7 +85,9 @@ class LiveRuns:
         return None if client is None else open_page(client, self._listener)
 
     def _publish(self, url: str, client: "Client", name: str, numbers: Callable[[], Numbers]) -> None:
-        self._listener(Notice(f"live page {url}"))
+        if url != self._told:
+            self._told = url
+            self._listener(Notice(f"live page {url}"))
         self._publisher = _Publisher(client, name, numbers)
         self._publisher.start()
 

@@ -65,15 +65,16 @@ def estimate_of(pipeline: Pipeline, profile: Profile) -> Estimate:
     sizes = [count_parameters(one, features, outputs) for one in designs if one.reference is None]
     cost_s = cost_of(designs, TableShape(rows, features, outputs), pipeline) * total / max(1, len(designs))
     cores = pipeline.executor.workers or os.cpu_count() or 1
+    by_time_s = None if pipeline.minutes is None else 60 * pipeline.minutes
     return Estimate(
         valid=True,
-        designs=total,
+        designs=total if by_time_s is None else None,
         sampled=len(designs),
         features=features,
         classes=outputs,
         parameters=Spread(least=min(sizes), median=median(sizes), most=max(sizes)) if sizes else None,
-        processor_s=cost_s,
-        seconds_s=START_S + cost_s / max(1, min(cores, total)),
+        processor_s=cost_s if by_time_s is None else by_time_s * cores,
+        seconds_s=by_time_s or START_S + cost_s / max(1, min(cores, total)),
         problems=[],
     )
 
@@ -82,7 +83,7 @@ def sample(pipeline: Pipeline) -> tuple[int, list[Design]]:
     """Return how many designs a pipeline has, and some of them."""
     space = pipeline.space.to_space()
     length = space.length()
-    wanted = pipeline.designs
+    wanted = SAMPLE if pipeline.minutes is not None else pipeline.designs
     total = min((one for one in (length, wanted) if one is not None), default=1) * space.repetitions
     if pipeline.space.explicit or (pipeline.strategy == "grid" and total <= SAMPLE):
         return total, list(islice(space.grid(), min(total, SAMPLE)))

@@ -15,7 +15,7 @@ from dnnflow.events import Command
 from dnnflow.paths import Workspace
 from dnnflow.results.store.run_record import RunKind, RunRecord, RunState, safe_link
 from dnnflow.results.view.overview import RECENT_S, Grid, Totals, count_trials, grid, totals
-from dnnflow.results.view.study_view import metric_of_study
+from dnnflow.results.view.study_view import measured_best, metric_of_study
 from dnnflow.web.contract.replies import (
     Best,
     CellGrid,
@@ -150,7 +150,7 @@ class Views:
             failed=counts[TrialState.FAILED] + counts[TrialState.LOST],
             missing=missing,
             rate=rate,
-            eta_s=missing / rate if rate and missing is not None else None,
+            eta_s=_eta_s(record, missing, rate),
             best=counted.best if counted else None,
             elapsed_s=_elapsed_s(record),
             training_s=counted.totals.training_s if counted else 0.0,
@@ -209,6 +209,10 @@ class Views:
     def _summary(self, record: RunRecord) -> StudySummary:
         status = self._status(record, live=False)
         is_training = record.kind is RunKind.TRAINING
+        measured = None if is_training else measured_best(record)
+        score = status.best.score if status.best else None
+        if measured is not None:
+            score = measured.score
         return StudySummary(
             study_id=record.run_id,
             kind="train" if is_training else "study",
@@ -218,8 +222,9 @@ class Views:
             total=status.total,
             completed=status.completed,
             failed=status.failed,
-            best_score=status.best.score if status.best else None,
-            best_text=status.best.text if status.best else None,
+            best_score=score,
+            best_text=None if score is None else metric_of_study(record).text(score),
+            best_of=measured.role if measured else "screen" if status.best else None,
             created_at=status.created_at,
             updated_at=status.updated_at,
         )
@@ -352,6 +357,16 @@ def is_named(name: str, part: str | None) -> bool:
 def place_of(record: RunRecord) -> tuple[str, str]:
     """Return what lists are ordered by, the last first."""
     return record.created_at, record.run_id
+
+
+def _eta_s(record: RunRecord, missing: int | None, rate: float | None) -> float | None:
+    """Return seconds until all designs are trained; a study by time knows better than its round's designs."""
+    if not rate or missing is None:
+        return None
+    if record.pipeline.get("minutes") is not None:
+        told: float | None = (record.progress or {}).get("eta_s")
+        return told
+    return missing / rate
 
 
 def _designs_asked_for(record: RunRecord) -> int | None:

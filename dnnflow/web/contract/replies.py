@@ -114,6 +114,9 @@ class StudySummary(ApiReply):
     """Failed or lost with their worker."""
     best_score: float | None
     """Its best, of the study's metric; null before the first completed trial."""
+    best_of: Literal["ensemble", "winner", "screen"] | None
+    """Whose it is: the ensemble's or the winner's on the test rows, where nothing was chosen by these; else
+    that of the best of the screen, on the rows that designs are compared on."""
     best_text: str | None
     """The same as it is usually written."""
     created_at: str
