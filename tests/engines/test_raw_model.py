@@ -1,8 +1,8 @@
 """Models that take raw rows in plain Keras or ONNX say what dnnflow says."""
 
-import dataclasses
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dnnflow.engines.keras.raw_model import coarse_columns, raw_model
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.run.model_export import export_model
 from dnnflow.run.saved_model import SavedModel, load_model, write_model
-from dnnflow.table.columns.preprocess import NumberColumn, Preprocessing
+from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
 
@@ -39,10 +39,10 @@ def table(rows: int = 60) -> pd.DataFrame:
     return frame.assign(kind=np.where(frame["depth"] > 40, "deep", "flat"), load=frame["depth"] * 1000)
 
 
-def saved(folder: Path, label: str, **recipe: Any) -> Path:
-    """Write a model of the table with weights of chance."""
+def saved(folder: Path, label: str, frame: pd.DataFrame | None = None, **recipe: Any) -> Path:
+    """Write a model of the table, or of another one with its columns, with weights of chance."""
     path = folder / "table.csv"
-    table().to_csv(path, index=False)
+    (table() if frame is None else frame).to_csv(path, index=False)
     dropped = {"kind": "load", "load": "kind"}[label]
     made = Recipe.from_dict({"label": label, "drop": [dropped], "missing_values": ["-7.7"], **recipe})
     dataset = ingest(Source(url=str(path)), made, folder)
@@ -137,19 +137,31 @@ def test_what_is_no_graph_or_no_layer_is_refused(tmp_path: Path) -> None:
         export_model(tmp_path / "none.keras", tmp_path / "x.keras")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rounded(NumberColumn):
-    """A column of another kind than layers are made for."""
+@pytest.mark.parametrize(
+    ("of_row", "recipe"),
+    [(lambda row: f"2024-01-{row % 28 + 1:02d}", {}), (lambda row: f"0:{row % 50:02d}:07", {}),
+     (lambda row: f"town {row}", {"categories": "hash"})],
+    ids=["dates", "durations", "hashed"],
+)  # fmt: skip
+def test_columns_that_layers_cannot_read_are_refused(
+    of_row: Callable[[int], str], recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    made = table(90).assign(other=[of_row(row) for row in range(90)])
+    model = load_model(saved(tmp_path, "kind", made, **recipe))
+    with pytest.raises(InputError, match="what becomes of a column, got column 'other'"):
+        raw_model(model.preprocessing, model.model)
 
 
-def test_a_column_of_another_kind_is_refused(tmp_path: Path) -> None:
-    model = load_model(saved(tmp_path, "kind"))
-    first, *others = model.preprocessing.columns
-    assert isinstance(first, NumberColumn)
-    own = _Rounded(**vars(first))
-    changed = dataclasses.replace(model.preprocessing, columns=(own, *others))
-    with pytest.raises(InputError, match="what becomes of a column, got column 'depth'"):
-        raw_model(changed, model.model)
+def test_rare_texts_share_a_column(tmp_path: Path) -> None:
+    towns = [f"town {row % 70 if row < 280 else row}" for row in range(290)]
+    made = table(290).assign(town=towns)
+    model = load_model(saved(tmp_path, "kind", made))
+    assert any(name.endswith("_other") for name in model.preprocessing.feature_names)
+    rows = made.assign(town=[*towns[:-1], "nowhere"])
+    found = raw_model(model.preprocessing, model.model).predict_on_batch(
+        raw_columns(rows, ("rock", "wet", "town"))
+    )
+    assert found == pytest.approx(expected(model, rows), abs=1e-6)
 
 
 def test_a_column_that_layers_encode_otherwise_is_refused(

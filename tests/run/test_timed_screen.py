@@ -20,7 +20,7 @@ from dnnflow.results.store.run_record import RunState
 from dnnflow.run import timed_screen
 from dnnflow.run.study import shards
 from dnnflow.run.timed_screen import EndTime, designs_that_fit, first_designs, with_designs
-from dnnflow.run.widen import _study_of
+from dnnflow.run.widen import study_of
 from dnnflow.settings import Settings
 from tests.conftest import PIPELINES, begin_study
 
@@ -136,7 +136,7 @@ def test_a_study_by_time_is_the_one_of_its_number_of_designs(settings: Settings,
     # The same description finds it, finished
     assert run_study(pipeline(), settings=settings, listener=ignore).id == study.id
     assert open_study(study.id, settings=settings).finish(listener=ignore).pipeline.designs == 10
-    assert _study_of(pipeline(), study.store) is not None
+    assert study_of(pipeline(), study.store) is not None
     # A number of designs comes to the same
     plain = {name: value for name, value in pipeline().plain().items() if name != "minutes"}
     other = run_study({**plain, "designs": 10}, settings=settings, listener=ignore)

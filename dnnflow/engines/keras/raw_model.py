@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError, InputError
 from dnnflow.table.columns.kinds import Task, in_any_case
-from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing, TextColumn
+from dnnflow.table.columns.preprocess import FittedColumn, NumberColumn, Preprocessing, TextColumn, TimeColumn
 from dnnflow.table.columns.targets import Targets
+from dnnflow.table.columns.times import TimeStyle
 
 NETWORK = "network"
 """Name of the layer that is the network."""
@@ -88,8 +89,12 @@ def _input_names(names: Sequence[str]) -> list[str]:
 def _encoder(preprocessing: Preprocessing) -> keras.Model:
     """Return the model from raw columns to features, (rows, n_features), and NaN for rows not to be known."""
     columns = preprocessing.columns
-    if other := [column.name for column in columns if type(column) not in (NumberColumn, TextColumn)]:
-        raise _inexpressible(other[0], "it is neither a number nor a category")
+    for column in columns:
+        if isinstance(column, TextColumn):
+            if column.buckets:
+                raise _inexpressible(column.name, "its texts are hashed")
+        elif isinstance(column, TimeColumn) or isinstance(column.style, TimeStyle):
+            raise _inexpressible(column.name, "it holds dates, times or durations")
     inputs = [keras.Input((1,), dtype=_dtype(column), name=f"column_{place}")
               for place, column in enumerate(columns)]  # fmt: skip
     numbers = [(place, column) for place, column in enumerate(columns) if isinstance(column, NumberColumn)]
@@ -213,8 +218,8 @@ def _check(preprocessing: Preprocessing, encoder: keras.Model) -> None:
 
 def _probes(column: FittedColumn, preprocessing: Preprocessing) -> list[Any]:
     """Return raw values of a column, of all kinds that it may have."""
-    if isinstance(column, TextColumn):
-        return [*_texts(column, preprocessing), *UNSEEN]
+    if not isinstance(column, NumberColumn):
+        return [*_texts(column, preprocessing), *UNSEEN] if isinstance(column, TextColumn) else []
     low, high, spread = column.low, column.high, column.spread or 1.0
     missing = [] if column.fill is None else [math.nan, *preprocessing.markers.numbers]
     return [low, high, low / 2 + high / 2, low - spread, high + 2.5 * spread, 0.0, *missing]
