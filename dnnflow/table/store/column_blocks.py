@@ -130,7 +130,7 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
     own = {name for name, style in plan.styles.items() if style.any_affix}
     is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
     return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
-                  (*_notes_of_text(table), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
+                  (*text_notes(table.texts), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
 
 
 def _settled(style: NumberStyle, facts: ColumnFacts) -> NumberStyle:
@@ -162,17 +162,18 @@ def _corrected(plan: ParsePlan, read: "_Read") -> ParsePlan:
     return replace(plan, text=frozenset(text), styles=styles)
 
 
-def _notes_of_text(table: Table) -> Iterator[str]:
-    guessed = [part for part in table.texts if part.is_guessed]
+def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
+    """Yield what a person should know of how the texts of a table were read."""
+    guessed = [part for part in texts if part.is_guessed]
     for part in guessed[:1]:
         yield (
             f"the text{_of(guessed)} is not UTF-8 and was read as {part.encoding}; if letters are wrong, set "
             "encoding"
         )
-    skipping = [part for part in table.texts if part.dialect.skipped]
+    skipping = [part for part in texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
-    odd = [part for part in table.texts
+    odd = [part for part in texts
            if part.keel is None and part.dialect.header and looks_like_values(part.columns)]  # fmt: skip
     for part in odd[:1]:
         yield f"the first line{_of(odd)}, {in_a_list(part.columns, 5)}, is taken for names{HEADERLESS}"
@@ -182,6 +183,20 @@ def _of(parts: Sequence[TextPart]) -> str:
     """Return of which texts a note is: the first one, and how many more."""
     more = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
     return f" {parts[0].name}{more}" if parts[0].name else more
+
+
+def column_notes(
+    plan: ParsePlan,
+    facts: dict[str, ColumnFacts],
+    rows: int,
+    found: set[str],
+    styles: Mapping[str, NumberStyle],
+) -> Iterator[str]:
+    """Yield what a person should know of how the columns of a table were read.
+
+    `found` are the user's markers of missing values that stand in it.
+    """
+    return _notes(plan, _Read([], [], facts, rows, found=found), styles)
 
 
 def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle]) -> Iterator[str]:

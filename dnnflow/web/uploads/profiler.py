@@ -11,28 +11,22 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
-from dnnflow.table.columns.kinds import ColumnKind, Markers, check_columns
+from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, Markers, check_columns
+from dnnflow.table.formats.file_kind import HEAD_BYTES as KIND_BYTES
+from dnnflow.table.formats.file_kind import file_kind, suffix_of
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
 from dnnflow.table.text.encodings import legacy_encoding
-from dnnflow.table.text.inference import (
-    BadValue,
-    ColumnFacts,
-    ParsePlan,
-    decide,
-    fault,
-    first_plan,
-    merge_facts,
-    parse_block,
-)
+from dnnflow.table.text.inference import BadValue, ParsePlan, first_plan
 from dnnflow.table.text.source_text import (
     RECORD_BYTES,
     Cutter,
@@ -46,8 +40,8 @@ from dnnflow.table.text.source_text import (
     unpacked,
 )
 from dnnflow.web.contract.web_config import UploadLimits
-from dnnflow.web.uploads.column_counts import NumberCounts, TextCounts
-from dnnflow.web.uploads.profile import ColumnProfile, Profile
+from dnnflow.web.uploads.profile import Profile
+from dnnflow.web.uploads.table_counts import TableCounts
 
 BLOCK_BYTES = 4 << 20
 """Text that is parsed at a time: what may be left to do when the last byte is there."""
@@ -74,6 +68,10 @@ class SentSource(NamedTuple):
     encoding: str | None
     header: bool
     storage_options: Mapping[str, Any]
+    format: str | None = None
+    sheet: str | None = None
+    query: str | None = None
+    missing_values: tuple[str, ...] = ()
 
 
 class GrowingFile(io.RawIOBase):
@@ -83,6 +81,7 @@ class GrowingFile(io.RawIOBase):
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("rb", buffering=0)
         self._news = threading.Condition()
         self._size, self._whole = 0, False
@@ -196,7 +195,8 @@ class TextReader:
         self.encoding = encoding or encoding_of(first, source)
         plain = not compressed and self.encoding in ("utf-8", "utf-8-sig")
         self.start = 3 if plain and first.startswith(b"\xef\xbb\xbf") else 0
-        raw = self._unpacked(stream, first[self.start :])
+        with_first = chain([first[self.start :]], _read_on(stream, source))
+        raw = within_limits(with_first, self.start, file, self._limits)
         self._pieces = self._checked(decoded(raw, self.encoding))
         return self._dialect()
 
@@ -271,26 +271,6 @@ class TextReader:
         del data
         yield from self._pieces
 
-    def _unpacked(self, stream: Any, first: bytes) -> Iterator[bytes]:
-        """Yield the bytes behind the compression, within the limits."""
-        piece, size, limits = first, self.start, self._limits
-        while piece:
-            size += len(piece)
-            sent = max(self._file.tell(), 1)
-            if size > _EXPANSION_BYTES and size / sent > limits.expansion:
-                raise LimitError(
-                    f"a compressed table may unpack to at most {limits.expansion:g} times its size, got more "
-                    f"than {size / sent:.0f} times; send it with less compression"
-                )
-            if size > limits.text_bytes:
-                raise LimitError(
-                    f"a table may have at most {limits.text_bytes} bytes unpacked, got more; send fewer rows "
-                    "or columns"
-                )
-            yield piece
-            with readable(self._source):
-                piece = bytes(stream.read(_PIECE_BYTES))
-
     def _checked(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
         any_byte = self.encoding == "latin-1"
         for piece in pieces:
@@ -299,51 +279,90 @@ class TextReader:
             yield piece
 
 
-@dataclass
-class _Pass:
-    """Counts gathered in one pass over the text."""
+def _read_on(stream: Any, source: TextSource) -> Iterator[bytes]:
+    while True:
+        with readable(source):
+            piece = bytes(stream.read(_PIECE_BYTES))
+        if not piece:
+            return
+        yield piece
 
-    plan: ParsePlan
-    block_bytes: int
-    facts: dict[str, ColumnFacts]
-    numbers: dict[str, NumberCounts]
-    texts: dict[str, TextCounts]
-    examples: tuple[tuple[str, ...], ...] = ()
-    rows: int = 0
-    first_rows: list[int] = field(default_factory=list)
-    """Rows before each block."""
 
-    @classmethod
-    def begin(cls, plan: ParsePlan, block_bytes: int, head: Block) -> "_Pass":
-        facts = {name: ColumnFacts() for name in plan.features}
-        numbers = {name: NumberCounts() for name in plan.numbers}
-        texts = {name: TextCounts() for name in plan.texts}
-        return cls(plan, block_bytes, facts, numbers, texts, _examples(head.read(), plan.dialect))
+def within_limits(
+    pieces: Iterable[bytes], start: int, file: GrowingFile, limits: UploadLimits
+) -> Iterator[bytes]:
+    """Yield the bytes behind a file's compression; `start` of them were left out.
 
-    def add(self, block: Block) -> None:
-        """Check and count a block's rows.
+    Raises
+    ------
+    LimitError
+        If there are more than allowed.
+    """
+    size = start
+    for piece in pieces:
+        size += len(piece)
+        sent = max(file.tell(), 1)
+        if size > _EXPANSION_BYTES and size / sent > limits.expansion:
+            raise LimitError(
+                f"a compressed table may unpack to at most {limits.expansion:g} times its size, got more "
+                f"than {size / sent:.0f} times; send it with less compression"
+            )
+        if size > limits.text_bytes:
+            raise LimitError(
+                f"a table may have at most {limits.text_bytes} bytes unpacked, got more; send fewer rows "
+                "or columns"
+            )
+        yield piece
 
-        Raises
-        ------
-        RowError
-        """
-        self.first_rows.append(self.rows)
-        facts = parse_block(block, self.plan, None)
-        if facts.error:
-            raise RowError(*facts.error)
-        merge_facts(self.facts, facts, self.plan)
-        if (kept := facts.kept) is not None:
-            for name, counted in self.numbers.items():
-                counted.add(kept.number(name))
-            for name, texts in self.texts.items():
-                texts.add(kept.text(name))
-        self.rows += facts.rows
+
+def profile_upload(file: GrowingFile, source: SentSource, limits: UploadLimits, scratch: Path) -> Profile:
+    """Check and profile a table of any kind.
+
+    Parameters
+    ----------
+    file
+        As it was sent; it may still grow.
+    source
+        How it is written; its `url` is the sender's name of it.
+    limits
+        More is refused.
+    scratch
+        An empty directory.
+
+    Raises
+    ------
+    DataError
+        If no dataset can be made of it.
+    LimitError
+        If it is larger than allowed.
+    """
+    with readable(source), unpacked(file) as (stream, is_compressed):
+        head = bytes(stream.read(KIND_BYTES))
+    kind = source.format or file_kind(head, suffix_of(source.url), is_delimited=source.delimiter is not None)
+    for option, wanted, what in (("query", "sql", "databases"), ("sheet", "excel", "workbooks")):
+        if getattr(source, option) is not None and kind != wanted:
+            raise DataError(f"{option} is for {what}, got one for a table of kind {kind}; leave it out")
+    said = {"missing_values": list(source.missing_values)} if source.missing_values else {}
+    if kind == "csv":
+        profile = profile_file(file, source, limits, missing=source.missing_values)
+        return replace(profile, reading={"format": "csv", **profile.reading, **said})
+    from dnnflow.web.uploads.typed_profile import profile_typed
+
+    file.seek(0)
+    path = scratch / "unpacked"
+    with readable(source), unpacked(file) as (stream, _), path.open("wb") as out:
+        for piece in within_limits(_read_on(stream, source), 0, file, limits):
+            if is_compressed:  # else it is read to its end only
+                out.write(piece)
+    profile = profile_typed(path if is_compressed else file.path, kind, source, limits, scratch)
+    return replace(profile, reading={**profile.reading, **said})
 
 
 def profile_file(
-    file: GrowingFile, source: TextSource, limits: UploadLimits, *, quick: bool = True
-) -> Profile:
-    """Check every row of a table and profile its columns.
+    file: GrowingFile, source: TextSource, limits: UploadLimits, *, quick: bool = True,
+    missing: Sequence[str] = (),
+) -> Profile:  # fmt: skip
+    """Check every row of a text with delimiters and profile its columns.
 
     Parameters
     ----------
@@ -355,6 +374,8 @@ def profile_file(
         More is refused.
     quick
         Whether a table that is longer than its head may be parsed by the quick reader.
+    missing
+        What stands for a missing value besides what always does.
 
     Raises
     ------
@@ -363,24 +384,14 @@ def profile_file(
     LimitError
         If it is larger than allowed.
     """
+    table = _SentTable(file, source, limits, quick, Markers(tuple(missing)))
     try:
-        return _profile_as(file, source, limits, None, quick)
+        return table.profile()
     except UnicodeDecodeError:
         file.seek(0)
         with unpacked(file) as (stream, _):
             encoding = legacy_encoding(iter(lambda: bytes(stream.read(_PIECE_BYTES)), b""))
-        return _profile_as(file, source, limits, encoding, quick)
-
-
-def _profile_as(
-    file: GrowingFile, source: TextSource, limits: UploadLimits, encoding: str | None, quick: bool
-) -> Profile:
-    table = _SentTable(file, source, limits, encoding, quick)
-    found, profile = table.read(frozenset())
-    mixed = {n for n in found.numbers if found.facts[n].first_text is not None}
-    if mixed:  # text among numbers was not counted: once more, with these columns as text
-        found, profile = table.read(found.plan.text | mixed)
-    return replace(profile, columns=tuple(table.columns(found)))
+        return replace(table, encoding=encoding).profile()
 
 
 @dataclass(frozen=True)
@@ -390,93 +401,104 @@ class _SentTable:
     file: GrowingFile
     source: TextSource
     limits: UploadLimits
-    encoding: str | None
     quick: bool
+    markers: Markers
+    encoding: str | None = None
+    """What it is taken for, where nothing says it."""
 
-    def read(self, texts: frozenset[str]) -> tuple[_Pass, Profile]:
+    def profile(self) -> Profile:
+        """Check and count all rows, and once more where text stands among numbers: it was not counted."""
+        found, profile, dialect = self.read(frozenset())
+        if found.mixed:
+            found, profile, dialect = self.read(found.plan.text | found.mixed)
+        where = partial(self.where, found)
+        notes = (*self.text_notes(dialect), *found.notes())
+        return replace(profile, columns=tuple(found.columns(where, {})), notes=notes)
+
+    def read(self, texts: frozenset[str]) -> tuple[TableCounts, Profile, Dialect]:
         """Check and count all rows, with these columns as text; the profile has no columns yet."""
-        found: _Pass | None = None
+        found: TableCounts | None = None
+        examples: tuple[tuple[str, ...], ...] = ()
         with closing(TextReader(self.file, self.source, self.limits)) as reader:
             dialect, start = reader.open(self.encoding)
-            block_bytes = self._block_bytes(dialect)
             with ThreadPoolExecutor(1, thread_name_prefix="dnnflow-read") as pool:
-                for block in _ahead(pool, self.file, reader.blocks(start, block_bytes)):
+                for block in _ahead(pool, self.file, reader.blocks(start, self._block_bytes(dialect))):
                     try:
                         if found is None:
                             quick = self.quick and not reader.is_short
-                            found = _Pass.begin(_plan(block, dialect, texts, quick), block_bytes, block)
+                            found = TableCounts.of(_plan(block, dialect, texts, quick, self.markers))
+                            examples = first_rows(block.read(), dialect)
                         found.add(block)
                     except RowError as error:
-                        before, place = found.rows if found else 0, BadValue(block.index, error.row, "")
-                        where = self.where(block_bytes, before, place)
+                        where = self.where(found, BadValue(block.index, error.row, ""))
                         raise DataError(f"{where} {error.reason}") from None
-                    if found.rows > self.limits.rows:
-                        raise LimitError(
-                            f"a table may have at most {self.limits.rows} rows, got more; send fewer rows"
-                        )
+                    check_rows(found.rows, self.limits)
         if found is None or not found.rows:
             raise DataError(
                 "a table needs rows, got a header only; give a CSV with data, or say it has no header"
             )
         reading = {name: getattr(dialect, name) for name in ("delimiter", "quote", "header")}
         reading["encoding"] = reader.encoding
-        return found, Profile(found.rows, reader.text_bytes, (), found.examples, reading)
+        return found, Profile(found.rows, reader.text_bytes, (), examples, reading), dialect
 
     def _block_bytes(self, dialect: Dialect) -> int:
-        width = len(dialect.columns)
-        if width > self.limits.columns:
-            raise LimitError(
-                f"a table may have at most {self.limits.columns} columns, got {width}; leave some out"
-            )
-        check_columns(dialect.columns, (), {})
-        return min(max(BLOCK_BYTES, _COLUMN_BYTES * width), _WIDE_BLOCK_BYTES)
+        check_columns_of(dialect.columns, self.limits)
+        return min(max(BLOCK_BYTES, _COLUMN_BYTES * len(dialect.columns)), _WIDE_BLOCK_BYTES)
 
-    def where(self, block_bytes: int, rows_before: int, place: BadValue) -> str:
+    def where(self, found: TableCounts | None, place: BadValue) -> str:
         """Return row and line of a place, in words; this reads the text up to there once more."""
+        rows_before = found.first_rows[place.block] if found and place.block < len(found.first_rows) else 0
         with closing(TextReader(self.file, self.source, self.limits)) as reader:
             dialect, start = reader.open(self.encoding)
             line = 1 + reader.lines_before(start)
-            for block in reader.blocks(start, block_bytes):
+            for block in reader.blocks(start, self._block_bytes(dialect)):
                 if block.index == place.block:
                     line += line_in(block.read(), dialect, place.row) - 1
                     break
                 line += block.read().count(b"\n")
         return f"row {rows_before + place.row} (line {line})"
 
-    def columns(self, found: _Pass) -> Iterator[ColumnProfile]:
-        """Yield the profiles of all columns.
+    def text_notes(self, dialect: Dialect) -> Iterator[str]:
+        """Yield what a person should know of how the text was read."""
+        from dnnflow.table.store.column_blocks import text_notes
+        from dnnflow.table.store.table_parts import TextPart
 
-        Raises
-        ------
-        DataError
-            If a value breaks a rule in a column that cannot be the label either, or no column is of use.
-        """
-        useful = 0
-        for name, facts in found.facts.items():
-            kind = decide(facts, forced_text=False)
-            counts = found.numbers.get(name) or found.texts[name]
-            if facts.numbers < facts.values and facts.dress.style(facts.values) is not None:
-                kind, facts = ColumnKind.NUMBER, replace(facts, first_text=None)
-            profile = counts.profile(name, kind, found.rows, facts)
-            place, reason = fault(name, kind, facts, forced_text=False)
-            if place is not None:
-                where = self.where(found.block_bytes, found.first_rows[place.block], place)
-                reason = f"{where}, {reason}"
-                if profile.label_problem is not None:
-                    raise DataError(reason)
-            useful += kind is not ColumnKind.EMPTY
-            yield replace(profile, feature_problem=reason or None)
-        if useful < 2:
-            name = next(iter(found.facts))
-            raise DataError(
-                f"a table needs a feature column with values, got none besides the label {name!r}; "
-                "check delimiter and drop"
-            )
+        text = Head(Path(self.source.url), 0, 0, "", (), (0, 0))
+        is_guessed = self.encoding is not None
+        yield from text_notes(
+            [TextPart(text, dialect, 0, is_guessed=is_guessed, encoding=self.encoding or "")]
+        )
 
 
-def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool) -> ParsePlan:
+def check_rows(rows: int, limits: UploadLimits) -> None:
+    """Refuse a table of too many rows.
+
+    Raises
+    ------
+    LimitError
+    """
+    if rows > limits.rows:
+        raise LimitError(f"a table may have at most {limits.rows} rows, got more; send fewer rows")
+
+
+def check_columns_of(columns: Sequence[str], limits: UploadLimits) -> None:
+    """Refuse a table of too many columns, or with a name twice.
+
+    Raises
+    ------
+    LimitError, DataError
+    """
+    if len(columns) > limits.columns:
+        raise LimitError(
+            f"a table may have at most {limits.columns} columns, got {len(columns)}; leave some out"
+        )
+    check_columns(tuple(columns), (), {})
+
+
+def _plan(head: Block, dialect: Dialect, texts: frozenset[str], quick: bool, markers: Markers) -> ParsePlan:
     """Plan by the first records, as the intake does; no label is chosen yet."""
-    draft = ParsePlan(dialect, (), dialect.columns, texts, Markers(), quick)
+    of_labels = replace(markers, standard=STANDARD_LABEL_MARKERS)
+    draft = ParsePlan(dialect, (), dialect.columns, texts, markers, quick, label_markers=of_labels)
     cutter = Cutter(dialect.quote.encode(), head.start, _SAMPLE_BYTES)
     cutter.feed(head.read())
     end = min([*cutter.cuts, head.end])
@@ -496,7 +518,7 @@ def _ahead(pool: ThreadPoolExecutor, file: GrowingFile, blocks: Iterator[Block])
             file.finish()  # nobody wants what may come: the thread must not wait for it
 
 
-def _examples(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:
+def first_rows(head: bytes, dialect: Dialect) -> tuple[tuple[str, ...], ...]:
     """Return the first rows as they are written; long values are cut."""
     lines = io.TextIOWrapper(io.BytesIO(head), "utf-8", "replace", newline="")  # decodes as far as it is read
     quoting = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
@@ -533,8 +555,8 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Profile the file named by the first argument, written as the second says, within the third's limits."""
-    path, source, limits = sys.argv[1], *map(json.loads, sys.argv[2:])
+    """Profile the file of the first argument, with the directory, source and limits of the others."""
+    path, scratch, source, limits = *sys.argv[1:3], *map(json.loads, sys.argv[3:])
     file = GrowingFile(Path(path))
     done = threading.Event()
     threading.Thread(target=_follow, args=(sys.stdin, file), daemon=True).start()
@@ -542,7 +564,9 @@ def main() -> None:
     reporting.start()
     answer: dict[str, Any]
     try:
-        answer = {"profile": profile_file(file, SentSource(**source), UploadLimits(**limits)).to_dict()}
+        source["missing_values"] = tuple(source["missing_values"])
+        profile = profile_upload(file, SentSource(**source), UploadLimits(**limits), Path(scratch))
+        answer = {"profile": profile.to_dict()}
     except LimitError as error:
         answer = {"limit": str(error)}
     except DataError as error:
