@@ -150,7 +150,7 @@ class Views:
             failed=counts[TrialState.FAILED] + counts[TrialState.LOST],
             missing=missing,
             rate=rate,
-            eta_s=missing / rate if rate and missing is not None else None,
+            eta_s=(record.progress or {}).get("eta_s") if state in ("running", "pausing") else None,
             best=counted.best if counted else None,
             elapsed_s=_elapsed_s(record),
             training_s=counted.totals.training_s if counted else 0.0,
@@ -331,6 +331,7 @@ def dataset_facts(described: Mapping[str, Any]) -> DatasetFacts | None:
         classes=len(names),
         label=label_text(described),
         classes_names=names[:MOST_CLASS_NAMES],
+        notes=[str(note) for note in described.get("notes") or ()],
     )
 
 

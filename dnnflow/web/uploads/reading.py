@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dnnflow.parameters import Parameters
+from dnnflow.parameters import CheckedParameters
 from dnnflow.table.columns.recipe import Source
 
 UploadFormat = Literal[
@@ -13,8 +13,14 @@ UploadFormat = Literal[
 MOST_QUERY = 10_000
 
 
-class Reading(Parameters):
-    """How an upload is read; what is absent is found out."""
+class UploadReading(CheckedParameters):
+    """How an upload is read; what is absent is found out.
+
+    Raises
+    ------
+    InputError
+        If a field breaks its rule.
+    """
 
     format: UploadFormat | None = None
     """What the file is; found by its first bytes, then by the end of its name, where absent."""
@@ -29,8 +35,8 @@ class Reading(Parameters):
     sheet: str | None = Field(default=None, max_length=200, examples=["Sheet1"])
     """Name of the sheet of a workbook; the first where absent."""
     query: str | None = Field(default=None, max_length=MOST_QUERY, examples=["SELECT a, b FROM flowers"])
-    """SELECT, or name of a table, of an SQLite file; not needed where it has one table. It reaches nothing else
-    than that file."""
+    """SELECT, or name of a table, of an SQLite file; not needed where it has one table. It reaches no other
+    file."""
     missing_values: list[Annotated[str, Field(max_length=200)]] = Field(
         default=[], max_length=100, examples=[["-999"]]
     )

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -28,12 +28,15 @@ from dnnflow.table.store.table_parts import TablePart, TextPart, TypedPart
 from dnnflow.table.text.csv_reader import Dialect, RowError
 from dnnflow.table.text.inference import BadValue, ColumnFacts, ParsePlan
 from dnnflow.web.contract.web_config import UploadLimits
-from dnnflow.web.uploads.profile import Profile
-from dnnflow.web.uploads.profiler import BLOCK_BYTES, check_columns_of, check_rows, first_rows
+from dnnflow.web.uploads.profile import ColumnProfile, Profile
 from dnnflow.web.uploads.table_counts import TableCounts
-
-if TYPE_CHECKING:
-    from dnnflow.web.uploads.profiler import SentSource
+from dnnflow.web.uploads.text_profile import (
+    BLOCK_BYTES,
+    SentSource,
+    check_columns_of,
+    check_rows,
+    first_rows,
+)
 
 _NOTHING = ColumnFacts()
 _FIRST_ROWS, _SHOWN = 10, 1000
@@ -43,7 +46,7 @@ _EXPANSION_BYTES = 10 << 20
 
 
 def profile_typed(
-    path: Path, kind: str, source: "SentSource", limits: UploadLimits, scratch: Path
+    path: Path, kind: str, source: SentSource, limits: UploadLimits, scratch: Path, *, only_look: bool
 ) -> Profile:
     """Check every row of a table and profile its columns.
 
@@ -59,6 +62,8 @@ def profile_typed(
         More is refused.
     scratch
         A directory for what must be kept on disk meanwhile.
+    only_look
+        Whether to return names and first rows only.
 
     Raises
     ------
@@ -69,13 +74,16 @@ def profile_typed(
     """
     try:
         _check_file(path, kind, limits)
-        given = Source(url=str(path), format=kind, encoding=source.encoding, header=source.header,
-                       quote=source.quote, sheet=source.sheet, query=source.query)  # fmt: skip
-        parts = _parts(path, kind)
-        if kind == "sql":
-            _check_query(path, source.query, parts, limits)
+        parts, query = _parts(path, kind), source.query
+        if kind == "sql" and (asked := _select(query, parts)):
+            most = _FIRST_ROWS if only_look else limits.rows + 1
+            _check_query(path, asked, parts, most, limits)
+            query = f"SELECT * FROM ({asked}) LIMIT {most}" if only_look else query
+        given = Source(url=str(path), format=cast(Any, kind), encoding=source.encoding, header=source.header,
+                       quote=source.quote, sheet=source.sheet, query=query)  # fmt: skip
         (part,) = open_parts([FoundTable(given, kind)], scratch / "rows", BLOCK_BYTES)
-        return _TypedTable(part, kind, source, limits).profile(path.stat().st_size, parts)
+        table = _TypedTable(part, kind, source, limits)
+        return table.look() if only_look else table.profile(path.stat().st_size, parts)
     except DnnflowError as error:  # the sender knows the file by another name
         told = str(error)
         for place in (f"sqlite:///{path}", str(path)):
@@ -86,12 +94,17 @@ def profile_typed(
 class _TypedTable:
     """A table of one file."""
 
-    def __init__(self, part: TablePart, kind: str, source: "SentSource", limits: UploadLimits) -> None:
+    def __init__(self, part: TablePart, kind: str, source: SentSource, limits: UploadLimits) -> None:
         self._part, self._kind, self._source, self._limits = part, kind, source, limits
         check_columns_of(part.columns, limits)
         if isinstance(part, TypedPart):
             check_rows(part.source.rows, limits)
         self._refused = dict(_refused(part))
+
+    def look(self) -> Profile:
+        """Return names and first rows."""
+        columns = tuple(ColumnProfile(name, "", 0, 0) for name in self._part.columns)
+        return Profile(0, 0, columns, self._first_rows())
 
     def profile(self, size: int, parts: Sequence[str]) -> Profile:
         """Check and count all rows, and once more where text stands among numbers: it was not counted."""
@@ -106,7 +119,7 @@ class _TypedTable:
 
     def _reading(self) -> dict[str, Any]:
         given = self._source
-        of_kind = {
+        of_kind: dict[str, dict[str, Any]] = {
             "excel": {"sheet": given.sheet, "header": given.header}, "sql": {"query": given.query},
             "arff": {"encoding": given.encoding}, "keel": {"encoding": given.encoding},
         }  # fmt: skip
@@ -170,7 +183,9 @@ class _TypedTable:
 
 def _refused(part: TablePart) -> Iterator[tuple[str, str]]:
     """Yield the columns of types that no study takes, and why."""
-    for field in part.source.schema if isinstance(part, TypedPart) else ():
+    if isinstance(part, TextPart):
+        return
+    for field in part.source.schema:
         try:
             check_features(part.source.schema, (field.name,))
         except DataError as error:
@@ -206,28 +221,30 @@ def _parts(path: Path, kind: str) -> list[str]:
     return []
 
 
-def _check_query(path: Path, query: str | None, tables: Sequence[str], limits: UploadLimits) -> None:
-    """Refuse a query that finds more rows than allowed, before any is kept.
+def _select(query: str | None, tables: Sequence[str]) -> str | None:
+    """Return a query as one that can stand in brackets; None where it is refused by name later."""
+    if query is not None and len(query.split()) > 1:
+        return f"{query}\n"
+    name = tables[0] if query is None and len(tables) == 1 else query
+    return None if name not in tables else 'SELECT * FROM "{}"'.format(str(name).replace('"', '""'))
+
+
+def _check_query(path: Path, query: str, tables: Sequence[str], most: int, limits: UploadLimits) -> None:
+    """Refuse what is no SELECT, and one that finds more rows than allowed before any is kept.
 
     Raises
     ------
-    LimitError
+    DataError, LimitError
     """
-    is_select = query is not None and len(query.split()) > 1
-    if not is_select and query not in tables and (query is not None or len(tables) != 1):
-        return  # refused by name where it is opened
-    name = (query or tables[0]).replace('"', '""') if not is_select else ""
-    asked = f"{query}\n" if is_select else f'SELECT * FROM "{name}"'
     try:
         with closing(open_sqlite(path)) as opened:
-            opened.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 26)
-            counted = f"SELECT count(*) FROM (SELECT 1 FROM ({asked}) LIMIT {limits.rows + 1})"
+            counted = f"SELECT count(*) FROM (SELECT 1 FROM ({query}) LIMIT {most})"
             check_rows(opened.execute(counted).fetchone()[0], limits)
     except (sqlite3.Error, sqlite3.Warning) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"a query must be one SELECT of the database's own tables, got {quoted(str(query))}: {reason}; "
-            f"there are: {', '.join(tables[:20])}"
+            f"a query must be one SELECT of the database's own tables, got {quoted(query.strip())}: "
+            f"{reason}; there are: {', '.join(map(quoted, tables[:20]))}"
         ) from None
 
 
@@ -257,19 +274,18 @@ def _check_file(path: Path, kind: str, limits: UploadLimits) -> None:
 def _check_hdf5(path: Path) -> None:
     import h5py
 
-    def check(name: str, link: Any) -> None:
+    def elsewhere(name: str, link: Any) -> str | None:
         if isinstance(link, h5py.ExternalLink):
-            raise _elsewhere(f"a link to another file at {name!r}")
+            return f"a link to another file at {name!r}"
         one = file.get(name) if isinstance(link, h5py.HardLink) else None
         if isinstance(one, h5py.Dataset) and (one.external or one.is_virtual):
-            raise _elsewhere(f"{name!r} with its values in another file")
+            return f"{name!r} with its values in another file"
+        return None
 
     try:
         with h5py.File(path, "r") as file:
-            file.visititems_links(check)
+            found = file.visititems_links(elsewhere)
     except OSError:
         return  # told where it is opened
-
-
-def _elsewhere(what: str) -> DataError:
-    return DataError(f"an uploaded HDF5 file must hold its arrays itself, got {what}; copy them into it")
+    if found:
+        raise DataError(f"an uploaded HDF5 file must hold its arrays itself, got {found}; copy them into it")

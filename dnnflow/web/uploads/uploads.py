@@ -25,7 +25,7 @@ from dnnflow.results.store.run_record import new_study_id
 from dnnflow.table.text.source_text import compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
-from dnnflow.web.uploads.reading import Reading
+from dnnflow.web.uploads.reading import UploadReading
 
 RECORD = "upload.json"
 
@@ -46,7 +46,7 @@ _EXIT_S = 5.0
 _LINE_BYTES = 512 << 20
 """A profile is one line."""
 
-AS_FOUND = Reading()
+AS_FOUND = UploadReading()
 """Nothing is said of how to read a file."""
 
 
@@ -66,14 +66,14 @@ class WebUpload:
     created_at: str
     expires_at: str
     profile: Profile
-    asked: Reading = AS_FOUND
+    asked: UploadReading = AS_FOUND
     """How it is to be read, where that is said."""
 
 
 class Receiver:
     """One upload on its way in: its file, and the process that parses it."""
 
-    def __init__(self, aside: Path, name: str, limits: UploadLimits, asked: Reading) -> None:
+    def __init__(self, aside: Path, name: str, limits: UploadLimits, asked: UploadReading) -> None:
         self.path, self.name, self.asked, self._limits = aside / "table", name, asked, limits
         self._scratch = aside / "scratch"
         self.size = 0
@@ -90,15 +90,21 @@ class Receiver:
         """Return the sha256 of what was received."""
         return self._hash.hexdigest()
 
-    async def run(self, parts: AsyncIterator[bytes] | None) -> Profile:
+    @property
+    def content(self) -> str:
+        """Return what tells uploads apart: bytes, and how they are read."""
+        said = self.asked.said()
+        return self.digest + (json.dumps(said, sort_keys=True) if said else "")
+
+    async def run(self, parts: AsyncIterator[bytes] | None, *, only_look: bool = False) -> Profile:
         """Write and check the table; the process has ended when this returns or raises.
 
-        Without parts the file of `path` is there already.
+        Without parts the file of `path` is there already. A look gives names and first rows only.
         """
         self._scratch.mkdir()
         if parts is not None:
             self.path.touch()
-        process = await self._start()
+        process = await self._start("look" if only_look else "profile")
         listening = asyncio.ensure_future(self._listen(process))
         try:
             try:
@@ -119,10 +125,10 @@ class Receiver:
             listening.cancel()
             await asyncio.shield(_end(process, self._answer is not None))
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self, what: str) -> asyncio.subprocess.Process:
         source = self.asked.source(self.name).model_dump(mode="json")
         source["missing_values"] = self.asked.missing_values
-        described = str(self._scratch), json.dumps(source), json.dumps(asdict(self._limits))
+        described = str(self._scratch), what, json.dumps(source), json.dumps(asdict(self._limits))
         with self._log.open("wb") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), *described,
@@ -274,7 +280,7 @@ class Uploads:
         *,
         name: str,
         key: str | None = None,
-        asked: Reading = AS_FOUND,
+        asked: UploadReading = AS_FOUND,
     ) -> WebUpload:
         """Take a table as it streams in, checking it meanwhile in a process of its own.
 
@@ -304,7 +310,7 @@ class Uploads:
                 profile = await receiver.run(parts)
                 return await self._kept(aside, receiver, profile, key)
 
-    async def read_again(self, upload_id: str, asked: Reading) -> WebUpload:
+    async def read_again(self, upload_id: str, asked: UploadReading) -> WebUpload:
         """Read an upload in another way; it stays as it was where that is not possible.
 
         Raises
@@ -317,16 +323,31 @@ class Uploads:
             If it is larger than allowed, or too slow.
         """
         upload = self.get(upload_id)
-        with self._one_more():
-            async with self._aside() as aside:
-                receiver = Receiver(aside, upload.name, self._limits, asked)
-                receiver.path = upload.path
-                profile = await receiver.run(None)
+        profile = await self._read(upload, asked)
         self.get(upload_id)  # it may have been deleted meanwhile
         read = replace(upload, profile=profile, asked=asked)
         self._write(upload.path.parent, read)
         self._known[upload_id] = read
         return read
+
+    async def look(self, upload_id: str, asked: UploadReading) -> Profile:
+        """Return the names and first rows of an upload as they would be, read in another way.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        DataError
+            If it cannot be read like that.
+        """
+        return await self._read(self.get(upload_id), asked, only_look=True)
+
+    async def _read(self, upload: WebUpload, asked: UploadReading, *, only_look: bool = False) -> Profile:
+        with self._one_more():
+            async with self._aside() as aside:
+                receiver = Receiver(aside, upload.name, self._limits, asked)
+                receiver.path = upload.path
+                return await receiver.run(None, only_look=only_look)
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:
@@ -449,7 +470,7 @@ class Uploads:
         hashed = hashlib.sha256(key.encode()).hexdigest() if key is not None else ""
         key_path = self._directory / _KEYS / f"{hashed}.json" if hashed else None
         with self._keeping:
-            earlier = self._earlier(key_path, receiver.digest) if key_path is not None else None
+            earlier = self._earlier(key_path, receiver.content) if key_path is not None else None
             return earlier or self._keep_new(aside, receiver, profile, key_path)
 
     def _keep_new(
@@ -471,21 +492,21 @@ class Uploads:
         self._write(ready, upload)
         os.rename(ready, path)
         if key_path is not None:
-            write_file(key_path, json.dumps({"upload_id": upload_id, "digest": digest}))
+            write_file(key_path, json.dumps({"upload_id": upload_id, "digest": receiver.content}))
         self._known[upload_id] = upload
         return upload
 
-    def _earlier(self, key_path: Path, digest: str) -> WebUpload | None:
+    def _earlier(self, key_path: Path, content: str) -> WebUpload | None:
         """Return the upload that was made with a key, unless it is gone."""
         try:
             made = json.loads(key_path.read_bytes())
             upload = self.get(made["upload_id"])
         except (OSError, ValueError, KeyError, NotFoundError):
             return None
-        if made["digest"] != digest:
+        if made["digest"] != content:
             raise ConflictError(
-                f"an idempotency key stands for one table, got other bytes than those of {upload.name!r}; "
-                "send another key"
+                f"an idempotency key stands for one table, got other bytes than those of {upload.name!r}, "
+                "or another reading; send another key"
             )
         return upload
 
@@ -500,7 +521,7 @@ def display_name(name: str) -> str:
 def _upload(path: Path) -> WebUpload:
     values = json.loads(path.read_bytes())
     profile = Profile.from_dict(values.pop("profile"))
-    asked = Reading.model_validate(values.pop("asked", {}))
+    asked = UploadReading.model_validate(values.pop("asked", {}))
     return WebUpload(**{**values, "path": path.parent / values["path"], "profile": profile, "asked": asked})
 
 
