@@ -153,7 +153,8 @@ class StudyStatus(ApiReply):
     rate: float | None
     """Trials a second, lately; null where nothing is trained now."""
     eta_s: float | None
-    """Seconds until the last design is trained, at the rate of now; null where nothing is trained."""
+    """Seconds until the last design is trained, each by its own arithmetic; null before anything is known and
+    where nothing is trained."""
     best: Best | None
     """The best design so far; null before the first completed trial."""
     elapsed_s: float | None

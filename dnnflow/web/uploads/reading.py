@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters
 from dnnflow.table.columns.recipe import Source
 
@@ -45,6 +46,12 @@ class UploadReading(CheckedParameters):
     @model_validator(mode="after")
     def _is_right(self) -> Self:
         self.source("table")
+        try:
+            b"a".decode(self.encoding or "utf-8", "ignore")
+        except LookupError:
+            raise InputError(
+                f"encoding must be one of texts, got {self.encoding!r}; leave it out to detect it"
+            ) from None
         return self
 
     def source(self, name: str) -> Source:

@@ -309,7 +309,8 @@ def look_at_text(file: GrowingFile, source: TextSource, limits: UploadLimits) ->
     with closing(TextReader(file, source, limits)) as reader:
         try:
             dialect, start = reader.open()
-        except UnicodeDecodeError:
+        except UnicodeError as error:
+            _check_said(source, error)
             dialect, start = reader.open("latin-1")
         head = next(reader.blocks(start, HEAD_BYTES), None)
     check_columns_of(dialect.columns, limits)
@@ -346,11 +347,22 @@ def profile_file(
     table = _SentTable(file, source, limits, quick, Markers(tuple(missing)))
     try:
         return table.profile()
-    except UnicodeDecodeError:
+    except UnicodeError as error:
+        _check_said(source, error)
         file.seek(0)
         with unpacked(file) as (stream, _):
             encoding = legacy_encoding(iter(lambda: bytes(stream.read(_PIECE_BYTES)), b""))
         return replace(table, encoding=encoding).profile()
+
+
+def _check_said(source: TextSource, error: UnicodeError) -> None:
+    """Refuse a text that is not of the encoding that was said."""
+    if source.encoding is not None:
+        got = " ".join(str(error).split())
+        raise DataError(
+            f"the text must be {source.encoding}, but it is not ({got}); give the right encoding, or leave "
+            "it out to detect it"
+        ) from None
 
 
 @dataclass(frozen=True)
