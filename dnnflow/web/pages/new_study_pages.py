@@ -39,6 +39,8 @@ _ENDING = re.compile(
     r"\.(csv|tsv|txt|dat|data|arff|parquet|arrow|feather|orc|jsonl?|ndjson|xlsx?|ods|sqlite3?|db|np[yz]|h5|hdf5)$",
     re.I,
 )
+MOST_FIRST = 5
+"""First rows on the label page."""
 NAME = 512
 """Characters of a column's name in an address."""
 
@@ -100,7 +102,7 @@ def _label_page(
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
         unusable=[column for column in profile.columns if column.feature_problem],
         fields=reading_fields(upload, typed), wrong_reading=wrong_reading,
-        names=[column.name for column in profile.columns], first_rows=profile.first_rows,
+        names=[column.name for column in profile.columns], first_rows=profile.first_rows[:MOST_FIRST],
     )  # fmt: skip
 
 
@@ -136,9 +138,10 @@ async def show_first_rows(services: TheServices, form: Form, upload: TheUpload) 
         found = await services.uploads.look(upload.upload_id, asked_in(form))
     except InputError as error:
         wrong = str(error)
-    names = [column.name for column in found.columns] if found else []
-    return fragment("first_rows.html", names=names, first_rows=found.first_rows if found else (), wrong=wrong,
-                    most_cells=MOST_CELLS)  # fmt: skip
+    return fragment(
+        "first_rows.html", names=[column.name for column in found.columns] if found else [],
+        first_rows=found.first_rows[:MOST_FIRST] if found else (), wrong=wrong, most_cells=MOST_CELLS,
+    )  # fmt: skip
 
 
 @router.get("/new/{upload_id}/delete")
