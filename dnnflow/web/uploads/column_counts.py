@@ -84,6 +84,11 @@ class NumberCounts:
         self._values: dict[float, int] = {}
         self._many = False
 
+    @property
+    def is_many(self) -> bool:
+        """Whether there are too many values for classes."""
+        return self._many
+
     def add(self, values: NDArray[np.float64]) -> None:
         """Count a block's values; NaN is missing, and infinite ones are refused elsewhere."""
         finite = np.isfinite(values)

@@ -75,13 +75,29 @@ class TableCounts:
             for name, texts in self.texts.items():
                 texts.add(kept.text(name))
         self.rows += facts.rows
-        self._add_labels(block)
+        self._add_labels(block, facts)
 
-    def _add_labels(self, block: AnyBlock) -> None:
+    def _add_labels(self, block: AnyBlock, facts: BlockFacts) -> None:
         """Count the spellings of columns that may still be labels of classes."""
-        names = tuple(name for name, label in self.labels.items() if not label.is_many)
-        if not names:
-            return
+        for name, numbers in self.numbers.items():
+            self.labels[name].is_many |= numbers.is_many
+        few = [name for name, label in self.labels.items() if not label.is_many]
+        alike = {name for name in few if self._is_alike(name, facts)}
+        if (kept := facts.kept) is not None:
+            for name in alike:
+                self.labels[name].add(kept.text(name), facts.columns[name])
+        names = tuple(name for name in few if name not in alike)
+        if names:
+            self._add_spellings(block, names)
+
+    def _is_alike(self, name: str, facts: BlockFacts) -> bool:
+        """Say whether a text column has the same values as a feature and as a label, in a block."""
+        if name not in self.texts or self.plan.markers.own:
+            return False
+        return all(map(self.plan.label_markers.has_label, facts.columns[name].gone))
+
+    def _add_spellings(self, block: AnyBlock, names: tuple[str, ...]) -> None:
+        """Parse a block once more, with these columns as labels."""
         plan = replace(self.plan, labels=names, features=(), text=frozenset(), exact=frozenset(),
                        declared=frozenset(), styles={}, doubtful=())  # fmt: skip
         facts = _parsed(block, plan)
