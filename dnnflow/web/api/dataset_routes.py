@@ -157,7 +157,7 @@ def get_dataset(upload: TheUpload) -> DatasetReply:
 
 @router.put(
     "/datasets/{upload_id}/reading", operation_id="readDatasetAgain", summary="Read an upload in another way",
-    responses=problems_of(403, 404, 413),
+    responses=problems_of(400, 403, 404, 413, 415),
 )  # fmt: skip
 async def read_again(upload: TheUpload, services: TheServices, asked: UploadReading) -> DatasetReply:
     """Profile a file anew; it stays as it was where it cannot be read like that."""
