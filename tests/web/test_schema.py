@@ -110,6 +110,7 @@ def test_every_answer_is_as_the_document_says(label: str, mode: GenerationMode, 
 
 MORE_RULES = (
     "POST /api/v1/datasets",
+    "PUT /api/v1/datasets/{upload_id}/reading",
     "POST /api/v1/studies",
     "POST /api/v1/runs",
     "POST /api/v1/studies/{study_id}/models/{model}/predict",

@@ -27,7 +27,7 @@ from dnnflow.table.store.ingest import ingest
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads import uploads as uploads_module
 from dnnflow.web.uploads.profile import Profile
-from dnnflow.web.uploads.profiler import GrowingFile, profile_file
+from dnnflow.web.uploads.text_profile import GrowingFile, profile_file
 from dnnflow.web.uploads.uploads import Uploads, WebUpload
 
 T = TypeVar("T")

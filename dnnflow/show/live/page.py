@@ -5,12 +5,13 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from bokeh.layouts import column, grid, row
-from bokeh.models import ColumnDataSource, Div, HoverTool, NumeralTickFormatter, Select
+from bokeh.models import Checkbox, ColumnDataSource, Div, HoverTool, NumeralTickFormatter, Select
 from bokeh.plotting import figure
 
 from dnnflow.show.canvas import GREEN, canvas, pace_figure, quads
 from dnnflow.show.live.board import Board, Run
 from dnnflow.show.live.style import CARDS, PAGE, cards, facts, table
+from dnnflow.show.plot_numbers import numbers_of
 from dnnflow.show.run_numbers import (
     ReplicaNumbers,
     StudyNumbers,
@@ -38,6 +39,17 @@ CELL = [
 """What is told of a cell under the pointer."""
 HALF = 0.42
 """Half the width of a cell that is one hidden layer wide."""
+MOST_ROWS = 100
+"""Of a table of a plot's numbers."""
+STUDY_PLOTS = {
+    "cells": "Trials by hidden layers and accuracy", "best": "Best accuracy so far",
+    "pace": "Trials a second",
+}  # fmt: skip
+TRAINING_PLOTS = {
+    "loss": "Loss by samples", "measures": "Measures by samples", "samples_pace": "Samples a second",
+    "updates_pace": "Updates a second", "staleness": "Staleness of pushes", "shares": "What takes the time",
+}  # fmt: skip
+"""Names of plots."""
 REPLICA_COLUMNS = ("replica", "worker", "samples", "pushes", "CPU", "memory", "workers lost")
 
 
@@ -60,14 +72,24 @@ class Page:
         self._choice.on_change("value", lambda attribute, old, new: self.update())
         self._head = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
         self._training, self._study = TrainingPanel(), StudyPanel()
+        self._told = Checkbox(label="Numbers of the plots as tables")
+        self._told.on_change("active", lambda attribute, old, new: self._tell_numbers())
+        self._numbers = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
         self._drawn: tuple[str, float, bool] | None = None
         self.root = column(
             row(self._choice, sizing_mode="stretch_width"),
             self._head,
             self._training.root,
             self._study.root,
+            self._told,
+            self._numbers,
             sizing_mode="stretch_width",
         )
+
+    def _tell_numbers(self) -> None:
+        """Show the numbers of the plots that are seen, if they are wanted."""
+        shown = [one for one in (self._training, self._study) if one.root.visible]
+        self._numbers.text = numbers_as_text(shown[0].plots) if shown and self._told.active else ""
 
     def update(self) -> None:
         """Show the chosen run as it is now."""
@@ -95,6 +117,7 @@ class Page:
             f'<h1>{escape(chosen.name)}</h1><div class="soft">{chosen.kind}, '
             f'<span class="state {chosen.state}">{escape(state)}</span></div>{cards(numbers)}'
         )
+        self._tell_numbers()
 
 
 def _title(run: Run) -> str:
@@ -107,8 +130,9 @@ class TrainingPanel:
     def __init__(self) -> None:
         self._figures = TrainingFigures(HEIGHT)
         self._workers = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
-        for plot in self._figures.figures.values():
-            _still(plot)
+        self.plots: Mapping[str, figure] = self._figures.figures
+        for name, plot in self.plots.items():
+            _still(plot, TRAINING_PLOTS[name])
         order = (("loss", "measures"), ("samples_pace", "updates_pace"), ("staleness", "shares"))
         plots = [[self._figures.figures[name] for name in names] for names in order]
         self.root = column(
@@ -143,8 +167,9 @@ class StudyPanel:
         self._figures = StudyFigures(HEIGHT)
         self._failures = Div(sizing_mode="stretch_width", stylesheets=[CARDS])
         drawn = self._figures.figures
-        for plot in drawn.values():
-            _still(plot)
+        self.plots: Mapping[str, figure] = drawn
+        for name, plot in drawn.items():
+            _still(plot, STUDY_PLOTS[name])
         self.root = column(
             drawn["cells"],
             grid([[drawn["best"], drawn["pace"]]], sizing_mode="stretch_width"),
@@ -163,8 +188,24 @@ class StudyPanel:
         return study_headline(numbers)
 
 
-def _still(plot: figure) -> None:
-    """Leave a plot without tools but the pointer's: moved by hand, it would no longer follow its numbers."""
+def numbers_as_text(plots: Mapping[str, figure]) -> str:
+    """Return the numbers of plots as tables in HTML, under the plots' names."""
+    told = []
+    for plot in plots.values():
+        name = plot.html_attributes["aria-label"]
+        for found in numbers_of(plot, most=MOST_ROWS):
+            rows = [["" if value is None else str(value) for value in row] for row in found.rows]
+            more = f"<p>and {found.left_out:,} more</p>" if found.left_out else ""
+            told.append(f"<h2>{escape(name)}</h2>{table(found.columns, rows)}{more}")
+    return "".join(told) or "<p>No numbers yet.</p>"
+
+
+def _still(plot: figure, name: str) -> None:
+    """Name a plot, and leave it without tools but the pointer's.
+
+    Moved by hand, it would no longer follow its numbers.
+    """
+    plot.html_attributes = {"role": "img", "aria-label": name}
     plot.toolbar.active_drag = None
     plot.toolbar.visible = False
 

@@ -1,7 +1,6 @@
 """Tell what a table is by its first bytes, then by the end of its name, and open it."""
 
 import glob
-import json
 import re
 import shutil
 import zipfile
@@ -15,6 +14,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.array_files import ArraysTable
 from dnnflow.table.formats.columnar import OpenedFile, OrcTable, ParquetTable, open_arrow
+from dnnflow.table.formats.file_kind import HEAD_BYTES, file_kind, suffix_of
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
 from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
@@ -24,15 +24,6 @@ from dnnflow.table.text.source_text import binary, readable
 TEXT_KINDS = ("csv", "keel", "fwf")
 """Kinds that are text with delimiters: `text` reads their rows."""
 
-_HEAD_BYTES = 1 << 16
-_MAGIC = {
-    b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "arrow", b"\xff\xff\xff\xff": "arrow", b"ORC": "orc",
-    b"\x89HDF": "hdf5", b"\x93NUMPY": "npz", b"SQLite format 3\0": "sql", b"\xd0\xcf\x11\xe0": "excel",
-}  # fmt: skip
-_SUFFIXES = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".arff": "arff", ".zarr": "zarr",
-}  # fmt: skip
-_KEEL = re.compile(rb"^\s*@(inputs?|outputs?)\b|^\s*@attribute\s+\S+\s*(real|integer)\s*\[", re.I | re.M)
 _OPTIONS = {"excel": ("sheet", "header"), "sql": ("query",), "arff": ("encoding",)}
 """Options by which a kind with types is read."""
 _GLOB = re.compile(r"[*?\[]")
@@ -99,8 +90,8 @@ def _separated(found: FoundTable) -> FoundTable:
     if found.kind != "csv" or source.delimiter is not None or source.encoding is not None:
         return found
     with binary(source) as (stream, _), readable(source):
-        head = bytes(stream.read(_HEAD_BYTES) or b"")
-    is_blank = is_blank_separated(head, whole=len(head) < _HEAD_BYTES)
+        head = bytes(stream.read(HEAD_BYTES) or b"")
+    is_blank = is_blank_separated(head, whole=len(head) < HEAD_BYTES)
     return FoundTable(source.replace(delimiter=BLANK), "csv") if is_blank else found
 
 
@@ -147,38 +138,12 @@ def _kind(source: Source) -> str:
     path = _local(source.url)
     if path is not None and path.is_dir():
         return "zarr"
-    suffix = Path(source.url.partition("?")[0].removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+    suffix = suffix_of(source.url)
     if suffix == ".zarr":
         return "zarr"
     with binary(source) as (stream, _), readable(source):
-        head = bytes(stream.read(_HEAD_BYTES) or b"")
-    known = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-    if head.startswith(b"PK\x03\x04"):
-        return "npz" if b".npy" in head[:256] or suffix == ".npz" else "excel"
-    if known is not None:
-        return known
-    if source.delimiter is not None:
-        return "csv"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if re.search(rb"^\s*@relation\b", head[:8192], re.I | re.M):
-        is_header = re.match(rb"(\s*%[^\n]*\n|\s)*@relation\b", start, re.I)
-        if is_header:
-            return "keel" if _KEEL.search(head) else "arff"
-    return "jsonl" if _is_json(start, suffix) else _SUFFIXES.get(suffix, "csv")
-
-
-def _is_json(start: bytes, suffix: str) -> bool:
-    if suffix == ".json" and start.startswith(b"["):
-        raise DataError(
-            "a JSON table must have an object a line (JSON lines), got one array; write it with a line a row"
-        )
-    first = start.splitlines()[0] if start else b""
-    if not first.startswith(b"{"):
-        return False
-    try:
-        return isinstance(json.loads(first), dict)
-    except ValueError:
-        return suffix in (".json", *_SUFFIXES)
+        head = bytes(stream.read(HEAD_BYTES) or b"")
+    return file_kind(head, suffix, is_delimited=source.delimiter is not None)
 
 
 def open_typed(found: FoundTable, place: Path) -> TypedSource:

@@ -27,6 +27,7 @@ from dnnflow.table.formats.typed_source import (
     TypedBlock,
     TypeKind,
     check_features,
+    check_label_types,
     check_marks,
     no_rows,
     parse_typed,
@@ -134,7 +135,7 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
     own = {name for name, style in plan.styles.items() if style.is_asked}
     is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
     return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
-                  (*_notes_of_text(table), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
+                  (*text_notes(table.texts), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
 
 
 def _settled(style: NumberStyle | TimeStyle, facts: ColumnFacts) -> NumberStyle | TimeStyle:
@@ -169,20 +170,21 @@ def _corrected(plan: ParsePlan, read: "_Read") -> ParsePlan:
     return replace(plan, text=frozenset(text), styles=styles)
 
 
-def _notes_of_text(table: Table) -> Iterator[str]:
-    guessed = [part for part in table.texts if part.is_guessed]
+def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
+    """Yield what a person should know of how the texts of a table were read."""
+    guessed = [part for part in texts if part.is_guessed]
     for part in guessed[:1]:
         yield (
             f"the text{_of(guessed)} is not UTF-8 and was read as {part.encoding}; if letters are wrong, set "
             "encoding"
         )
-    blank = [part for part in table.texts if part.dialect.delimiter == BLANK and not part.said]
+    blank = [part for part in texts if part.dialect.delimiter == BLANK and not part.said]
     for part in blank[:1]:
         yield f"the values of the text{_of(blank)} are separated by blanks: {in_a_list(part.columns, 5)}"
-    skipping = [part for part in table.texts if part.dialect.skipped]
+    skipping = [part for part in texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
-    odd = [part for part in table.texts
+    odd = [part for part in texts
            if part.keel is None and part.dialect.header and looks_like_values(part.columns)]  # fmt: skip
     for part in odd[:1]:
         yield f"the first line{_of(odd)}, {in_a_list(part.columns, 5)}, is taken for names{HEADERLESS}"
@@ -192,6 +194,20 @@ def _of(parts: Sequence[TextPart]) -> str:
     """Return of which texts a note is: the first one, and how many more."""
     more = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
     return f" {parts[0].name}{more}" if parts[0].name else more
+
+
+def column_notes(
+    plan: ParsePlan,
+    facts: dict[str, ColumnFacts],
+    rows: int,
+    found: set[str],
+    styles: Mapping[str, NumberStyle | TimeStyle],
+) -> Iterator[str]:
+    """Yield what a person should know of how the columns of a table were read.
+
+    `found` are the user's markers of missing values that stand in it.
+    """
+    return _notes(plan, _Read([], [], facts, rows, found=found), styles)
 
 
 def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | TimeStyle]) -> Iterator[str]:
@@ -271,7 +287,7 @@ def _draft(table: Table) -> ParsePlan:
             _check_same(names, part, is_test=part in table.test)
         if isinstance(part, TypedPart):
             check_features(part.source.schema, recipe.labels)
-            _check_label_types(part, recipe.labels)
+            check_label_types(part.source.schema, recipe.labels)
             check_marks(part.source.schema, mark)
     quick = isinstance(first, TextPart) and first.size >= csv_reader.QUICK_BYTES
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)
@@ -286,17 +302,6 @@ def _draft(table: Table) -> ParsePlan:
         dialect, recipe.labels, usable, forced | declared | timed, markers, quick, mark, label_markers(table),
         frozenset(recipe.text_columns) | nominal, declared, styles,
     )  # fmt: skip
-
-
-def _check_label_types(part: TypedPart, labels: Sequence[str]) -> None:
-    """Refuse labels of dates or durations by their type."""
-    for name in labels:
-        if (style := time_style(part.source.schema.field(name))) is not None:
-            what = "dates or times" if style.is_instant else "durations"
-            raise DataError(
-                f"a label must be numbers or text, but column {name!r} holds {what} "
-                f"({part.source.schema.field(name).type}); convert it to numbers or text first"
-            )
 
 
 def _time_styles(table: Table, names: Collection[str]) -> dict[str, TimeStyle]:

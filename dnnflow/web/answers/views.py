@@ -150,7 +150,7 @@ class Views:
             failed=counts[TrialState.FAILED] + counts[TrialState.LOST],
             missing=missing,
             rate=rate,
-            eta_s=_eta_s(record, missing, rate),
+            eta_s=(record.progress or {}).get("eta_s") if state in ("running", "pausing") else None,
             best=counted.best if counted else None,
             elapsed_s=_elapsed_s(record),
             training_s=counted.totals.training_s if counted else 0.0,
@@ -336,6 +336,7 @@ def dataset_facts(described: Mapping[str, Any]) -> DatasetFacts | None:
         classes=len(names),
         label=label_text(described),
         classes_names=names[:MOST_CLASS_NAMES],
+        notes=[str(note) for note in described.get("notes") or ()],
     )
 
 
@@ -357,16 +358,6 @@ def is_named(name: str, part: str | None) -> bool:
 def place_of(record: RunRecord) -> tuple[str, str]:
     """Return what lists are ordered by, the last first."""
     return record.created_at, record.run_id
-
-
-def _eta_s(record: RunRecord, missing: int | None, rate: float | None) -> float | None:
-    """Return seconds until all designs are trained; a study by time knows better than its round's designs."""
-    if not rate or missing is None:
-        return None
-    if record.pipeline.get("minutes") is not None:
-        told: float | None = (record.progress or {}).get("eta_s")
-        return told
-    return missing / rate
 
 
 def _designs_asked_for(record: RunRecord) -> int | None:

@@ -6,8 +6,9 @@ from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi import Path as PathOf
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from dnnflow.errors import NotFoundError
@@ -24,16 +25,26 @@ from dnnflow.web.contract.replies import (
 )
 from dnnflow.web.uploads.multipart import FileField
 from dnnflow.web.uploads.profile import ColumnProfile
+from dnnflow.web.uploads.reading import MOST_QUERY, UploadFormat, UploadReading
 from dnnflow.web.uploads.uploads import WebUpload
 
 router = APIRouter(tags=["datasets"], responses=problems_of())
 
 MOST_NAME = 200
 RAW_TYPES = (
-    "text/csv", "application/gzip", "application/x-gzip", "application/zstd", "application/octet-stream",
-    "text/plain", "text/tab-separated-values",
+    "text/csv", "application/gzip", "application/zstd", "application/octet-stream", "application/x-gzip",
+    "text/plain", "text/tab-separated-values", "application/vnd.apache.parquet", "application/x-ndjson",
+    "application/jsonl", "application/vnd.apache.arrow.file", "application/vnd.apache.arrow.stream",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "application/vnd.ms-excel",
+    "application/vnd.oasis.opendocument.spreadsheet", "application/vnd.sqlite3", "application/x-sqlite3",
+    "application/x-hdf5",
 )  # fmt: skip
 """What a table is sent as, besides multipart/form-data; what it is, its first bytes say."""
+
+
+def _told(name: str) -> str:
+    return UploadReading.model_fields[name].description or ""
+
 
 BODY = sent_as(
     {
@@ -43,6 +54,7 @@ BODY = sent_as(
         },
         "application/gzip": {"schema": {"type": "string", "format": "binary"}},
         "application/zstd": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "multipart/form-data": {
             "schema": {
                 "type": "object",
@@ -54,6 +66,27 @@ BODY = sent_as(
 )
 
 
+def reading_of(
+    format: Annotated[UploadFormat | None, Query(description=_told("format"))] = None,
+    delimiter: Annotated[str | None, Query(max_length=1, description=_told("delimiter"))] = None,
+    quote: Annotated[str, Query(max_length=1, description=_told("quote"))] = '"',
+    encoding: Annotated[str | None, Query(max_length=40, description=_told("encoding"))] = None,
+    header: Annotated[bool, Query(description=_told("header"))] = True,
+    sheet: Annotated[str | None, Query(max_length=200, description=_told("sheet"))] = None,
+    query: Annotated[str | None, Query(max_length=MOST_QUERY, description=_told("query"))] = None,
+    missing_values: Annotated[
+        list[Annotated[str, Field(max_length=200)]],
+        Query(max_length=100, description=_told("missing_values")),
+    ] = [],  # noqa: B006
+) -> UploadReading:
+    """Return how an upload is to be read, by the parameters of a request."""
+    return UploadReading(format=format, delimiter=delimiter, quote=quote, encoding=encoding, header=header,
+                   sheet=sheet, query=query, missing_values=missing_values)  # fmt: skip
+
+
+TheReading = Annotated[UploadReading, Depends(reading_of)]
+
+
 @router.put("/datasets", status_code=HTTPStatus.CREATED, include_in_schema=False)  # curl -T
 @router.post(
     "/datasets", operation_id="uploadDataset", summary="Upload a table", status_code=HTTPStatus.CREATED,
@@ -63,11 +96,16 @@ async def upload_dataset(
     request: Request,
     response: Response,
     services: TheServices,
+    asked: TheReading,
     key: Key = None,
     name: Annotated[str | None, Query(max_length=MOST_NAME, description="To show; else X-File-Name.")] = None,
     x_file_name: Annotated[str | None, Header(max_length=3 * MOST_NAME, description="URL-encoded.")] = None,
 ) -> DatasetReply:
-    """Take a CSV, plain or compressed, as it streams in; of a malformed one nothing remains."""
+    """Take a table as it streams in: text with delimiters, KEEL, ARFF, Parquet, Arrow, ORC, JSON lines,
+    Excel, SQLite, NPZ or HDF5, plain or compressed.
+
+    What it is, its first bytes say; of a malformed one nothing remains.
+    """
     content_type = request.headers.get("content-type", "text/csv")
     kind = content_type.partition(";")[0].strip().lower()
     body: AsyncIterator[bytes] = request.stream()
@@ -82,7 +120,7 @@ async def upload_dataset(
             415, f"a table is sent as {', '.join(RAW_TYPES[:4])} or multipart/form-data, got {kind[:80]!r}"
         )
     try:
-        made = await services.uploads.receive(body, name=file_name or "", key=key)
+        made = await services.uploads.receive(body, name=file_name or "", key=key, asked=asked)
     except ClientDisconnect:
         raise Refusal(400, "an upload must arrive whole, got one that was cut off; send it again") from None
     response.headers["Location"] = f"/api/v1/datasets/{made.upload_id}"
@@ -117,6 +155,15 @@ def get_dataset(upload: TheUpload) -> DatasetReply:
     return dataset_of(upload)
 
 
+@router.put(
+    "/datasets/{upload_id}/reading", operation_id="readDatasetAgain", summary="Read an upload in another way",
+    responses=problems_of(400, 403, 404, 413, 415),
+)  # fmt: skip
+async def read_again(upload: TheUpload, services: TheServices, asked: UploadReading) -> DatasetReply:
+    """Profile a file anew; it stays as it was where it cannot be read like that."""
+    return dataset_of(await services.uploads.read_again(upload.upload_id, asked))
+
+
 @router.delete(
     "/datasets/{upload_id}", operation_id="deleteDataset", summary="Delete an upload",
     status_code=HTTPStatus.NO_CONTENT, responses=problems_of(403, 404),
@@ -146,8 +193,9 @@ def check_label(
         column=column.name,
         usable=column.label_problem is None,
         problem=column.label_problem,
-        missing=column.missing,
+        missing=column.label_missing,
         classes=_classes(column),
+        notes=list(column.label_notes),
     )
 
 
@@ -172,6 +220,9 @@ def dataset_of(upload: WebUpload) -> DatasetReply:
         **{**vars(summary_of(upload)), "columns": columns},
         first_rows=[list(row) for row in upload.profile.first_rows],
         reading=dict(upload.profile.reading),
+        asked=upload.asked.said(),
+        notes=list(upload.profile.notes),
+        parts=list(upload.profile.parts),
     )
 
 

@@ -62,6 +62,8 @@ class DatasetFacts(ApiReply):
     """Names of the columns that are predicted, by commas."""
     classes_names: list[str]
     """Names of the classes, at most 1,000."""
+    notes: list[str] = []
+    """What a person should know of how the table was read."""
 
 
 class CellGrid(ApiReply):
@@ -154,7 +156,8 @@ class StudyStatus(ApiReply):
     rate: float | None
     """Trials a second, lately; null where nothing is trained now."""
     eta_s: float | None
-    """Seconds until the last design is trained, at the rate of now; null where nothing is trained."""
+    """Seconds until the last design is trained, each by its own arithmetic; null before anything is known and
+    where nothing is trained."""
     best: Best | None
     """The best design so far; null before the first completed trial."""
     elapsed_s: float | None
@@ -402,8 +405,8 @@ class ColumnReply(ApiReply):
     """Place in the table, from 0."""
     name: str
     """From the table's header."""
-    kind: Literal["number", "text", "boolean", "time", "duration", "empty"]
-    """What all its values are."""
+    kind: Literal["number", "text", "boolean", "time", "duration", "empty", "other"]
+    """What all its values are; `other` of a type that no study takes."""
     missing: int
     """Rows without a value."""
     distinct: int
@@ -415,11 +418,15 @@ class ColumnReply(ApiReply):
     most: float | None
     """Largest number; null of other kinds."""
     values: list[ClassCount]
-    """The most frequent values; all where the column may be the label."""
+    """The most frequent values; of a column that may be the label its classes, all of them."""
     label_problem: str | None
     """Why it cannot be the label; null where it can."""
     feature_problem: str | None = None
     """Why it must be in `dataset.drop` or be the label; null where it may be a feature."""
+    label_missing: int = 0
+    """Rows without a label, if it is the label: None is a class of a label."""
+    label_notes: list[str] = []
+    """What a person should know of its classes, if it is the label."""
 
 
 class DatasetBase(ApiReply):
@@ -469,7 +476,13 @@ class DatasetReply(DatasetBase):
     first_rows: list[list[str]]
     """As written in the file, at most 10."""
     reading: dict[str, Any]
-    """Delimiter, quote, encoding and header as found out."""
+    """Kind, delimiter, quote, encoding, header and the like, as said or as found out."""
+    asked: dict[str, Any]
+    """What of that was said."""
+    notes: list[str]
+    """What a person should know of how the table was read."""
+    parts: list[str]
+    """Sheets of a workbook, or tables of a database, of which one was read."""
 
 
 class LabelCheck(ApiReply):
@@ -485,6 +498,8 @@ class LabelCheck(ApiReply):
     """Rows without a label, which are left out."""
     classes: list[ClassCount]
     """The most frequent values with their rows; all where it can be the label."""
+    notes: list[str]
+    """What a person should know of its classes."""
 
 
 class ModelInfo(ApiReply):

@@ -33,11 +33,13 @@ CHECKED = 256
 """Designs that are drawn to see whether a pipeline is right; the driver draws and checks all of them."""
 MOST_DESIGNS = 1_000_000
 
+_READING = "how an upload is read is said where it is sent, or by PUT /api/v1/datasets/{upload_id}/reading"
+
 PLACES: Mapping[str, str] = {
     "dataset.storage_options": "remove it: it says how a place is reached",
-    "dataset.format": "remove it: an upload is text with delimiters",
-    "dataset.sheet": "remove it: an upload is text with delimiters",
-    "dataset.query": "remove it: an upload is text with delimiters",
+    "dataset.format": f"remove it: {_READING}",
+    "dataset.sheet": f"remove it: {_READING}",
+    "dataset.query": f"remove it: {_READING}",
     "evaluation.test_source": "remove it: upload one table, and name its column of train and test in split",
     "space.reference": "remove it: it names code; describe layers instead",
     "space.code_folder": "remove it: it names code",

@@ -1,5 +1,6 @@
 """Show the pages of a new study: upload, label, rules, start."""
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from pydantic import Field
 from starlette.datastructures import ImmutableMultiDict
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from dnnflow.errors import DnnflowError, NotFoundError
+from dnnflow.errors import DnnflowError, InputError, NotFoundError
 from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.show.wording import duration
@@ -24,7 +25,8 @@ from dnnflow.web.guard.sessions import checked_form
 from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml, uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
-from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
+from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, LEFT_OUT, Trouble, field_groups
+from dnnflow.web.pages.reading_form import READING_FIELDS, asked_in, reading_fields
 from dnnflow.web.pages.rendering import fragment, page
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile, Profile
 from dnnflow.web.uploads.uploads import WebUpload
@@ -33,6 +35,12 @@ MOST_COLUMNS = 200
 """Columns of the label page; others are found by name."""
 MOST_CELLS = 40
 """Columns of the first rows that are shown."""
+_ENDING = re.compile(
+    r"\.(csv|tsv|txt|dat|data|arff|parquet|arrow|feather|orc|jsonl?|ndjson|xlsx?|ods|sqlite3?|db|np[yz]|h5|hdf5)$",
+    re.I,
+)
+MOST_FIRST = 5
+"""First rows on the label page."""
 NAME = 512
 """Characters of a column's name in an address."""
 
@@ -51,7 +59,7 @@ def ask_for_table(request: Request, services: TheServices) -> Response:
     return page(
         request, "upload.html", title="New study", place="new", uploads=services.uploads.all()[:50],
         kept_days=round(limits.kept_s / 86400), most_bytes=f"{limits.stored_bytes / 2**30:.3g} GiB",
-        base_url=str(request.base_url),
+        base_url=str(request.base_url), fields=READING_FIELDS,
     )  # fmt: skip
 
 
@@ -75,6 +83,8 @@ def _label_page(
     find: str = "",
     several: bool = False,
     message: str = "",
+    wrong_reading: str = "",
+    typed: Mapping[str, str] | None = None,
 ) -> Response:
     profile = upload.profile
     names = [column.name for column in profile.columns]
@@ -83,13 +93,16 @@ def _label_page(
     shown = [(index, profile.columns[index]) for index in [*dict.fromkeys([*chosen, *found])][:MOST_COLUMNS]]
     columns = [profile.columns[index] for index in chosen]
     return page(
-        request, "label.html", code=422 if message else 200, title=f"Label of {upload.name}", place="new",
+        request, "label.html", code=422 if message or wrong_reading else 200,
+        title=f"Label of {upload.name}", place="new",
         upload=upload, profile=profile, shown=shown, chosen=chosen, find=find, message=message,
         rules=in_words(good_rules(facts_of(profile, [column.name for column in columns]))),
         columns=columns, problem=columns_problem(columns), rows=profile.rows or 1,
         is_several=several or len(chosen) > 1,
         most_classes=MOST_CLASSES, most_cells=MOST_CELLS, key=secrets.token_urlsafe(18),
         unusable=[column for column in profile.columns if column.feature_problem],
+        fields=reading_fields(upload, typed), wrong_reading=wrong_reading,
+        names=[column.name for column in profile.columns], first_rows=profile.first_rows[:MOST_FIRST],
     )  # fmt: skip
 
 
@@ -105,6 +118,30 @@ def show_classes(
             raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
     columns = [profile.columns[index] for index in at]
     return fragment("column.html", columns=columns, problem=columns_problem(columns), rows=profile.rows or 1)
+
+
+@router.post("/new/{upload_id}/reading")
+async def read_again(request: Request, services: TheServices, form: Form, upload: TheUpload) -> Response:
+    """Read a table in another way, and go on with it; or say why that cannot be."""
+    try:
+        await services.uploads.read_again(upload.upload_id, asked_in(form))
+    except InputError as error:
+        return _label_page(request, upload, (), wrong_reading=str(error), typed=form)
+    return RedirectResponse(f"/new/{upload.upload_id}", status_code=303)
+
+
+@router.post("/new/{upload_id}/first-rows")
+async def show_first_rows(services: TheServices, form: Form, upload: TheUpload) -> Response:
+    """Show the first rows as they would be, read in another way."""
+    found, wrong = None, ""
+    try:
+        found = await services.uploads.look(upload.upload_id, asked_in(form))
+    except InputError as error:
+        wrong = str(error)
+    return fragment(
+        "first_rows.html", names=[column.name for column in found.columns] if found else [],
+        first_rows=found.first_rows[:MOST_FIRST] if found else (), wrong=wrong, most_cells=MOST_CELLS,
+    )  # fmt: skip
 
 
 @router.get("/new/{upload_id}/delete")
@@ -124,6 +161,8 @@ def ask_to_delete(request: Request, services: TheServices, upload: TheUpload) ->
 @router.get("/new/{upload_id}/start")
 @router.get("/new/{upload_id}/start-now")
 @router.get("/new/{upload_id}/paste")
+@router.get("/new/{upload_id}/reading")
+@router.get("/new/{upload_id}/first-rows")
 def go_back_to_label(upload: TheUpload) -> Response:
     """Lead from the address of a form that was sent to where it begins: after a login, or by a bookmark."""
     return RedirectResponse(f"/new/{upload.upload_id}", status_code=303)
@@ -289,9 +328,10 @@ def base_of(upload: WebUpload, labels: Sequence[str]) -> dict[str, Any]:
 
 def starting_rules(upload: WebUpload, labels: Sequence[str], task: str = "") -> dict[str, Any]:
     """Return the pipeline that a new study starts from: good for most tables."""
-    said = {"task": task} if task in ASKED else {}
+    said: dict[str, Any] = {"task": task} if task in ASKED else {}
     # No feature can be made of some columns, such as names
     dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name not in labels]
+    said |= {name: value for name, value in upload.asked.said().items() if f"dataset.{name}" not in LEFT_OUT}
     return {
         "name": name_of(upload),
         "dataset": base_of(upload, labels) | said | ({"drop": dropped} if dropped else {}),
@@ -311,9 +351,9 @@ def facts_of(profile: Profile, labels: Sequence[str]) -> TableFacts:
 def name_of(upload: WebUpload) -> str:
     """Return a study's name: the table's without its endings."""
     name = upload.name.rpartition("/")[2]
-    for ending in (".zst", ".gz", ".csv", ".tsv", ".txt"):
+    for ending in (".zst", ".gz"):
         name = name.removesuffix(ending)
-    return name[:80] or "study"
+    return _ENDING.sub("", name)[:80] or "study"
 
 
 def with_table(data: Any, base: Mapping[str, Any]) -> dict[str, Any]:

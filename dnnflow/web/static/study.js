@@ -64,6 +64,12 @@ function update(status) {
     const classes = status.dataset.classes ? `${count(status.dataset.classes)} classes of ` : "";
     text("dataset", `${count(status.dataset.rows)} rows, ${count(status.dataset.features)} features, ${classes}${status.dataset.label}`);
   }
+  const notes = status.dataset?.notes ?? [];
+  if (notes.length !== at("notes-list").children.length) {
+    at("notes-list").replaceChildren(...notes.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
+    text("notes-count", count(notes.length));
+  }
+  at("notes").hidden = !notes.length;
   const failure = at("failure");
   failure.hidden = !status.error;
   if (status.error) show(failure, new Error(status.error));

@@ -10,17 +10,33 @@ const words = document.getElementById("receiving-words");
 const bar = document.getElementById("receiving-bar");
 const failure = document.getElementById("failure");
 const again = document.getElementById("again");
+const reading = document.getElementById("reading");
 let stop = null, table = null, key = "";
 
 function types(name) {
   if (/\.gz$/i.test(name)) return "application/gzip";
-  return /\.zst$/i.test(name) ? "application/zstd" : "text/csv";
+  if (/\.zst$/i.test(name)) return "application/zstd";
+  return /\.(csv|tsv|txt)$/i.test(name) ? "text/csv" : "application/octet-stream";
+}
+
+// What is said of how the table is written, as parameters
+function said() {
+  const found = new URLSearchParams();
+  for (const field of reading.querySelectorAll("[name]")) {
+    const value = field.name === "delimiter" ? field.value : field.value.trim();
+    if (!value) continue;
+    if (field.name === "header") found.append("header", "false");
+    else if (field.name === "missing_values") for (const mark of value.split(",")) { if (mark.trim()) found.append(field.name, mark.trim()); }
+    else found.append(field.name, value);
+  }
+  return found.size ? `?${found}` : "";
 }
 
 function fail(error) {
   receiving.hidden = true;
   form.hidden = false;
   show(failure, error);
+  if (error.status === 422) reading.open = true;  // it may be written in another way
   again.hidden = !table;
   again.textContent = table ? `Try ${table.name} again` : "";
   failure.focus();
@@ -53,7 +69,7 @@ async function sendTable() {
   stop = new AbortController();
   const headers = { "Content-Type": types(table.name), "X-File-Name": encodeURIComponent(table.name), "Idempotency-Key": key };
   try {
-    const made = await send("/api/v1/datasets", { body: table, headers, signal: stop.signal, progress: teller() });
+    const made = await send(`/api/v1/datasets${said()}`, { body: table, headers, signal: stop.signal, progress: teller() });
     stop = null;
     words.textContent = `${table.name} is here.`;
     location.assign(`/new/${encodeURIComponent(made.upload_id)}`);

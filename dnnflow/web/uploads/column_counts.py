@@ -1,7 +1,8 @@
 """Count the values of a column block by block, in memory that does not grow."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
-from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind, number_name
+from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind, Task, number_name, to_number
 from dnnflow.table.text.inference import ColumnFacts, check_label
-from dnnflow.table.text.task_inference import ROWS_A_CLASS
+from dnnflow.table.text.task_inference import ROWS_A_CLASS, infer_task
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile
 
 BINS = 20
@@ -83,6 +84,11 @@ class NumberCounts:
         self._values: dict[float, int] = {}
         self._many = False
 
+    @property
+    def is_many(self) -> bool:
+        """Whether there are too many values for classes."""
+        return self._many
+
     def add(self, values: NDArray[np.float64]) -> None:
         """Count a block's values; NaN is missing, and infinite ones are refused elsewhere."""
         finite = np.isfinite(values)
@@ -111,13 +117,16 @@ class NumberCounts:
         self._many = True
         self._values = dict.fromkeys(values[: MOST_CLASSES + 1].tolist(), 0)
 
-    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+    def profile(
+        self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts, label: "LabelCounts"
+    ) -> ColumnProfile:
         """Return the column's profile."""
         histogram = self._histogram
         named = {number_name(value): count for value, count in self._values.items()}
-        problem = label_problem(name, named, facts)
+        as_label = label.described(name, rows, named, facts)
+        problem = as_label["label_problem"]
         if not named:
-            return ColumnProfile(name, kind, rows - facts.values, 0, label_problem=problem)
+            return ColumnProfile(name, kind, rows - facts.values, 0, **as_label)
         if self._many:
             bins = histogram.bins()
         else:
@@ -130,14 +139,13 @@ class NumberCounts:
             name,
             kind,
             rows - facts.values,
-            MOST_CLASSES + 1 if self._many else len(named),
+            MOST_CLASSES + 1 if self._many else len(label.classes or named),
             bins,
             histogram.least,
             histogram.most,
-            () if self._many else _frequent(named, whole=problem is None),
-            problem,
             asks=may_be_amounts and is_whole and is_rare,
             is_amount=may_be_amounts and not is_whole,
+            **({} if self._many else {"values": _frequent(named, whole=problem is None)}) | as_label,
         )
 
 
@@ -152,22 +160,98 @@ class TextCounts:
         """Count a block's values, given as codes and distinct values."""
         if self._many:
             return
-        texts: list[str] = column.dictionary.to_pylist()
-        counts = np.bincount(codes(column), minlength=len(texts) + 1)[:-1].tolist()
-        for text, count in zip(texts, counts, strict=True):
-            if count:
-                self._values[text] = self._values.get(text, 0) + count
-                if len(self._values) > MOST_CLASSES:
-                    self._many = True
-                    return
+        add_texts(self._values, column)
+        if len(self._values) > MOST_CLASSES:
+            self._many = True
+            self._values = dict([*self._values.items()][: MOST_CLASSES + 1])
 
-    def profile(self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts) -> ColumnProfile:
+    def profile(
+        self, name: str, kind: ColumnKind, rows: int, facts: ColumnFacts, label: "LabelCounts"
+    ) -> ColumnProfile:
         """Return the column's profile."""
-        problem = label_problem(name, self._values, facts)
-        values = () if self._many else _frequent(self._values, whole=problem is None)
+        as_label = label.described(name, rows, self._values, facts)
+        values = () if self._many else _frequent(self._values, whole=as_label["label_problem"] is None)
         return ColumnProfile(
-            name, kind, rows - facts.values, len(self._values), values=values, label_problem=problem
+            name, kind, rows - facts.values, len(self._values), **{"values": values} | as_label
         )
+
+
+class LabelCounts:
+    """Counts the spellings of a column as those of a label, as long as they are few enough for classes."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}
+        self._facts = ColumnFacts()
+        self.is_many = False
+        """Whether there are too many spellings; then no more are counted."""
+
+    def add(self, column: Any, facts: ColumnFacts) -> None:
+        """Count a block's values, given as codes and distinct values."""
+        self._facts = self._facts.merge(facts, MOST_CLASSES)
+        add_texts(self._texts, column)
+        self.is_many = len(self._texts) > MOST_CLASSES
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Rows of each class; empty where there are too many."""
+        if self.is_many:
+            return {}
+        classes = Classes.of(self._texts)
+        rows = [0] * len(classes.names)
+        for code, count in zip(classes.codes(self._texts), self._texts.values(), strict=True):
+            rows[code] += count
+        return dict(zip(classes.names, rows, strict=True))
+
+    def described(
+        self, name: str, rows: int, counts: Mapping[str, int], facts: ColumnFacts
+    ) -> dict[str, Any]:
+        """Return what the column would be as the label: fields of its profile.
+
+        Parameters
+        ----------
+        name
+            Of the column.
+        rows
+            Of the table.
+        counts, facts
+            Of the column as a feature, which count where there are too many spellings.
+        """
+        if self.is_many:
+            problem = label_problem(name, counts, facts)
+            if problem is None and not _are_amounts(counts, facts):
+                problem = (
+                    f"the classes of a label may be spelled in at most {MOST_CLASSES} ways, got more in "
+                    f"column {name!r}; write each number in one way"
+                )
+            return {"label_problem": problem, "label_missing": rows - facts.values}
+        problem, found = label_problem(name, self._texts, self._facts), self.classes
+        return {
+            "label_problem": problem,
+            "label_missing": rows - self._facts.values,
+            "label_notes": () if problem else tuple(self._notes(name, rows)),
+            "values": _frequent(found, whole=problem is None),
+        }
+
+    def _notes(self, name: str, rows: int) -> Iterator[str]:
+        """Yield what a person should know of the classes, in the words of the intake."""
+        from dnnflow.table.columns.targets import Targets
+        from dnnflow.table.store.column_blocks import Parsed
+        from dnnflow.table.store.table_targets import label_notes
+
+        facts = replace(self._facts, texts=frozenset(self._texts))
+        is_amount = _are_amounts(self._texts, facts)
+        task = Task.REGRESSION if is_amount else Task.CLASSIFICATION
+        targets = Targets.of(task, {name: facts.texts})
+        yield from label_notes(targets, Parsed([], rows, [], {name: facts}, []), rows - facts.values)
+
+
+def add_texts(total: dict[str, int], column: Any) -> None:
+    """Add the rows of each text of a column, given as codes and distinct values."""
+    texts: list[str] = column.dictionary.to_pylist()
+    counts = np.bincount(codes(column), minlength=len(texts) + 1)[:-1].tolist()
+    for text, count in zip(texts, counts, strict=True):
+        if count:
+            total[text] = total.get(text, 0) + count
 
 
 def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> str | None:
@@ -184,10 +268,11 @@ def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> s
     """
     try:
         check_label(name, facts)
-        classes = Classes.of(counts)
-        is_number = facts.numbers == facts.values and facts.first_infinite is None
-        if is_number and len(classes.names) > CONTINUOUS_CLASSES:
+        if _are_amounts(counts, facts):
             return None  # amounts, or classes if the task says so
+        if facts.numbers < facts.values:
+            infer_task({name: facts})  # dressed numbers that may be amounts
+        classes = Classes.of(counts)
         classes.check(name)
         rows = [0] * len(classes.names)
         for code, count in zip(classes.codes(counts), counts.values(), strict=True):
@@ -196,6 +281,17 @@ def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> s
     except DataError as error:
         return str(error)
     return None
+
+
+def _are_amounts(counts: Mapping[str, int], facts: ColumnFacts) -> bool:
+    """Say whether a label with these values is one of amounts, or may be: that is asked then."""
+    if facts.numbers < facts.values or facts.first_infinite is not None:
+        return False
+    values = set(map(to_number, counts))
+    if len(values) <= CONTINUOUS_CLASSES:
+        return False
+    is_whole = all(value is not None and value.is_integer() for value in values)
+    return not is_whole or len(values) > MOST_CLASSES or len(values) * ROWS_A_CLASS > facts.values
 
 
 def _frequent(counts: Mapping[str, int], *, whole: bool) -> tuple[tuple[str, int], ...]:

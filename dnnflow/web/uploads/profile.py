@@ -14,7 +14,7 @@ class ColumnProfile:
 
     name: str
     kind: str
-    """`number`, `text`, `boolean` or `empty`, as the study will take it."""
+    """`number`, `text`, `boolean` or `empty`, as the study will take it; `other` where it does not."""
     missing: int
     """Rows without a value."""
     distinct: int
@@ -33,13 +33,18 @@ class ColumnProfile:
     """Whether it must be said of a label if its whole numbers are classes or amounts."""
     is_amount: bool = False
     """Whether the numbers of a label are amounts, where nothing is said: not all are whole."""
+    label_missing: int = 0
+    """Rows without a label, if it is the label: None is a class of a label, and no value of a feature."""
+    label_notes: tuple[str, ...] = ()
+    """What a person should know of its classes, if it is the label."""
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ColumnProfile":
         """Return the column of JSON types."""
         histogram = tuple(int(rows) for rows in data["histogram"])
         values = tuple((str(value), int(rows)) for value, rows in data["values"])
-        return cls(**{**data, "histogram": histogram, "values": values})
+        notes = tuple(map(str, data.get("label_notes", ())))
+        return cls(**{**data, "histogram": histogram, "values": values, "label_notes": notes})
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,12 @@ class Profile:
     first_rows: tuple[tuple[str, ...], ...]
     """As written in the file, at most 10."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """Delimiter, quote, encoding and header as they were found out: fields of the pipeline's `dataset`."""
+    """Kind, delimiter, quote, encoding and header as they were found out, and what else was said: fields of
+    the pipeline's `dataset`."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the table was read."""
+    parts: tuple[str, ...] = ()
+    """Sheets of a workbook, or tables of a database, of which one was read."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -68,4 +78,6 @@ class Profile:
             columns=tuple(ColumnProfile.from_dict(column) for column in data["columns"]),
             first_rows=tuple(tuple(map(str, row)) for row in data["first_rows"]),
             reading=dict(data["reading"]),
+            notes=tuple(map(str, data.get("notes", ()))),
+            parts=tuple(map(str, data.get("parts", ()))),
         )

@@ -12,9 +12,9 @@ import signal
 import sys
 import threading
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -22,10 +22,10 @@ from typing import Any, ParamSpec, TypeVar
 from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.store.run_record import new_study_id
-from dnnflow.table.columns.recipe import Source
 from dnnflow.table.text.source_text import compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
+from dnnflow.web.uploads.reading import UploadReading
 
 RECORD = "upload.json"
 
@@ -34,7 +34,7 @@ _ASIDE = ".incoming-"
 _KEYS = ".keys"
 _OWNER = "owner.lock"
 _NAME_LENGTH = 120
-_ENDINGS = {None: "table.csv", "gzip": "table.csv.gz", "zstd": "table.csv.zst"}
+_ENDINGS = {None: "", "gzip": ".gz", "zstd": ".zst"}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +46,9 @@ _EXIT_S = 5.0
 _LINE_BYTES = 512 << 20
 """A profile is one line."""
 
+AS_FOUND = UploadReading()
+"""Nothing is said of how to read a file."""
+
 
 @dataclass(frozen=True)
 class WebUpload:
@@ -56,20 +59,23 @@ class WebUpload:
     name: str
     """What the sender called the file; only ever shown."""
     path: Path
-    """Of the text as it was sent: table.csv, table.csv.gz or table.csv.zst."""
+    """Of the file as it was sent: table.csv, table.csv.gz, table.parquet, …, by its kind when it came."""
     size_bytes: int
     digest: str
     """sha256 of what was sent."""
     created_at: str
     expires_at: str
     profile: Profile
+    asked: UploadReading = AS_FOUND
+    """How it is to be read, where that is said."""
 
 
 class Receiver:
     """One upload on its way in: its file, and the process that parses it."""
 
-    def __init__(self, aside: Path, name: str, limits: UploadLimits) -> None:
-        self.path, self.name, self._limits = aside / "table", name, limits
+    def __init__(self, aside: Path, name: str, limits: UploadLimits, asked: UploadReading) -> None:
+        self.path, self.name, self.asked, self._limits = aside / "table", name, asked, limits
+        self._scratch = aside / "scratch"
         self.size = 0
         self.beginning = b""
         self._log = aside / "parser.log"
@@ -84,15 +90,29 @@ class Receiver:
         """Return the sha256 of what was received."""
         return self._hash.hexdigest()
 
-    async def run(self, parts: AsyncIterator[bytes]) -> Profile:
-        """Write and check the table; the process has ended when this returns or raises."""
-        self.path.touch()
-        process = await self._start()
+    @property
+    def content(self) -> str:
+        """Return what tells uploads apart: bytes, and how they are read."""
+        said = self.asked.said()
+        return self.digest + (json.dumps(said, sort_keys=True) if said else "")
+
+    async def run(self, parts: AsyncIterator[bytes] | None, *, only_look: bool = False) -> Profile:
+        """Write and check the table; the process has ended when this returns or raises.
+
+        Without parts the file of `path` is there already. A look gives names and first rows only.
+        """
+        self._scratch.mkdir()
+        if parts is not None:
+            self.path.touch()
+        process = await self._start("look" if only_look else "profile")
         listening = asyncio.ensure_future(self._listen(process))
         try:
             try:
                 async with asyncio.timeout(self._limits.seconds_s):
-                    await self._receive(parts, process)
+                    if parts is not None:
+                        await self._receive(parts, process)
+                    else:
+                        _tell(process, f"{self.path.stat().st_size}\nend")
                     await listening
             except TimeoutError:
                 if self._answer is None:
@@ -105,9 +125,10 @@ class Receiver:
             listening.cancel()
             await asyncio.shield(_end(process, self._answer is not None))
 
-    async def _start(self) -> asyncio.subprocess.Process:
-        source = Source(url=self.name).model_dump(mode="json", exclude={"format", "sheet", "query"})
-        described = json.dumps(source), json.dumps(asdict(self._limits))
+    async def _start(self, what: str) -> asyncio.subprocess.Process:
+        source = self.asked.source(self.name).model_dump(mode="json")
+        source["missing_values"] = self.asked.missing_values
+        described = str(self._scratch), what, json.dumps(source), json.dumps(asdict(self._limits))
         with self._log.open("wb") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "dnnflow.web.uploads.profiler", str(self.path), *described,
@@ -117,10 +138,6 @@ class Receiver:
     async def _receive(self, parts: AsyncIterator[bytes], process: asyncio.subprocess.Process) -> None:
         """Write parts as they come; returns early when the parser has answered."""
         loop = asyncio.get_running_loop()
-
-        def tell(line: str) -> None:
-            if process.stdin is not None and not process.stdin.is_closing():
-                process.stdin.write(f"{line}\n".encode())
 
         with self.path.open("wb", buffering=0) as file:
             batch: list[bytes] = []
@@ -137,11 +154,11 @@ class Receiver:
                             self._check_size(length)
                         if batch and (part is None or length >= _WRITE_BYTES or self.size < _WRITE_BYTES):
                             await self._written(file, batch)
-                            tell(f"{self.size}")
+                            _tell(process, f"{self.size}")
                             batch, length = [], 0
                             await self._not_too_far()
                         if part is None:
-                            tell("end")
+                            _tell(process, "end")
                             return
             except TimeoutError:
                 if self._answer is None:
@@ -212,6 +229,11 @@ class Receiver:
         return Profile.from_dict(answer["profile"])
 
 
+def _tell(process: asyncio.subprocess.Process, line: str) -> None:
+    if process.stdin is not None and not process.stdin.is_closing():
+        process.stdin.write(f"{line}\n".encode())
+
+
 async def _in_thread(work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
     """Work in a thread, which has ended when this returns or raises: what it works on may be removed then."""
     working = asyncio.ensure_future(asyncio.to_thread(work, *args, **named))
@@ -252,17 +274,26 @@ class Uploads:
         self._keeping = threading.Lock()  # a key is looked for and taken by one at a time
         self._known: dict[str, WebUpload] = {}
 
-    async def receive(self, parts: AsyncIterator[bytes], *, name: str, key: str | None = None) -> WebUpload:
+    async def receive(
+        self,
+        parts: AsyncIterator[bytes],
+        *,
+        name: str,
+        key: str | None = None,
+        asked: UploadReading = AS_FOUND,
+    ) -> WebUpload:
         """Take a table as it streams in, checking it meanwhile in a process of its own.
 
         Parameters
         ----------
         parts
-            Of the body, a plain, gzip or zstd CSV.
+            Of the body: a file of any kind that can be read, plain, gzip or zstd.
         name
             To show.
         key
             Idempotency key: the same key and the same bytes give the same upload again.
+        asked
+            How to read it.
 
         Raises
         ------
@@ -273,6 +304,54 @@ class Uploads:
         ConflictError
             If the key was used with other bytes.
         """
+        with self._one_more():
+            async with self._aside() as aside:
+                receiver = Receiver(aside, display_name(name), self._limits, asked)
+                profile = await receiver.run(parts)
+                return await self._kept(aside, receiver, profile, key)
+
+    async def read_again(self, upload_id: str, asked: UploadReading) -> WebUpload:
+        """Read an upload in another way; it stays as it was where that is not possible.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        DataError
+            For everything wrong with the table, read like that.
+        LimitError
+            If it is larger than allowed, or too slow.
+        """
+        upload = self.get(upload_id)
+        profile = await self._read(upload, asked)
+        self.get(upload_id)  # it may have been deleted meanwhile
+        read = replace(upload, profile=profile, asked=asked)
+        self._write(upload.path.parent, read)
+        self._known[upload_id] = read
+        return read
+
+    async def look(self, upload_id: str, asked: UploadReading) -> Profile:
+        """Return the names and first rows of an upload as they would be, read in another way.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        DataError
+            If it cannot be read like that.
+        """
+        return await self._read(self.get(upload_id), asked, only_look=True)
+
+    async def _read(self, upload: WebUpload, asked: UploadReading, *, only_look: bool = False) -> Profile:
+        with self._one_more():
+            async with self._aside() as aside:
+                receiver = Receiver(aside, upload.name, self._limits, asked)
+                receiver.path = upload.path
+                return await receiver.run(None, only_look=only_look)
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """Count one that is received or read, or refuse it."""
         if self._receiving >= self._limits.at_once:
             raise BusyError(
                 f"a server may receive at most {self._limits.at_once} uploads at once, got one more; "
@@ -280,12 +359,18 @@ class Uploads:
             )
         self._receiving += 1
         try:
-            async with self._aside() as aside:
-                receiver = Receiver(aside, display_name(name), self._limits)
-                profile = await receiver.run(parts)
-                return await self._kept(aside, receiver, profile, key)
+            yield
         finally:
             self._receiving -= 1
+
+    def _write(self, folder: Path, upload: WebUpload) -> None:
+        record = {name: getattr(upload, name) for name in (field.name for field in fields(upload))}
+        record |= {
+            "path": upload.path.name,
+            "profile": upload.profile.to_dict(),
+            "asked": upload.asked.said(),
+        }
+        write_file(folder / RECORD, json.dumps(record))
 
     def get(self, upload_id: str) -> WebUpload:
         """Return an upload.
@@ -385,7 +470,7 @@ class Uploads:
         hashed = hashlib.sha256(key.encode()).hexdigest() if key is not None else ""
         key_path = self._directory / _KEYS / f"{hashed}.json" if hashed else None
         with self._keeping:
-            earlier = self._earlier(key_path, receiver.digest) if key_path is not None else None
+            earlier = self._earlier(key_path, receiver.content) if key_path is not None else None
             return earlier or self._keep_new(aside, receiver, profile, key_path)
 
     def _keep_new(
@@ -395,31 +480,33 @@ class Uploads:
         path = self._directory / upload_id
         ready = aside / "ready"
         ready.mkdir()
-        ending = _ENDINGS[compression_of(receiver.beginning)]
+        kind = profile.reading.get("format", "csv")
+        ending = f"table.{kind}{_ENDINGS[compression_of(receiver.beginning)]}"
         os.rename(receiver.path, ready / ending)
         now = datetime.now(UTC)
         expires = _text(now + timedelta(seconds=self._limits.kept_s))
         upload = WebUpload(
-            upload_id, receiver.name, path / ending, receiver.size, digest, _text(now), expires, profile
-        )
-        write_file(ready / RECORD, json.dumps({**asdict(upload), "path": ending}))
+            upload_id, receiver.name, path / ending, receiver.size, digest, _text(now), expires, profile,
+            receiver.asked,
+        )  # fmt: skip
+        self._write(ready, upload)
         os.rename(ready, path)
         if key_path is not None:
-            write_file(key_path, json.dumps({"upload_id": upload_id, "digest": digest}))
+            write_file(key_path, json.dumps({"upload_id": upload_id, "digest": receiver.content}))
         self._known[upload_id] = upload
         return upload
 
-    def _earlier(self, key_path: Path, digest: str) -> WebUpload | None:
+    def _earlier(self, key_path: Path, content: str) -> WebUpload | None:
         """Return the upload that was made with a key, unless it is gone."""
         try:
             made = json.loads(key_path.read_bytes())
             upload = self.get(made["upload_id"])
         except (OSError, ValueError, KeyError, NotFoundError):
             return None
-        if made["digest"] != digest:
+        if made["digest"] != content:
             raise ConflictError(
-                f"an idempotency key stands for one table, got other bytes than those of {upload.name!r}; "
-                "send another key"
+                f"an idempotency key stands for one table, got other bytes than those of {upload.name!r}, "
+                "or another reading; send another key"
             )
         return upload
 
@@ -434,7 +521,8 @@ def display_name(name: str) -> str:
 def _upload(path: Path) -> WebUpload:
     values = json.loads(path.read_bytes())
     profile = Profile.from_dict(values.pop("profile"))
-    return WebUpload(**{**values, "path": path.parent / values["path"], "profile": profile})
+    asked = UploadReading.model_validate(values.pop("asked", {}))
+    return WebUpload(**{**values, "path": path.parent / values["path"], "profile": profile, "asked": asked})
 
 
 def _is_owned(aside: Path) -> bool:
