@@ -443,6 +443,7 @@ def predict(
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.api import model_file
     from dnnflow.results.view.export import check_suffix, write_table
+    from dnnflow.run.predict_file import predict_file
     from dnnflow.run.saved_model import load_model
     from dnnflow.table.formats.rows_file import read_rows
 
@@ -451,6 +452,10 @@ def predict(
     saved = load_model(model_file(model))
     saved = saved.with_thresholds(threshold) if threshold else saved
     source = saved.source(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+    if out is not None and not as_json and out.suffix.lower() in (".csv", ".parquet"):
+        written = predict_file(saved, source, out, keep or ())
+        _print(f"wrote {out}: {written:,} rows")
+        return
     table = saved.predict_beside(read_rows(source), keep or ())
     if as_json:
         _print_json(table.to_dict(orient="records"))

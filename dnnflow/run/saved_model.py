@@ -255,13 +255,15 @@ class SavedModel:
         task = self.preprocessing.targets.task
         return decided(task, outputs, self.thresholds) if task is Task.MULTILABEL else outputs
 
-    def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+    def predict(self, rows: "pd.DataFrame", *, first_row: int = 0) -> "pd.DataFrame":
         """Return what is predicted of each raw row; classes by the model's thresholds, if it has some.
 
         Parameters
         ----------
         rows
             Raw feature columns under their names, as text or numbers; other columns are ignored.
+        first_row
+            From where messages count rows, where these are a part of a table.
 
         Returns
         -------
@@ -273,7 +275,7 @@ class SavedModel:
         """
         import pandas as pd
 
-        outputs = self._outputs(rows)
+        outputs = self._outputs(rows, first_row)
         targets = self.preprocessing.targets
         names: tuple[str, ...] = ()
         if targets.task is Task.CLASSIFICATION:
@@ -291,7 +293,9 @@ class SavedModel:
             table[NOTE] = notes
         return table
 
-    def predict_beside(self, rows: "pd.DataFrame", keep: Sequence[str]) -> "pd.DataFrame":
+    def predict_beside(
+        self, rows: "pd.DataFrame", keep: Sequence[str], *, first_row: int = 0
+    ) -> "pd.DataFrame":
         """Return what `predict` gives, with some columns of the rows before it, as they are.
 
         Raises
@@ -306,7 +310,7 @@ class SavedModel:
                     f"a column to keep is one of the rows, got {name!r}, which is there {names.count(name)} "
                     f"times; {nearest(name, names)}"
                 )
-        table = self.predict(rows)
+        table = self.predict(rows, first_row=first_row)
         for place, name in enumerate(dict.fromkeys(keep)):
             if name in table:
                 raise InputError(
@@ -334,9 +338,9 @@ class SavedModel:
                          metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
         return replace(found, fitted_rows=self.about.get("rows"))
 
-    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.floating]:
+    def _outputs(self, rows: "pd.DataFrame", first_row: int = 0) -> NDArray[np.floating]:
         """Return probabilities or numbers, (rows, outputs)."""
-        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        features = self.preprocessing.transform(rows, first_row=first_row)  # (rows, features) float32
         return np.asarray(self.model.predict(features, batch_size=4096, verbose=0))
 
 

@@ -218,11 +218,11 @@ class Preprocessing:
         if not np.isfinite(total):
             np.clip(out, -_LARGEST, _LARGEST, out=out)
 
-    def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
+    def transform(self, frame: "pd.DataFrame", *, first_row: int = 0) -> NDArray[np.float32]:
         """Encode raw rows as float32 (rows, n_features).
 
         The frame needs every feature column of the training table, as numbers or as text of a CSV; other
-        columns are ignored.
+        columns are ignored. Messages count rows from `first_row`, where the frame is a part of a table.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class Preprocessing:
             If a column is not there, or a value of a number column is not a finite number.
         """
         self._check_columns([str(name) for name in frame.columns])
-        return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
+        return self.encode([self._raw(column, frame[column.name], first_row) for column in self.columns])
 
     def _check_columns(self, names: Sequence[str]) -> None:
         wrong = [column.name for column in self.columns if names.count(column.name) != 1]
@@ -252,24 +252,31 @@ class Preprocessing:
         for column in self.columns:
             if not isinstance(column, TextColumn):
                 continue
-            texts = [_text(value, self.markers) for value in frame[column.name].tolist()]
-            for row in np.flatnonzero(column.codes(texts) == UNSEEN).tolist():
-                found[row].append(column.unseen(texts[row] or ""))
+            texts, rows = _texts(frame[column.name], self.markers)
+            places = np.flatnonzero(column.codes(texts) == UNSEEN).tolist()
+            said = {place: column.unseen(texts[place] or "") for place in places}
+            for row in np.flatnonzero(np.isin(rows, places)).tolist():
+                found[row].append(said[int(rows[row])])
         return ["; ".join(of_row) for of_row in found]
 
-    def _raw(self, column: FittedColumn, values: "pd.Series[Any]") -> NDArray[Any]:
+    def _raw(self, column: FittedColumn, values: "pd.Series[Any]", first_row: int) -> NDArray[Any]:
         if isinstance(column, TextColumn):
-            return column.codes(_text(v, self.markers) for v in values.tolist())
+            texts, rows = _texts(values, self.markers)
+            return column.codes(texts)[rows]
+        plain = None if column.style is not None else _plain_numbers(values, self.markers)
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        elif plain is not None:
+            numbers = plain
         else:
-            found = (_number(column, i, v, self.markers) for i, v in enumerate(values.tolist(), 1))
+            numbered = enumerate(values.tolist(), first_row + 1)
+            found = (_number(column, row, value, self.markers) for row, value in numbered)
             numbers = np.fromiter(found, dtype=np.float64)
         if self.markers.numbers:
             numbers = np.where(np.isin(numbers, [*self.markers.numbers]), np.nan, numbers)
         if (infinite := np.isinf(numbers)).any():
             row = int(np.argmax(infinite))
-            raise _not_a_number(column, row + 1, str(values.iloc[row]))
+            raise _not_a_number(column, first_row + row + 1, str(values.iloc[row]))
         return numbers
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
@@ -362,6 +369,45 @@ def as_text(value: Any) -> str | None:
 def _text(value: Any, markers: Markers) -> str | None:
     text = as_text(value)
     return None if text is None or markers.has(text) else text
+
+
+def _is_text(values: "pd.Series[Any]") -> bool:
+    import pandas as pd
+
+    return bool(values.dtype.kind == "O" and pd.api.types.infer_dtype(values, skipna=True) == "string")
+
+
+def _texts(values: "pd.Series[Any]", markers: Markers) -> tuple[list[str | None], NDArray[np.int64]]:
+    """Return texts of raw values, None for missing, and the place of each row's in them, shape (rows,).
+
+    Each distinct text is looked at once; of other values, equal ones may be spelled in several ways.
+    """
+    if not _is_text(values):
+        return [_text(value, markers) for value in values.tolist()], np.arange(len(values))
+    import pandas as pd
+
+    rows, distinct = pd.factorize(values)
+    texts = [*(_text(value, markers) for value in distinct.tolist()), None]
+    return texts, np.where(rows < 0, len(texts) - 1, rows)
+
+
+def _plain_numbers(values: "pd.Series[Any]", markers: Markers) -> NDArray[np.float64] | None:
+    """Return texts as numbers, NaN where missing, all at once; None unless all others are plain numbers."""
+    if not _is_text(values):
+        return None
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(pa.Array.from_pandas(values, type=pa.string()))
+    missing = pc.is_in(texts, value_set=pa.array(markers.spellings(), pa.string()))
+    texts = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
+    try:
+        found: NDArray[np.float64] = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    # Spellings of NaN and infinity are for the one who reads them one by one
+    is_plain = int(np.isfinite(found).sum()) + texts.null_count == len(found)
+    return np.array(found) if is_plain else None
 
 
 def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:
