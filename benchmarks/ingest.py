@@ -260,9 +260,8 @@ def main() -> None:
         path = Path(directory) / "table.csv"
         write_table(path, arguments.rows)
         size = path.stat().st_size / 1e9
-        print(
-            f"{arguments.rows:,} rows x {arguments.features} + label, {size:.2f} GB, {psutil.cpu_count()} cores"
-        )
+        shape = f"{arguments.rows:,} rows x {arguments.features} + label"
+        print(f"{shape}, {size:.2f} GB, {psutil.cpu_count()} cores")
         compare(path, arguments.rows, arguments.rounds)
         if arguments.large:
             write_table(path, 5 * arguments.rows)
