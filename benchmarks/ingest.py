@@ -7,6 +7,7 @@ a seed in a temporary directory and removed.
 
     python benchmarks/ingest.py                  # 2,000,000 rows x 28 features + label, 1.1 GB
     python benchmarks/ingest.py --rows 100000    # a small one
+    python benchmarks/ingest.py --rows 20000 --features 5000    # a wide one
     python benchmarks/ingest.py --large          # also dnnflow on five times the rows: its memory stays
 """
 
@@ -28,18 +29,23 @@ NAMES = [f"feature_{i}" for i in range(FEATURES)]
 
 
 def write_table(path: Path, rows: int) -> None:
-    """Write the table: normal features, and a label that depends on the first."""
+    """Write the table: normal features, and a label that depends on the first.
+
+    Of the Parquet files one is as polars writes it (zstd), one as pandas does (snappy).
+    """
     import polars as pl
 
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
-        for start in range(0, rows, 100_000):
-            features = rng.standard_normal((min(100_000, rows - start), FEATURES))
+        step = max(1, 100_000 * FEATURES // len(NAMES))
+        for start in range(0, rows, step):
+            features = rng.standard_normal((min(step, rows - start), len(NAMES)))
             label = (features[:, 0] + rng.standard_normal(len(features)) > 0).astype(int)
             frame = pl.DataFrame(dict(zip(NAMES, features.T, strict=True)) | {"label": label})
             frame.write_csv(file, include_header=start == 0)
     # Not read whole: five times the rows would not fit the memory of a small machine
     pl.scan_csv(path).sink_parquet(path.with_suffix(".parquet"))
+    pl.scan_csv(path).sink_parquet(path.with_suffix(".snappy"), compression="snappy")
 
 
 def run_dnnflow(path: Path) -> None:
@@ -55,6 +61,11 @@ def run_dnnflow(path: Path) -> None:
 def run_parquet(path: Path) -> None:
     """Preprocess the Parquet file of the same rows out of core, to a dataset on disk."""
     run_dnnflow(path.with_suffix(".parquet"))
+
+
+def run_snappy(path: Path) -> None:
+    """Preprocess the Parquet file that is compressed as pandas does it."""
+    run_dnnflow(path.with_suffix(".snappy"))
 
 
 def run_pandas(path: Path) -> None:
@@ -135,6 +146,7 @@ def check(train: int, test: int) -> None:
 CONTENDERS = {
     "dnnflow (to disk)": run_dnnflow,
     "dnnflow, Parquet": run_parquet,
+    "dnnflow, snappy": run_snappy,
     "pandas + scikit-learn": run_pandas,
     "polars": run_polars,
     "polars (to disk)": run_polars_to_disk,
@@ -160,6 +172,7 @@ def measure(contender: str, path: Path) -> Run:
     """Run a contender in a process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, __file__, "--contender", contender, "--table", str(path)]
+    command += ["--features", str(len(NAMES))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak = 0
         tree = psutil.Process(process.pid)
@@ -231,11 +244,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--features", type=int, default=FEATURES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", action="store_true", help="also dnnflow on five times the rows")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    NAMES[:] = [f"feature_{i}" for i in range(arguments.features)]
     if arguments.contender:
         start = time.monotonic()
         CONTENDERS[arguments.contender](arguments.table)
@@ -245,7 +260,8 @@ def main() -> None:
         path = Path(directory) / "table.csv"
         write_table(path, arguments.rows)
         size = path.stat().st_size / 1e9
-        print(f"{arguments.rows:,} rows x {FEATURES} + label, {size:.2f} GB, {psutil.cpu_count()} cores")
+        shape = f"{arguments.rows:,} rows x {arguments.features} + label"
+        print(f"{shape}, {size:.2f} GB, {psutil.cpu_count()} cores")
         compare(path, arguments.rows, arguments.rounds)
         if arguments.large:
             write_table(path, 5 * arguments.rows)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dnnflow.errors import StoreError
 
@@ -31,12 +31,18 @@ def content_id(value: Any) -> str:
 
 def write_file(path: Path, content: bytes | str) -> None:
     """Write a file aside, flush it to disk and rename it into place."""
+    with file_aside(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def file_aside(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that becomes `path` when the block ends well, and is removed if not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    data = content.encode() if isinstance(content, str) else content
     try:
         with aside.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -468,6 +468,7 @@ def predict(
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.api import model_file
     from dnnflow.results.view.export import check_suffix, write_table
+    from dnnflow.run.predict_file import predict_file
     from dnnflow.run.saved_model import load_model
     from dnnflow.show.terminal import notes_told
 
@@ -475,8 +476,13 @@ def predict(
         check_suffix(out, "predictions are written")
     saved = load_model(model_file(model))
     saved = saved.with_thresholds(threshold) if threshold else saved
+    given = {"delimiter": delimiter, "header": header, "sheet": sheet, "query": query}
     with notes_told():
-        raw = saved.rows(rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+        if out is not None and not as_json and out.suffix.lower() in (".csv", ".parquet"):
+            written = predict_file(saved, saved.blocks(rows, **given), out, keep or ())
+            _print(f"wrote {out}: {written:,} rows")
+            return
+        raw = saved.rows(rows, **given)
     table = saved.predict_beside(raw, keep or ())
     if as_json:
         _print_json(table.to_dict(orient="records"))

@@ -11,7 +11,7 @@ import re
 import warnings
 import zipfile
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from dnnflow.table.columns.kinds import Task, in_a_list, nearest, to_number
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.open_table import find_tables
-from dnnflow.table.formats.rows_file import read_rows
+from dnnflow.table.formats.rows_file import first_block, read_rows, row_blocks
 from dnnflow.table.text.source_text import shows_encoding
 
 if TYPE_CHECKING:
@@ -287,35 +287,46 @@ class SavedModel:
         DataError
             If it cannot be read, or its columns cannot be told.
         """
+        return self._read(url, given, read_rows)[1]
+
+    def blocks(self, url: str, **given: Any) -> Iterator["pd.DataFrame"]:
+        """Return a table of raw rows in blocks, as `rows` reads it; the first is read to see its form."""
+        source, _ = self._read(url, given, first_block)
+        return (self._named(block, source) for block in row_blocks(source))
+
+    def _read(
+        self, url: str, given: Mapping[str, Any], read: Callable[[Source], "pd.DataFrame"]
+    ) -> tuple[Source, "pd.DataFrame"]:
+        """Return how new rows are read in the end, and what was read of them."""
         source = self.source(url, **given)
         if "encoding" in self.reading and source.encoding is None:
             warnings.warn(
                 f"new rows are UTF-8, the table trained on was {self.reading['encoding']}",
                 ReadingWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         fault: DataError | None = None
         try:
-            rows = self._named(read_rows(source), source)
+            rows = self._named(read(source), source)
         except DataError as error:
             fault = error
         if fault is None and self._has_features(rows):
-            return rows
+            return source, rows
         if source.delimiter is not None and given.get("delimiter") is None:
             with suppress(DataError):
                 found = source.replace(delimiter=None)
-                again = self._named(read_rows(found), found)
+                again = self._named(read(found), found)
                 if self._has_features(again):
                     warnings.warn(
                         f"new rows are not separated by {source.delimiter!r} as the table trained on was; "
                         "what separates them was found anew",
                         ReadingWarning,
-                        stacklevel=3,
+                        stacklevel=4,
                     )
-                    return again
+                    return found, again
         if fault is not None:
             raise fault
-        return rows
+        return source, rows
 
     def _has_features(self, rows: "pd.DataFrame") -> bool:
         return {column.name for column in self.preprocessing.columns} <= {*map(str, rows.columns)}
@@ -348,13 +359,15 @@ class SavedModel:
         task = self.preprocessing.targets.task
         return decided(task, outputs, self.thresholds) if task is Task.MULTILABEL else outputs
 
-    def predict(self, rows: "pd.DataFrame") -> "pd.DataFrame":
+    def predict(self, rows: "pd.DataFrame", *, first_row: int = 0) -> "pd.DataFrame":
         """Return what is predicted of each raw row; classes by the model's thresholds, if it has some.
 
         Parameters
         ----------
         rows
             Raw feature columns under their names, as text or numbers; other columns are ignored.
+        first_row
+            From where messages count rows, where these are a part of a table.
 
         Returns
         -------
@@ -366,7 +379,7 @@ class SavedModel:
         """
         import pandas as pd
 
-        outputs = self._outputs(rows)
+        outputs = self._outputs(rows, first_row)
         targets = self.preprocessing.targets
         names: tuple[str, ...] = ()
         if targets.task is Task.CLASSIFICATION:
@@ -384,7 +397,9 @@ class SavedModel:
             table[NOTE] = notes
         return table
 
-    def predict_beside(self, rows: "pd.DataFrame", keep: Sequence[str]) -> "pd.DataFrame":
+    def predict_beside(
+        self, rows: "pd.DataFrame", keep: Sequence[str], *, first_row: int = 0
+    ) -> "pd.DataFrame":
         """Return what `predict` gives, with some columns of the rows before it, as they are.
 
         Raises
@@ -399,7 +414,7 @@ class SavedModel:
                     f"a column to keep is one of the rows, got {name!r}, which is there {names.count(name)} "
                     f"times; {nearest(name, names)}"
                 )
-        table = self.predict(rows)
+        table = self.predict(rows, first_row=first_row)
         for place, name in enumerate(dict.fromkeys(keep)):
             if name in table:
                 raise InputError(
@@ -427,9 +442,9 @@ class SavedModel:
                          metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
         return replace(found, fitted_rows=self.about.get("rows"))
 
-    def _outputs(self, rows: "pd.DataFrame") -> NDArray[np.floating]:
+    def _outputs(self, rows: "pd.DataFrame", first_row: int = 0) -> NDArray[np.floating]:
         """Return probabilities or numbers, (rows, outputs)."""
-        features = self.preprocessing.transform(rows)  # (rows, features) float32
+        features = self.preprocessing.transform(rows, first_row=first_row)  # (rows, features) float32
         return np.asarray(self.model.predict(features, batch_size=4096, verbose=0))
 
 

@@ -338,11 +338,11 @@ class Preprocessing:
         if not np.isfinite(total):
             np.clip(out, -_LARGEST, _LARGEST, out=out)
 
-    def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
+    def transform(self, frame: "pd.DataFrame", *, first_row: int = 0) -> NDArray[np.float32]:
         """Encode raw rows as float32 (rows, n_features).
 
         The frame needs every feature column of the training table, as numbers or as text of a CSV; other
-        columns are ignored.
+        columns are ignored. Messages count rows from `first_row`, where the frame is a part of a table.
 
         Raises
         ------
@@ -351,7 +351,7 @@ class Preprocessing:
         """
         frame = by_names(frame)
         self._check_columns([*frame.columns])
-        return self.encode([self._raw(column, frame[column.name]) for column in self.columns])
+        return self.encode([self._raw(column, frame[column.name], first_row) for column in self.columns])
 
     def _check_columns(self, names: Sequence[str]) -> None:
         wrong = [column.name for column in self.columns if names.count(column.name) != 1]
@@ -374,33 +374,52 @@ class Preprocessing:
         for column in self.columns:
             if not isinstance(column, TextColumn):
                 continue
-            texts = self._texts(frame[column.name])
-            for row in column.strangers(texts).tolist():
-                found[row].append(column.unseen(texts[row] or ""))
+            texts, rows = self._texts(frame[column.name])
+            places = column.strangers(texts).tolist()
+            said = {place: column.unseen(texts[place] or "") for place in places}
+            for row in np.flatnonzero(np.isin(rows, places)).tolist():
+                found[row].append(said[int(rows[row])])
         return ["; ".join(of_row) for of_row in found]
 
-    def _raw(self, column: FittedColumn, values: "pd.Series[Any]") -> NDArray[Any]:
+    def _raw(self, column: FittedColumn, values: "pd.Series[Any]", first_row: int) -> NDArray[Any]:
         if isinstance(column, TextColumn):
-            return column.codes(self._texts(values))
+            texts, rows = self._texts(values)
+            return column.codes(texts)[rows]
         if isinstance(column.style, TimeStyle):
-            return self._seconds(column.style, column, values)
+            return self._seconds(column.style, column, values, first_row)
+        plain = None if column.style is not None else _plain_numbers(values, self.markers)
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        elif plain is not None:
+            numbers = plain
         else:
-            found = (_number(column, i, v, self.markers) for i, v in enumerate(values.tolist(), 1))
+            numbered = enumerate(values.tolist(), first_row + 1)
+            found = (_number(column, row, value, self.markers) for row, value in numbered)
             numbers = np.fromiter(found, dtype=np.float64)
         if self.markers.numbers:
             numbers = np.where(np.isin(numbers, [*self.markers.numbers]), np.nan, numbers)
         if (infinite := np.isinf(numbers)).any():
             row = int(np.argmax(infinite))
-            raise _not_a_number(column, row + 1, str(values.iloc[row]))
+            raise _not_a_number(column, first_row + row + 1, str(values.iloc[row]))
         return numbers
 
-    def _texts(self, values: "pd.Series[Any]") -> list[str | None]:
-        return [None if text is None or self.markers.has(text) else text for text in texts_of(values)]
+    def _texts(self, values: "pd.Series[Any]") -> tuple[list[str | None], NDArray[np.int64]]:
+        """Return texts of raw values, None for missing, and the place of each row's in them, shape (rows,).
+
+        Each distinct text is looked at once; of other values, equal ones may be spelled in several ways.
+        """
+        import pandas as pd
+
+        if _is_text(values):
+            found, distinct = pd.factorize(values)
+            texts = [*map(as_text, distinct.tolist()), None]
+            rows = np.where(found < 0, len(texts) - 1, found)
+        else:
+            texts, rows = texts_of(values), np.arange(len(values))
+        return [None if text is None or self.markers.has(text) else text for text in texts], rows
 
     def _seconds(
-        self, style: TimeStyle, column: NumberColumn | TimeColumn, values: "pd.Series[Any]"
+        self, style: TimeStyle, column: NumberColumn | TimeColumn, values: "pd.Series[Any]", first_row: int
     ) -> NDArray[np.float64]:
         """Return the seconds of new rows' instants or durations, NaN where missing."""
         kind, zone = values.dtype.kind, getattr(values.dtype, "tz", None)
@@ -413,13 +432,13 @@ class Preprocessing:
             return _since_epoch(values.to_numpy())
         if zone is not None and style.is_instant and style.has_zone:
             return _since_epoch(values.dt.tz_convert(None).to_numpy())
-        texts = self._texts(values)
+        texts, rows = self._texts(values)
         known = pa.array(texts, pa.string()).dictionary_encode()
         seconds = np.append(read_times(style, known.dictionary), np.nan)
-        found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()]
+        found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()][rows]
         for row in np.flatnonzero(np.isnan(found)).tolist():
-            if (text := texts[row]) is not None:
-                raise _not_a_number(column, row + 1, text)
+            if (text := texts[int(rows[row])]) is not None:
+                raise _not_a_number(column, first_row + row + 1, text)
         return found
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
@@ -533,6 +552,30 @@ def _since_epoch(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return datetime64 or timedelta64 values in seconds, as their spelling with microseconds is read."""
     micro = values.astype(f"{'datetime64' if values.dtype.kind == 'M' else 'timedelta64'}[us]")
     return np.where(np.isnat(micro), np.nan, micro.astype(np.int64) / 1e6)
+
+
+def _is_text(values: "pd.Series[Any]") -> bool:
+    import pandas as pd
+
+    return bool(values.dtype.kind == "O" and pd.api.types.infer_dtype(values, skipna=True) == "string")
+
+
+def _plain_numbers(values: "pd.Series[Any]", markers: Markers) -> NDArray[np.float64] | None:
+    """Return texts as numbers, NaN where missing, all at once; None unless all others are plain numbers."""
+    if not _is_text(values):
+        return None
+    import pyarrow.compute as pc
+
+    texts = pc.utf8_trim_whitespace(pa.Array.from_pandas(values, type=pa.string()))
+    missing = pc.is_in(texts, value_set=pa.array(markers.spellings(), pa.string()))
+    texts = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
+    try:
+        found: NDArray[np.float64] = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
+    except pa.ArrowInvalid:
+        return None
+    # Spellings of NaN and infinity are for the one who reads them one by one
+    is_plain = int(np.isfinite(found).sum()) + texts.null_count == len(found)
+    return np.array(found) if is_plain else None
 
 
 def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:

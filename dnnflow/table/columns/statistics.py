@@ -72,7 +72,7 @@ class KeptBlock:
     held: Columns | None = None
     """Its columns, if they are in memory."""
     test: NDArray[np.bool_] | None = None
-    """Shape (rows,): which rows are test rows, if that is no matter of chance."""
+    """Shape (rows,): which rows are test rows, once that is known."""
 
     def read(self) -> Columns:
         """Return its columns."""
@@ -183,13 +183,15 @@ def label_block(block: KeptBlock, targets: Targets) -> NDArray[np.int16]:
     return strata_of(labels_of(block.read(), targets), targets)
 
 
-def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
-    """Return the statistics of one block."""
+def fit_block(block: KeptBlock, layout: Layout) -> tuple[BlockStatistics, NDArray[np.bool_]]:
+    """Return the statistics of one block, and which of its rows, shape (rows,), are test rows."""
     columns, targets = block.read(), layout.targets
     labels = labels_of(columns, targets)
-    rows, strata = split_rows(block, layout, labels), strata_of(labels, targets)
+    strata = strata_of(labels, targets)
+    test = _test_rows(block, layout, strata)
+    rows = _divided(strata, test)
     measured = () if targets.task is Task.CLASSIFICATION else labels.T
-    return BlockStatistics(
+    found = BlockStatistics(
         class_counts(strata[rows["train"]], targets.n_strata),
         class_counts(strata[rows["test"]], targets.n_strata),
         moments(columns.number(name)[rows["train"]] for name in layout.numbers),
@@ -204,6 +206,7 @@ def fit_block(block: KeptBlock, layout: Layout) -> BlockStatistics:
         moments(label[rows["train"]] for label in measured),
         moments(label[rows["test"]] for label in measured),
     )
+    return found, test
 
 
 def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[np.int64]]:
@@ -214,7 +217,14 @@ def _training_rows(block: KeptBlock, layout: Layout) -> tuple[Columns, NDArray[n
 def split_rows(block: KeptBlock, layout: Layout, labels: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
     """Return which of a block's rows, with these labels, belong to each split."""
     strata = strata_of(labels, layout.targets)
-    test = layout.rule.is_test(block.first_row, strata) if block.test is None else block.test
+    return _divided(strata, _test_rows(block, layout, strata))
+
+
+def _test_rows(block: KeptBlock, layout: Layout, strata: NDArray[np.int16]) -> NDArray[np.bool_]:
+    return layout.rule.is_test(block.first_row, strata) if block.test is None else block.test
+
+
+def _divided(strata: NDArray[np.int16], test: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     return {"train": np.flatnonzero((strata >= 0) & ~test), "test": np.flatnonzero(test)}
 
 

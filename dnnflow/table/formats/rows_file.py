@@ -1,6 +1,8 @@
 """Read the rows of a table of any kind into memory, as they are applied to a model."""
 
 import tempfile
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +79,38 @@ def read_rows(source: Source) -> "pd.DataFrame":
     return _with_rows(frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True))
 
 
+def row_blocks(source: Source) -> Generator["pd.DataFrame", None, None]:
+    """Yield new rows in blocks, as `read_rows` reads them; raises as that."""
+    frames: Iterator[pd.DataFrame]
+    for found in find_tables(source):
+        if found.kind in ("csv", "fwf"):
+            frames = (table.to_pandas() for table in csv_reader.row_blocks(found.source))
+        elif found.kind == "keel":
+            frames = iter([_rows(found)])
+        else:
+            frames = _typed_blocks(found)
+        yield from (frame for frame in frames if len(frame))
+
+
+def first_block(source: Source) -> "pd.DataFrame":
+    """Return the first of the blocks of new rows; raises as `read_rows`."""
+    with closing(row_blocks(source)) as blocks:
+        for block in blocks:
+            return block
+    raise no_rows()
+
+
+def _typed_blocks(found: FoundTable) -> Iterator["pd.DataFrame"]:
+    with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
+        table = open_typed(found, Path(scratch))
+        for batch in table.batches(_plain_names(table), _BATCH_ROWS):
+            yield pa.Table.from_batches([_plain(batch)]).to_pandas(integer_object_nulls=True)
+
+
+def _plain_names(table: TypedSource) -> list[str]:
+    return [field.name for field in table.schema if kind_of(field) is not TypeKind.OTHER]
+
+
 def rows_of(given: Any) -> "pd.DataFrame":
     """Return rows in memory as those of a file are read, with the index that they have.
 
@@ -110,7 +144,7 @@ def _rows(found: FoundTable) -> "pd.DataFrame":
 
 
 def _frame(table: TypedSource) -> "pd.DataFrame":
-    names = [field.name for field in table.schema if kind_of(field) is not TypeKind.OTHER]
+    names = _plain_names(table)
     batches = [_plain(batch) for batch in table.batches(names, _BATCH_ROWS)]
     schema = batches[0].schema if batches else pa.schema([(name, pa.string()) for name in names])
     whole = pa.Table.from_batches(batches, schema)

@@ -258,7 +258,9 @@ def text_of(array: pa.Array) -> pa.DictionaryArray:
     elif array.dictionary.null_count or array.dictionary.type == pa.null():
         array = _plain(pc.dictionary_decode(array)).dictionary_encode()
     spelled = spellings(array.dictionary)
-    coded = pa.DictionaryArray.from_arrays(pc.cast(array.indices, pa.int32()), spelled.fill_null(""))
+    if spelled.null_count:  # not where there are none: pyarrow's scalars import pandas, 0.5 to 2 s
+        spelled = spelled.fill_null("")
+    coded = pa.DictionaryArray.from_arrays(pc.cast(array.indices, pa.int32()), spelled)
     if len(pc.unique(coded.dictionary)) < len(coded.dictionary):  # two values that are spelled alike
         coded = pc.dictionary_decode(coded).dictionary_encode()
     return coded.cast(TEXT)

@@ -214,7 +214,8 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
     unnamed = plan.dialect.unnamed
     for name, style in styles.items():
         if isinstance(style, TimeStyle):
-            if not plan.styles[name].is_asked:
+            asked = plan.styles.get(name)
+            if asked is None or not asked.is_asked:
                 yield times.told(name, style, read.facts[name].clock.example)
         elif example := read.facts[name].dress.example:
             yield told(name, style, example)

@@ -276,7 +276,7 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         rule = _split(table, parsed, targets)
     times = tuple(column.name for column in parsed.columns if column.kind is ColumnKind.TIME)
     layout = replace(_layout(parsed.columns, targets, rule), styles=parsed.styles, times=times)
-    fitted = _fit(table, parsed, layout)
+    fitted, parsed = _fit(table, parsed, layout)
     test_marks = Marks()
     if table.job.recipe.weights is not None:
         weights, test_marks = _weights(table, parsed, layout, table.job.recipe.weights)
@@ -463,16 +463,23 @@ class _Fitted:
         ]
 
 
-def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
+def _fit(table: Table, parsed: Parsed, layout: Layout) -> tuple[_Fitted, Parsed]:
+    """Fit the recipe to the training rows; mark the test rows, so that they are drawn once."""
     block_rows: dict[str, list[int]] = {split: [] for split in SPLITS}
+    marked = []
 
     def counted() -> Iterator[BlockStatistics]:
-        for part in table.job.tasks.run("fit", fit_block, ((block, layout) for block in parsed.blocks)):
+        calls = ((block, layout) for block in parsed.blocks)
+        for part, test in table.job.tasks.run("fit", fit_block, calls):
             block_rows["train"].append(int(part.train.sum()))
             block_rows["test"].append(int(part.test.sum()))
+            marked.append(test)
             yield part
 
     statistics = reduce(BlockStatistics.merge, counted())
+    parsed = replace(
+        parsed, blocks=[replace(block, test=test) for block, test in zip(parsed.blocks, marked, strict=True)]
+    )
     if parsed.mark is None and not table.test:
         layout.targets.check_counts((statistics.train + statistics.test).tolist())
     for split in SPLITS:
@@ -483,7 +490,7 @@ def _fit(table: Table, parsed: Parsed, layout: Layout) -> _Fitted:
             )
     fill = _fill(table, parsed, layout, statistics.moments)
     preprocessing = fit_preprocessing(table.job.recipe, parsed.columns, layout, statistics, fill)
-    return _Fitted(layout, statistics, preprocessing, block_rows)
+    return _Fitted(layout, statistics, preprocessing, block_rows), parsed
 
 
 def _fill(table: Table, parsed: Parsed, layout: Layout, moments: Moments) -> NDArray[np.float64]:

@@ -214,8 +214,8 @@ def line_in(data: bytes, dialect: Dialect, row: int) -> int:
     return line
 
 
-def read_rows(source: TextSource) -> "pd.DataFrame":
-    """Read a CSV of new rows that fits the memory: texts as they stand there, markers of missing values too.
+def row_blocks(source: TextSource) -> Iterator[pa.Table]:
+    """Yield the new rows of a CSV in blocks: texts as they stand there, markers of missing values too.
 
     Raises
     ------
@@ -241,18 +241,22 @@ def read_rows(source: TextSource) -> "pd.DataFrame":
         if len(types) < len(dialect.columns):
             twice = next(n for n in dialect.columns if dialect.columns.count(n) > 1)
             raise DataError(f"column names must differ, got {twice!r} twice; rename one of them")
-        tables = []
         rows = 0
         for block in blocks(text, start):
             try:
-                tables.append(parse(block.read(), dialect, types))
+                table = parse(block.read(), dialect, types)
             except RowError as error:
                 raise located(error, rows, text, dialect, block) from None
             except pa.ArrowInvalid as error:
                 raise unreadable(error) from None
-            rows += tables[-1].num_rows
-        frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
-        return frame
+            rows += table.num_rows
+            yield table
+
+
+def read_rows(source: TextSource) -> "pd.DataFrame":
+    """Read a CSV of new rows that fits the memory; see `row_blocks`."""
+    frame: pd.DataFrame = pa.concat_tables(row_blocks(source)).to_pandas()
+    return frame
 
 
 def located(error: RowError, first_row: int, text: Text, dialect: Dialect, block: Block) -> DataError:
