@@ -33,8 +33,8 @@ from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.run.execute import begin, finalists, measure_once, preprocess
+from dnnflow.run.models.saved_model import load_model, read_weights
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import load_model, read_weights
 from dnnflow.settings import Settings
 from dnnflow.table.store.dataset import Dataset
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dnnflow.parallel.spec.algorithm import Algorithm, OptimizerSpec, RateSchedule
     from dnnflow.pipeline.pipeline_file import load_pipeline
     from dnnflow.pipeline.study_pipeline import Pipeline
-    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.models.saved_model import load_model
     from dnnflow.table.store.dataset import Dataset
 
 _NAMES = {
@@ -28,7 +28,7 @@ _NAMES = {
     "Design": "dnnflow.design.layers",
     "Layer": "dnnflow.design.layers",
     "Space": "dnnflow.design.space",
-    "load_model": "dnnflow.run.saved_model",
+    "load_model": "dnnflow.run.models.saved_model",
     "Algorithm": "dnnflow.parallel.spec.algorithm",
     "OptimizerSpec": "dnnflow.parallel.spec.algorithm",
     "RateSchedule": "dnnflow.parallel.spec.algorithm",

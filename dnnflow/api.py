@@ -22,9 +22,9 @@ from dnnflow.results.view.model_score import ModelScore
 from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run import execute as stages
 from dnnflow.run.execute import StudyEnd, TrainingEnd
-from dnnflow.run.model_export import export_model, file_of_model
+from dnnflow.run.models.model_export import export_model, file_of_model
+from dnnflow.run.models.saved_model import SavedModel, load_model, predicted, probabilities
 from dnnflow.run.run import Run, StudyRun, TrainingRun
-from dnnflow.run.saved_model import SavedModel, load_model, predicted, probabilities
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.run.study import Study
 from dnnflow.run.widen import study_of_file

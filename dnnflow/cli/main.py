@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dnnflow.cli.lazy_command import lazy
+from dnnflow.cli.model_commands import predict, score
 from dnnflow.cli.search_command import search, search_command
 from dnnflow.cli.train_command import train, train_command
 from dnnflow.cli.upkeep_commands import AsJson, StudyId, clean, cloned, delete, note, rename, tag
@@ -402,7 +403,7 @@ def export(
     """Write every trial of a study to a file, or one of its models for plain Keras or ONNX."""
     from dnnflow.api import model_file, open_study
     from dnnflow.results.view.export import export_trials
-    from dnnflow.run.model_export import SUFFIXES, export_model
+    from dnnflow.run.models.model_export import SUFFIXES, export_model
 
     if out.suffix in SUFFIXES:
         for note in export_model(model_file(study, model), out, raw=raw):
@@ -425,91 +426,6 @@ def report(
     _print(f"wrote {open_study(study_id).report(out)}")
 
 
-Model = Annotated[
-    str,
-    typer.Argument(help="A .keras file that a study saved, or a study, whose recommended model is taken."),
-]
-RawRows = Annotated[str, typer.Argument(help="A table of raw rows (path or URL).")]
-Delimiter = Annotated[
-    str | None, typer.Option(help="Character between fields; default: that of the table trained on.")
-]
-Header = Annotated[
-    bool | None,
-    typer.Option(
-        "--header/--no-header",
-        help="Whether the first line names the columns; default: as in the table trained on. Without, "
-        "the columns are those of that table, in its order.",
-    ),
-]
-
-Sheet = Annotated[str | None, typer.Option(help="Name of a workbook's sheet; default: the first.")]
-Query = Annotated[str | None, typer.Option(help="SELECT, or name of a table, of a database.")]
-
-
-@app.command()
-def predict(
-    model: Model, rows: RawRows,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A .csv, .parquet or .json file to write; default: CSV in the terminal."),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="A column of the rows to put before what is predicted, as an id. Repeatable."),
-    ] = None,
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option(help="Probability of the second of two classes above which it is predicted; of labels "
-                          "one each; default: the model's. Repeatable."),
-    ] = None,
-    delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None, query: Query = None,
-    as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Apply a saved model to raw rows: the class of each and the probability of every class."""
-    from dnnflow.api import model_file
-    from dnnflow.results.view.export import check_suffix, write_table
-    from dnnflow.run.predict_file import predict_file
-    from dnnflow.run.saved_model import load_model
-    from dnnflow.show.terminal import notes_told
-
-    if out is not None:
-        check_suffix(out, "predictions are written")
-    saved = load_model(model_file(model))
-    saved = saved.with_thresholds(threshold) if threshold else saved
-    given = {"delimiter": delimiter, "header": header, "sheet": sheet, "query": query}
-    with notes_told():
-        if out is not None and not as_json and out.suffix.lower() in (".csv", ".parquet"):
-            written = predict_file(saved, saved.blocks(rows, **given), out, keep or ())
-            _print(f"wrote {out}: {written:,} rows")
-            return
-        raw = saved.rows(rows, **given)
-    table = saved.predict_beside(raw, keep or ())
-    if as_json:
-        _print_json(table.to_dict(orient="records"))
-    elif out is None:
-        sys.stdout.write(table.to_csv(index=False))
-    else:
-        write_table(table, out, "predictions are written")
-        _print(f"wrote {out}: {len(table):,} rows")
-
-
-@app.command()
-def score(
-    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None,
-    query: Query = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Say how good a saved model is on raw rows that have the label."""
-    from dnnflow.api import score as score_rows
-    from dnnflow.show.terminal import notes_told, show_score
-
-    with notes_told():
-        found = score_rows(model, rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
-    if as_json:
-        _print_json(found.to_dict())
-    else:
-        show_score(found)
-
-
 @cluster_app.command()
 def certs(
     directory: Annotated[Path, typer.Argument(help="A directory that does not exist yet.")],
@@ -525,7 +441,7 @@ def certs(
     _print(f"dnnflow takes DNNFLOW_TLS={directory} in its environment, and --cluster tls://HOST:8786")
 
 
-for command in (rename, note, tag, delete, clean):
+for command in (predict, score, rename, note, tag, delete, clean):
     app.command()(command)
 
 

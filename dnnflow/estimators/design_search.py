@@ -28,8 +28,8 @@ from dnnflow.pipeline.pipeline_file import merge
 from dnnflow.results.view.leaderboard_frame import leaderboard_frame
 from dnnflow.results.view.next_steps import recommended_file
 from dnnflow.run.execute import StudyEnd, execute, require_success
+from dnnflow.run.models.saved_model import PROBABILITY, SavedModel, load_model, warned
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import PROBABILITY, SavedModel, load_model, warned
 from dnnflow.run.search import SearchRequest, executor_of, search_pipeline, sections_of
 from dnnflow.settings import Settings
 from dnnflow.table.formats.frames import arrow_of, is_table

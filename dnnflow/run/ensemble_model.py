@@ -9,7 +9,7 @@ from dnnflow.engines.losses import loss_of
 from dnnflow.engines.process_setup import import_tensorflow
 from dnnflow.engines.seam import make_importable
 from dnnflow.paths import content_id
-from dnnflow.run.saved_model import read_weights
+from dnnflow.run.models.saved_model import read_weights
 from dnnflow.table.columns.kinds import Task
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from dnnflow.run.final_stage import (
     parts_of,
     refit_task,
 )
-from dnnflow.run.saved_model import read_about, write_model
+from dnnflow.run.models.saved_model import read_about, write_model
 from dnnflow.table.columns.split import Part
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from dnnflow.results.predictions.prediction_matrix import PredictionWriter
 from dnnflow.results.store.final_trials import FinalStage, FinalTrial
 from dnnflow.results.view.finals import Finals, refitted
 from dnnflow.results.view.study_view import load_finals
-from dnnflow.run.saved_model import write_weights
+from dnnflow.run.models.saved_model import write_weights
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.table.columns.split import Part
 from dnnflow.table.store.whole_dataset import WholeDataset

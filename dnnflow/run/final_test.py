@@ -32,7 +32,7 @@ from dnnflow.run.final_stage import (
     parts_of,
     refit_task,
 )
-from dnnflow.run.saved_model import write_model
+from dnnflow.run.models.saved_model import write_model
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.split import Part
 from dnnflow.table.columns.targets import Targets

@@ -13,7 +13,7 @@ from dnnflow.events import Listener, Notice, ignore
 from dnnflow.parallel.spec.train_options import RefitOptions, TrainOptions
 from dnnflow.parameters import fields_of
 from dnnflow.pipeline.study_pipeline import RefitSection
-from dnnflow.run.saved_model import read_about, write_model
+from dnnflow.run.models.saved_model import read_about, write_model
 from dnnflow.run.train import TrainingPlan, carry_out, with_optimizer
 from dnnflow.table.rows.array_source import DatasetSource
 from dnnflow.table.store.chunks import SPLITS

@@ -30,7 +30,7 @@ from dnnflow.results.predictions.prediction_matrix import MAX_BYTES, PredictionW
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
-from dnnflow.run.saved_model import BestWeights, LeaderboardKey
+from dnnflow.run.models.saved_model import BestWeights, LeaderboardKey
 from dnnflow.run.time_left import TimeLeft, expected_times
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.settings import Settings

@@ -222,7 +222,7 @@ def _options_of(pipeline: TrainPipeline, spec: "ModelSpec") -> TrainOptions:
 def write_trained(trained: Trained, pipeline: TrainPipeline, draw: Draw) -> list[Path]:
     """Write the model, history, timeline and report where a `placed` pipeline says; return the files."""
     from dnnflow.paths import write_file
-    from dnnflow.run.saved_model import write_model
+    from dnnflow.run.models.saved_model import write_model
     from dnnflow.table.rows.array_source import DatasetSource
     from dnnflow.table.store.dataset import open_cached
 

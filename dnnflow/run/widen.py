@@ -14,7 +14,7 @@ from dnnflow.results.store.run_record import RunRecord, mask_credentials
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import load_view
 from dnnflow.run.clone import require_no_credentials
-from dnnflow.run.saved_model import read_about
+from dnnflow.run.models.saved_model import read_about
 from dnnflow.settings import Settings
 
 SAME = ("dataset", "preprocess", "space", "designs", "strategy", "seed")

@@ -19,7 +19,7 @@ from dnnflow.cli import main as cli
 from dnnflow.errors import InputError, PipelineError
 from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.store import Store
-from dnnflow.run.saved_model import SavedModel
+from dnnflow.run.models.saved_model import SavedModel
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import Classes, Task
 from tests.conftest import PIPELINES

@@ -129,7 +129,7 @@ def test_a_model_made_by_a_module_of_the_current_directory(call, cluster: list[s
 def test_a_model_of_a_dataset_predicts_raw_rows(call, cluster: list[str], iris, tmp_path: Path) -> None:
     import keras
 
-    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.models.saved_model import load_model
     from dnnflow.table.text.csv_reader import read_rows
 
     model = keras.Sequential([keras.Input((iris.n_features,)), keras.layers.Dense(3, "softmax")])

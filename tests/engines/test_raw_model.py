@@ -16,8 +16,8 @@ from dnnflow.design.layers import ACTIVATIONS
 from dnnflow.engines.keras.onnx_graph import onnx_model
 from dnnflow.engines.keras.raw_model import coarse_columns, raw_model
 from dnnflow.errors import InputError, NotFoundError
-from dnnflow.run.model_export import export_model
-from dnnflow.run.saved_model import SavedModel, load_model, write_model
+from dnnflow.run.models.model_export import export_model
+from dnnflow.run.models.saved_model import SavedModel, load_model, write_model
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest

@@ -18,7 +18,7 @@ from dnnflow import DesignSearchClassifier, DesignSearchRegressor
 from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, InputError
 from dnnflow.results.store.store import Store
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.models.saved_model import load_model
 from dnnflow.settings import Settings
 
 pytestmark = pytest.mark.slow

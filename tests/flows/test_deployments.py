@@ -143,7 +143,7 @@ def test_a_triggered_study_ends_completed(server: PrefectServer) -> None:
 
 def test_a_triggered_training_ends_with_a_model(server: PrefectServer, tmp_path: Path) -> None:
     """With a part of the file's pipeline laid over, on the workers that `make serve` has started."""
-    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.models.saved_model import load_model
 
     out = tmp_path / "trained.keras"
     given = {"parallel": {"epochs": 2, "replicas": 1}, "outputs": {"model": str(out)}}

@@ -13,7 +13,7 @@ from dnnflow.errors import PipelineError
 from dnnflow.paths import Workspace
 from dnnflow.pipeline.pipeline_file import find_problems, load_any, load_pipeline, to_yaml
 from dnnflow.pipeline.training_pipeline import TrainPipeline
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.models.saved_model import load_model
 from tests.conftest import PIPELINES
 
 BUILDER = """

@@ -10,7 +10,7 @@ from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.adjustment import Adjustment, adjustment, chosen_thresholds, tempered
 from dnnflow.run.ensemble_model import averaged, with_temperature
 from dnnflow.run.execute import aggregate, finalists, measure_once
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.table.columns.kinds import Task

@@ -16,8 +16,8 @@ from dnnflow.results.view.next_steps import next_steps
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.adjustment import tempered
 from dnnflow.run.execute import finalists, fit_all_rows, measure_once
+from dnnflow.run.models.saved_model import load_model, read_about, read_weights
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import load_model, read_about, read_weights
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from tests.golden.outcomes import weights_of

@@ -17,7 +17,7 @@ from dnnflow.results.view.study_view import StudyView, load_finals
 from dnnflow.run.execute import aggregate, finalists, measure_once
 from dnnflow.run.final_stage import finalists_of, has_finals, parts_of, train_finals
 from dnnflow.run.final_test import hand_out
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.table.columns.split import Part

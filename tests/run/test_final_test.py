@@ -22,7 +22,7 @@ from dnnflow.results.predictions.prediction_matrix import read_predictions
 from dnnflow.results.view.paired import told_apart
 from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.execute import aggregate, measure_once
-from dnnflow.run.saved_model import load_model
+from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.table.columns.split import Part

@@ -13,8 +13,8 @@ from dnnflow.errors import PipelineError
 from dnnflow.events import Notice, Stage, StageFinished, StageStarted
 from dnnflow.pipeline.pipeline_file import find_problems, load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
+from dnnflow.run.models.saved_model import MEMBER
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import MEMBER
 from dnnflow.settings import Settings
 from dnnflow.table.rows.array_source import DatasetSource
 from tests.conftest import PIPELINES
@@ -64,7 +64,7 @@ def test_a_pipeline_without_refit_trains_nothing_more(client, home: Settings) ->
 
 def test_the_best_design_is_trained_on_every_row_and_predicts_raw_rows(client, home: Settings) -> None:
     """Also where the study has finished before: refit is no part of what makes two studies the same."""
-    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.models.saved_model import load_model
     from dnnflow.table.text.csv_reader import read_rows
 
     events, path = run(client, home, REFIT)

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from dnnflow.errors import DataError
-from dnnflow.run.predict_file import predict_file
-from dnnflow.run.saved_model import NOTE, SavedModel
-from dnnflow.table.columns import preprocess
+from dnnflow.run.models.predict_file import predict_file
+from dnnflow.run.models.saved_model import NOTE, SavedModel
+from dnnflow.table.columns import preprocess, raw_values
 from dnnflow.table.columns.kinds import Markers
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats import rows_file
@@ -90,7 +90,7 @@ def test_a_wrong_row_is_named_and_nothing_is_written(saved: SavedModel, tmp_path
 )
 def test_texts_read_at_once_are_the_numbers_that_they_are_one_by_one(text: str) -> None:
     markers = Markers(("-999",))
-    fast = preprocess._plain_numbers(pd.Series([text, "1", None]), markers)
+    fast = raw_values.plain_numbers(pd.Series([text, "1", None]), markers)
     if fast is not None:
         column = preprocess.NumberColumn("x", 0.0, 0.0, 1.0, 0.0, 1.0, False)
         slow = preprocess._number(column, 1, text, markers)

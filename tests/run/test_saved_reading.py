@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from dnnflow.errors import DataError, ReadingWarning
-from dnnflow.run.saved_model import SavedModel
+from dnnflow.run.models.saved_model import SavedModel
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
 

@@ -29,8 +29,8 @@ from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
 from dnnflow.results.store.run_record import RunState
 from dnnflow.run.execute import begin, preprocess, train, upload
+from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.run import StudyRun
-from dnnflow.run.saved_model import load_model
 from dnnflow.run.study import Study
 from dnnflow.settings import Settings
 from dnnflow.table.columns.split import Part

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from dnnflow.errors import DataError
-from dnnflow.run.saved_model import SavedModel
+from dnnflow.run.models.saved_model import SavedModel
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.rows_file import read_rows
 from dnnflow.table.store.dataset import Dataset

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError
-from dnnflow.run.saved_model import NOTE, SavedModel
+from dnnflow.run.models.saved_model import NOTE, SavedModel
 from dnnflow.table.columns.kinds import looks_like_values
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source

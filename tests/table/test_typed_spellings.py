@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnnflow.errors import DataError
-from dnnflow.run.saved_model import SavedModel
+from dnnflow.run.models.saved_model import SavedModel
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.rows_file import read_rows, rows_of
 from dnnflow.table.store.dataset import Dataset

@@ -75,7 +75,7 @@ def serve_app(app: FastAPI) -> Iterator[Served]:
 def saved(services: Services, make_study, iris) -> str:
     """A study with trials and a model of iris."""
     from dnnflow.engines.keras.build import build_model
-    from dnnflow.run.saved_model import write_model
+    from dnnflow.run.models.saved_model import write_model
 
     study_id = make_study(24, failed=2)
     made = design(9)

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from dnnflow.results.store.run_record import RunState
 from dnnflow.results.view import tested as measured
-from dnnflow.run.saved_model import load_model, write_model
+from dnnflow.run.models.saved_model import load_model, write_model
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.web.jobs.services import Services
 from tests.web.recording import design, recorder

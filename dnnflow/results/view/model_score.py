@@ -16,7 +16,7 @@ from dnnflow.results.view.bootstrap import bootstrap_interval
 from dnnflow.results.view.intervals import wilson_interval
 from dnnflow.results.view.score_words import between
 from dnnflow.table.columns.kinds import Task, nearest, quoted
-from dnnflow.table.columns.preprocess import by_names
+from dnnflow.table.columns.raw_values import by_names
 from dnnflow.table.columns.targets import Targets
 
 if TYPE_CHECKING:

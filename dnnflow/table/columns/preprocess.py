@@ -15,7 +15,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import spelled, spellings
 from dnnflow.table.columns.dressing import NumberStyle, styles_of
 from dnnflow.table.columns.iso_times import read_times
 from dnnflow.table.columns.kinds import (
@@ -25,13 +24,13 @@ from dnnflow.table.columns.kinds import (
     Classes,
     Markers,
     Task,
-    composed,
     in_a_list,
     looks_like_values,
     nearest,
     quoted,
     to_number,
 )
+from dnnflow.table.columns.raw_values import as_text, by_names, is_text, plain_numbers, since_epoch, texts_of
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.columns.times import LONGEST_MONTH, PERIODS, TimeStyle, parts_of
 
@@ -387,7 +386,7 @@ class Preprocessing:
             return column.codes(texts)[rows]
         if isinstance(column.style, TimeStyle):
             return self._seconds(column.style, column, values, first_row)
-        plain = None if column.style is not None else _plain_numbers(values, self.markers)
+        plain = None if column.style is not None else plain_numbers(values, self.markers)
         if values.dtype.kind in "fiu":
             numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
         elif plain is not None:
@@ -410,7 +409,7 @@ class Preprocessing:
         """
         import pandas as pd
 
-        if _is_text(values):
+        if is_text(values):
             found, distinct = pd.factorize(values)
             texts = [*map(as_text, distinct.tolist()), None]
             rows = np.where(found < 0, len(texts) - 1, found)
@@ -429,9 +428,9 @@ class Preprocessing:
             and (kind == "M") == style.is_instant
             and (kind == "m" or not style.has_zone)
         ):
-            return _since_epoch(values.to_numpy())
+            return since_epoch(values.to_numpy())
         if zone is not None and style.is_instant and style.has_zone:
-            return _since_epoch(values.dt.tz_convert(None).to_numpy())
+            return since_epoch(values.dt.tz_convert(None).to_numpy())
         texts, rows = self._texts(values)
         known = pa.array(texts, pa.string()).dictionary_encode()
         seconds = np.append(read_times(style, known.dictionary), np.nan)
@@ -526,56 +525,6 @@ def _column(values: dict[str, Any]) -> FittedColumn:
     find = TimeStyle.from_dict if style and "form" in style else NumberStyle.from_dict
     number = NumberColumn(**values, style=style and find(style))
     return TimeColumn(number, tuple(parts)) if kind == "time" else number
-
-
-def as_text(value: Any) -> str | None:
-    """Return a raw value as text of a CSV, without blanks around it; None if it is missing."""
-    text = spelled(value)
-    return None if text is None else composed(text.strip())
-
-
-def by_names(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a frame whose columns are called by texts, as those of a table are: 0 is called '0'."""
-    names = [str(name) for name in frame.columns]
-    return frame if names == [*frame.columns] else frame.set_axis(names, axis=1)
-
-
-def texts_of(values: "pd.Series[Any]") -> list[str | None]:
-    """Return raw values as texts of a CSV by their type, as `as_text` does of one."""
-    if values.dtype.kind in "fiub":
-        texts: list[str | None] = spellings(pa.Array.from_pandas(values)).to_pylist()
-        return texts
-    return list(map(as_text, values.tolist()))
-
-
-def _since_epoch(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return datetime64 or timedelta64 values in seconds, as their spelling with microseconds is read."""
-    micro = values.astype(f"{'datetime64' if values.dtype.kind == 'M' else 'timedelta64'}[us]")
-    return np.where(np.isnat(micro), np.nan, micro.astype(np.int64) / 1e6)
-
-
-def _is_text(values: "pd.Series[Any]") -> bool:
-    import pandas as pd
-
-    return bool(values.dtype.kind == "O" and pd.api.types.infer_dtype(values, skipna=True) == "string")
-
-
-def _plain_numbers(values: "pd.Series[Any]", markers: Markers) -> NDArray[np.float64] | None:
-    """Return texts as numbers, NaN where missing, all at once; None unless all others are plain numbers."""
-    if not _is_text(values):
-        return None
-    import pyarrow.compute as pc
-
-    texts = pc.utf8_trim_whitespace(pa.Array.from_pandas(values, type=pa.string()))
-    missing = pc.is_in(texts, value_set=pa.array(markers.spellings(), pa.string()))
-    texts = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
-    try:
-        found: NDArray[np.float64] = pc.cast(texts, pa.float64()).to_numpy(zero_copy_only=False)
-    except pa.ArrowInvalid:
-        return None
-    # Spellings of NaN and infinity are for the one who reads them one by one
-    is_plain = int(np.isfinite(found).sum()) + texts.null_count == len(found)
-    return np.array(found) if is_plain else None
 
 
 def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:

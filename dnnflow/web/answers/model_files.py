@@ -10,7 +10,7 @@ from typing import Any
 from dnnflow.engines.metrics import ACCURACY, METRICS
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.paths import Workspace
-from dnnflow.run.saved_model import read_about
+from dnnflow.run.models.saved_model import read_about
 from dnnflow.web.contract.replies import ModelInfo
 
 MOST_MODELS = 100

@@ -193,7 +193,7 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
         If the rows or the model cannot be used.
     """
     from dnnflow.results.view.model_score import has_label
-    from dnnflow.run.saved_model import NOTE
+    from dnnflow.run.models.saved_model import NOTE
 
     model, rows = _read(header, text)
     table = model.predict(rows)
@@ -227,7 +227,7 @@ def score(header: dict[str, Any], text: bytes) -> dict[str, Any]:
 
 def export(header: dict[str, Any]) -> dict[str, Any]:
     """Write a model to another file, `out`, and return what to know of it."""
-    from dnnflow.run.model_export import export_model
+    from dnnflow.run.models.model_export import export_model
 
     return {"notes": export_model(Path(header["path"]), Path(header["out"]), raw=header["raw"])}
 
@@ -265,7 +265,7 @@ def _text(value: float | str) -> str:
 
 @lru_cache(maxsize=MOST_KEPT)
 def _load(path: Path, _changed_ns: int) -> Any:
-    from dnnflow.run.saved_model import load_model
+    from dnnflow.run.models.saved_model import load_model
 
     return load_model(path)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.paths import Workspace, write_file
-from dnnflow.run.saved_model import load_model, read_about, write_archive
+from dnnflow.run.models.saved_model import load_model, read_about, write_archive
 from dnnflow.table.columns.kinds import in_a_list
 from dnnflow.table.columns.preprocess import NumberColumn
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from dnnflow.errors import DataError
 from dnnflow.paths import file_aside
-from dnnflow.run.saved_model import NOTE, SavedModel
+from dnnflow.run.models.saved_model import NOTE, SavedModel
 from dnnflow.table.formats.typed_source import no_rows
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Models that are handed out: read, applied to new rows, exported."""
