@@ -152,6 +152,22 @@ def test_a_first_row_that_is_taken_for_names_is_told(tmp_path: Path):
         made(tmp_path, body(), label="column_3")
 
 
+def test_a_first_row_of_texts_that_is_taken_for_names_is_told(tmp_path: Path):
+    rows = "".join(f"{'vhigh' if i % 2 else 'low'},{i % 5},{'good' if i % 3 else 'bad'}\n" for i in range(30))
+    dataset = made(tmp_path, f"vhigh,some,good\n{rows}", label="good")
+    [note] = dataset.notes
+    assert note.startswith(
+        "the first line is taken for names, but 'vhigh', 'good' are values of their columns"
+    )
+    assert "set header to false (--no-header)" in note
+    named = made(tmp_path, f"price,some,good\n{rows}", label="good")
+    assert not named.notes, "one value that is a name is chance"
+    with pytest.raises(
+        DataError, match="got 'low' as columns 1 and 2; rename one of them; if the first line"
+    ):
+        made(tmp_path, f"low,low,x\n{rows}", label="x")
+
+
 @pytest.mark.parametrize(
     ("names", "is_so"),
     [

@@ -257,5 +257,7 @@ def test_every_row_is_of_its_class_or_counted_as_left_out(labels: list[str]):
 def test_a_label_of_rare_classes_alone_is_refused_in_words(tmp_path: Path):
     table = tmp_path / "t.csv"
     table.write_text("a,label\n" + "".join(f"{place},name {place}\n" for place in range(9)))
-    with pytest.raises(DataError, match="at least 2 classes, got 0 in column 'label'"):
-        ingest(Source(url=str(table)), Recipe(label="label", rare_classes="drop"), tmp_path / "datasets")
+    said = "got 9 of a single row each in column 'label', and too few once these are {}: 'name 0'"
+    for rule, done in (("drop", "dropped"), ("merge", "merged")):
+        with pytest.raises(DataError, match=said.format(done)):
+            ingest(Source(url=str(table)), Recipe(label="label", rare_classes=rule), tmp_path / "datasets")

@@ -15,6 +15,7 @@ LEAST_LEAK_ROWS = 100
 """Rows from which on a column that predicts the label alone does so by more than chance."""
 _OWN_VALUE, _FREE_WORDS, _FREE_VALUES = 0.9, 4.0, 0.5
 _BINS = 64
+_LEAST_NAMES = 2
 _ID = re.compile(r"(?:^|[_\s.-])(?i:id|ids|uid|uuid|guid)$|[a-z](?:Id|ID)$|^(?i:id)[_\s.-]")
 _LEFT_ERRORS, _LEAST_ERRORS = 0.02, 10
 """Share of the errors of always the largest class that a leak leaves, and errors that there must be."""
@@ -68,6 +69,22 @@ def row_ids(
                 found[column.name] = "it is called an id, and each row has another number"
         at += len(column.feature_names)
     return found
+
+
+def names_among_values(preprocessing: Preprocessing) -> list[str]:
+    """Return the columns of text, the label among them, one of whose values is their name, if most are so.
+
+    A first line that was no header is the likely reason, where there are several.
+    """
+    texts = {
+        column.name: {*column.categories, *column.rare}
+        for column in preprocessing.columns
+        if isinstance(column, TextColumn)
+    } | dict(
+        zip(preprocessing.targets.names, (one.names for one in preprocessing.targets.classes), strict=False)
+    )
+    found = [name for name, values in texts.items() if name in values]
+    return found if len(found) >= max(_LEAST_NAMES, len(texts) / 2) else []
 
 
 def category_notes(preprocessing: Preprocessing, useless: Collection[str]) -> Iterator[str]:

@@ -348,6 +348,7 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
     if len(names) == 1 and len(names[0].split()) > 1:
         hint = BLANKS
     if twice := [name for name, count in Counter(names).items() if count > 1]:
+        hint = hint or HEADERLESS
         first = names.index(twice[0]) + 1
         raise DataError(
             f"column names must differ, got {twice[0]!r} as columns {first} and "

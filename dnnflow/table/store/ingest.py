@@ -20,8 +20,15 @@ from dnnflow.errors import DataError
 from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import directory_aside, write_file
 from dnnflow.table.columns.column_row import different_values
-from dnnflow.table.columns.column_worth import category_notes, leaks, row_ids, worth_notes, worthless
-from dnnflow.table.columns.kinds import NUMERIC, ColumnKind, FeatureColumn, Task
+from dnnflow.table.columns.column_worth import (
+    category_notes,
+    leaks,
+    names_among_values,
+    row_ids,
+    worth_notes,
+    worthless,
+)
+from dnnflow.table.columns.kinds import HEADERLESS, NUMERIC, ColumnKind, FeatureColumn, Task, in_a_list
 from dnnflow.table.columns.marks import (
     MarkColumn,
     MarkedBlock,
@@ -293,7 +300,8 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         seen = _seen(fitted, checksums["train"], aside)
         useless = worthless(parsed.columns, layout, fitted.statistics) | seen.ids
         notes = [
-            *worth_notes(useless, seen.leaks), *parsed.notes, *category_notes(fitted.preprocessing, useless),
+            *worth_notes(useless, seen.leaks), *_header_notes(table, parsed, fitted), *parsed.notes,
+            *category_notes(fitted.preprocessing, useless),
             *rare_notes, *label_notes(targets, parsed, dropped - n_rare),
         ]  # fmt: skip
         manifest = {
@@ -333,6 +341,18 @@ def _seen(fitted: "_Fitted", checksums: list[tuple[str, str]], root: Path) -> _S
     counts = different_values(preprocessing, features, is_whole=len(some) == rows)
     ids = row_ids(preprocessing, features, fitted.statistics.moments, fitted.layout.numbers)
     return _Seen(counts, leaks(preprocessing, features, labels), ids)
+
+
+def _header_notes(table: Table, parsed: Parsed, fitted: "_Fitted") -> Iterator[str]:
+    """Say where the names of columns are among their values: the first line may be a row."""
+    headed = [part for part in table.texts if part.keel is None and part.dialect.header]
+    if not headed or any(HEADERLESS in note for note in parsed.notes):
+        return
+    if names := names_among_values(fitted.preprocessing):
+        yield (
+            f"the first line is taken for names, but {in_a_list(names, 5)} are values of their columns, too"
+            f"{HEADERLESS}"
+        )
 
 
 def _described(table: Table, parsed: Parsed, fitted: "_Fitted") -> dict[str, Any]:

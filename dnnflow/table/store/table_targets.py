@@ -51,6 +51,9 @@ def were_other(targets: Targets, parsed: Parsed) -> bool:
     )
 
 
+LEAST_CLASSES = 2
+
+
 def settle_rare(table: Table, parsed: Parsed, targets: Targets) -> tuple[Targets, list[str], int]:
     """Drop or merge the classes of a single row, if the recipe says so.
 
@@ -72,7 +75,13 @@ def settle_rare(table: Table, parsed: Parsed, targets: Targets) -> tuple[Targets
     if not rare:
         return targets, [], 0
     kept = classes.without(rare, merge=wanted == "merge")
-    kept.check(label)
+    if len(kept.names) < LEAST_CLASSES:
+        done = "merged" if wanted == "merge" else "dropped"
+        raise DataError(
+            f"a label needs at least {LEAST_CLASSES} classes, got {len(rare):,} of a single row each in "
+            f"column {label!r}, and too few once these are {done}: {in_a_list(rare)}; set task to "
+            "regression if these are amounts, or choose another label column"
+        )
     of_them = f"{len(rare):,} classes of a single row" if len(rare) > 1 else "a class of a single row"
     done = f"one class, {OTHERS!r}" if wanted == "merge" else "left out"
     note = f"label {label!r}: {of_them} {'are' if len(rare) > 1 else 'is'} {done}: {in_a_list(rare)}"

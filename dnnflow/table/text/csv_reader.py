@@ -21,7 +21,7 @@ import pyarrow.csv
 
 from dnnflow.errors import DataError, ReadingWarning
 from dnnflow.table.columns.arrow import Columns
-from dnnflow.table.columns.kinds import quoted
+from dnnflow.table.columns.kinds import HEADERLESS, quoted
 from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
 from dnnflow.table.text.source_text import Text, TextSource, open_text
 
@@ -240,7 +240,7 @@ def row_blocks(source: TextSource) -> Iterator[pa.Table]:
         types = {name: pa.string() for name in dialect.columns}
         if len(types) < len(dialect.columns):
             twice = next(n for n in dialect.columns if dialect.columns.count(n) > 1)
-            raise DataError(f"column names must differ, got {twice!r} twice; rename one of them")
+            raise DataError(f"column names must differ, got {twice!r} twice; rename one of them{HEADERLESS}")
         rows = 0
         for block in blocks(text, start):
             try:
