@@ -259,5 +259,6 @@ def test_a_label_of_rare_classes_alone_is_refused_in_words(tmp_path: Path):
     table.write_text("a,label\n" + "".join(f"{place},name {place}\n" for place in range(9)))
     said = "got 9 of a single row each in column 'label', and too few once these are {}: 'name 0'"
     for rule, done in (("drop", "dropped"), ("merge", "merged")):
+        recipe = Recipe.from_dict({"label": "label", "rare_classes": rule})
         with pytest.raises(DataError, match=said.format(done)):
-            ingest(Source(url=str(table)), Recipe(label="label", rare_classes=rule), tmp_path / "datasets")
+            ingest(Source(url=str(table)), recipe, tmp_path / "datasets")
