@@ -487,9 +487,10 @@ def model_file(
     try:
         study = open_study(str(given), settings=settings)
     except NotFoundError as error:
+        said = str(error) if path.exists() else f"no such file, and {error}"
         raise NotFoundError(
             f"a model is a .keras file that a study saved, or a study that saved one, got {str(given)!r}: "
-            f"no such file, and {error}"
+            f"{said}"
         ) from error
     workspace = study.settings.workspace
     if model is not None:

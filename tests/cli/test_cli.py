@@ -309,9 +309,13 @@ def test_predict_reads_rows_that_are_written_otherwise(call, headerless, tmp_pat
 
 
 def test_predict_refuses_a_file_that_is_no_model(call, tmp_path: Path) -> None:
-    code, _, err = call("predict", IRIS, IRIS)
+    table = str(PIPELINES / "data" / "iris.csv")
+    code, _, err = call("predict", table, table)
     assert code == 3
     assert "a model must be a .keras file that a study saved" in err
+    code, _, err = call("predict", IRIS, table)
+    assert code == 4
+    assert f"got {IRIS!r}: a pipeline's study is there once it was run" in err
 
 
 @pytest.fixture
