@@ -369,7 +369,7 @@ class Preprocessing:
         That is a text that the training rows did not have: it is encoded as none of their categories.
         """
         frame = by_names(frame)
-        found: list[list[str]] = [[] for _ in range(len(frame))]
+        found: dict[int, list[str]] = {}
         for column in self.columns:
             if not isinstance(column, TextColumn):
                 continue
@@ -377,8 +377,11 @@ class Preprocessing:
             places = column.strangers(texts).tolist()
             said = {place: column.unseen(texts[place] or "") for place in places}
             for row in np.flatnonzero(np.isin(rows, places)).tolist():
-                found[row].append(said[int(rows[row])])
-        return ["; ".join(of_row) for of_row in found]
+                found.setdefault(row, []).append(said[int(rows[row])])
+        notes = [""] * len(frame)
+        for row, of_row in found.items():
+            notes[row] = "; ".join(of_row)
+        return notes
 
     def _raw(self, column: FittedColumn, values: "pd.Series[Any]", first_row: int) -> NDArray[Any]:
         if isinstance(column, TextColumn):
