@@ -23,7 +23,7 @@ ROWS = 3000
 class SumModel:
     """Says of a row's second class how large its features are."""
 
-    def predict(self, features: np.ndarray, **_: object) -> np.ndarray:
+    def predict_on_batch(self, features: np.ndarray) -> np.ndarray:
         share = features.mean(axis=1)
         return np.stack([1 - share, share], axis=1)
 

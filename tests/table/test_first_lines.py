@@ -310,7 +310,7 @@ def test_what_a_row_has_that_training_rows_had_not_is_told_of_that_row(tmp_path:
     ]
 
     class Model:
-        def predict(self, features, **_):
+        def predict_on_batch(self, features):
             return np.full((len(features), 2), 0.5)
 
     saved = SavedModel(Model(), fitted, ("a", "b"), {})
