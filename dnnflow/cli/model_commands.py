@@ -30,21 +30,25 @@ Sheet = Annotated[str | None, typer.Option(help="Name of a workbook's sheet; def
 Query = Annotated[str | None, typer.Option(help="SELECT, or name of a table, of a database.")]
 
 
+Out = Annotated[
+    Path | None,
+    typer.Option(help="A .csv, .parquet or .json file to write; default: CSV in the terminal."),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(help="A column of the rows to put before what is predicted, as an id. Repeatable."),
+]
+Threshold = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Probability of the second of two classes above which it is predicted; of labels one each; "
+        "default: the model's. Repeatable."
+    ),
+]
+
+
 def predict(
-    model: Model, rows: RawRows,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="A .csv, .parquet or .json file to write; default: CSV in the terminal."),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(help="A column of the rows to put before what is predicted, as an id. Repeatable."),
-    ] = None,
-    threshold: Annotated[
-        list[float] | None,
-        typer.Option(help="Probability of the second of two classes above which it is predicted; of labels "
-                          "one each; default: the model's. Repeatable."),
-    ] = None,
+    model: Model, rows: RawRows, out: Out = None, keep: Keep = None, threshold: Threshold = None,
     delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None, query: Query = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip

@@ -333,16 +333,8 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
     from dnnflow.results.view.study_view import measured_best, metric_of_study
 
     console = Console(highlight=False)
-    names = (
-        "study",
-        "state",
-        "made (UTC)",
-        "trials",
-        "failed",
-        *(["disk"] if uses else []),
-        "test rows",
-        "name",
-    )
+    names = ("study", "state", "made (UTC)", "trials", "failed", *(["disk"] if uses else []), "test rows",
+             "name")  # fmt: skip
     rows = []
     for at, (record, counts) in enumerate(records):
         by_name = {state.value: count for state, count in counts.items()}
@@ -354,9 +346,8 @@ def show_studies(records: "Sequence[tuple[RunRecord, Mapping[TrialState, int]]]"
         disk = [size_in_words(uses[at].own_bytes)] if uses else []
         best = measured_best(record)
         worth = "" if best is None else f"{best.role} {metric_of_study(record).text(best.score)}"
-        rows.append(
-            (record.study_id, record.standing.value, made_at, told, f"{failed:,}", *disk, worth, named)
-        )
+        rows.append((record.study_id, record.standing.value, made_at, told, f"{failed:,}", *disk, worth,
+                     named))  # fmt: skip
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     shown = _fitting(names, rows, console.width, folds="name", spare=("failed", "made (UTC)", "test rows"))
     for place in shown:

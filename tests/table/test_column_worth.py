@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnnflow.table.columns.recipe import Recipe
+from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest
 
@@ -81,3 +81,15 @@ def test_what_became_of_each_column(frame: pd.DataFrame, tmp_path: Path):
     assert (rows["same"].different, rows["user_id"].different) == ("1", "240")
     assert rows["when"].became == "8 columns: trend, year, day, weekday, hour"
     assert made(frame, tmp_path, drop=("price",), indicator=True).describe()["column_rows"][0]["name"] == "y"
+
+
+def test_values_that_differ_in_case_alone_are_told(tmp_path: Path):
+    rows = "".join(
+        f"{('ja', 'Ja', 'nein')[i % 3]},{('TRUE', 'true', 'No')[i % 3]},{i},{'mM'[i % 2]}\n"
+        for i in range(60)
+    )
+    (tmp_path / "t.csv").write_text(f"wet,open,n,y\n{rows}")
+    dataset = ingest(Source(url=str(tmp_path / "t.csv")), Recipe(label="y"), tmp_path / "datasets")
+    assert dataset.class_names == ("M", "m")
+    alike = [note.partition(" differ in case alone")[0] for note in dataset.notes if "in case alone" in note]
+    assert alike == ["column 'wet': 'Ja', 'ja'", "label 'y': 'M', 'm'"]

@@ -47,6 +47,14 @@ READ: dict[str, tuple[list[str], list[float]]] = {
     "units": (["5 kg", "7.5kg", "-1 kg"], [5, 7.5, -1]),
     "a word": (["5 rooms", "7 rooms", "1 room"], [5, 7, 1]),
     "exponents of Fortran": (["1.5D+02", "-2.D-1", "3.0d0"], [150, -0.2, 3]),
+    "underlines for thousands": (["950", "1_250", "1_250_000"], [950, 1250, 1_250_000]),
+    "hexadecimal": (["0x1f", "0XA0", "-0x10"], [31, 160, -16]),
+    "Arabic digits": (
+        ["\u0661\u0662", "\u0663\u066b\u0665", "\u0661\u066c\u0660\u0660\u0660"],
+        [12, 3.5, 1000],
+    ),
+    "digits of full width": (["\uff11\uff12", "\uff0d\uff13", "7"], [12, -3, 7]),
+    "negatives of accounts": (["(1,250.50)", "12.5", "(7)"], [-1250.5, 12.5, -7]),
     "a sign of its own": (["\u22125", "7", "\u22120.5"], [-5, 7, -0.5]),
 }
 
@@ -62,6 +70,13 @@ def test_what_is_beyond_doubt_is_read_and_told(tmp_path: Path, name: str, block_
     assert told.startswith("column 'cost' is read as numbers, ")
     plain = read(texts, tmp_path, block_bytes=block_bytes, text_columns=("cost",))
     assert len(plain.feature_names) == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["0x1fffffffffffffff", "0x", "1_0", "1__000", "(-3)", "()", "3\u00b2", "(1)(2)"]
+)
+def test_what_is_no_number_in_any_dress(text: str):
+    assert undress(text) is None
 
 
 @pytest.mark.parametrize(

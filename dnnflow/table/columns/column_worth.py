@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnflow.table.columns.kinds import MAX_CATEGORIES, ColumnKind, FeatureColumn, Task, quoted
+from dnnflow.table.columns.kinds import (
+    MAX_CATEGORIES,
+    ColumnKind,
+    FeatureColumn,
+    Task,
+    in_a_list,
+    quoted,
+    same_but_for_case,
+)
 from dnnflow.table.columns.preprocess import NumberColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.statistics import BlockStatistics, Layout, Moments
 
@@ -76,22 +84,23 @@ def names_among_values(preprocessing: Preprocessing) -> list[str]:
 
     A first line that was no header is the likely reason, where there are several.
     """
-    texts = {
-        column.name: {*column.categories, *column.rare}
-        for column in preprocessing.columns
-        if isinstance(column, TextColumn)
-    } | dict(
-        zip(preprocessing.targets.names, (one.names for one in preprocessing.targets.classes), strict=False)
-    )
+    targets, columns = preprocessing.targets, preprocessing.columns
+    texts = {one.name: {*one.categories, *one.rare} for one in columns if isinstance(one, TextColumn)}
+    texts |= {name: {*one.names} for name, one in zip(targets.names, targets.classes, strict=False)}
     found = [name for name, values in texts.items() if name in values]
     return found if len(found) >= max(_LEAST_NAMES, len(texts) / 2) else []
 
 
 def category_notes(preprocessing: Preprocessing, useless: Collection[str]) -> Iterator[str]:
-    """Yield what became of text columns of many values, but for useless ones."""
+    """Yield what to know of text columns of many values, or of values alike, but for useless ones."""
     for column in preprocessing.columns:
         if not isinstance(column, TextColumn) or column.name in useless:
             continue
+        if alike := same_but_for_case(column.categories):
+            yield (
+                f"column {column.name!r}: {in_a_list(alike)} differ in case alone, and are categories of "
+                "their own; write them in one way if they are one"
+            )
         if column.other:
             few = len(column.categories)
             yield (

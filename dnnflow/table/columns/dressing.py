@@ -1,12 +1,15 @@
-"""Read numbers that are dressed: with units, percent, currency, separators, decimal commas, other signs.
+"""Read numbers that are dressed: with units, percent, currency, separators, other signs or digits.
 
 A text is undressed once for both marks that may begin its fraction; which of them a column means, its values
 say together, or the recipe does.
 """
 
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from dnnflow.errors import InputError
@@ -28,17 +31,21 @@ _UNITS = (
     r"mph|km/h|m/s|kmpl|km/kg|bhp|hp|rpm|[cC][cC]|Nm|px|pt|dpi|mmHg|mg/dL|mmol/L|g/L|kcal|cal|ppm|ppb|dB|pH"
 )
 _SIGNS = str.maketrans({"−": "-", "﹣": "-", "－": "-", "–": "-", "＋": "+"})
+_HEX = re.compile(r"(?P<sign>[-+]?)0[xX](?P<digits>[0-9a-fA-F]{1,13})")
+"""A hexadecimal number that a float holds exactly: 52 bits."""
+_NEGATIVE = re.compile(r"\(\s*(?P<size>[^()+-]+?)\s*\)")
+"""How accounts write a negative number."""
 _DRESSED = re.compile(
     rf"(?P<sign>[-+]?)\s*(?P<before>{_CURRENCIES})?\s*(?P<inner>[-+]?)\s*"
-    r"(?P<core>[0-9.,](?:[0-9.,'’ \u00a0\u202f\u2009]*[0-9.,])?)(?P<power>[eEdD][-+]?[0-9]+)?"
+    r"(?P<core>[0-9.,](?:[0-9.,'’_ \u00a0\u202f\u2009]*[0-9.,])?)(?P<power>[eEdD][-+]?[0-9]+)?"
     rf"(?:(?P<gap>\s*)(?P<after>{_CURRENCIES}|{_UNITS})|\s+(?P<word>[^\W\d_][\w/²³.·]*))?"
 )
 _POINT = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
 _COMMA = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]*)?|[0-9]+(?:,[0-9]*)?|,[0-9]+")
 _GROUPED = re.compile(
-    r"(?<![0-9])[1-9][0-9]{0,2}(?:(['’ \u00a0\u202f\u2009])[0-9]{3})(?:\1[0-9]{3})*(?![0-9])"
+    r"(?<![0-9])[1-9][0-9]{0,2}(?:(['’_ \u00a0\u202f\u2009])[0-9]{3})(?:\1[0-9]{3})*(?![0-9])"
 )
-_BLANKS = re.compile(r"['’ \u00a0\u202f\u2009]")
+_BLANKS = re.compile(r"['’_ \u00a0\u202f\u2009]")
 _PLURAL = re.compile(r"(?<=[a-z]{2})s$")
 
 
@@ -55,11 +62,25 @@ class Undressed(NamedTuple):
     """Whether that is a word which is no known unit."""
 
 
+@cache
+def _digits() -> dict[int, str]:
+    """Return the digits and marks of other scripts, as ours."""
+    codes = range(128, sys.maxunicode)
+    digits = {code: str(unicodedata.decimal(chr(code))) for code in codes if chr(code).isdecimal()}
+    return digits | {ord("٫"): ".", ord("٬"): "'"}
+
+
 def undress(text: str) -> Undressed | None:
     """Return what a text without surrounding blanks is as a number; None if it is none in any dress."""
     if not any(c.isdigit() for c in text) or len(text) > 64:
         return None
-    found = _DRESSED.fullmatch(text.translate(_SIGNS))
+    text = text if text.isascii() else text.translate(_SIGNS | _digits())
+    if found := _HEX.fullmatch(text):
+        number = float(int(found["sign"] + found["digits"], 16))
+        return Undressed(number, number, "", False)
+    if found := _NEGATIVE.fullmatch(text):
+        text = f"-{found['size']}"
+    found = _DRESSED.fullmatch(text)
     if found is None or (found["sign"] and found["inner"]):
         return None
     core = found["core"]

@@ -145,6 +145,14 @@ def is_boolean(text: str) -> bool:
     return text.lower() in _BOOLEANS
 
 
+def same_but_for_case(names: Iterable[str]) -> list[str]:
+    """Return the first names that differ in nothing but the case of letters; none where there are none."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(name.casefold(), []).append(name)
+    return next((few for few in alike.values() if len(few) > 1), [])
+
+
 def to_number(text: str) -> float | None:
     """Return the number a text stands for, or None; the grammar is that of the block parser.
 

@@ -297,26 +297,31 @@ def build(table: Table, parsed: Parsed) -> Dataset:
         for part in table.parts:
             part.check_unchanged()
         dropped = parsed.rows - sum(map(sum, fitted.block_rows.values()))
-        seen = _seen(fitted, checksums["train"], aside)
-        useless = worthless(parsed.columns, layout, fitted.statistics) | seen.ids
-        notes = [
-            *worth_notes(useless, seen.leaks), *_header_notes(table, parsed, fitted), *parsed.notes,
-            *category_notes(fitted.preprocessing, useless),
-            *rare_notes, *label_notes(targets, parsed, dropped - n_rare),
-        ]  # fmt: skip
+        label_told = [*rare_notes, *label_notes(targets, parsed, dropped - n_rare)]
         manifest = {
             "id": path.name,
             **_described(table, parsed, fitted),
-            "different": seen.different,
-            **({"useless": useless} if useless else {}),
+            **_findings(table, parsed, fitted, _seen(fitted, checksums["train"], aside), label_told),
             "dropped_rows": dropped,
-            **({"notes": notes} if notes else {}),
             "checksums": checksums,
             "marks": marked["train"],
             **({"test_marks": marked["test"]} if marked["test"] else {}),
         }
         write_file(aside / MANIFEST, sealed(manifest))
     return Dataset.open(path)
+
+
+def _findings(
+    table: Table, parsed: Parsed, fitted: "_Fitted", seen: "_Seen", label_told: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a manifest tells people of the columns and of how they were read."""
+    useless = worthless(parsed.columns, fitted.layout, fitted.statistics) | seen.ids
+    notes = [
+        *worth_notes(useless, seen.leaks), *_header_notes(table, parsed, fitted), *parsed.notes,
+        *category_notes(fitted.preprocessing, useless), *label_told,
+    ]  # fmt: skip
+    found = {"useless": useless, "notes": notes}
+    return {"different": seen.different, **{name: value for name, value in found.items() if value}}
 
 
 class _Seen(NamedTuple):

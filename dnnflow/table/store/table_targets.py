@@ -8,7 +8,15 @@ from decimal import Decimal
 import numpy as np
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.kinds import MAX_CLASSES, OTHERS, STANDARD_MARKERS, Task, in_a_list, quoted
+from dnnflow.table.columns.kinds import (
+    MAX_CLASSES,
+    OTHERS,
+    STANDARD_MARKERS,
+    Task,
+    in_a_list,
+    quoted,
+    same_but_for_case,
+)
 from dnnflow.table.columns.split import class_counts
 from dnnflow.table.columns.statistics import label_block, labels_of
 from dnnflow.table.columns.targets import Targets, earlier_names, two_values
@@ -102,6 +110,11 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
             yield (
                 f"label {name!r}: {in_a_list(apart[0])} are one number in several spellings, and classes of "
                 "their own; write it in one way if they are one"
+            )
+        if alike := same_but_for_case(classes.names):
+            yield (
+                f"label {name!r}: {in_a_list(alike)} differ in case alone, and are classes of their own; "
+                "write them in one way if they are one"
             )
         marks = sorted(text for text in texts if text.lower() in STANDARD_MARKERS or is_mark_like(text))
         if marks and not classes.exact:
