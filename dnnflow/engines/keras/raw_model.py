@@ -227,8 +227,8 @@ def _probes(column: FittedColumn, preprocessing: Preprocessing) -> list[Any]:
 
 def _inexpressible(name: str, why: str) -> InputError:
     return InputError(
-        f"layers of Keras must be able to say what becomes of a column, got column {name!r}: {why}; take the "
-        "model without its preprocessing (raw: false), or apply it with dnnflow predict"
+        f"layers of Keras must be able to say what becomes of a column, got column {name!r}: {why}; export "
+        "the model without its preprocessing (without --raw or raw=True), or apply it with dnnflow predict"
     )
 
 

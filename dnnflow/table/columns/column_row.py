@@ -64,9 +64,10 @@ def became(column: FittedColumn, scale: str) -> str:
     if isinstance(column, TimeColumn):
         what = f"{len(column.feature_names)} columns: {', '.join(('trend', *column.parts))}"
     elif isinstance(column, TextColumn):
-        what = f"{len(column.categories)} columns, one-hot"
-        if column.other:
-            what += f", and one for {column.n_rare:,} {OTHERS} values"
+        n = len(column.categories)
+        parts = [f"{n} column{'s' if n > 1 else ''}, one-hot"] if n else []
+        parts += [f"one for {column.n_rare:,} {OTHERS} values"] if column.other else []
+        what = ", and ".join(parts) or "nothing"
         if column.buckets:
             what = f"{column.buckets} columns, hashed"
     else:

@@ -1,6 +1,6 @@
 // Draws trials that were counted by hidden layers and a measure, as an SVG that takes the page's colours.
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 460, HEIGHT = 270, LEFT = 52, BOTTOM = 40, TOP = 10, RIGHT = 10;
+const WIDTH = 460, HEIGHT = 270, LEFT = 64, BOTTOM = 40, TOP = 10, RIGHT = 10;
 
 function add(parent, name, attributes, text) {
   const element = document.createElementNS(SVG, name);
