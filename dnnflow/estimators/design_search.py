@@ -376,9 +376,6 @@ class Float64Network:
         self._model = keras.models.model_from_json(model.to_json().replace('"float32"', '"float64"'))
         self._model.set_weights(model.get_weights())
 
-    def predict(self, rows: NDArray[np.float32], batch_size: int, **_: Any) -> NDArray[np.float64]:
+    def predict_on_batch(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the outputs (rows, outputs) of rows (rows, features), without making a graph of it first."""
-        blocks = [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
-        found = [np.asarray(self._model(block.astype(np.float64), training=False)) for block in blocks]
-        outputs: NDArray[np.float64] = np.concatenate(found)
-        return outputs
+        return np.asarray(self._model(rows.astype(np.float64), training=False))
