@@ -285,6 +285,7 @@ def test_a_study_that_a_process_of_its_own_goes_on_with_is_no_supervisors(launch
     study_id = start_long(launcher, store)
     launcher.cancel(study_id)
     record = end_of(launcher, store, study_id)
+    wait(lambda: store.driver(study_id) is None, "the driver's leaving, which closes its cluster first")
     store.start(study_id)
     with store.driving(study_id):
         assert not store.has_work(record.queue)
