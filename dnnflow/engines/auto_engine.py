@@ -11,8 +11,7 @@ from dnnflow.engines.seam import Engine, Fitted, TrainingContext
 class AutoEngine:
     """Trains any design; its trials name the engine that did. Not thread-safe: one training at a time.
 
-    On a processor a plain dense design is trained as machine code, on a GPU in a stack. Other dense designs
-    are stacked on both; the rest are Keras models.
+    On a processor a dense design is trained as machine code, on a GPU in a stack; the rest are Keras models.
     """
 
     name = "auto"
@@ -21,7 +20,7 @@ class AutoEngine:
     def _engines(self) -> dict[str, tuple[Engine, ...]]:
         """The engines of each device, the fastest first; the last one takes any design."""
         compiled, stacked, keras = (find_engine(name) for name in ("compiled", "stacked", "keras"))
-        return {"cpu": (compiled, stacked, keras), "gpu": (stacked, keras)}
+        return {"cpu": (compiled, keras), "gpu": (stacked, keras)}
 
     def refuse(self, design: Design) -> str | None:
         """Refuse nothing: what no other engine takes has a Keras model."""

@@ -290,7 +290,7 @@ def test_auto_gives_each_design_to_the_fastest_engine_that_can_train_it(iris: Da
     by_code = Design(reference=Reference(f"{__name__}:by_code"), epochs=1)
     some = [*designs(2), designs(1, layers=(Layer(9, dropout=0.1),))[0], odd, by_code]
     engines = [fitted.trial.engine for fitted in train(some, iris, AutoEngine())]
-    assert engines == ["compiled", "compiled", "stacked", "keras", "keras"]
+    assert engines == [*["compiled"] * 4, "keras"]
     assert [AutoEngine().refuse(design) for design in some] == [None] * 5
     assert "alike" in str(StackedEngine().refuse(odd))
     assert "reference" in str(StackedEngine().refuse(by_code))

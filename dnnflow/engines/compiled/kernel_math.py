@@ -9,6 +9,7 @@ when a kernel is compiled: in float32 by what a loop does in vector instructions
 tests use, by what is exact.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -217,6 +218,15 @@ def _spread(builder: ir.IRBuilder, entry: Any, vector: Any) -> Any:
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 """A division by zero gives infinity: where it may raise, no loop with a division is vectorised."""
 
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function when it is first called, and keep its machine code on disk where possible."""
+    try:
+        return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
+    except RuntimeError:  # no directory that could be written to
+        return numba.njit(nogil=True, **OPTIONS)(function)
+
+
 _SOME_ROWS = TILE_ROWS // 3 * 2
 """Of a tile for what is left: 64 rows are ten tiles of six and one of four."""
 _large, _medium, _line = tile_of(TILE_ROWS, 2), tile_of(_SOME_ROWS, 2), tile_of(1, 2)
@@ -295,6 +305,14 @@ def tangent(x: Any) -> Any:
     """Return the hyperbolic tangent of x."""
 
 
+def log_of_one_plus(x: Any) -> Any:
+    """Return log(1 + x) of x in [0, 1]."""
+
+
+def error_function(x: Any) -> Any:
+    """Return erf(x)."""
+
+
 def _by_type(single: Callable[[Any], Any], double: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return what tells numba the function in a stub's place."""
 
@@ -341,6 +359,41 @@ def _tangent_float32(x: Any) -> Any:
     return x * p / q
 
 
+def _log_of_one_plus_float32(x: Any) -> Any:
+    """2 · artanh(x / (2 + x)) by its series, to 2e-8 of itself."""
+    single = np.float32
+    s = x / (single(2) + x)
+    t = s * s
+    p = single(1 / 13) * t + single(1 / 11)
+    p = p * t + single(1 / 9)
+    p = p * t + single(1 / 7)
+    p = p * t + single(1 / 5)
+    p = p * t + single(1 / 3)
+    p = p * t + single(1)
+    return single(2) * s * p
+
+
+def _error_function_float32(x: Any) -> Any:
+    """Formula 7.1.26 of Abramowitz and Stegun (1964), to 1.5e-7."""
+    single = np.float32
+    size = abs(x)
+    t = single(1) / (single(1) + single(0.3275911) * size)
+    p = single(1.061405429) * t - single(1.453152027)
+    p = p * t + single(1.421413741)
+    p = p * t - single(0.284496736)
+    p = p * t + single(0.254829592)
+    value = single(1) - p * t * exponential(-size * size)
+    return value if x >= 0 else -value
+
+
+def _log_of_one_plus_float64(x: Any) -> Any:
+    return np.log1p(x)
+
+
+def _error_function_float64(x: Any) -> Any:
+    return math.erf(x)
+
+
 def _exponential_float64(x: Any) -> Any:
     return np.exp(x)
 
@@ -349,6 +402,33 @@ def _tangent_float64(x: Any) -> Any:
     return np.tanh(x)
 
 
+_INLINE = {**OPTIONS, "forceinline": True}
+"""A loop that calls a function is not vectorised."""
 # numba compares whole signatures: annotations must be those of what is stood for
-overload(exponential, jit_options=OPTIONS)(_by_type(_exponential_float32, _exponential_float64))
-overload(tangent, jit_options=OPTIONS)(_by_type(_tangent_float32, _tangent_float64))
+overload(exponential, jit_options=_INLINE)(_by_type(_exponential_float32, _exponential_float64))
+overload(tangent, jit_options=_INLINE)(_by_type(_tangent_float32, _tangent_float64))
+overload(log_of_one_plus, jit_options=_INLINE)(_by_type(_log_of_one_plus_float32, _log_of_one_plus_float64))
+overload(error_function, jit_options=_INLINE)(_by_type(_error_function_float32, _error_function_float64))
+
+
+def _summing(function: Callable[..., Any]) -> Any:
+    """Compile a function whose sums may be made in any order, and so in vector instructions."""
+    return numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})(function)
+
+
+@_summing
+def total(values: Any) -> Any:
+    """Return the sum of values."""
+    found = values.dtype.type(0)
+    for i in range(values.size):
+        found += values[i]
+    return found
+
+
+@_summing
+def total_product(values: Any, others: Any) -> Any:
+    """Return the sum of products."""
+    found = values.dtype.type(0)
+    for i in range(values.size):
+        found += values[i] * others[i]
+    return found
