@@ -1,13 +1,15 @@
 """How many designs an hour dnnflow trains, beside what its users would use instead.
 
     python benchmarks/designs_per_hour.py                       # 20,000 designs beside the peers, 3 rounds
+    python benchmarks/designs_per_hour.py --space wide          # dropout, normalisation, all optimizers
     python benchmarks/designs_per_hour.py --part peak           # useful arithmetic against one core's sgemm
     python benchmarks/designs_per_hour.py --part yardstick      # is it as right as Keras is with itself?
     python benchmarks/designs_per_hour.py --part end-to-end     # 50,000 designs from CSV to report
     python benchmarks/designs_per_hour.py --part memory         # 10,000 designs in one process
 
 All systems get the same rows of digits and the first designs of one list (depth 1 to 5, width 16 to 128, relu
-or tanh, Adam, batch 32, 10 epochs), use both cores with one thread a process, and take turns, round by round.
+or tanh, Adam, batch 32, 10 epochs; `SPACES` has the others), use both cores with one thread a process, and take turns, round
+by round.
 Each run has processes of its own. A peer's clock starts when its processes have imported what they need;
 dnnflow's starts before its designs are drawn, with its cluster, its imports and its traces still to come.
 Ray Tune and KerasTuner take part where they are installed.
@@ -27,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from peers.common import Run, Task
+from peers.common import SPACES, Run, Task
 
 from dnnflow.engines.process_setup import limit_threads
 
@@ -190,7 +192,7 @@ def run_apart(name: str, options: argparse.Namespace) -> Run:
     """Run a system in a process of its own, with a directory of its own."""
     with tempfile.TemporaryDirectory(prefix="dnnflow-designs-") as home:
         command = [sys.executable, __file__, "--peer", name, "--home", home, "--engine", options.engine,
-                   "--cores", str(options.cores)]  # fmt: skip
+                   "--cores", str(options.cores), "--space", options.space]  # fmt: skip
         count = options.designs if name == OURS else options.peer_designs
         if count:
             command += ["--designs", str(count)]
@@ -212,7 +214,7 @@ def run_here(options: argparse.Namespace) -> None:
 
 def task(options: argparse.Namespace, home: Path, n_designs: int) -> Task:
     """Return what a system or a part is to do."""
-    return Task(home, options.designs or n_designs, options.cores, options.engine)
+    return Task(home, options.designs or n_designs, options.cores, options.engine, options.space)
 
 
 def found(target: str) -> Callable[[Task], Any]:
@@ -240,6 +242,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--peer-designs", type=int, help="of every other system; default: 64 and 500")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="who takes part")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--space", choices=SPACES, default="plain", help="what designs are drawn from")
     parser.add_argument("--engine", default="auto", help="of dnnflow")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)

@@ -33,7 +33,19 @@ SPACE = {
     "batch_size": 32,
     "epochs": 10,
 }
-"""All systems draw from here; the first n designs of one list are the same for any n."""
+SPACES = {
+    "plain": SPACE,
+    "wide": {
+        **SPACE,
+        "activation": {"choice": ["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "tanh", "sigmoid"]},
+        "per_layer": ["units", "activation"],
+        "dropout": {"choice": [0.0, 0.1, 0.3]},
+        "batch_norm": {"choice": [False, True]},
+        "optimizer": {"choice": ["adam", "nadam", "rmsprop"]},
+        "batch_size": {"choice": [16, 32, 64]},
+    },
+}
+"""All systems draw from one of these; the first n designs of one list are the same for any n."""
 SEED = 1
 START_S = 300.0
 """How long a peer's processes may take to import what they need."""
@@ -54,6 +66,8 @@ class Task:
     cores: int
     engine: str
     """Of dnnflow."""
+    space: str = "plain"
+    """One of `SPACES`."""
 
     def pipeline(self) -> "Pipeline":
         """Return the study that dnnflow runs; its designs are everybody's."""
@@ -62,7 +76,7 @@ class Task:
         return Pipeline.model_validate({
             "name": "designs-per-hour",
             "dataset": {"source": str(DATA / "digits.csv"), "label": "digit"},
-            "space": SPACE,
+            "space": SPACES[self.space],
             "designs": self.n_designs,
             "seed": SEED,
             "training": {"engine": self.engine},
@@ -80,7 +94,7 @@ class Task:
         """Return the first designs of the list."""
         from dnnflow.design.space import Space
 
-        return list(Space.from_dict(SPACE).sample(self.n_designs, SEED))
+        return list(Space.from_dict(SPACES[self.space]).sample(self.n_designs, SEED))
 
     def dataset(self) -> "Dataset":
         """Return the preprocessed table."""
