@@ -8,8 +8,8 @@
     python benchmarks/designs_per_hour.py --part memory         # 10,000 designs in one process
 
 All systems get the same rows of digits and the first designs of one list (depth 1 to 5, width 16 to 128, relu
-or tanh, Adam, batch 32, 10 epochs; `SPACES` has the others), use both cores with one thread a process, and take turns, round
-by round.
+or tanh, Adam, batch 32, 10 epochs; or another of `SPACES`), use both cores with one thread a process, and
+take turns, round by round.
 Each run has processes of its own. A peer's clock starts when its processes have imported what they need;
 dnnflow's starts before its designs are drawn, with its cluster, its imports and its traces still to come.
 Ray Tune and KerasTuner take part where they are installed.
