@@ -220,11 +220,16 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract"}}
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Compile a function when it is first called, and keep its machine code on disk where possible."""
+    """Compile a part of a kernel, with the kernel."""
+    return numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile what Python calls when it first does, and keep its machine code on disk where possible."""
     try:
-        return numba.njit(nogil=True, cache=True, **OPTIONS)(function)
+        return numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True, **OPTIONS)(function)
     except RuntimeError:  # no directory that could be written to
-        return numba.njit(nogil=True, **OPTIONS)(function)
+        return numba.njit(nogil=True, no_cfunc_wrapper=True, **OPTIONS)(function)
 
 
 _SOME_ROWS = TILE_ROWS // 3 * 2

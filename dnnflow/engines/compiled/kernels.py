@@ -16,7 +16,7 @@ import numpy as np
 
 from dnnflow.engines.compiled.activations import activate, multiply_by_slope
 from dnnflow.engines.compiled.heads import head
-from dnnflow.engines.compiled.kernel_math import compiled, multiply, padded, transpose
+from dnnflow.engines.compiled.kernel_math import compiled, kernel, multiply, padded, transpose
 from dnnflow.engines.compiled.kernel_updates import ADAM, adam, sgd
 
 BLOCK = 32
@@ -74,7 +74,7 @@ def _backward(
         multiply(flows, below, columns, 1, turned, 0, gradient, place, width + 1, rows, step, added)
 
 
-@compiled
+@kernel
 def run(
     features: Any, labels: Any, order: Any, batch_size: int, sizes: Any, kinds: Any, kind: int, quantile: Any,
     row_weights: Any, optimizer: int, numbers: Any, rate: Any, count: int, weights: Any, slots: Any,

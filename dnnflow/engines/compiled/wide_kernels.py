@@ -16,6 +16,7 @@ from dnnflow.engines.compiled.heads import head
 from dnnflow.engines.compiled.kernel_math import (
     OPTIONS,
     compiled,
+    kernel,
     multiply,
     padded,
     total,
@@ -289,7 +290,7 @@ def _penalize(network: Any, weights: Any, places: Any, gradient: Any) -> float:
     return found
 
 
-@compiled
+@kernel
 def run(
     features: Any, labels: Any, order: Any, batch_size: int, network: Any, kind: int, quantile: Any,
     row_weights: Any, optimizer: int, numbers: Any, rate: Any, count: int, weights: Any, slots: Any,
