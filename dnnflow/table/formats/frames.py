@@ -126,6 +126,8 @@ def _labels(pair: tuple[Any, ...]) -> pa.Table:
 
 def _array(given: Any) -> Any:
     """Return lists as an array whose cells are what they are: numpy makes texts of numbers beside texts."""
+    if isinstance(given, np.ma.MaskedArray):  # what is masked is missing, and no value
+        return np.ma.filled(given.astype(object), None) if given.mask.any() else given.filled()
     return np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
 
 

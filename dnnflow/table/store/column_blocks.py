@@ -32,6 +32,7 @@ from dnnflow.table.formats.typed_source import (
     no_rows,
     parse_typed,
     time_style,
+    told_of,
     type_faults,
 )
 from dnnflow.table.store.table_parts import (
@@ -135,7 +136,7 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
     own = {name for name, style in plan.styles.items() if style.is_asked}
     is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
     return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
-                  (*text_notes(table.texts), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
+                  (*text_notes(table.texts), *typed_notes(table.parts), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
 
 
 def _settled(style: NumberStyle | TimeStyle, facts: ColumnFacts) -> NumberStyle | TimeStyle:
@@ -188,6 +189,13 @@ def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
            if part.keel is None and part.dialect.header and looks_like_values(part.columns)]  # fmt: skip
     for part in odd[:1]:
         yield f"the first line{_of(odd)}, {in_a_list(part.columns, 5)}, is taken for names{HEADERLESS}"
+
+
+def typed_notes(parts: Sequence[TablePart]) -> Iterator[str]:
+    """Yield what a person should know of how the typed sources of a table were read."""
+    for part in parts:
+        for one in told_of(part.source) if isinstance(part, TypedPart) else ():
+            yield f"{part.name}: {one}".removeprefix(": ")
 
 
 def _of(parts: Sequence[TextPart]) -> str:
