@@ -131,8 +131,8 @@ def _arff_pieces(path: Path, encoding: str) -> Iterator[pa.Table]:
                 yield _arff_piece(attributes, dates, some, row)
         except UnicodeDecodeError:
             raise DataError(
-                f"an ARFF file must be text in one encoding, but it is not {encoding.removesuffix('-sig').upper()}; set encoding "
-                "(e.g. latin-1)"
+                f"an ARFF file must be text in one encoding, but it is not {encoding.removesuffix('-sig')}; "
+                "set encoding (e.g. latin-1)"
             ) from None
         except (arff.ArffException, ValueError, IndexError) as error:
             if isinstance(error, DataError):

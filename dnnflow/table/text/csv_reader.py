@@ -22,7 +22,14 @@ import pyarrow.csv
 from dnnflow.errors import DataError, ReadingWarning
 from dnnflow.table.columns.arrow import Columns
 from dnnflow.table.columns.kinds import HEADERLESS, quoted
-from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
+from dnnflow.table.text.first_lines import (
+    csv_records,
+    find_preamble,
+    is_units_row,
+    names_rows,
+    records,
+    sniff,
+)
 from dnnflow.table.text.source_text import Text, TextSource, open_text
 
 if TYPE_CHECKING:
@@ -106,6 +113,8 @@ def read_dialect(text: Text, source: TextSource) -> tuple[Dialect, int]:
         names = tuple(f"column_{i}" for i in range(1, len(head) + 1))
         return Dialect(delimiter, source.quote, False, names, above.lines), begin
     start, skipped = begin + length, above.lines
+    if names_rows(rows):  # as R writes them
+        head = ["", *head]
     if is_units_row(rows[1:]):
         _, length = _first_record(text, start, source.quote, delimiter)
         start, skipped = start + length, (*skipped, delimiter.join(rows[1]))

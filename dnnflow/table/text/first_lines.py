@@ -18,6 +18,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 """In the order in which a tie is decided."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 30
+_MOST_TITLES = 5
 _BOM = b"\xef\xbb\xbf"
 _SEP = re.compile(r"\ufeff*\"?sep=(.)\"?\r?\n?", re.IGNORECASE)
 _COMMENT = re.compile(r"\s*(#|%|//|--)")
@@ -88,6 +89,7 @@ def find_preamble(text: Text, source: TextSource) -> Preamble:
         return Preamble(marks, bom)
     count = _comments(lines, source, raw[marks:], whole=is_whole)
     count = max(count, _titles(lines, source, raw[marks:], whole=is_whole))
+    count = count or _narrow_lines(lines, source, raw[marks:], whole=is_whole)
     if not "".join(lines[:count]).strip():
         return Preamble(marks, bom)
     skipped = "".join(lines[:count])
@@ -139,6 +141,21 @@ def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool
     return count if is_table and are_titles and (width > 2 or is_full) else 0
 
 
+def _narrow_lines(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool) -> int:
+    """Return how many lines at the top have fewer values than the header of numbers below them and its rows."""
+    if not source.header or (source.quote and any(source.quote in line for line in lines[:_MOST_LINES])):
+        return 0
+    below = raw[len("".join(lines[:_MOST_TITLES]).encode()) :]  # the table's delimiter, not that of a title
+    delimiter = source.delimiter or sniff(below, source.quote, whole=whole)
+    rows = records(raw, source.quote, delimiter, whole=whole)
+    width, alike = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+    count = next((i for i, row in enumerate(rows) if len(row) >= width), 0)
+    if not 0 < count <= _MOST_TITLES or alike < 0.9 * (len(rows) - count) or not _is_header(rows[count:]):
+        return 0
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    return filled[count] if count < len(filled) else 0
+
+
 def _is_single(line: str, source: TextSource) -> bool:
     """Say whether a line holds one value by each delimiter that it may be of."""
     delimiters = (source.delimiter,) if source.delimiter else _DELIMITERS
@@ -151,6 +168,14 @@ def _is_single(line: str, source: TextSource) -> bool:
 
 def _is_sentence(line: str) -> bool:
     return bool(re.fullmatch(r"[^,]*[^\W\d_]{2}[^,]* [^,]*(, [^,]+)*\s*", line)) and ", " in line
+
+
+def names_rows(rows: Sequence[Sequence[str]]) -> bool:
+    """Say whether all rows have a value more than the header, and the first names them: none occurs twice."""
+    if len(rows) < 3 or any(len(row) != len(rows[0]) + 1 for row in rows[1:]):
+        return False
+    first = [row[0] for row in rows[1:]]
+    return len({*first}) == len(first) and all(first) and any(row[-1].strip() for row in rows[1:])
 
 
 def is_units_row(rows: Sequence[Sequence[str]]) -> bool:
