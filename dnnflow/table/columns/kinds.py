@@ -101,9 +101,9 @@ class Markers:
 
     @cached_property
     def numbers(self) -> frozenset[float]:
-        """The own markers that are finite numbers."""
+        """The own markers that are numbers, infinite ones among them."""
         found = map(to_number, self.own)
-        return frozenset(number for number in found if number is not None and math.isfinite(number))
+        return frozenset(number for number in found if number is not None and not math.isnan(number))
 
     @cached_property
     def _plain(self) -> frozenset[str]:

@@ -20,8 +20,6 @@ def is_blank_separated(head: bytes, *, whole: bool) -> bool:
     if len(lines) < _LEAST_LINES or any(_OTHERS.search(line) for line in lines):
         return False
     widths = {len(_values(line, '"')) for line in lines}
-    if len(widths) == 2 and len(_values(lines[0], '"')) == min(widths):  # names of rows, as R writes them
-        return {len(_values(line, '"')) for line in lines[1:]} == {min(widths) + 1}
     return len(widths) == 1 and widths.pop() > 1
 
 

@@ -26,7 +26,6 @@ from dnnflow.table.text.first_lines import (
     csv_records,
     find_preamble,
     is_units_row,
-    names_rows,
     records,
     sniff,
 )
@@ -113,8 +112,6 @@ def read_dialect(text: Text, source: TextSource) -> tuple[Dialect, int]:
         names = tuple(f"column_{i}" for i in range(1, len(head) + 1))
         return Dialect(delimiter, source.quote, False, names, above.lines), begin
     start, skipped = begin + length, above.lines
-    if names_rows(rows):  # as R writes them
-        head = ["", *head]
     if is_units_row(rows[1:]):
         _, length = _first_record(text, start, source.quote, delimiter)
         start, skipped = start + length, (*skipped, delimiter.join(rows[1]))
@@ -183,7 +180,10 @@ def parse(
             raise  # a value that is not of its column's type
         row = ragged[0]
     reason = f"has {row.actual_columns} values, but the table has {row.expected_columns} columns"
-    raise RowError(row.number, f"{reason}; fix the row, or check delimiter and quote")
+    remedy = "fix the row, or check delimiter and quote"
+    if row.number == 1 and row.actual_columns == row.expected_columns + 1:
+        remedy += ", or begin the first line with a delimiter where the first column has no name"
+    raise RowError(row.number, f"{reason}; {remedy}")
 
 
 def _convert_options(types: dict[str, pa.DataType], missing: Sequence[str]) -> Any:

@@ -142,7 +142,7 @@ def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool
 
 
 def _narrow_lines(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool) -> int:
-    """Return how many lines at the top have fewer values than the header of numbers below them and its rows."""
+    """Return how many lines at the top have fewer values than a header and its rows of numbers below."""
     if not source.header or (source.quote and any(source.quote in line for line in lines[:_MOST_LINES])):
         return 0
     below = raw[len("".join(lines[:_MOST_TITLES]).encode()) :]  # the table's delimiter, not that of a title
@@ -152,7 +152,10 @@ def _narrow_lines(lines: Sequence[str], source: TextSource, raw: bytes, *, whole
     count = next((i for i, row in enumerate(rows) if len(row) >= width), 0)
     if not 0 < count <= _MOST_TITLES or alike < 0.9 * (len(rows) - count) or not _is_header(rows[count:]):
         return 0
+    others = [one for one in _DELIMITERS if one != delimiter]
     filled = [i for i, line in enumerate(lines) if line.strip()]
+    if any(one in line for line in lines[: filled[count - 1] + 1] for one in others):
+        return 0
     return filled[count] if count < len(filled) else 0
 
 
@@ -168,14 +171,6 @@ def _is_single(line: str, source: TextSource) -> bool:
 
 def _is_sentence(line: str) -> bool:
     return bool(re.fullmatch(r"[^,]*[^\W\d_]{2}[^,]* [^,]*(, [^,]+)*\s*", line)) and ", " in line
-
-
-def names_rows(rows: Sequence[Sequence[str]]) -> bool:
-    """Say whether all rows have a value more than the header, and the first names them: none occurs twice."""
-    if len(rows) < 3 or any(len(row) != len(rows[0]) + 1 for row in rows[1:]):
-        return False
-    first = [row[0] for row in rows[1:]]
-    return len({*first}) == len(first) and all(first) and any(row[-1].strip() for row in rows[1:])
 
 
 def is_units_row(rows: Sequence[Sequence[str]]) -> bool:

@@ -31,6 +31,7 @@ _COMPRESSIONS = {
     **{f"BZh{level}1A".encode(): "bz2" for level in range(1, 10)},
 }  # fmt: skip
 _ARCHIVE = b"PK\x03\x04"
+_LOOKED_AT = 4096
 MAGIC_BYTES = 6
 """Bytes that say how a file is compressed."""
 _FORMATS = {b"PAR1": "Parquet", _ARCHIVE: "zip or Excel", b"\x89HDF": "HDF5", b"%PDF": "PDF"}
@@ -185,8 +186,22 @@ def plain_text(source: TextSource) -> tuple[Text, str] | None:
 
 
 def encoding_of(head: bytes, source: TextSource) -> str:
-    """Return the encoding that a source has by its own word, else by its first bytes."""
-    return source.encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    """Return the encoding that a source has by its own word, else by its first bytes.
+
+    Raises
+    ------
+    DataError
+        If it looks like UTF-16 without a mark.
+    """
+    if source.encoding:
+        return source.encoding
+    if found := next((name for mark, name in _MARKS if head.startswith(mark)), None):
+        return found
+    zeros = [head[start:_LOOKED_AT:2].count(0) for start in (0, 1)]
+    if max(zeros) > 0.35 * len(head[:_LOOKED_AT]) and not min(zeros):  # nearly every other byte of it
+        name = ("utf-16-be", "utf-16-le")[zeros[1] > zeros[0]]
+        raise DataError(f"a text without a byte order mark must be UTF-8, got {name}; set encoding to {name}")
+    return "utf-8"
 
 
 def shows_encoding(source: TextSource) -> bool:
