@@ -93,7 +93,7 @@ class Source(TextOptions, CheckedParameters):
 
     url: FileUrl
     """Path of a file, glob or directory of files of one kind, a URL that fsspec knows, or a database's that
-    SQLAlchemy knows. Gzip and zstd are recognised by their first bytes."""
+    SQLAlchemy knows. Gzip, bzip2, xz, zstd and ZIP are recognised by their first bytes."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:

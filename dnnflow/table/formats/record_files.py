@@ -246,7 +246,9 @@ def open_sheet(file: OpenedFile, sheet: str | None, *, header: bool) -> HeldTabl
         return HeldTable(table, file, told)
     except fastexcel.FastExcelError as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"a workbook must be readable, but {reason}; save it anew as .xlsx") from None
+        raise DataError(
+            f"a workbook must be readable, but {reason}; save it anew as .xlsx, or unpack a ZIP that is none"
+        ) from None
 
 
 def _first_seen(workbook: Any) -> str:
