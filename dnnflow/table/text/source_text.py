@@ -459,7 +459,13 @@ def _member(raw: Any, url: str) -> Any:
     raw.seek(0)
     if begins != _ARCHIVE:
         return None
-    archive = zipfile.ZipFile(raw)
+    try:
+        archive = zipfile.ZipFile(raw)
+    except zipfile.BadZipFile:
+        raw.seek(0)
+        if url.lower().endswith(".zip"):
+            raise
+        return None  # whoever reads workbooks or arrays says what is wrong
     names = [one.filename for one in archive.infolist() if not one.is_dir()]
     names = [name for name in names if not name.startswith(("__MACOSX/", "."))]
     if {"[Content_Types].xml", "mimetype"} & {*names} or all(name.endswith(".npy") for name in names):
