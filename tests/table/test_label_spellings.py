@@ -290,3 +290,18 @@ def test_merging_a_single_rare_class_is_no_remedy(tmp_path: Path):
     with pytest.raises(DataError, match=r"or set rare_classes to drop$"):
         ingest(source, Recipe(label="y", rare_classes="merge"), tmp_path / "d")
     assert ingest(source, Recipe(label="y", rare_classes="drop"), tmp_path / "d").n_classes == 2
+
+
+@pytest.mark.parametrize("odd", ["n/k", "-", "<5", "inf"])
+def test_amounts_with_an_odd_value_are_no_classes(odd: str, tmp_path: Path):
+    amounts = [f"{i * 7 % 50}.5" for i in range(50)] * 3
+    with pytest.raises(DataError, match=f"a label of amounts must have numbers only, got '{odd}' beside 50"):
+        labelled([*amounts, odd], tmp_path)
+    found = labelled([*amounts, odd], tmp_path, missing_values=(odd,))
+    assert (found.task, found.dropped_rows) == (Task.REGRESSION, 3)
+    assert labelled([*amounts, odd], tmp_path, task="classification").n_classes == 51
+
+
+def test_classes_by_number_with_one_in_words_are_classes(tmp_path: Path):
+    dataset = labelled([*(f"{i % 30}" for i in range(600)), "unknown"], tmp_path)
+    assert (dataset.task, dataset.n_classes) == (Task.CLASSIFICATION, 31)

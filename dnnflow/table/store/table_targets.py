@@ -133,8 +133,9 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
         for facts in parsed.labels.values():
             gone.update(facts.gone)
         words = ", ".join(f"{quoted(text) if text else 'empty'} {n:,}" for text, n in gone.most_common(8))
+        words = f" ({words})" if words else ""
         yield (
-            f"{dropped:,} of {parsed.rows:,} rows are left out, as their label is missing ({words}); "
+            f"{dropped:,} of {parsed.rows:,} rows are left out, as their label is missing{words}; "
             "missing_labels says what stands for a missing label"
         )
 

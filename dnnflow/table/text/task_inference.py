@@ -1,6 +1,7 @@
 """Infer from the labels of a table what is predicted, and tell what does not fit the task."""
 
 from collections.abc import Collection, Mapping
+from math import isfinite
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.dressing import COMMA, POINT
@@ -52,6 +53,7 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
                 f'{quoted(facts.dress.example)} in column {name!r}; set numbers: {{{name}: "{POINT}"}} or '
                 f'{{{name}: "{COMMA}"}}, or list it in text_columns if these are classes'
             )
+        _check_amounts(name, facts)
         # Beyond the number of classes, a column of mostly numbers has a wrong value, which is then named.
         is_mostly = distinct > MAX_CLASSES and 2 * facts.numbers >= facts.values
         return Task.REGRESSION if is_mostly else Task.CLASSIFICATION
@@ -71,6 +73,32 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
             f"amounts, got column {name!r}; set task to classification or regression"
         )
     return Task.CLASSIFICATION
+
+
+def _check_amounts(name: str, facts: ColumnFacts) -> None:
+    """Refuse a label of numbers that would be amounts, were it not for a few texts or infinite ones.
+
+    Raises
+    ------
+    DataError
+    """
+    numbers = {number for number in map(to_number, facts.texts) if number is not None and isfinite(number)}
+    are_amounts = facts.fractions or len(numbers) * ROWS_A_CLASS > facts.values
+    odd = facts.first_text or facts.first_infinite
+    if (
+        odd is None
+        or 2 * facts.numbers < facts.values
+        or len(numbers) <= CONTINUOUS_CLASSES
+        or not are_amounts
+    ):
+        return
+    if len(facts.texts) > MAX_CLASSES:
+        return  # the odd value is named with its row
+    raise DataError(
+        f"a label of amounts must have numbers only, got {quoted(odd.value)} beside {len(numbers)} different "
+        f"numbers in column {name!r}; name it in missing_values, correct it, or set task to classification if "
+        "these are classes"
+    )
 
 
 def _distinct(facts: ColumnFacts, *, exact: bool = False) -> int:
