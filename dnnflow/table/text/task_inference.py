@@ -1,7 +1,6 @@
 """Infer from the labels of a table what is predicted, and tell what does not fit the task."""
 
 from collections.abc import Collection, Mapping
-from math import isfinite
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.dressing import COMMA, POINT
@@ -76,29 +75,22 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
 
 
 def _check_amounts(name: str, facts: ColumnFacts) -> None:
-    """Refuse a label of numbers that would be amounts, were it not for a few texts or infinite ones.
+    """Refuse a label of fractions that would be amounts, were it not for some texts or infinite ones.
 
     Raises
     ------
     DataError
     """
-    numbers = {number for number in map(to_number, facts.texts) if number is not None and isfinite(number)}
-    are_amounts = facts.fractions or len(numbers) * ROWS_A_CLASS > facts.values
     odd = facts.first_text or facts.first_infinite
-    if (
-        odd is None
-        or 2 * facts.numbers < facts.values
-        or len(numbers) <= CONTINUOUS_CLASSES
-        or not are_amounts
-    ):
+    if odd is None or not facts.fractions or 2 * facts.numbers < facts.values:
         return
-    if len(facts.texts) > MAX_CLASSES:
-        return  # the odd value is named with its row
-    raise DataError(
-        f"a label of amounts must have numbers only, got {quoted(odd.value)} beside {len(numbers)} different "
-        f"numbers in column {name!r}; name it in missing_values, correct it, or set task to classification if "
-        "these are classes"
-    )
+    distinct = len({number for number in map(to_number, facts.texts) if number is not None})
+    if CONTINUOUS_CLASSES < distinct <= MAX_CLASSES:  # of more, the odd value is named with its row
+        raise DataError(
+            f"a label of amounts must have numbers only, got {quoted(odd.value)} beside many different "
+            f"numbers in column {name!r}; name it in missing_values, correct it, or set task to "
+            "classification if these are classes"
+        )
 
 
 def _distinct(facts: ColumnFacts, *, exact: bool = False) -> int:
