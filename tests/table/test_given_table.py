@@ -140,3 +140,13 @@ def test_what_is_no_number_among_decimals_and_what_is_masked_is_missing(tmp_path
     dataset = ingest(masked, Recipe(label="column_2"), tmp_path)
     assert dataset.missing_share == {"column_1": pytest.approx(0.2)}
     assert dataset.class_names == ("0", "1")
+
+
+def test_a_dataset_encodes_rows_of_every_library(tmp_path: Path):
+    frame = pd.DataFrame({"size": np.arange(20.0), "town": ["Ulm", "Bonn"] * 10, "kind": ["x", "y"] * 10})
+    dataset = ingest(frame, Recipe(label="kind"), tmp_path)
+    wanted = dataset.transform(frame)
+    for other in (pl.from_pandas(frame), pl.from_pandas(frame).lazy(), pa.Table.from_pandas(frame)):
+        assert dataset.transform(other).tobytes() == wanted.tobytes()
+    numbers = ingest(np.column_stack([np.arange(20.0), np.arange(20) % 2]), Recipe(label="column_2"), tmp_path)
+    assert numbers.transform(np.array([[0.0], [19.0]])).ravel().tolist() == [0.0, 1.0]
