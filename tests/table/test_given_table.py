@@ -134,7 +134,11 @@ def test_what_is_no_number_among_decimals_and_what_is_masked_is_missing(tmp_path
     frame = pd.DataFrame({"size": sizes, "kind": ["x", "y"] * 10})
     assert ingest(frame, Recipe(label="kind"), tmp_path).missing_share == {"size": pytest.approx(0.2)}
     with pytest.raises(DataError, match="numbers must be finite"):
-        ingest(frame.assign(size=[Decimal("Infinity"), *sizes[1:]]), Recipe(label="kind"), tmp_path)
+        ingest(
+            frame.assign(size=pd.Series([Decimal("Infinity"), *sizes[1:]], dtype=object)),
+            Recipe(label="kind"),
+            tmp_path,
+        )
     values = np.column_stack([np.arange(20.0), np.arange(20) % 2])
     masked = np.ma.masked_array(values, mask=np.column_stack([np.arange(20) % 5 == 0, np.zeros(20, bool)]))
     dataset = ingest(masked, Recipe(label="column_2"), tmp_path)
@@ -148,5 +152,9 @@ def test_a_dataset_encodes_rows_of_every_library(tmp_path: Path):
     wanted = dataset.transform(frame)
     for other in (pl.from_pandas(frame), pl.from_pandas(frame).lazy(), pa.Table.from_pandas(frame)):
         assert dataset.transform(other).tobytes() == wanted.tobytes()
-    numbers = ingest(np.column_stack([np.arange(20.0), np.arange(20) % 2]), Recipe(label="column_2"), tmp_path)
-    assert numbers.transform(np.array([[0.0], [19.0]])).ravel().tolist() == [0.0, 1.0]
+    values = np.column_stack([np.arange(20.0), np.arange(20.0), np.arange(20) % 2])
+    numbers = ingest(values, Recipe(label="column_3"), tmp_path)
+    assert (
+        numbers.transform(values[:, :2]).tolist()
+        == numbers.transform(pd.DataFrame(values[:, :2], columns=["column_1", "column_2"])).tolist()
+    )

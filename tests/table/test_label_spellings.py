@@ -295,9 +295,7 @@ def test_merging_a_single_rare_class_is_no_remedy(tmp_path: Path):
 @pytest.mark.parametrize("odd", ["n/k", "-", "<5", "inf"])
 def test_amounts_with_an_odd_value_are_no_classes(odd: str, tmp_path: Path):
     amounts = [f"{i * 7 % 50}.5" for i in range(50)] * 3
-    with pytest.raises(
-        DataError, match=f"amounts must have numbers only, got '{odd}' beside many"
-    ):
+    with pytest.raises(DataError, match=f"amounts must have numbers only, got '{odd}' beside many"):
         labelled([*amounts, odd], tmp_path)
     found = labelled([*amounts, odd], tmp_path, missing_values=(odd,))
     assert (found.task, found.dropped_rows) == (Task.REGRESSION, 3)

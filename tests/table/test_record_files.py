@@ -6,7 +6,7 @@ from datetime import datetime, time
 from pathlib import Path
 from typing import Any
 
-import openpyxl
+import openpyxl  # type: ignore[import-untyped]
 import pytest
 
 from dnnflow.errors import DataError, ReadingWarning
@@ -27,7 +27,7 @@ def made(path: Path, **how: Any) -> Dataset:
     return dataset
 
 
-def book(path: Path, above: Sequence[Sequence[Any]], change: Callable[[Any], None] = bool) -> Path:
+def book(path: Path, above: Sequence[Sequence[Any]], change: Callable[[Any], object] = bool) -> Path:
     """Write a workbook of a sheet with rows above its table."""
     written = openpyxl.Workbook()
     for row in (*above, *ROWS):

@@ -5,6 +5,7 @@ import lzma
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ def zipped(path: Path, members: Mapping[str, str]) -> None:
             archive.writestr(name, text)
 
 
-def check(path: Path, folder: Path, **how: str) -> None:
+def check(path: Path, folder: Path, **how: Any) -> None:
     """Compare the last of new rows with the text, and a dataset of it."""
     source = Source(url=str(path), **how)
     rows = read_rows(source)

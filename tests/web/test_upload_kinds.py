@@ -129,7 +129,7 @@ def test_two_byte_order_marks_take_nothing_from_the_end(tmp_path: Path):
 
 
 def test_titles_and_other_sheets_of_a_workbook_are_told(tmp_path: Path):
-    import openpyxl
+    import openpyxl  # type: ignore[import-untyped]
 
     book = openpyxl.Workbook()
     for row in [["Sales"], ["x", "y"], *([i, "ab"[i % 2]] for i in range(20))]:
