@@ -360,7 +360,7 @@ def _with_writing(facts: ColumnFacts, tidy: _Tidied, index: int) -> ColumnFacts:
     if not facts.others:
         return replace(facts, dress=dress)
     clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
-    if not clock.are_meant(facts.values):
+    if 2 * clock.read < facts.values:  # in all blocks together nearly all may be times
         return replace(facts, dress=dress, clock=clock)
     is_there = tidy.counts > 0
     timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
