@@ -104,13 +104,9 @@ def test_progress_says_compiling_while_it_lasts(capsys: pytest.CaptureFixture[st
     ]  # fmt: skip
 
 
-def test_names_with_brackets_are_names_and_no_markup(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "[t] table.csv"
-    path.write_text(
-        "[/x],y [red]\n" + "".join(f"{i}.5,{'[/u]' if i % 2 else '[bold]v'}\n" for i in range(20))
-    )
+def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, names = tmp_path / "[t] table.csv", ("[/u]", "[bold]v")
+    path.write_text("[/x],y [red]\n" + "".join(f"{i}.5,{names[i % 2]}\n" for i in range(20)))
     show_dataset(ingest(Source(url=str(path)), Recipe(label="y [red]"), tmp_path / "[d]"))
     show_survey(survey(Source(url=str(path))), str(path), {})
     told = capsys.readouterr().out

@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dnnflow.errors import DataError, InputError
+from dnnflow.errors import DataError, InputError, ReadingWarning
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.given_table import place_table
@@ -158,3 +158,12 @@ def test_a_dataset_encodes_rows_of_every_library(tmp_path: Path):
         numbers.transform(values[:, :2]).tolist()
         == numbers.transform(pd.DataFrame(values[:, :2], columns=["column_1", "column_2"])).tolist()
     )
+
+
+def test_a_pair_whose_indices_are_in_another_order_is_told(tmp_path: Path):
+    sizes, kinds = pd.DataFrame({"size": range(20)}), pd.Series(["x", "y"] * 10, name="kind")
+    with pytest.warns(ReadingWarning, match="paired row by row"):
+        ingest((sizes, kinds[::-1]), Recipe(label="kind"), tmp_path)
+    for labels in (kinds, kinds.set_axis(range(100, 120)), kinds.to_numpy()):
+        label = "kind" if isinstance(labels, pd.Series) else "label"
+        ingest((sizes, labels), Recipe(label=label), tmp_path)  # without a warning, which is an error here
