@@ -55,7 +55,7 @@ READ: dict[str, tuple[list[str], list[float]]] = {
     ),
     "digits of full width": (["\uff11\uff12", "\uff0d\uff13", "7"], [12, -3, 7]),
     "negatives of accounts": (["(1,250.50)", "12.5", "(7)"], [-1250.5, 12.5, -7]),
-    "a sign behind": (["12.5-", "7", "0.5-"], [-12.5, 7, -0.5]),
+    "a sign behind": (["12.5-", "7", "0.50-"], [-12.5, 7, -0.5]),
     "a sign behind a decimal comma": (["12,5-", "1.250,5", "7,25"], [-12.5, 1250.5, 7.25]),
     "lakhs": (["1,00,000", "12,34,567.5", "5,000"], [100_000, 1_234_567.5, 5000]),
     "thousands by a letter": (["5k", "7.5k", "12k"], [5, 7.5, 12]),
@@ -293,3 +293,7 @@ def test_infinite_numbers_may_be_missing_values_for_new_rows_too(cell: str, tmp_
     rows = pd.DataFrame({"row": [1, 1], "cost": [cell, ""]})
     first, second = dataset.transform(rows)
     assert first.tolist() == second.tolist()
+
+
+def test_groups_of_ages_are_categories(tmp_path: Path):
+    assert read(["24-", "25-34", "35+"], tmp_path).n_features == 4

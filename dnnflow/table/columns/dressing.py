@@ -97,6 +97,8 @@ def undress(text: str) -> Undressed | None:
     signs = [] if found is None else [sign for sign in found.group("sign", "inner", "behind") if sign]
     if found is None or len(signs) > 1:
         return None
+    if found["behind"] and found["core"].isdigit():
+        return None  # 24- is 24 or less
     core = found["core"]
     if _BLANKS.search(core):
         if not (grouped := _GROUPED.match(core)) or _BLANKS.search(core[grouped.end() :]):
