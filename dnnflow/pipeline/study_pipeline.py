@@ -39,8 +39,8 @@ class TableSection(Section):
 
     source: Annotated[FileUrl, Place()]
     """Path or URL (any that fsspec knows) of a table: CSV, Parquet, Arrow, ORC, JSON lines, Excel, ARFF,
-    KEEL, SQLite, NPZ, HDF5 or zarr, plain or compressed (.gz, .zst); a glob or directory of files of one
-    kind; or the address of a database that SQLAlchemy knows."""
+    KEEL, SQLite, NPZ, HDF5 or zarr, plain or compressed (.gz, .bz2, .xz, .zst, or one file in a .zip); a glob
+    or directory of files of one kind; or the address of a database that SQLAlchemy knows."""
 
 
 class DatasetSection(TextOptions, ColumnOptions, TableSection):

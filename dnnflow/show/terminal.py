@@ -119,7 +119,7 @@ class Progress:
                 self._advance(event, "designs", done, event.total, pace_in_words(event))
             case Compiling():
                 if event.workers and not self._compiling:
-                    self._console.print(f"  {in_words(event)}")
+                    self._console.print(f"  {escape(in_words(event))}")
                 self._compiling = event.workers
             case FinalsProgress():
                 self._advance(event, "trainings", event.done, event.total, "")
@@ -172,20 +172,21 @@ def show_study(view: "StudyView", workspace: "Workspace", top: int = 10) -> None
         if step.command:
             console.print(f"    [cyan]{escape(step.command)}[/cyan]", soft_wrap=True)
     console.print(leaderboard_table(view, top=top, width=console.width))
-    if mattered := telling(view.marginals):
-        console.print(f"What mattered, as a share of the variance: {', '.join(mattered)}.\n", soft_wrap=True)
+    if mattered := escape(", ".join(telling(view.marginals))):
+        console.print(f"What mattered, as a share of the variance: {mattered}.\n", soft_wrap=True)
     for kind in view.failures:
         console.print(f"failed  {kind.count:,} x {kind.type}: {escape(kind.message)}", soft_wrap=True)
     for note in record.dataset.get("notes") or ():
         console.print(f"table   {escape(note)}", soft_wrap=True)
-    console.print(f"study   {record.study_id} ({record.name}, {record.standing.value})", soft_wrap=True)
+    name, standing = escape(record.name), record.standing.value
+    console.print(f"study   {record.study_id} ({name}, {standing})", soft_wrap=True)
     for name, text in (("tags", ", ".join(record.tags)), ("note", record.note)):
         if text:
             console.print(f"{name:<7} {escape(text)}", soft_wrap=True)
     if model.parent.is_dir():
-        console.print(f"models  {model.parent}", soft_wrap=True)
+        console.print(f"models  {escape(str(model.parent))}", soft_wrap=True)
     if report.is_file():
-        console.print(f"report  {report}", soft_wrap=True)
+        console.print(f"report  {escape(str(report))}", soft_wrap=True)
 
 
 def leaderboard_table(view: "StudyView", top: int = 10, width: int = 120) -> Group:
@@ -274,7 +275,7 @@ def show_score(found: "ModelScore") -> None:
     console = Console(highlight=False)
     left_out = f", {found.left_out:,} without a label left out" if found.left_out else ""
     right = f"{found.rows:,} rows" if found.right is None else f"{found.right:,} of {found.rows:,} rows right"
-    console.print(f"{', '.join(found.labels)}: {right}{left_out}", soft_wrap=True)
+    console.print(f"{escape(', '.join(found.labels))}: {right}{left_out}", soft_wrap=True)
     console.print(f"{found.label:<18} {found.text}")
     if found.fitted_rows:
         seen = f"fitted to all {found.fitted_rows:,} rows of its study"
@@ -300,16 +301,16 @@ def show_training(history: "History", written: "Sequence[Path]") -> None:
     rate = history.samples / max(history.seconds_s, 1e-9)
     console.print(f"samples    {history.samples:,} in {history.seconds_s:.1f} s, {rate:,.0f} a second "
                   f"(start-up {history.startup_s:.1f} s apart)")  # fmt: skip
-    console.print(f"ended by   {history.ended_by}")
+    console.print(f"ended by   {escape(str(history.ended_by))}")
     apart = ("epoch", "samples", "elapsed_s", "evaluation_s")
     for name, value in (history.rows[-1] if history.rows else {}).items():
         if name not in apart:
-            console.print(f"{name:<10} {value:.4f}")
+            console.print(f"{escape(name):<10} {value:.4f}")
     if history.staleness:
         console.print(f"staleness  {staleness_in_words(history.staleness)}", soft_wrap=True)
     console.print(replica_table(history))
     for path in written:
-        console.print(f"wrote      {path}", soft_wrap=True)
+        console.print(f"wrote      {escape(str(path))}", soft_wrap=True)
 
 
 def replica_table(history: "History") -> Table:
@@ -370,7 +371,8 @@ def show_survey(found: "Survey", name: str, reading: "Mapping[str, str]") -> Non
     """
     console = Console(highlight=False)
     looked_at = "" if found.is_whole else "the first "
-    console.print(f"{name}: {looked_at}{found.rows:,} rows, {len(found.columns):,} columns", soft_wrap=True)
+    rows = f"{found.rows:,} rows, {len(found.columns):,} columns"
+    console.print(f"{escape(name)}: {looked_at}{rows}", soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("column", overflow="fold")
     table.add_column("kind", no_wrap=True)
@@ -448,14 +450,15 @@ def show_dataset(dataset: "Dataset", *, is_kept: bool = True) -> None:
     console = Console(highlight=False)
     if is_kept:
         console.print(f"dataset   {dataset.id}", soft_wrap=True)
-        console.print(f"path      {dataset.path}", soft_wrap=True)
+        console.print(f"path      {escape(str(dataset.path))}", soft_wrap=True)
     console.print(f"rows      {dataset.rows['train']:,} to train, {dataset.rows['test']:,} to test")
     console.print(f"features  {dataset.n_features:,}")
     if dataset.task is Task.CLASSIFICATION:
-        console.print(f"classes   {dataset.n_classes}: {', '.join(dataset.class_names[:12])}", soft_wrap=True)
+        names = escape(", ".join(dataset.class_names[:12]))
+        console.print(f"classes   {dataset.n_classes}: {names}", soft_wrap=True)
     else:
         told = f"{len(dataset.targets.names)} of {dataset.task}: {', '.join(dataset.targets.names[:12])}"
-        console.print(f"targets   {told}", soft_wrap=True)
+        console.print(f"targets   {escape(told)}", soft_wrap=True)
     for note in dataset.notes:
         console.print(f"note      {escape(note)}", soft_wrap=True)
     _show_column_rows(console, dataset)

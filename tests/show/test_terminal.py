@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from dnnflow.results.store.run_record import RunRecord
 from dnnflow.results.view import tested
 from dnnflow.show import terminal
 from dnnflow.show.study_tables import PlaceRow, PlaceSection
-from dnnflow.show.terminal import Progress, _fitting, _table, show_studies
+from dnnflow.show.terminal import Progress, _fitting, _table, show_dataset, show_studies, show_survey
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.store.ingest import ingest
+from dnnflow.table.store.survey import survey
 
 
 @pytest.fixture
@@ -98,3 +102,13 @@ def test_progress_says_compiling_while_it_lasts(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.splitlines() == [
         "  compiling on 1 worker, once a process", "  1 of 10 designs, 1.0/s, compiling on 2",
     ]  # fmt: skip
+
+
+def test_names_with_brackets_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path, names = tmp_path / "[t] table.csv", ("[/u]", "[bold]v")
+    path.write_text("[/x],y [red]\n" + "".join(f"{i}.5,{names[i % 2]}\n" for i in range(20)))
+    show_dataset(ingest(Source(url=str(path)), Recipe(label="y [red]"), tmp_path / "[d]"))
+    show_survey(survey(Source(url=str(path))), str(path), {})
+    told = capsys.readouterr().out
+    assert "classes   2: [/u], [bold]v" in told
+    assert all(text in told for text in ("[/x]", "y [red]", "[t] table.csv: 20 rows", "/[d]/"))

@@ -55,6 +55,13 @@ READ: dict[str, tuple[list[str], list[float]]] = {
     ),
     "digits of full width": (["\uff11\uff12", "\uff0d\uff13", "7"], [12, -3, 7]),
     "negatives of accounts": (["(1,250.50)", "12.5", "(7)"], [-1250.5, 12.5, -7]),
+    "a sign behind": (["12.5-", "7", "0.50-"], [-12.5, 7, -0.5]),
+    "a sign behind a decimal comma": (["12,5-", "1.250,5", "7,25"], [-12.5, 1250.5, 7.25]),
+    "lakhs": (["1,00,000", "12,34,567.5", "5,000"], [100_000, 1_234_567.5, 5000]),
+    "thousands by a letter": (["5k", "7.5k", "12k"], [5, 7.5, 12]),
+    "footnotes": (["5*", "7.5*", "12*"], [5, 7.5, 12]),
+    "at least": (["10+", "50+", "100+"], [10, 50, 100]),
+    "ranks": (["#3", "#14", "#15"], [3, 14, 15]),
     "a sign of its own": (["\u22125", "7", "\u22120.5"], [-5, 7, -0.5]),
 }
 
@@ -73,7 +80,23 @@ def test_what_is_beyond_doubt_is_read_and_told(tmp_path: Path, name: str, block_
 
 
 @pytest.mark.parametrize(
-    "text", ["0x1fffffffffffffff", "0x", "1_0", "1__000", "(-3)", "()", "3\u00b2", "(1)(2)"]
+    "text",
+    [
+        "0x1fffffffffffffff",
+        "0x",
+        "1_0",
+        "1__000",
+        "(-3)",
+        "()",
+        "3\u00b2",
+        "(1)(2)",
+        "1,00,00",
+        "-5-",
+        "(5-)",
+        "5-6",
+        "#ff0000",
+        "5k+",
+    ],
 )
 def test_what_is_no_number_in_any_dress(text: str):
     assert undress(text) is None
@@ -225,3 +248,52 @@ def test_whatever_the_dress_numbers_come_out_of_it(numbers: list[float], style: 
 def test_no_text_breaks_the_reading(text: str):
     found = undress(text)
     assert found is None or (found.point, found.comma) != (None, None)
+
+
+def test_thousands_and_millions_by_letters_are_refused_beside_each_other(tmp_path: Path):
+    with pytest.raises(DataError, match="several units or currencies \\('M', 'k'\\)"):
+        read(["5k", "7M", "8k"], tmp_path)
+    assert read(["5k", "7M", "8k"], tmp_path, text_columns=("cost",)).n_features == 4
+
+
+def test_points_are_in_doubt_where_a_comma_begins_fractions_in_another_column(tmp_path: Path):
+    rows = "".join(f"{i},5;{i % 7 + 1}.{i * 37 % 1000:03};{'ab'[i % 2]}\n" for i in range(30))
+    (tmp_path / "t.csv").write_text("price;sold;y\n" + rows)
+    source = Source(url=str(tmp_path / "t.csv"))
+    with pytest.raises(
+        DataError, match="column 'sold': its points may begin fractions or separate thousands"
+    ):
+        ingest(source, Recipe(label="y"), tmp_path / "d")
+    for said, first in (("1.234,56", 1000.0), ("1,234.56", 1.0)):
+        recipe = Recipe(label="y", scale="none", numbers=(f"sold={said}",))
+        found = ingest(source, recipe, tmp_path / "d").transform(
+            pd.DataFrame({"price": ["0,5"], "sold": ["1.000"]})
+        )
+        assert found[0].tolist() == [0.5, first]
+
+
+@pytest.mark.parametrize("form", ["{}th", "No. {}", "{}-{}", "Jan-{:02}", "2020-{:03}", "{}:{}:{}:{}"])
+def test_values_like_amounts_in_a_form_that_is_not_read_are_told(form: str, tmp_path: Path):
+    dataset = read([form.format(i, i, i, i) for i in range(1, 31)], tmp_path)
+    assert sum("look like numbers or dates in a form that is not read" in note for note in dataset.notes) == 1
+    told = read(["red", "blue", "A12"] * 5, tmp_path).notes
+    assert not [note for note in told if "not read" in note]
+
+
+def test_whole_numbers_beyond_what_a_float_keeps_are_told(tmp_path: Path):
+    ids = [str(12345678901234567890 + i) for i in range(20)]
+    assert any("of which 16 digits are kept" in note for note in read(ids, tmp_path).notes)
+    assert not any("16 digits" in note for note in read([f"{i}e30" for i in range(20)], tmp_path).notes)
+    assert read(ids, tmp_path, text_columns=("cost",)).n_features == 21
+
+
+@pytest.mark.parametrize("cell", ["inf", "Inf", "-Infinity"])
+def test_infinite_numbers_may_be_missing_values_for_new_rows_too(cell: str, tmp_path: Path):
+    dataset = read(["1", cell, "3"], tmp_path, missing_values=("inf", "-inf"))
+    rows = pd.DataFrame({"row": [1, 1], "cost": [cell, ""]})
+    first, second = dataset.transform(rows)
+    assert first.tolist() == second.tolist()
+
+
+def test_groups_of_ages_are_categories(tmp_path: Path):
+    assert read(["24-", "25-34", "35+"], tmp_path).n_features == 4

@@ -318,3 +318,21 @@ def test_what_a_row_has_that_training_rows_had_not_is_told_of_that_row(tmp_path:
     assert NOTE not in saved.predict(rows.iloc[[0, 2]])
     with pytest.raises(DataError, match=r"must have the column 'city' once \(neither 'n'\), got it 0 times"):
         fitted.transform(pd.DataFrame({"town": ["Łódź"]}))
+
+
+def test_lines_with_fewer_values_than_the_header_are_left_out(tmp_path: Path):
+    rows = "".join(f"{i}.5,{i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text("Sales, 2024\nby us, and you\n\nsize,count,y\n" + rows)
+    dataset = ingest(Source(url=str(tmp_path / "t.csv")), Recipe(label="y"), tmp_path / "d")
+    assert dataset.feature_names == ("size", "count")
+    assert any("'Sales, 2024', 'by us, and you'" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("mark", [":", "^", "~"])
+def test_a_mark_that_may_separate_values_is_named(mark: str, tmp_path: Path):
+    rows = "".join(mark.join((f"{i}.5", str(i), "ab"[i % 2])) + "\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(mark.join(("size", "count", "y")) + "\n" + rows)
+    source = Source(url=str(tmp_path / "t.csv"))
+    with pytest.raises(DataError, match="separates the values, set delimiter to it"):
+        ingest(source, Recipe(label="y"), tmp_path / "d")
+    assert ingest(source.replace(delimiter=mark), Recipe(label="y"), tmp_path / "d").n_features == 2

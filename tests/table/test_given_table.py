@@ -1,5 +1,6 @@
 """A table in memory reaches a study as it is: numbers bit for bit, text as text, or it is refused."""
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from dnnflow.errors import DataError, InputError
+from dnnflow.errors import DataError, InputError, ReadingWarning
 from dnnflow.table.columns.kinds import Task
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.formats.given_table import place_table
@@ -106,3 +107,63 @@ def test_a_path_is_taken_as_it_is_and_called_by_its_name(source, name: str, tmp_
 def test_what_is_no_table_is_refused(table, error, told: str, tmp_path: Path):
     with pytest.raises(error, match=told):
         place_table(table, tmp_path)
+
+
+@pytest.mark.parametrize("written", [" size ", "si\u0301ze", "size"])
+def test_columns_are_found_in_other_blanks_and_forms_of_unicode(written: str, tmp_path: Path):
+    plain = "size" if written.strip() == "size" else "s\u00edze"
+    frame = pd.DataFrame({plain: np.arange(20.0), "kind": ["x", "y"] * 10})
+    dataset = ingest(frame.rename(columns={plain: written}), Recipe(label=" kind"), tmp_path)
+    wanted = dataset.transform(frame.rename(columns={plain: written}))
+    assert np.array_equal(dataset.transform(frame), wanted)
+    ambiguous = frame.rename(columns={plain: f"{plain} "}).assign(**{f" {plain}": 1.0})
+    if written == plain:
+        with pytest.raises(DataError, match="must have the column"):
+            dataset.transform(ambiguous)
+
+
+def test_a_recipe_means_columns_in_other_blanks(tmp_path: Path):
+    frame = pd.DataFrame({"size ": np.arange(20.0), " id": range(20), "kind": ["x", "y"] * 10})
+    dataset = ingest(frame, Recipe(label="kind", drop=("id",), text_columns=("size",)), tmp_path)
+    assert dataset.recipe.drop == (" id",)
+    assert dataset.n_features == 16  # of its training rows
+
+
+def test_what_is_no_number_among_decimals_and_what_is_masked_is_missing(tmp_path: Path):
+    sizes = [Decimal("NaN") if i % 5 == 0 else Decimal(i) / 8 for i in range(20)]
+    frame = pd.DataFrame({"size": sizes, "kind": ["x", "y"] * 10})
+    assert ingest(frame, Recipe(label="kind"), tmp_path).missing_share == {"size": pytest.approx(0.2)}
+    with pytest.raises(DataError, match="numbers must be finite"):
+        ingest(
+            frame.assign(size=pd.Series([Decimal("Infinity"), *sizes[1:]], dtype=object)),
+            Recipe(label="kind"),
+            tmp_path,
+        )
+    values = np.column_stack([np.arange(20.0), np.arange(20) % 2])
+    masked = np.ma.masked_array(values, mask=np.column_stack([np.arange(20) % 5 == 0, np.zeros(20, bool)]))
+    dataset = ingest(masked, Recipe(label="column_2"), tmp_path)
+    assert dataset.missing_share == {"column_1": pytest.approx(0.2)}
+    assert dataset.class_names == ("0", "1")
+
+
+def test_a_dataset_encodes_rows_of_every_library(tmp_path: Path):
+    frame = pd.DataFrame({"size": np.arange(20.0), "town": ["Ulm", "Bonn"] * 10, "kind": ["x", "y"] * 10})
+    dataset = ingest(frame, Recipe(label="kind"), tmp_path)
+    wanted = dataset.transform(frame)
+    for other in (pl.from_pandas(frame), pl.from_pandas(frame).lazy(), pa.Table.from_pandas(frame)):
+        assert dataset.transform(other).tobytes() == wanted.tobytes()
+    values = np.column_stack([np.arange(20.0), np.arange(20.0), np.arange(20) % 2])
+    numbers = ingest(values, Recipe(label="column_3"), tmp_path)
+    assert (
+        numbers.transform(values[:, :2]).tolist()
+        == numbers.transform(pd.DataFrame(values[:, :2], columns=["column_1", "column_2"])).tolist()
+    )
+
+
+def test_a_pair_whose_indices_are_in_another_order_is_told(tmp_path: Path):
+    sizes, kinds = pd.DataFrame({"size": range(20)}), pd.Series(["x", "y"] * 10, name="kind")
+    with pytest.warns(ReadingWarning, match="paired row by row"):
+        ingest((sizes, kinds[::-1]), Recipe(label="kind"), tmp_path)
+    for labels in (kinds, kinds.set_axis(range(100, 120)), kinds.to_numpy()):
+        label = "kind" if isinstance(labels, pd.Series) else "label"
+        ingest((sizes, labels), Recipe(label=label), tmp_path)  # without a warning, which is an error here

@@ -262,3 +262,46 @@ def test_a_label_of_rare_classes_alone_is_refused_in_words(tmp_path: Path):
         recipe = Recipe.from_dict({"label": "label", "rare_classes": rule})
         with pytest.raises(DataError, match=said.format(done)):
             ingest(Source(url=str(table)), recipe, tmp_path / "datasets")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("red", "red\u200b"), ("New York", "New  York"), ("New York", "New\u00a0York"), ("Ａ1", "A1")],
+)
+def test_classes_and_categories_that_look_alike_are_told(one: str, other: str, tmp_path: Path):
+    told = f"{one!r}, {other!r}" if one < other else f"{other!r}, {one!r}"
+    notes = labelled([one, other, "far"], tmp_path).notes
+    assert [note for note in notes if told in note and "differ in blanks, case or signs not seen" in note]
+    (tmp_path / "f.csv").write_text("place,y\n" + f"{one},a\n{other},b\nfar,a\n" * 5, encoding="utf-8")
+    dataset = ingest(Source(url=str(tmp_path / "f.csv")), Recipe(label="y"), tmp_path / "datasets")
+    assert [note for note in dataset.notes if told in note and "categories of their own" in note]
+
+
+def test_spellings_of_a_number_beside_words_are_told(tmp_path: Path):
+    dataset = labelled(["1", "1.0", "unknown"], tmp_path)
+    assert dataset.n_classes == 3
+    assert any("'1', '1.0' are one number in several spellings" in note for note in dataset.notes)
+
+
+def test_merging_a_single_rare_class_is_no_remedy(tmp_path: Path):
+    rows = "".join(f"{i},{'ab'[i % 2]}\n" for i in range(10))
+    (tmp_path / "t.csv").write_text("x,y\n" + rows + "7,c\n")
+    source = Source(url=str(tmp_path / "t.csv"))
+    with pytest.raises(DataError, match=r"or set rare_classes to drop$"):
+        ingest(source, Recipe(label="y", rare_classes="merge"), tmp_path / "d")
+    assert ingest(source, Recipe(label="y", rare_classes="drop"), tmp_path / "d").n_classes == 2
+
+
+@pytest.mark.parametrize("odd", ["n/k", "-", "<5", "inf"])
+def test_amounts_with_an_odd_value_are_no_classes(odd: str, tmp_path: Path):
+    amounts = [f"{i * 7 % 50}.5" for i in range(50)] * 3
+    with pytest.raises(DataError, match=f"amounts must have numbers only, got '{odd}' beside many"):
+        labelled([*amounts, odd], tmp_path)
+    found = labelled([*amounts, odd], tmp_path, missing_values=(odd,))
+    assert (found.task, found.dropped_rows) == (Task.REGRESSION, 3)
+    assert labelled([*amounts, odd], tmp_path, task="classification").n_classes == 51
+
+
+def test_classes_by_number_with_one_in_words_are_classes(tmp_path: Path):
+    dataset = labelled([*(f"{i % 30}" for i in range(600)), "unknown"], tmp_path)
+    assert (dataset.task, dataset.n_classes) == (Task.CLASSIFICATION, 31)

@@ -140,3 +140,9 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path):
 def test_a_short_row_is_named(tmp_path: Path):
     with pytest.raises(DataError, match=r"row 2 \(line 3\) has 1 values"):
         looked_at("a,b\n1,2\n3\n", tmp_path)
+
+
+def test_none_is_a_value_of_a_label_that_is_proposed(tmp_path: Path):
+    rows = "".join(f"{i * 7 % 11},{['None', 'flu'][i % 2]}\n" for i in range(20))
+    assert looked_at("size,y\n" + rows, tmp_path).label == "y"
+    assert looked_at("size,y\n" + rows.replace("None", "NA"), tmp_path).label == "size"

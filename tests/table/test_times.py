@@ -53,6 +53,20 @@ INSTANTS: dict[str, tuple[list[str], list[float]]] = {
                   [since(2024, 1, 5, 7, 30), since(2024, 1, 5, 7, 30, 15) + 0.5]),
     "zones": (["2024-01-05T07:30Z", "2024-01-05T07:30+02:00"],
               [since(2024, 1, 5, 7, 30), since(2024, 1, 5, 5, 30)]),
+    "basic ISO": (["20240105T073015", "20240105T0730"],
+                  [since(2024, 1, 5, 7, 30, 15), since(2024, 1, 5, 7, 30)]),
+    "a zone by name": (["2024-01-05T07:30+01:00[Europe/Paris]", "Fri Jan 05 2024 07:30:00 GMT+0200 (EET)"],
+                       [since(2024, 1, 5, 6, 30), since(2024, 1, 5, 5, 30)]),
+    "as C writes it": (["Fri Jan  5 07:30:15 2024", "Thu Feb 29 00:00:00 2024"],
+                       [since(2024, 1, 5, 7, 30, 15), since(2024, 2, 29)]),
+    "months by name": (["Jan 2024", "March 2024"], [since(2024, 1, 1), since(2024, 3, 1)]),
+    "the year before a month": (["2024-Jan-05", "2024 Mar 7"], [since(2024, 1, 5), since(2024, 3, 7)]),
+    "weeks": (["2024-W05", "2024-W06-3"], [since(2024, 1, 29), since(2024, 2, 7)]),
+    "quarters": (["2024Q1", "2024-Q3"], [since(2024, 1, 1), since(2024, 7, 1)]),
+    "ends of days": (["2024-01-05 24:00", "2024-01-05 23:59:60"], [since(2024, 1, 6), since(2024, 1, 6)]),
+    "Japanese": (["2024年1月5日", "2024年2月29日 07:30"], [since(2024, 1, 5), since(2024, 2, 29, 7, 30)]),
+    "Arabic digits": (["\u0662\u0660\u0662\u0664-\u0660\u0661-\u0660\u0665", "2024-02-29"],
+                      [since(2024, 1, 5), since(2024, 2, 29)]),
     "the day first": (["3/4/2024", "25/4/2024"], [since(2024, 4, 3), since(2024, 4, 25)]),
     "the month first": (["3/4/24 1:05 PM", "4/25/24 12:00 AM"],
                         [since(2024, 3, 4, 13, 5), since(2024, 4, 25)]),
@@ -233,3 +247,35 @@ def test_a_label_of_dates_by_its_type_is_refused(tmp_path: Path):
     frame = pd.DataFrame({"x": range(20), "y": pd.date_range("2024-01-01", periods=20)})
     with pytest.raises(DataError, match="a label must be numbers or text, but column 'y' holds dates"):
         ingest(frame, Recipe(label="y"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "wanted"),
+    [
+        (["6:00 PM", "12:05 am", "1:30:15 p.m."], [64_800, 300, 48_615]),
+        (["12:34.5", "0:07.25", "90:00.0"], [754.5, 7.25, 5400]),
+    ],
+)
+def test_clocks_of_twelve_hours_and_minutes_with_fractions(
+    texts: list[str], wanted: list[float], tmp_path: Path
+):
+    assert seconds(read(texts, tmp_path))[:3] == wanted
+
+
+@pytest.mark.parametrize("text", ["0000-00-00", "never"])
+def test_one_text_among_dates_is_refused_however_often_it_stands_there(text: str, tmp_path: Path):
+    days = [f"2024-03-{day:02}" for day in range(1, 15)]
+    texts = [text] * 20 + days
+    with pytest.raises(DataError, match=f"'{text}' is no date or duration, as all other values are"):
+        read(texts, tmp_path)
+    assert seconds(read(texts, tmp_path, missing_values=(text,)))[20] == since(2024, 3, 1)
+
+
+def test_days_of_eight_digits_are_numbers_unless_said_otherwise(tmp_path: Path):
+    texts = ["20240105", "20240229", "20231231"]
+    numbers = read(texts, tmp_path)
+    assert seconds(numbers)[:3] == rounded([20240105.0, 20240229.0, 20231231.0])
+    assert any('set dates: {at: "2024-12-31"}' in note for note in numbers.notes)
+    found = read(texts, tmp_path, dates=("at=2024-12-31",))
+    assert seconds(found)[:3] == rounded([since(2024, 1, 5), since(2024, 2, 29), since(2023, 12, 31)])
+    assert not [note for note in read(["20240105", "20249999"], tmp_path).notes if "may be days" in note]

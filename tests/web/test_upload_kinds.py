@@ -1,7 +1,9 @@
 """Uploads of every kind that is read, how they may be read in another way, and what they never reach."""
 
 import asyncio
+import bz2
 import gzip
+import lzma
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +108,37 @@ def test_arrays_are_columns(tmp_path: Path):
     with h5py.File(tmp_path / "t.h5", "w") as file:
         file["x"], file["y"] = np.arange(40.0).reshape(20, 2), np.arange(20) % 2
     assert [one.distinct for one in received(tmp_path / "t.h5").profile.columns] == [20, 20, 2]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".bz2", bz2.compress), (".xz", lzma.compress)])
+def test_texts_packed_in_other_ways_are_read(ending: str, pack: Any, tmp_path: Path):
+    path = tmp_path / f"t.csv{ending}"
+    path.write_bytes(pack(b"x,y\n" + b"".join(b"%d,%c\n" % (i, 97 + i % 2) for i in range(40))))
+    upload = received(path)
+    assert (upload.path.name, upload.profile.rows) == (f"table.csv{ending}", 40)
+
+
+def test_two_byte_order_marks_take_nothing_from_the_end(tmp_path: Path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbf" * 2 + b"y,x\n" + b"".join(b"%c,%d\n" % (97 + i % 2, i) for i in range(400))
+    )
+    upload = received(path)
+    size = next(column for column in upload.profile.columns if column.name == "x")
+    assert (upload.profile.rows, size.kind, size.distinct) == (400, "number", 400)
+
+
+def test_titles_and_other_sheets_of_a_workbook_are_told(tmp_path: Path):
+    import openpyxl  # type: ignore[import-untyped]
+
+    book = openpyxl.Workbook()
+    for row in [["Sales"], ["x", "y"], *([i, "ab"[i % 2]] for i in range(20))]:
+        book.active.append(row)
+    book.create_sheet("more")
+    book.save(tmp_path / "t.xlsx")
+    profile = received(tmp_path / "t.xlsx").profile
+    assert profile.rows == 20
+    assert ["'Sheet' is read" in profile.notes[0], "'Sales'" in profile.notes[1]] == [True, True]
 
 
 def test_a_packed_file_of_any_kind_is_read(tmp_path: Path):

@@ -65,7 +65,7 @@ class ModelScore:
 
 def has_label(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> bool:
     """Whether rows have each label's column, and some row a label in all of them."""
-    rows = by_names(rows)
+    rows = by_names(rows, preprocessing.targets.names)
     names = list(rows.columns)
     if any(names.count(name) != 1 for name in preprocessing.targets.names):
         return False
@@ -81,7 +81,7 @@ def truth_of(preprocessing: "Preprocessing", rows: "pd.DataFrame") -> tuple[NDAr
     DataError
         If a label has no column, or something in it that the model does not know, or no row is labelled.
     """
-    rows = by_names(rows)
+    rows = by_names(rows, preprocessing.targets.names)
     targets, names = preprocessing.targets, list(rows.columns)
     values, known = [], np.ones(len(rows), bool)
     for place, column in enumerate(targets.names):

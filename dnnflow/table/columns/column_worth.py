@@ -12,9 +12,8 @@ from dnnflow.table.columns.kinds import (
     ColumnKind,
     FeatureColumn,
     Task,
-    in_a_list,
+    look_alike,
     quoted,
-    same_but_for_case,
 )
 from dnnflow.table.columns.preprocess import NumberColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.statistics import BlockStatistics, Layout, Moments
@@ -27,6 +26,8 @@ _LEAST_NAMES = 2
 _ID = re.compile(r"(?:^|[_\s.-])(?i:id|ids|uid|uuid|guid)$|[a-z](?:Id|ID)$|^(?i:id)[_\s.-]")
 _LEFT_ERRORS, _LEAST_ERRORS = 0.02, 10
 """Share of the errors of always the largest class that a leak leaves, and errors that there must be."""
+_KEPT, _LONGEST_ID = 2.0**53, 1e21
+"""Whole numbers that a float tells from the next end, and those that may be ids."""
 
 
 def worthless(
@@ -96,10 +97,11 @@ def category_notes(preprocessing: Preprocessing, useless: Collection[str]) -> It
     for column in preprocessing.columns:
         if not isinstance(column, TextColumn) or column.name in useless:
             continue
-        if alike := same_but_for_case(column.categories):
+        alike, differ = look_alike(column.categories)
+        if alike:
             yield (
-                f"column {column.name!r}: {in_a_list(alike)} differ in case alone, and are categories of "
-                "their own; write them in one way if they are one"
+                f"column {column.name!r}: {differ}, and are categories of their own; write them in one way "
+                "if they are one"
             )
         if column.other:
             few = len(column.categories)
@@ -112,6 +114,18 @@ def category_notes(preprocessing: Preprocessing, useless: Collection[str]) -> It
                 f"column {column.name!r} has {different(column)} different values, which are hashed to "
                 f"{column.buckets} columns: several share one, and new rows are not told of unknown ones"
             )
+
+
+def long_numbers(preprocessing: Preprocessing) -> Iterator[str]:
+    """Yield the columns of whole numbers with more digits than a float of 64 bits keeps, as ids have."""
+    for column in preprocessing.columns:
+        if isinstance(column, NumberColumn) and column.style is None:
+            most = max(abs(column.low), abs(column.high))
+            if _KEPT <= most < _LONGEST_ID:
+                yield (
+                    f"column {column.name!r} has whole numbers up to {most:.0f}, of which 16 digits are "
+                    "kept, so that some are alike; if they are ids, list it in text_columns or drop it"
+                )
 
 
 def different(column: TextColumn) -> str:

@@ -28,6 +28,7 @@ _CURRENCIES = (
 _UNITS = (
     r"[%‰°′″]|°[CFK]|[numkMGµμ]?[gmslLVAWJN]|kg|mg|lbs?|oz|[kcm]?m[²³23]|cm|mm|km|mi|ft|in|yd|ha|ml|mL|"
     r"ms|min|h|hrs?|days?|weeks?|months?|years?|yrs?|[kMG]?Hz|[kMGT]i?B|k?bps|Mbps|[kMG]?Wh?|[kMm]?Pa|h?Pa|bar|psi|"
+    r"[kKMB]|[Bb]n|[Mm]io\.?|[Mm]rd\.?|d|wks?|[+*†‡§]|"
     r"mph|km/h|m/s|kmpl|km/kg|bhp|hp|rpm|[cC][cC]|Nm|px|pt|dpi|mmHg|mg/dL|mmol/L|g/L|kcal|cal|ppm|ppb|dB|pH"
 )
 _SIGNS = str.maketrans({"−": "-", "﹣": "-", "－": "-", "–": "-", "＋": "+"})
@@ -36,14 +37,21 @@ _HEX = re.compile(r"(?P<sign>[-+]?)0[xX](?P<digits>[0-9a-fA-F]{1,13})")
 _NEGATIVE = re.compile(r"\(\s*(?P<size>[^()+-]+?)\s*\)")
 """How accounts write a negative number."""
 _DRESSED = re.compile(
-    rf"(?P<sign>[-+]?)\s*(?P<before>{_CURRENCIES})?\s*(?P<inner>[-+]?)\s*"
-    r"(?P<core>[0-9.,](?:[0-9.,'’_ \u00a0\u202f\u2009]*[0-9.,])?)(?P<power>[eEdD][-+]?[0-9]+)?"
+    rf"(?P<sign>[-+]?)\s*(?P<before>{_CURRENCIES}|[#~≈])?\s*(?P<inner>[-+]?)\s*"
+    r"(?P<core>[0-9.,](?:[0-9.,'’_ \u00a0\u202f\u2009]*[0-9.,])?)(?P<power>[eEdD][-+]?[0-9]+)?(?P<behind>-?)"
     rf"(?:(?P<gap>\s*)(?P<after>{_CURRENCIES}|{_UNITS})|\s+(?P<word>[^\W\d_][\w/²³.·]*))?"
 )
-_POINT = re.compile(r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+")
+_POINT = re.compile(
+    r"[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]*)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
+)  # 12,34,567 as in India
 _COMMA = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]{3})+(?:,[0-9]*)?|[0-9]+(?:,[0-9]*)?|,[0-9]+")
 _GROUPED = re.compile(
     r"(?<![0-9])[1-9][0-9]{0,2}(?:(['’_ \u00a0\u202f\u2009])[0-9]{3})(?:\1[0-9]{3})*(?![0-9])"
+)
+_LOOSE = re.compile(
+    r"(?:(?:no|nr)\.?\s*|[^\w\s]{0,2}\s*|(?:jan|feb|m[aä]r|apr|ma[iy]|jun|jul|aug|sep|o[ck]t|nov|de[cz])\w*[\s./-]*)"
+    r"[-+]?\d[\d.,:/\s'’_-]*(?:[^\W\d_]{1,3}\.?|[^\w\s]{1,2})?",
+    re.IGNORECASE,
 )
 _BLANKS = re.compile(r"['’_ \u00a0\u202f\u2009]")
 _PLURAL = re.compile(r"(?<=[a-z]{2})s$")
@@ -62,8 +70,13 @@ class Undressed(NamedTuple):
     """Whether that is a word which is no known unit."""
 
 
+def looks_like_amount(text: str) -> bool:
+    """Say whether a text is a number, a date or a duration in some form, whether or not it can be read."""
+    return bool(_LOOSE.fullmatch(text))
+
+
 @cache
-def _digits() -> dict[int, str]:
+def other_digits() -> dict[int, str]:
     """Return the digits and marks of other scripts, as ours."""
     codes = range(128, sys.maxunicode)
     digits = {code: str(unicodedata.decimal(chr(code))) for code in codes if chr(code).isdecimal()}
@@ -74,15 +87,18 @@ def undress(text: str) -> Undressed | None:
     """Return what a text without surrounding blanks is as a number; None if it is none in any dress."""
     if not any(c.isdigit() for c in text) or len(text) > 64:
         return None
-    text = text if text.isascii() else text.translate(_SIGNS | _digits())
+    text = text if text.isascii() else text.translate(_SIGNS | other_digits())
     if found := _HEX.fullmatch(text):
         number = float(int(found["sign"] + found["digits"], 16))
         return Undressed(number, number, "", False)
     if found := _NEGATIVE.fullmatch(text):
         text = f"-{found['size']}"
     found = _DRESSED.fullmatch(text)
-    if found is None or (found["sign"] and found["inner"]):
+    signs = [] if found is None else [sign for sign in found.group("sign", "inner", "behind") if sign]
+    if found is None or len(signs) > 1:
         return None
+    if found["behind"] and found["core"].isdigit():
+        return None  # 24- is 24 or less
     core = found["core"]
     if _BLANKS.search(core):
         if not (grouped := _GROUPED.match(core)) or _BLANKS.search(core[grouped.end() :]):
@@ -90,7 +106,7 @@ def undress(text: str) -> Undressed | None:
         core = _BLANKS.sub("", core)
         if re.search(r"[.,][0-9]*[.,]", core):
             return None
-    sign, power = found["sign"] or found["inner"], (found["power"] or "").upper().replace("D", "E")
+    sign, power = "".join(signs), (found["power"] or "").upper().replace("D", "E")
     if found["power"] and found["power"][0] in "dD" and not re.search(r"[.,]|[-+]", core + found["power"]):
         return None  # 1D2 is a name rather than a number
     affix = " ".join(filter(None, (found["before"], found["after"] or found["word"])))

@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, cached_property
@@ -101,9 +101,9 @@ class Markers:
 
     @cached_property
     def numbers(self) -> frozenset[float]:
-        """The own markers that are finite numbers."""
+        """The own markers that are numbers, infinite ones among them."""
         found = map(to_number, self.own)
-        return frozenset(number for number in found if number is not None and math.isfinite(number))
+        return frozenset(number for number in found if number is not None and not math.isnan(number))
 
     @cached_property
     def _plain(self) -> frozenset[str]:
@@ -145,12 +145,33 @@ def is_boolean(text: str) -> bool:
     return text.lower() in _BOOLEANS
 
 
-def same_but_for_case(names: Iterable[str]) -> list[str]:
-    """Return the first names that differ in nothing but the case of letters; none where there are none."""
+def look_alike(names: Iterable[str]) -> tuple[list[str], str]:
+    """Return the first names that a person may take for one, and what they differ in; nothing of others."""
     alike: dict[str, list[str]] = {}
     for name in sorted(names):
-        alike.setdefault(name.casefold(), []).append(name)
-    return next((few for few in alike.values() if len(few) > 1), [])
+        alike.setdefault(_as_seen(name), []).append(name)
+    few = next((few for few in alike.values() if len(few) > 1), [])
+    differ = "case alone" if len({name.casefold() for name in few}) == 1 else "blanks, case or signs not seen"
+    return few, f"{in_a_list(few)} differ in {differ}"
+
+
+def _as_seen(text: str) -> str:
+    """Return a text without what is hardly seen: case, width, kinds and number of blanks, invisible signs."""
+    if not text.isascii():
+        plain = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    return " ".join(text.split()).casefold()
+
+
+def one_column(name: str, columns: Collection[str]) -> str:
+    """Return the column that a name means, where it is written in another way than there.
+
+    That is, with other blanks around it, or in another of Unicode's forms; else the name as it is.
+    """
+    if name in columns:
+        return name
+    found = [one for one in columns if composed(one.strip()) == composed(name.strip())]
+    return found[0] if len(found) == 1 else name
 
 
 def to_number(text: str) -> float | None:
@@ -295,7 +316,8 @@ class Classes:
         rare = self.rare(counts)
         if rare:
             remedy = "add rows of it, or remove that row" if len(rare) == 1 else "add rows, or remove those"
-            remedy += ", or set rare_classes to drop or merge"
+            is_merged = bool(self.merged)
+            remedy += f", or set rare_classes to {'drop' if is_merged else 'drop or merge'}"
             if self.numeric:
                 remedy += ", or task to regression if these are amounts"
             raise DataError(
@@ -344,6 +366,10 @@ BLANKS = (
 )
 
 
+_SEPARATING = re.compile(r"[:^~!&#/*+=]")
+"""What may separate values where delimiters do not."""
+
+
 def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[str, tuple[str, ...]]) -> None:
     """Refuse a header with a name twice, and a recipe (labels, lists by field) that names no column of it.
 
@@ -355,6 +381,8 @@ def check_columns(names: Sequence[str], labels: tuple[str, ...], listed: dict[st
     hint = HEADERLESS if looks_like_values(names) else ""
     if len(names) == 1 and len(names[0].split()) > 1:
         hint = BLANKS
+    elif len(names) == 1 and (found := _SEPARATING.search(names[0])):
+        hint = f"; if {found[0]!r} separates the values, set delimiter to it (--delimiter {found[0]!r})"
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         hint = hint or HEADERLESS
         first = names.index(twice[0]) + 1

@@ -348,7 +348,7 @@ class Preprocessing:
         DataError
             If a column is not there, or a value of a number column is not a finite number.
         """
-        frame = by_names(frame)
+        frame = by_names(frame, [column.name for column in self.columns])
         self._check_columns([*frame.columns])
         return self.encode([self._raw(column, frame[column.name], first_row) for column in self.columns])
 
@@ -368,7 +368,7 @@ class Preprocessing:
 
         That is a text that the training rows did not have: it is encoded as none of their categories.
         """
-        frame = by_names(frame)
+        frame = by_names(frame, [column.name for column in self.columns])
         found: dict[int, list[str]] = {}
         for column in self.columns:
             if not isinstance(column, TextColumn):

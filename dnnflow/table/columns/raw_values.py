@@ -1,5 +1,6 @@
 """Read the values of new rows, as pandas has them, as the text of a CSV, as numbers or as times."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.table.columns.arrow import spelled, spellings
-from dnnflow.table.columns.kinds import Markers, composed
+from dnnflow.table.columns.kinds import Markers, composed, one_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +21,16 @@ def as_text(value: Any) -> str | None:
     return None if text is None else composed(text.strip())
 
 
-def by_names(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a frame whose columns are called by texts, as those of a table are: 0 is called '0'."""
+def by_names(frame: "pd.DataFrame", known: Iterable[str] = ()) -> "pd.DataFrame":
+    """Return a frame whose columns are called by texts, as those of a table are: 0 is called '0'.
+
+    Columns of the `known` names that are written otherwise, by blanks or Unicode's form, are called by them.
+    """
     names = [str(name) for name in frame.columns]
+    there = {*names}
+    for name in known:
+        if name not in there and (found := one_column(name, names)) != name:
+            names[names.index(found)] = name
     return frame if names == [*frame.columns] else frame.set_axis(names, axis=1)
 
 

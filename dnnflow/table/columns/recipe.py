@@ -1,6 +1,7 @@
 """Describe what to read and how to make a dataset of it: plain values, validated once."""
 
 import codecs
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from dnnflow.errors import InputError
 from dnnflow.parameters import CheckedParameters, Display, Parameters, Place, Seed, Texts, require
 from dnnflow.table.columns.dressing import NumberStyle, styles_of
-from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers
+from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, STANDARD_MARKERS, Markers, one_column
 from dnnflow.table.columns.times import TimeStyle
 
 Missing = Literal["zero", "mean", "median", "most_frequent"]
@@ -92,7 +93,7 @@ class Source(TextOptions, CheckedParameters):
 
     url: FileUrl
     """Path of a file, glob or directory of files of one kind, a URL that fsspec knows, or a database's that
-    SQLAlchemy knows. Gzip and zstd are recognised by their first bytes."""
+    SQLAlchemy knows. Gzip, bzip2, xz, zstd and ZIP are recognised by their first bytes."""
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -320,6 +321,27 @@ class Recipe(PreprocessOptions, SplitOptions, ColumnOptions, CheckedParameters):
                 "multilabel or regression"
             )
         return self
+
+    def among(self, columns: Sequence[str]) -> Self:
+        """Return the recipe with the columns of a table that it means; see `one_column`."""
+
+        def found(name: str) -> str:
+            return one_column(name, columns)
+
+        def styled(texts: Texts) -> Texts:
+            parts = (text.rpartition("=") for text in texts)
+            return tuple(f"{found(column)}={example}" for column, _, example in parts)
+
+        changed: dict[str, Any] = {
+            "label": found(self.label) if isinstance(self.label, str) else tuple(map(found, self.label)),
+            "drop": tuple(map(found, self.drop)), "text_columns": tuple(map(found, self.text_columns)),
+            "numbers": styled(self.numbers), "dates": styled(self.dates),
+            **{name: found(column) for name, column in self.mark.items()},
+        }  # fmt: skip
+        if self.weights is not None:
+            changed["weights"] = found(self.weights)
+        changed = {name: value for name, value in changed.items() if value != getattr(self, name)}
+        return self.replace(**changed) if changed else self
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types, without the place of the test rows: a dataset knows their text.

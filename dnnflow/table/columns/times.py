@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import InputError
+from dnnflow.table.columns.dressing import other_digits
 from dnnflow.table.columns.kinds import quoted
 
 EXAMPLES = {"ymd": "2024-12-31", "dmy": "31/12/2024", "mdy": "12/31/2024"}
@@ -25,6 +26,8 @@ DAY_S = 86_400
 PARTS = ("year", "day", "weekday", "hour")
 """Of an instant: its place in the year, the month, the week and the day."""
 
+MOST_STRANGE = 8
+"""Of the texts of a column that are no times, so many are known."""
 _NEARLY = 0.9
 _EPOCH = datetime(1970, 1, 1)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -38,18 +41,40 @@ _WEEKDAY = (
 )
 _TIME = (
     r"(?:(?:t|,?\s+)(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
-    r"\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>z|utc|gmt|[-+]\d{2}(?::?\d{2})?)?)?"
+    r"\s*(?P<half>[ap]\.?m\.?)?\s*(?P<zone>z|(?:utc|gmt)?[-+]\d{2}(?::?\d{2})?|utc|gmt)?"
+    r"(?:\[[\w/+-]+\]|\s*\([\w\s]+\))?)?"
 )
 _NUMERIC = r"(?P<a>\d{1,4})(?P<mark>[-/.])(?P<b>\d{1,2})(?:(?P=mark)(?P<c>\d{4}|\d{1,2}))?"
 _NAMED = (
     rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?[-\s.]*{_MONTH}[-\s,]*(?P<named_year>\d{{4}}|\d{{2}})",
     rf"{_MONTH}\s*(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<named_year>\d{{4}})",
+    rf"(?P<named_year>\d{{4}})[-\s./]*{_MONTH}[-\s./]*(?P<day>\d{{1,2}})?",
+    rf"{_MONTH}[-\s,./]*(?P<named_year>\d{{4}})",
 )
-_DATES = [re.compile(_WEEKDAY + one + _TIME, re.IGNORECASE | re.ASCII) for one in (_NUMERIC, *_NAMED)]
+_COMPACT = (
+    r"(?P<a>\d{4})(?P<b>\d{2})(?P<c>\d{2})(?P<mark>)"
+    r"(?:[t ]?(?P<hour>\d{2}):?(?P<minute>\d{2})(?::?(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
+    r"(?P<half>)(?P<zone>z|[-+]\d{2}(?::?\d{2})?)?)?"
+)
+"""The basic form of ISO 8601; without a T it is a number, too."""
+_CLOCK_INSIDE = (
+    rf"{_MONTH}\s+(?P<day>\d{{1,2}})\s+(?P<hour>\d{{1,2}}):(?P<minute>\d{{2}}):(?P<second>\d{{2}})(?P<fraction>)"
+    r"(?P<half>)(?:\s+(?P<zone>utc|gmt))?\s+(?P<named_year>\d{4})"
+)
+"""As C writes it: Fri May 31 18:00:05 2024."""
+_PERIOD = r"(?P<year>\d{4})[-\s]?(?:w(?P<week>\d{2})(?:-?(?P<weekday>[1-7]))?|q(?P<quarter>[1-4]))"
+_DATES = [
+    re.compile(one, re.IGNORECASE | re.ASCII)
+    for one in (
+        *(_WEEKDAY + one + _TIME for one in (_NUMERIC, *_NAMED)), _WEEKDAY + _CLOCK_INSIDE, _COMPACT, _PERIOD
+    )
+]  # fmt: skip
 _SPANS = [
     re.compile(one, re.IGNORECASE | re.ASCII)
     for one in (
         r"(?P<sign>[-+])?(?P<h>\d+):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?",
+        r"(?P<h>\d{1,2})(?::(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?)?\s*(?P<half>[ap])\.?m\.?",
+        r"(?P<sign>[-+])?(?P<m>\d+):(?P<s>[0-5]\d\.\d+)",
         r"(?P<d>[-+]?\d+) days?(?:,?\s+\+?(?P<h>\d+):(?P<m>[0-5]\d)(?::(?P<s>[0-5]\d(?:\.\d+)?))?)?",
         r"(?P<sign>[-+])?P(?=.)(?:(?P<w>\d+)W)?(?:(?P<d>\d+(?:\.\d+)?)D)?"
         r"(?:T(?=.)(?:(?P<h>\d+(?:\.\d+)?)H)?(?:(?P<m>\d+(?:\.\d+)?)M)?(?:(?P<s>\d+(?:\.\d+)?(?:e[-+]?\d+)?)S)?)?",
@@ -57,6 +82,7 @@ _SPANS = [
         r"(?:(?P<m>\d+)\s*m(?:in(?:utes?|s)?)?\s*)?(?:(?P<s>\d+(?:\.\d+)?)\s*s(?:ec(?:onds?|s)?)?)?",
     )
 ]
+_MARKS = {ord("年"): "-", ord("月"): "-", ord("日"): " "}
 _UNIT_S = {"w": 7.0 * DAY_S, "d": float(DAY_S), "h": 3600.0, "m": 60.0, "s": 1.0}
 _NAMES = "|".join((*_MONTHS, "mon", "tue", "wed", "thu", "fri", "sat", "sun"))
 BEGINS = re.compile(rf"[-+]?(?:pt?)?\d|(?:{_NAMES})", re.IGNORECASE)
@@ -72,19 +98,41 @@ class _Instant(NamedTuple):
     """Whether points stand between its numbers, which is the mark of day, month, year."""
 
 
+def _plain(text: str) -> str:
+    """Return a text with our digits and marks between the parts of a date."""
+    return text if text.isascii() else text.translate(_MARKS | other_digits()).strip()
+
+
 def _instant(text: str) -> _Instant | None:
+    text = _plain(text)
     for pattern in _DATES:
         if found := pattern.fullmatch(text):
             break
     else:
         return None
     parts = found.groupdict()
+    if "quarter" in parts:
+        return _period(parts)
     micro, has_zone = _time_of(parts)
     if micro is None:
         return None
     days = {order: day for order in ORDERS if (day := _day(parts, order)) is not None}
     seconds = {order: (day * DAY_S * 1_000_000 + micro) / 1e6 for order, day in days.items()}
     return _Instant(seconds, has_zone, parts.get("mark") == ".") if seconds else None
+
+
+def _period(parts: Mapping[str, str | None]) -> _Instant | None:
+    """Return the first day of a week or a quarter of a year."""
+    year = int(str(parts["year"]))
+    try:
+        if parts["week"]:
+            first = datetime.fromisocalendar(year, int(parts["week"]), int(parts["weekday"] or 1))
+        else:
+            first = datetime(year, 3 * int(str(parts["quarter"])) - 2, 1)
+    except ValueError:
+        return None
+    seconds = float((first - _EPOCH).days * DAY_S)
+    return _Instant(dict.fromkeys(ORDERS, seconds), False, False)
 
 
 def _day(parts: Mapping[str, str | None], order: str) -> int | None:
@@ -94,7 +142,7 @@ def _day(parts: Mapping[str, str | None], order: str) -> int | None:
     day: str | None
     if parts.get("month"):
         number = _MONTHS.index(str(parts["month"])[:3].lower()) + 1
-        year, month, day = parts["named_year"], str(number), parts["day"]
+        year, month, day = parts["named_year"], str(number), parts.get("day") or "1"
     else:
         a, b, c, mark = (parts[name] for name in ("a", "b", "c", "mark"))
         if len(str(a)) == 4:
@@ -123,28 +171,36 @@ def _time_of(parts: Mapping[str, str | None]) -> tuple[int | None, bool]:
     if parts["hour"] is None:
         return 0, False
     hour, minute, second = (int(parts[name] or 0) for name in ("hour", "minute", "second"))
-    if (half := parts["half"]) is not None:
+    if half := parts["half"]:
         if not 1 <= hour <= 12:
             return None, False
         hour = hour % 12 + (12 if half[0] in "pP" else 0)
-    if hour > 23 or minute > 59 or second > 59:
+    is_midnight = hour == 24 and not (minute or second or int(parts["fraction"] or 0))
+    if (hour > 23 and not is_midnight) or minute > 59 or second > 60:  # 60 is a leap second
         return None, False
     micro = int((parts["fraction"] or "").ljust(6, "0")[:6])
     zone, offset = parts["zone"], 0
-    if zone and zone[0] in "+-":
-        digits = zone[1:].replace(":", "").ljust(4, "0")
-        offset = (int(digits[:2]) * 3600 + int(digits[2:]) * 60) * (-1 if zone[0] == "-" else 1)
+    sign = zone.lower().removeprefix("utc").removeprefix("gmt")[:1] if zone else ""
+    if zone and sign in ("+", "-"):
+        digits = zone.partition(sign)[2].replace(":", "").ljust(4, "0")
+        offset = (int(digits[:2]) * 3600 + int(digits[2:]) * 60) * (-1 if sign == "-" else 1)
     return (hour * 3600 + minute * 60 + second - offset) * 1_000_000 + micro, bool(zone)
 
 
 def _span(text: str) -> tuple[str, float] | None:
     """Return whether a duration is a span or of hours and minutes only, and its seconds."""
+    text = _plain(text)
     matches = (pattern.fullmatch(text) for pattern in _SPANS)
     parts = next((found.groupdict() for found in matches if found and any(found.groupdict().values())), None)
     if parts is None:
         return None
     is_short = ":" in text and parts["s"] is None and "d" not in parts
-    sign = -1.0 if parts.pop("sign", None) == "-" else 1.0
+    sign, half = -1.0 if parts.pop("sign", None) == "-" else 1.0, parts.pop("half", None)
+    if half is not None:
+        hour = int(parts["h"] or 0)
+        if not 1 <= hour <= 12:
+            return None
+        parts["h"], is_short = str(hour % 12 + (12 if half in "pP" else 0)), False
     seconds = sum(_UNIT_S[unit] * float(value) for unit, value in parts.items() if value)
     return CLOCK if is_short else SPAN, sign * seconds
 
@@ -228,14 +284,20 @@ class TimeFacts:
     only_dots: bool = True
     """Whether all such texts have points."""
     example: str = ""
+    strange: frozenset[str] = frozenset()
+    """Texts that no form reads; a few of them."""
 
     @classmethod
     def of(cls, counted: Iterable[tuple[str, int]]) -> "TimeFacts":
         """Gather them of distinct texts and how often each occurs."""
         forms: dict[str, int] = {}
         read, zoned, differ, only_dots, example = 0, 0, "", True, ""
+        strange = set[str]()
         for text, count in counted:
-            if not count or not BEGINS.match(text):
+            if not count:
+                continue
+            if not BEGINS.match(text):
+                strange |= {text} if len(strange) <= MOST_STRANGE else set()
                 continue
             if (instant := _instant(text)) is not None:
                 fitting: Iterable[str] = instant.seconds
@@ -245,11 +307,12 @@ class TimeFacts:
             elif (span := _span(text)) is not None:
                 fitting = (span[0],)
             else:
+                strange |= {text} if len(strange) <= MOST_STRANGE else set()
                 continue
             read, example = read + count, example or text
             for form in fitting:
                 forms[form] = forms.get(form, 0) + count
-        return cls(forms, read, zoned, differ, only_dots, example)
+        return cls(forms, read, zoned, differ, only_dots, example, frozenset(strange))
 
     def merge(self, other: "TimeFacts") -> "TimeFacts":
         """Add those of blocks that come later."""
@@ -257,6 +320,7 @@ class TimeFacts:
         return TimeFacts(
             forms, self.read + other.read, self.zoned + other.zoned, self.differ or other.differ,
             self.only_dots and other.only_dots, self.example or other.example,
+            self.strange if len(self.strange) > MOST_STRANGE else self.strange | other.strange,
         )  # fmt: skip
 
     def style(self, values: int) -> TimeStyle | None:
@@ -293,6 +357,11 @@ class TimeFacts:
             f'written there, dates: {{{name}: "{EXAMPLES["dmy"]}"}} or "{EXAMPLES["mdy"]}" '
             f"(--date-column {name}={EXAMPLES['dmy']}), {text}"
         )
+
+
+def is_compact_date(text: str) -> bool:
+    """Say whether a number is a day of this or the last century in the basic form of ISO 8601: 20240531."""
+    return len(text) == 8 and text.isdigit() and text[:2] in ("19", "20") and _instant(text) is not None
 
 
 def is_time(text: str) -> bool:

@@ -141,8 +141,10 @@ class ArrowTable:
 class HeldTable:
     """A table in memory."""
 
-    def __init__(self, table: pa.Table, file: OpenedFile | None = None) -> None:
+    def __init__(self, table: pa.Table, file: OpenedFile | None = None, told: Sequence[str] = ()) -> None:
         self._table, self._file = table, file
+        self.told = tuple(told)
+        """What a person should know of how its file was read."""
         self.schema: pa.Schema = table.schema
         self.rows: int = table.num_rows
 

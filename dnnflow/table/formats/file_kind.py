@@ -16,12 +16,14 @@ _MAGIC = {
 _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".arff": "arff", ".zarr": "zarr",
 }  # fmt: skip
+_PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 _KEEL = re.compile(rb"^\s*@(inputs?|outputs?)\b|^\s*@attribute\s+\S+\s*(real|integer)\s*\[", re.I | re.M)
 
 
 def suffix_of(name: str) -> str:
     """Return the end of a file's name or URL in lower case, without that of a compression."""
-    return Path(name.partition("?")[0].removesuffix(".gz").removesuffix(".zst")).suffix.lower()
+    path = Path(name.partition("?")[0])
+    return path.with_suffix("").suffix.lower() if path.suffix.lower() in _PACKED else path.suffix.lower()
 
 
 def file_kind(head: bytes, suffix: str, *, is_delimited: bool) -> str:

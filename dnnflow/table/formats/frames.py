@@ -2,6 +2,7 @@
 
 import os
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from dnnflow.errors import DataError, InputError
+from dnnflow.errors import DataError, InputError, ReadingWarning
 from dnnflow.table.formats.columnar import HeldTable
 from dnnflow.table.formats.spooled import SpooledTable, array_of
 from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of
@@ -102,11 +103,25 @@ def _pair(pair: tuple[Any, ...]) -> pa.Table:
     table = arrow_of(pair[0])
     if labels.num_rows != table.num_rows:
         raise InputError(f"X and y must have as many rows, got {table.num_rows} and {labels.num_rows}")
+    _tell_order(*pair)
     for field in labels.schema:
         if field.name in table.column_names:
             raise InputError(f"X must not have the label's column, got {field.name!r} in X and in y")
         table = table.append_column(field, labels.column(field.name))
     return table
+
+
+def _tell_order(features: Any, labels: Any) -> None:
+    """Warn where the indices of pandas say that rows of X and y belong together in another way."""
+    if _module(features) != "pandas" or _module(labels) != "pandas" or features.index.equals(labels.index):
+        return
+    if features.index.is_unique and features.index.difference(labels.index).empty:
+        warnings.warn(
+            "X and y have the same index in another order, and are paired row by row, not by it; where it "
+            "says which rows belong together, give y.loc[X.index]",
+            ReadingWarning,
+            stacklevel=6,
+        )
 
 
 def _labels(pair: tuple[Any, ...]) -> pa.Table:
@@ -126,6 +141,8 @@ def _labels(pair: tuple[Any, ...]) -> pa.Table:
 
 def _array(given: Any) -> Any:
     """Return lists as an array whose cells are what they are: numpy makes texts of numbers beside texts."""
+    if isinstance(given, np.ma.MaskedArray):  # what is masked is missing, and no value
+        return np.ma.filled(given.astype(object), None) if given.mask.any() else given.filled()
     return np.asarray(given, dtype=None if isinstance(given, np.ndarray) else object)
 
 

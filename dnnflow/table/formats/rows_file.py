@@ -1,6 +1,7 @@
 """Read the rows of a table of any kind into memory, as they are applied to a model."""
 
 import tempfile
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from os import PathLike, fspath
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dnnflow.errors import InputError
+from dnnflow.errors import InputError, ReadingWarning
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.frames import is_table, label_names, open_frame
 from dnnflow.table.formats.keel import KEEL_BYTES, KEEL_MISSING, read_keel
 from dnnflow.table.formats.open_table import FoundTable, find_tables, open_typed
-from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of, no_rows, text_of
+from dnnflow.table.formats.typed_source import TypedSource, TypeKind, kind_of, no_rows, text_of, told_of
 from dnnflow.table.text import csv_reader
 from dnnflow.table.text.source_text import binary
 
@@ -102,7 +103,7 @@ def first_block(source: Source) -> "pd.DataFrame":
 
 def _typed_blocks(found: FoundTable) -> Iterator["pd.DataFrame"]:
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
-        table = open_typed(found, Path(scratch))
+        table = _opened(found, Path(scratch))
         for batch in table.batches(_plain_names(table), _BATCH_ROWS):
             yield pa.Table.from_batches([_plain(batch)]).to_pandas(integer_object_nulls=True)
 
@@ -140,7 +141,15 @@ def _rows(found: FoundTable) -> "pd.DataFrame":
     with tempfile.TemporaryDirectory(prefix="dnnflow-rows-") as scratch:
         if found.kind == "keel":
             return _keel_rows(found.source, Path(scratch))
-        return _frame(open_typed(found, Path(scratch)))
+        return _frame(_opened(found, Path(scratch)))
+
+
+def _opened(found: FoundTable, scratch: Path) -> TypedSource:
+    """Open a typed table; warnings tell what of its file was left out."""
+    table = open_typed(found, scratch)
+    for one in told_of(table):
+        warnings.warn(f"{found.source.url}: {one}", ReadingWarning, stacklevel=2)
+    return table
 
 
 def _frame(table: TypedSource) -> "pd.DataFrame":

@@ -96,7 +96,7 @@ def _column(table: pa.Table, field: pa.Field) -> Any:
 def array_of(name: str, values: Sequence[Any]) -> tuple[pa.Field, pa.Array]:
     """Return Python values as a column; those of several types as text."""
     if any(isinstance(value, Decimal) for value in values):
-        are_whole = all(v is None or (isinstance(v, Decimal | int) and v == int(v)) for v in values)
+        are_whole = all(v is None or isinstance(v, int) or _is_whole(v) for v in values if not _is_nan(v))
         values = [_number_of(value, whole=are_whole) for value in values]
     try:
         array = pa.array(values)
@@ -108,10 +108,20 @@ def array_of(name: str, values: Sequence[Any]) -> tuple[pa.Field, pa.Array]:
         return mixed(name), pa.array([spelled(value) for value in values], pa.string())
 
 
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Decimal) and value.is_nan()
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Decimal) and value.is_finite() and value == int(value)
+
+
 def _number_of(value: Any, *, whole: bool) -> Any:
-    """Return a decimal number as an integer, which keeps all its digits, or as a float."""
+    """Return a decimal number as an integer, which keeps all its digits, or as a float; NaN as missing."""
     if not isinstance(value, Decimal):
         return value
+    if _is_nan(value):
+        return None
     return int(value) if whole else float(value)
 
 

@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,17 +101,48 @@ def _allowed(action: int, first: str | None, second: str | None, *place: str | N
 def _rows(engine: Any, query: str | None) -> Iterator[pa.Table]:
     import sqlalchemy as sa
 
+    declared: frozenset[str] = frozenset()
     with engine.connect() as connection:
         streamed = connection.execution_options(stream_results=True)
         if query is not None and len(query.split()) > 1:
             found = streamed.execute(sa.text(_PARAMETER.sub(r"\\:", query)))  # a % is none of a parameter
         else:
-            found = streamed.execute(_table(connection, query))
+            chosen = _table(connection, query)
+            if engine.dialect.name == "sqlite":
+                chosen, declared = _stored(chosen)
+            found = streamed.execute(chosen)
         names = [str(name) for name in found.keys()]  # noqa: SIM118
+        truths = [place for place, name in enumerate(names) if name in declared]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise DataError(f"column names must differ, got {twice!r} twice; name one otherwise in the query")
         for rows in found.partitions(max(1, min(PIECE_ROWS, _CELLS // max(1, len(names))))):
-            yield table_of(names, rows)
+            yield table_of(names, _with_truths(rows, truths))
+
+
+def _stored(chosen: Any) -> tuple[Any, frozenset[str]]:
+    """Return a query of an SQLite table that gives what is stored, and which columns are called boolean.
+
+    There a column's type forbids nothing: of a number in a DATE SQLAlchemy makes an error, of the text no in
+    a BOOLEAN a true.
+    """
+    import sqlalchemy as sa
+
+    columns = [*chosen.selected_columns]
+    declared = frozenset(str(one.name) for one in columns if isinstance(one.type, sa.Boolean))
+    raw = [sa.type_coerce(one, sa.types.NullType()).label(one.name) for one in columns]
+    return sa.select(*raw), declared
+
+
+def _with_truths(rows: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
+    """Return rows with truth values for 0 and 1 in columns that hold nothing else."""
+    whole = [place for place in places if all(row[place] in (None, 0, 1) for row in rows)]
+    if not whole:
+        return rows
+    changed = [list(row) for row in rows]
+    for row in changed:
+        for place in whole:
+            row[place] = None if row[place] is None else bool(row[place])
+    return changed
 
 
 def _table(connection: Any, query: str | None) -> Any:

@@ -58,6 +58,12 @@ class TypedSource(Protocol):
         ...
 
 
+def told_of(source: TypedSource) -> tuple[str, ...]:
+    """Return what a person should know of how a source's file was read: sheets and rows that are left out."""
+    told: tuple[str, ...] = getattr(source, "told", ())
+    return told
+
+
 class TypeKind(StrEnum):
     """Which kind of value a type holds."""
 

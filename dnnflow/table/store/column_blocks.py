@@ -8,7 +8,7 @@ from pathlib import Path
 from dnnflow.errors import DataError
 from dnnflow.events import RowsRead
 from dnnflow.table.columns import times
-from dnnflow.table.columns.dressing import COMMA, NumberStyle, told
+from dnnflow.table.columns.dressing import COMMA, NEARLY, NumberStyle, looks_like_amount, told
 from dnnflow.table.columns.kinds import (
     HEADERLESS,
     ColumnKind,
@@ -32,6 +32,7 @@ from dnnflow.table.formats.typed_source import (
     no_rows,
     parse_typed,
     time_style,
+    told_of,
     type_faults,
 )
 from dnnflow.table.store.table_parts import (
@@ -69,6 +70,8 @@ HELD_BYTES = 512 << 20
 """Parsed columns up to so many bytes stay in memory, in this process; the others go to disk."""
 
 _SAMPLE_BYTES = 1 << 16
+_LEAST_AMOUNTS = 10
+"""Different texts from which on a column of them may be amounts rather than categories."""
 _LEAST_RUNNING = 9
 """Rows beyond which a column that counts them is one by more than chance."""
 _MOST_NAMES = 20
@@ -134,8 +137,8 @@ def parse_table(table: Table, stream: Iterator[Block] | None = None) -> Parsed:
     }
     own = {name for name, style in plan.styles.items() if style.is_asked}
     is_renewed = read.is_renewed or table.is_renewed or bool(styles.keys() - own)
-    return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles,
-                  (*text_notes(table.texts), *_notes(plan, read, styles)), is_renewed)  # fmt: skip
+    notes = (*text_notes(table.texts), *typed_notes(table.parts), *_notes(plan, read, styles))
+    return Parsed(read.kept, read.rows, columns, labels, read.sources, mark, styles, notes, is_renewed)
 
 
 def _settled(style: NumberStyle | TimeStyle, facts: ColumnFacts) -> NumberStyle | TimeStyle:
@@ -190,6 +193,13 @@ def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
         yield f"the first line{_of(odd)}, {in_a_list(part.columns, 5)}, is taken for names{HEADERLESS}"
 
 
+def typed_notes(parts: Sequence[TablePart]) -> Iterator[str]:
+    """Yield what a person should know of how the typed sources of a table were read."""
+    for part in parts:
+        for one in told_of(part.source) if isinstance(part, TypedPart) else ():
+            yield f"{part.name}: {one}".removeprefix(": ")
+
+
 def _of(parts: Sequence[TextPart]) -> str:
     """Return of which texts a note is: the first one, and how many more."""
     more = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
@@ -231,6 +241,20 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
             f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
             f'separate thousands, set numbers: {{{name}: "{COMMA}"}}'
         )
+    for name in plan.compact:
+        yield (
+            f"column {name!r} is read as numbers, though they may be days, such as 20241231: if they are, "
+            f'set dates: {{{name}: "2024-12-31"}}'
+        )
+    for name in sorted(plan.text - plan.exact - styles.keys()):
+        facts = read.facts[name]
+        texts = facts.texts if facts.numbers < facts.values else frozenset()
+        if len(texts) >= _LEAST_AMOUNTS and sum(map(looks_like_amount, texts)) >= NEARLY * len(texts):
+            yield (
+                f"column {name!r} is taken for categories, though its values look like numbers or dates in a "
+                f"form that is not read, such as {quoted(min(texts))}: if they are amounts, write 1234.56 or "
+                "2024-12-31, else list it in text_columns"
+            )
     if missed := [one for one in plan.markers.own if one and one not in read.found]:
         yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
     for name in plan.features:

@@ -18,6 +18,7 @@ from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe
 from dnnflow.table.columns.split import Marks, Part, RowNumbers, divide, epoch_order
 from dnnflow.table.columns.targets import Targets
+from dnnflow.table.formats.rows_file import rows_of
 from dnnflow.table.store.chunks import (
     SPLITS,
     Split,
@@ -384,9 +385,13 @@ class Dataset:
         stored = self.stored(split)
         return *read_chunks(stored, wanted), _row_numbers(stored, wanted)
 
-    def transform(self, frame: "pd.DataFrame") -> NDArray[np.float32]:
-        """Encode raw rows as the training rows were; see `Preprocessing.transform`."""
-        return self.fitted.transform(frame)
+    def transform(self, rows: Any) -> NDArray[np.float32]:
+        """Encode raw rows as the training rows were; see `Preprocessing.transform`.
+
+        `rows` are a DataFrame of pandas, polars or Dask, an Arrow table or an array.
+        """
+        is_pandas = type(rows).__module__.partition(".")[0] == "pandas" and rows.ndim > 1
+        return self.fitted.transform(rows if is_pandas else rows_of(rows))
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
         """Return raw rows of encoded ones; see `Preprocessing.inverse`."""

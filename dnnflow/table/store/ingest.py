@@ -23,6 +23,7 @@ from dnnflow.table.columns.column_row import different_values
 from dnnflow.table.columns.column_worth import (
     category_notes,
     leaks,
+    long_numbers,
     names_among_values,
     row_ids,
     worth_notes,
@@ -145,7 +146,7 @@ def ingest(
                 return _told(_streamed(job, *plain, single.source), listener)
         opened = None if found is None else open_parts(found, scratch / "rows", block_bytes, client)
         rows = opened or [_framed(source, scratch)]
-        table = Table(job, tuple(rows))
+        table = Table(replace(job, recipe=recipe.among(rows[0].columns)), tuple(rows))
         if recipe.test_source is not None:
             table = replace(table, test=tuple(_tests(table, source, recipe.test_source, client)))
         return _told(_found(table) or build(table, parse_table(table)), listener)
@@ -171,6 +172,7 @@ def _streamed(job: IngestJob, text: Text, encoding: str, source: Source) -> Data
     """Make the dataset of a text that is read once."""
     part = TextPart(text, *read_dialect(text, source), said=FoundTable(source, "csv").said)
     with open_stream(text, encoding, source, job.block_bytes) as stream:
+        job = replace(job, recipe=job.recipe.among(part.columns))
         parsed = parse_table(Table(job, (part,)), stream.blocks(part.start))
         table = Table(job, (replace(part, text=stream.finish()),))
     return build(table, parsed)
@@ -318,7 +320,7 @@ def _findings(
     useless = worthless(parsed.columns, fitted.layout, fitted.statistics) | seen.ids
     notes = [
         *worth_notes(useless, seen.leaks), *_header_notes(table, parsed, fitted), *parsed.notes,
-        *category_notes(fitted.preprocessing, useless), *label_told,
+        *category_notes(fitted.preprocessing, useless), *long_numbers(fitted.preprocessing), *label_told,
     ]  # fmt: skip
     found = {"useless": useless, "notes": notes}
     return {"different": seen.different, **{name: value for name, value in found.items() if value}}

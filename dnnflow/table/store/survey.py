@@ -14,6 +14,7 @@ from dnnflow.table.columns.column_worth import text_worth
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
     MAX_CLASSES,
+    STANDARD_LABEL_MARKERS,
     STANDARD_MARKERS,
     ColumnKind,
     Markers,
@@ -106,7 +107,8 @@ class SurveyedColumn:
             return False
         if self.no_feature or self.counts_rows:
             return False
-        return 2 <= len(self.texts) <= (MAX_CATEGORIES if is_text else np.inf)
+        missing = {text.lower() for text in self.facts.gone} - {"", *STANDARD_LABEL_MARKERS}
+        return 2 <= len(self.texts) + len(missing) <= (MAX_CATEGORIES if is_text else np.inf)
 
 
 @dataclass(frozen=True)

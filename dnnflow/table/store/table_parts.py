@@ -19,6 +19,7 @@ from dnnflow.table.formats.typed_source import (
     blocks_of,
     is_nominal,
     kind_of,
+    told_of,
 )
 from dnnflow.table.store.dataset import dataset_id
 from dnnflow.table.store.stage_tasks import Tasks
@@ -179,7 +180,8 @@ class Table:
     @property
     def is_renewed(self) -> bool:
         """Whether datasets by earlier rules have another beginning of a text."""
-        return any(part.dialect.skipped for part in self.texts)
+        typed = (part.source for part in self.parts if isinstance(part, TypedPart))
+        return any(part.dialect.skipped for part in self.texts) or any(map(told_of, typed))
 
     def path(self, *, is_renewed: bool) -> Path:
         """Return the directory of its dataset, once its text is hashed; see `dataset_id`."""

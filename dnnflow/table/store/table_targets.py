@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from decimal import Decimal
+from math import isfinite
 
 import numpy as np
 
@@ -14,8 +15,9 @@ from dnnflow.table.columns.kinds import (
     STANDARD_MARKERS,
     Task,
     in_a_list,
+    look_alike,
     quoted,
-    same_but_for_case,
+    to_number,
 )
 from dnnflow.table.columns.split import class_counts
 from dnnflow.table.columns.statistics import label_block, labels_of
@@ -103,23 +105,27 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
         for one, spellings in classes.spelled(texts).items():
             yield f"label {name!r}: {in_a_list(spellings)} are one class, {one!r}"
         values: dict[Decimal, list[str]] = {}
-        for text in sorted(texts) if classes.numeric else ():
-            values.setdefault(Decimal(text), []).append(text)
+        for text in () if classes.exact else sorted(texts):
+            if (number := to_number(text)) is not None and isfinite(number):
+                values.setdefault(Decimal(text), []).append(text)
         apart = [few for few in values.values() if len(set(classes.codes(few))) > 1]
         if apart:
             yield (
                 f"label {name!r}: {in_a_list(apart[0])} are one number in several spellings, and classes of "
                 "their own; write it in one way if they are one"
             )
-        if alike := same_but_for_case(classes.names):
+        alike, differ = look_alike(classes.names)
+        if alike:
             yield (
-                f"label {name!r}: {in_a_list(alike)} differ in case alone, and are classes of their own; "
-                "write them in one way if they are one"
+                f"label {name!r}: {differ}, and are classes of their own; write them in one way if they are "
+                "one"
             )
         marks = sorted(text for text in texts if text.lower() in STANDARD_MARKERS or is_mark_like(text))
+        one = "is taken for a class; if it stands for"
+        taken = one if len(marks) == 1 else "are taken for classes; if they stand for"
         if marks and not classes.exact:
             yield (
-                f"label {name!r}: {in_a_list(marks)} is taken for a class; if it stands for a missing label, "
+                f"label {name!r}: {in_a_list(marks)} {taken} a missing label, "
                 f"set missing_labels: [{', '.join(marks)}]"
             )
     if dropped > 0:
@@ -127,8 +133,9 @@ def label_notes(targets: Targets, parsed: Parsed, dropped: int) -> Iterator[str]
         for facts in parsed.labels.values():
             gone.update(facts.gone)
         words = ", ".join(f"{quoted(text) if text else 'empty'} {n:,}" for text, n in gone.most_common(8))
+        words = f" ({words})" if words else ""
         yield (
-            f"{dropped:,} of {parsed.rows:,} rows are left out, as their label is missing ({words}); "
+            f"{dropped:,} of {parsed.rows:,} rows are left out, as their label is missing{words}; "
             "missing_labels says what stands for a missing label"
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from dnnflow.table.columns.dressing import POINT
 from dnnflow.table.columns.kinds import ColumnKind, in_a_list, quoted
-from dnnflow.table.columns.times import is_time
+from dnnflow.table.columns.times import MOST_STRANGE, is_time
 from dnnflow.table.text.inference import MOST_OTHERS, BadValue, ColumnFacts, is_dressed
 
 _MARK_LIKE = frozenset({"n.a.", "n.d.", "n.v.", "k.a.", "#n/a", "#value!", "#div/0!", "<na>", "<null>",
@@ -60,6 +60,12 @@ def fault(
             if odd is None or is_time(odd.value):
                 return odd or place, f"column {name!r}: {doubt}"
             return odd, f"column {name!r}: {quoted(odd.value)} is no date, but {doubt}"
+        if _is_of_times(facts):
+            mark = min(facts.clock.strange)
+            return place, (
+                f"column {name!r}: {quoted(mark)} is no date or duration, as all other values are; name it "
+                "in missing_values, or list the column in text_columns"
+            )
     if kind in (ColumnKind.TIME, ColumnKind.DURATION) and place:
         return place, (
             f"column {name!r}: {quoted(place.value)} is not written as dates says; correct it, name it in "
@@ -94,6 +100,13 @@ def _is_of_numbers(facts: ColumnFacts) -> bool:
     if all(is_mark_like(text) for text in facts.others):
         return numbers > 1
     return len(facts.others) == 1 and numbers > MOST_OTHERS
+
+
+def _is_of_times(facts: ColumnFacts) -> bool:
+    """Say whether a column of text has dates, and besides only what is likely to mean missing."""
+    strange = facts.clock.strange
+    is_few = len(strange) == 1 or (0 < len(strange) <= MOST_STRANGE and all(map(is_mark_like, strange)))
+    return is_few and len(facts.texts) - len(strange) > MOST_OTHERS
 
 
 def is_mark_like(text: str) -> bool:

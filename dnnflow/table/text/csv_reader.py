@@ -22,7 +22,13 @@ import pyarrow.csv
 from dnnflow.errors import DataError, ReadingWarning
 from dnnflow.table.columns.arrow import Columns
 from dnnflow.table.columns.kinds import HEADERLESS, quoted
-from dnnflow.table.text.first_lines import csv_records, find_preamble, is_units_row, records, sniff
+from dnnflow.table.text.first_lines import (
+    csv_records,
+    find_preamble,
+    is_units_row,
+    records,
+    sniff,
+)
 from dnnflow.table.text.source_text import Text, TextSource, open_text
 
 if TYPE_CHECKING:
@@ -174,7 +180,10 @@ def parse(
             raise  # a value that is not of its column's type
         row = ragged[0]
     reason = f"has {row.actual_columns} values, but the table has {row.expected_columns} columns"
-    raise RowError(row.number, f"{reason}; fix the row, or check delimiter and quote")
+    remedy = "fix the row, or check delimiter and quote"
+    if row.number == 1 and row.actual_columns == row.expected_columns + 1:
+        remedy += ", or begin the first line with a delimiter where the first column has no name"
+    raise RowError(row.number, f"{reason}; {remedy}")
 
 
 def _convert_options(types: dict[str, pa.DataType], missing: Sequence[str]) -> Any:

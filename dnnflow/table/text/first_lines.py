@@ -18,6 +18,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 """In the order in which a tie is decided."""
 _SAMPLE_BYTES = 1 << 16
 _MOST_LINES = 30
+_MOST_TITLES = 5
 _BOM = b"\xef\xbb\xbf"
 _SEP = re.compile(r"\ufeff*\"?sep=(.)\"?\r?\n?", re.IGNORECASE)
 _COMMENT = re.compile(r"\s*(#|%|//|--)")
@@ -88,6 +89,7 @@ def find_preamble(text: Text, source: TextSource) -> Preamble:
         return Preamble(marks, bom)
     count = _comments(lines, source, raw[marks:], whole=is_whole)
     count = max(count, _titles(lines, source, raw[marks:], whole=is_whole))
+    count = count or _narrow_lines(lines, source, raw[marks:], whole=is_whole)
     if not "".join(lines[:count]).strip():
         return Preamble(marks, bom)
     skipped = "".join(lines[:count])
@@ -137,6 +139,24 @@ def _titles(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool
     above: list[list[str]] = [next(csv_records(line, delimiter, source.quote), []) for line in lines[:count]]
     are_titles = all(len([v for v in row if v.strip()]) <= 1 for row in above)
     return count if is_table and are_titles and (width > 2 or is_full) else 0
+
+
+def _narrow_lines(lines: Sequence[str], source: TextSource, raw: bytes, *, whole: bool) -> int:
+    """Return how many lines at the top have fewer values than a header and its rows of numbers below."""
+    if not source.header or (source.quote and any(source.quote in line for line in lines[:_MOST_LINES])):
+        return 0
+    below = raw[len("".join(lines[:_MOST_TITLES]).encode()) :]  # the table's delimiter, not that of a title
+    delimiter = source.delimiter or sniff(below, source.quote, whole=whole)
+    rows = records(raw, source.quote, delimiter, whole=whole)
+    width, alike = Counter(map(len, rows)).most_common(1)[0] if rows else (0, 0)
+    count = next((i for i, row in enumerate(rows) if len(row) >= width), 0)
+    if not 0 < count <= _MOST_TITLES or alike < 0.9 * (len(rows) - count) or not _is_header(rows[count:]):
+        return 0
+    others = [one for one in _DELIMITERS if one != delimiter]
+    filled = [i for i, line in enumerate(lines) if line.strip()]
+    if any(one in line for line in lines[: filled[count - 1] + 1] for one in others):
+        return 0
+    return filled[count] if count < len(filled) else 0
 
 
 def _is_single(line: str, source: TextSource) -> bool:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import TEXT, Columns, codes, numbers, numbers_in, text_column, whole
-from dnnflow.table.columns.dressing import DressFacts, NumberStyle, undress
+from dnnflow.table.columns.dressing import COMMA, POINT, DressFacts, NumberStyle, undress
 from dnnflow.table.columns.iso_times import iso_facts, read_times
 from dnnflow.table.columns.kinds import (
     MAX_CATEGORIES,
@@ -31,7 +31,7 @@ from dnnflow.table.columns.kinds import (
     plain_name,
     to_number,
 )
-from dnnflow.table.columns.times import TimeFacts, TimeStyle, is_time
+from dnnflow.table.columns.times import TimeFacts, TimeStyle, is_compact_date, is_time
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, parse, read_quickly, unreadable
 
 MOST_OTHERS = 8
@@ -63,6 +63,8 @@ class ParsePlan:
     """Of dressed numbers, features and labels, and of times: they are parsed as text, and kept as numbers."""
     doubtful: tuple[str, ...] = ()
     """Columns of plain numbers whose points may separate thousands, by the first records."""
+    compact: tuple[str, ...] = ()
+    """Columns of plain numbers that may be days, such as 20240531, by the first records."""
 
     @property
     def label_styles(self) -> dict[str, NumberStyle | TimeStyle]:
@@ -358,7 +360,7 @@ def _with_writing(facts: ColumnFacts, tidy: _Tidied, index: int) -> ColumnFacts:
     if not facts.others:
         return replace(facts, dress=dress)
     clock = TimeFacts.of(zip(tidy.texts, counted, strict=True))
-    if not clock.are_meant(facts.values):
+    if 2 * clock.read < facts.values:  # in all blocks together nearly all may be times
         return replace(facts, dress=dress, clock=clock)
     is_there = tidy.counts > 0
     timeless = np.array([not is_time(text) for text in tidy.texts], dtype=bool) & is_there
@@ -487,12 +489,38 @@ def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
     facts = parse_block(sample, replace(everything, styles=draft.label_styles), None)
     if facts.error:
         raise RowError(*facts.error)
-    doubtful = [
-        name for name in draft.features
-        if name not in {*draft.exact, *draft.styles} and facts.columns[name].dress.may_be_thousands(
-            facts.columns[name].values)
+    plain = {
+        name: facts.columns[name] for name in draft.features if name not in {*draft.exact, *draft.styles}
+    }
+    doubtful = [name for name, one in plain.items() if one.dress.may_be_thousands(one.values)]
+    compact = [
+        name for name, one in plain.items() if one.texts and all(map(is_compact_date, one.texts))
     ]  # fmt: skip
-    return replan(replace(draft, doubtful=tuple(doubtful)), facts.columns, sample)
+    known = replace(draft, doubtful=tuple(doubtful), compact=tuple(compact))
+    planned = replan(known, facts.columns, sample)
+    commas = [
+        name for name, style in planned.styles.items() if isinstance(style, NumberStyle) and style.comma
+    ]
+    if commas:
+        _check_points(commas[0], {n: one for n, one in plain.items() if n not in planned.styles})
+    return planned
+
+
+def _check_points(other: str, columns: Mapping[str, ColumnFacts]) -> None:
+    """Refuse plain numbers with three digits behind every point, where a comma begins fractions elsewhere.
+
+    Raises
+    ------
+    DataError
+    """
+    for name, facts in columns.items():
+        dress = facts.dress
+        if dress.differ and not dress.example and dress.comma == facts.values:
+            raise DataError(
+                f"column {name!r}: its points may begin fractions or separate thousands, as a comma begins "
+                f'fractions in column {other!r}; say how they are written, numbers: {{{name}: "{COMMA}"}} or '
+                f'numbers: {{{name}: "{POINT}"}}'
+            )
 
 
 def replan(plan: ParsePlan, facts: Mapping[str, ColumnFacts], sample: Block | None = None) -> ParsePlan:

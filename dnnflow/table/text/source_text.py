@@ -1,8 +1,11 @@
 """Make UTF-8 text on disk of a path or URL: decompressed, decoded, hashed and cut between records."""
 
+import bz2
 import codecs
 import io
+import lzma
 import os
+import zipfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +16,7 @@ from typing import IO, Any, Protocol
 import blake3
 
 from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import in_a_list
 from dnnflow.table.text.blanks import BLANK, blank_separated, fixed_width
 from dnnflow.table.text.encodings import legacy_encoding
 
@@ -22,8 +26,15 @@ RECORD_BYTES = 64 << 20
 """A record longer than this is taken for a quote that is never closed."""
 
 _PIECE_BYTES = 4 << 20
-_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_FORMATS = {b"PAR1": "Parquet", b"PK\x03\x04": "zip or Excel", b"\x89HDF": "HDF5", b"%PDF": "PDF"}
+_COMPRESSIONS = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\0": "xz",
+    **{f"BZh{level}1A".encode(): "bz2" for level in range(1, 10)},
+}  # fmt: skip
+_ARCHIVE = b"PK\x03\x04"
+_LOOKED_AT = 4096
+MAGIC_BYTES = 6
+"""Bytes that say how a file is compressed."""
+_FORMATS = {b"PAR1": "Parquet", _ARCHIVE: "zip or Excel", b"\x89HDF": "HDF5", b"%PDF": "PDF"}
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -175,8 +186,22 @@ def plain_text(source: TextSource) -> tuple[Text, str] | None:
 
 
 def encoding_of(head: bytes, source: TextSource) -> str:
-    """Return the encoding that a source has by its own word, else by its first bytes."""
-    return source.encoding or next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    """Return the encoding that a source has by its own word, else by its first bytes.
+
+    Raises
+    ------
+    DataError
+        If it looks like UTF-16 without a mark.
+    """
+    if source.encoding:
+        return source.encoding
+    if found := next((name for mark, name in _MARKS if head.startswith(mark)), None):
+        return found
+    zeros = [head[start:_LOOKED_AT:2].count(0) for start in (0, 1)]
+    if max(zeros) > 0.35 * len(head[:_LOOKED_AT]) and not min(zeros):  # nearly every other byte of it
+        name = ("utf-16-be", "utf-16-le")[zeros[1] > zeros[0]]
+        raise DataError(f"a text without a byte order mark must be UTF-8, got {name}; set encoding to {name}")
+    return "utf-8"
 
 
 def shows_encoding(source: TextSource) -> bool:
@@ -233,7 +258,8 @@ def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool
         sink = None if in_place else stack.enter_context((scratch / "source.csv").open("wb"))
         scan = _Scan(Cutter(source.quote.encode(), mark, block_bytes), sink, encoding == "latin-1")
         with readable(source):
-            pieces = decoded(_pieces(stream, head[mark:]), encoding)
+            # Behind a mark that is left out, a second one is text: decoded as one, the end would be cut
+            pieces = decoded(_pieces(stream, head[mark:]), "utf-8" if mark else encoding)
             if is_rewritten:
                 pieces = _rewritten(pieces, source)
             for piece in pieces:
@@ -372,7 +398,7 @@ def readable(source: TextSource) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         raise
-    except (OSError, EOFError, ValueError, ImportError) as error:
+    except (OSError, EOFError, ValueError, ImportError, lzma.LZMAError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         reason = " ".join((str(error) or type(error).__name__).split())
@@ -386,7 +412,11 @@ def binary(source: TextSource) -> Iterator[tuple[IO[bytes], bool]]:
     with ExitStack() as stack:
         with readable(source):
             raw = stack.enter_context(_opened(source))
+            member = _member(raw, source.url)
+            if member is not None:
+                raw = stack.enter_context(member)
             stream, compressed = stack.enter_context(unpacked(raw))
+            compressed |= member is not None
         yield stream, compressed
 
 
@@ -398,15 +428,55 @@ def compression_of(head: bytes) -> str | None:
 @contextmanager
 def unpacked(raw: Any) -> Iterator[tuple[IO[bytes], bool]]:
     """Yield a file's bytes, decompressed; also say whether it was compressed."""
-    compression = compression_of(raw.read(4))
+    compression = compression_of(raw.read(MAGIC_BYTES))
     raw.seek(0)
     if compression is None:
         yield raw, False
+        return
+    if compression == "xz":
+        with lzma.LZMAFile(raw) as stream:
+            yield stream, True
+        return
+    if compression == "bz2":
+        with bz2.BZ2File(raw) as stream:
+            yield stream, True
         return
     import pyarrow as pa
 
     with pa.CompressedInputStream(pa.PythonFile(raw, "r"), compression) as stream:
         yield stream, True
+
+
+def _member(raw: Any, url: str) -> Any:
+    """Open the one file of a ZIP archive; None where a file is none, or a workbook or arrays are written so.
+
+    Raises
+    ------
+    DataError
+        If it holds several files, or none.
+    """
+    begins = raw.read(len(_ARCHIVE))
+    raw.seek(0)
+    if begins != _ARCHIVE:
+        return None
+    try:
+        archive = zipfile.ZipFile(raw)
+    except zipfile.BadZipFile:
+        raw.seek(0)
+        if url.lower().endswith(".zip"):
+            raise
+        return None  # whoever reads workbooks or arrays says what is wrong
+    names = [one.filename for one in archive.infolist() if not one.is_dir()]
+    names = [name for name in names if not name.startswith(("__MACOSX/", "."))]
+    if {"[Content_Types].xml", "mimetype"} & {*names} or all(name.endswith(".npy") for name in names):
+        raw.seek(0)
+        return None
+    if len(names) > 1:
+        raise DataError(
+            f"an archive must hold one table, got {in_a_list(names)} in {url}; unpack it, and name the files "
+            "of one kind by a glob"
+        )
+    return archive.open(names[0])
 
 
 def _opened(source: TextSource) -> Any:

@@ -52,6 +52,7 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
                 f'{quoted(facts.dress.example)} in column {name!r}; set numbers: {{{name}: "{POINT}"}} or '
                 f'{{{name}: "{COMMA}"}}, or list it in text_columns if these are classes'
             )
+        _check_amounts(name, facts)
         # Beyond the number of classes, a column of mostly numbers has a wrong value, which is then named.
         is_mostly = distinct > MAX_CLASSES and 2 * facts.numbers >= facts.values
         return Task.REGRESSION if is_mostly else Task.CLASSIFICATION
@@ -71,6 +72,25 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
             f"amounts, got column {name!r}; set task to classification or regression"
         )
     return Task.CLASSIFICATION
+
+
+def _check_amounts(name: str, facts: ColumnFacts) -> None:
+    """Refuse a label of fractions that would be amounts, were it not for some texts or infinite ones.
+
+    Raises
+    ------
+    DataError
+    """
+    odd = facts.first_text or facts.first_infinite
+    if odd is None or not facts.fractions or 2 * facts.numbers < facts.values:
+        return
+    distinct = len({number for number in map(to_number, facts.texts) if number is not None})
+    if CONTINUOUS_CLASSES < distinct <= MAX_CLASSES:  # of more, the odd value is named with its row
+        raise DataError(
+            f"a label of amounts must have numbers only, got {quoted(odd.value)} beside many different "
+            f"numbers in column {name!r}; name it in missing_values, correct it, or set task to "
+            "classification if these are classes"
+        )
 
 
 def _distinct(facts: ColumnFacts, *, exact: bool = False) -> int:

@@ -351,7 +351,7 @@ def facts_of(profile: Profile, labels: Sequence[str]) -> TableFacts:
 def name_of(upload: WebUpload) -> str:
     """Return a study's name: the table's without its endings."""
     name = upload.name.rpartition("/")[2]
-    for ending in (".zst", ".gz"):
+    for ending in (".zst", ".gz", ".bz2", ".xz"):
         name = name.removesuffix(ending)
     return _ENDING.sub("", name)[:80] or "study"
 

@@ -44,6 +44,21 @@ export async function call(path, { method = "GET", body, headers, signal } = {})
   return answered(answer.status, answer.headers.get("content-type"), text);
 }
 
+// Save a file that the server makes, under the name that it gives
+export async function download(path) {
+  let answer;
+  try {
+    answer = await fetch(path, { headers: headersWith(), credentials: "same-origin" });
+    if (!answer.ok) return answered(answer.status, answer.headers.get("content-type"), await answer.text());
+    const name = /filename="([^"]+)"/.exec(answer.headers.get("content-disposition") ?? "")?.[1] ?? "";
+    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(await answer.blob()), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    throw error instanceof Refusal ? error : isAway();
+  }
+}
+
 export const part = (path) => call(path, { headers: { Accept: "text/html" } });
 
 // As `call`, of a body whose way is told

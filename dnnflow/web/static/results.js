@@ -1,6 +1,22 @@
 // Fetches the parts of the results that take a while to compute, then plots as they come into sight.
-import { part } from "./api.js";
+import { download, part, show } from "./api.js";
 import { drawPlots } from "./plots.js";
+
+// It is made when it is asked for, and cannot be made of every table: what is wrong is told here, not on a page of its own
+document.getElementById("raw-model")?.addEventListener("click", async (event) => {
+  event.preventDefault();
+  const link = event.currentTarget, words = link.textContent;
+  link.parentElement.querySelector(".note.bad")?.remove();
+  link.textContent = "Making it …";
+  try {
+    await download(link.href);
+  } catch (error) {
+    const note = Object.assign(document.createElement("div"), { className: "note bad" });
+    note.setAttribute("role", "alert");
+    show(note, error);
+    link.after(note);
+  } finally { link.textContent = words; }
+});
 
 async function load(place, words) {
   try {

@@ -186,7 +186,7 @@ class TextReader:
         self.start = 3 if plain and first.startswith(b"\xef\xbb\xbf") else 0
         with_first = chain([first[self.start :]], read_on(stream, source))
         raw = within_limits(with_first, self.start, file, self._limits)
-        self._pieces = self._checked(decoded(raw, self.encoding))
+        self._pieces = self._checked(decoded(raw, "utf-8" if self.start else self.encoding))
         return self._dialect()
 
     def blocks(self, start: int, block_bytes: int) -> Iterator[Block]:

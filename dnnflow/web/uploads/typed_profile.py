@@ -25,6 +25,7 @@ from dnnflow.table.formats.typed_source import (
     no_rows,
     text_of,
 )
+from dnnflow.table.store.column_blocks import typed_notes
 from dnnflow.table.store.ingest import open_parts
 from dnnflow.table.store.table_parts import TablePart, TextPart, TypedPart
 from dnnflow.table.text.csv_reader import Dialect, RowError
@@ -120,7 +121,8 @@ class _TypedTable:
             replace(column, label_problem=self._no_labels.get(column.name, column.label_problem))
             for column in found.columns(lambda place: self._where(found, place), self._refused)
         )
-        return Profile(found.rows, size, columns, self._first_rows(), self._reading(), tuple(found.notes()),
+        notes = (*typed_notes([self._part]), *found.notes())
+        return Profile(found.rows, size, columns, self._first_rows(), self._reading(), notes,
                        tuple(parts[:_MOST_PARTS]))  # fmt: skip
 
     def _reading(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 from dnnflow.errors import BusyError, ConflictError, DataError, LimitError, NotFoundError
 from dnnflow.paths import write_file
 from dnnflow.results.store.run_record import new_study_id
-from dnnflow.table.text.source_text import compression_of
+from dnnflow.table.text.source_text import MAGIC_BYTES, compression_of
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
 from dnnflow.web.uploads.reading import UploadReading
@@ -34,7 +34,7 @@ _ASIDE = ".incoming-"
 _KEYS = ".keys"
 _OWNER = "owner.lock"
 _NAME_LENGTH = 120
-_ENDINGS = {None: "", "gzip": ".gz", "zstd": ".zst"}
+_ENDINGS = {None: "", "gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz"}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -187,8 +187,8 @@ class Receiver:
 
     def _write(self, file: Any, batch: list[bytes]) -> None:
         data = b"".join(batch)
-        if len(self.beginning) < 4:
-            self.beginning = (self.beginning + data[:4])[:4]
+        if len(self.beginning) < MAGIC_BYTES:
+            self.beginning = (self.beginning + data[:MAGIC_BYTES])[:MAGIC_BYTES]
         self._hash.update(data)
         view = memoryview(data)
         while view:
