@@ -231,6 +231,14 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
             f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
             f'separate thousands, set numbers: {{{name}: "{COMMA}"}}'
         )
+    for name in plan.digits:
+        facts = read.facts[name]
+        if facts.padded and not facts.is_uneven and name not in plan.text:
+            yield (
+                f"column {name!r} is read as numbers, but all of its values have {len(facts.padded)} digits, "
+                f"and some begin with 0, such as {quoted(facts.padded)}: if they are codes, as zip codes, "
+                f"keep them as text: text_columns: [{name}] (--text-column {name!r})"
+            )
     if missed := [one for one in plan.markers.own if one and one not in read.found]:
         yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
     for name in plan.features:

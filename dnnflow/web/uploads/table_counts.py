@@ -101,7 +101,7 @@ class TableCounts:
     def _add_spellings(self, block: AnyBlock, names: tuple[str, ...]) -> None:
         """Parse a block once more, with these columns as labels."""
         plan = replace(self.plan, labels=names, features=(), text=frozenset(), exact=frozenset(),
-                       declared=frozenset(), styles={}, doubtful=())  # fmt: skip
+                       declared=frozenset(), styles={}, doubtful=(), digits={})  # fmt: skip
         facts = _parsed(block, plan)
         if (kept := facts.kept) is not None:
             for name in names:
