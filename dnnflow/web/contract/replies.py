@@ -552,6 +552,8 @@ class Predicted(ApiReply):
     """Of each row, each target: a number in the table's units, or a text."""
     notes: list[str] = []
     """What to know of each row, such as a category that the training rows had not; empty where nothing is."""
+    reading_notes: list[str] = []
+    """What to know of how the rows were read, such as another encoding than that of the table trained on."""
     score: ModelScore | None = None
     """What the model gives on these rows, where they have the label."""
     score_problem: str | None = None

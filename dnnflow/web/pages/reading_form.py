@@ -41,6 +41,17 @@ READING_FIELDS = (
 )  # fmt: skip
 """All questions, without what is there."""
 
+_AS_TRAINED = "as the table trained on"
+ROWS_FIELDS = (
+    ReadingField("delimiter", "Between fields", options=(("", _AS_TRAINED), *_DELIMITERS[1:])),
+    ReadingField("header", "First line", options=(("", _AS_TRAINED), ("true", "has the columns' names"),
+                                                  ("false", "is a row of values"))),
+    ReadingField("encoding", "Encoding", help="Empty: as found.", suggestions=_ENCODINGS),
+    ReadingField("sheet", "Sheet", help="Of a workbook; empty: as the table trained on."),
+    ReadingField("missing_values", "Also missing", help="By commas, besides what was so in the training."),
+)  # fmt: skip
+"""Questions of how rows are written that a model is to predict."""
+
 
 def reading_fields(upload: WebUpload, typed: Mapping[str, str] | None = None) -> list[ReadingField]:
     """Return the questions of an upload's kind, with what was typed, or what was said when it came."""
