@@ -31,6 +31,7 @@ from dnnflow.table.columns.kinds import (
     to_number,
 )
 from dnnflow.table.columns.raw_values import as_text, by_names, is_text, plain_numbers, since_epoch, texts_of
+from dnnflow.table.columns.row_faults import WrongText, never_missing, not_a_number, rows_of
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.columns.times import LONGEST_MONTH, PERIODS, TimeStyle, parts_of
 
@@ -45,8 +46,6 @@ MISSING, UNSEEN = -2, -1
 _LARGEST = np.finfo(np.float32).max
 _NINES = [sign * (10.0**digits - 1) for digits in range(2, 11) for sign in (-1, 1)]
 """Numbers that often stand for missing ones: 99, -999, …"""
-_MOST_ROWS = 5
-"""Rows that a message names."""
 _HEADERLESS = (
     "; if the first line has values and no names, set header to false (--no-header): the columns are those "
     "of the table trained on"
@@ -415,7 +414,7 @@ class Preprocessing:
                 missing = values == MISSING if isinstance(column, TextColumn) else np.isnan(values)
                 for row in np.flatnonzero(missing).tolist():
                     text = as_text(frame[column.name].iloc[row])
-                    found.setdefault(row, []).append(_never_missing(column, text))
+                    found.setdefault(row, []).append(never_missing(column.name, _fill_of(column), text))
         notes = [""] * len(frame)
         for row, of_row in found.items():
             notes[row] = "; ".join(of_row)
@@ -436,13 +435,15 @@ class Preprocessing:
             found = (_number(column, value, self.markers) for value in values.tolist())
             try:
                 numbers = np.fromiter(found, dtype=np.float64)
-            except _WrongText as wrong:
-                raise _not_a_number(column, _rows_of(values, wrong.text, first_row), wrong.text) from None
+            except WrongText as wrong:
+                raise not_a_number(
+                    column.name, column.style, rows_of(values, wrong.text, first_row), wrong.text
+                ) from None
         if self.markers.numbers:
             numbers = np.where(np.isin(numbers, [*self.markers.numbers]), np.nan, numbers)
         if (infinite := np.isinf(numbers)).any():
             row = int(np.argmax(infinite))
-            raise _not_a_number(column, [first_row + row + 1], str(values.iloc[row]))
+            raise not_a_number(column.name, column.style, [first_row + row + 1], str(values.iloc[row]))
         return numbers
 
     def _texts(self, values: "pd.Series[Any]") -> tuple[list[str | None], NDArray[np.int64]]:
@@ -480,7 +481,7 @@ class Preprocessing:
         found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()][rows]
         for row in np.flatnonzero(np.isnan(found)).tolist():
             if (text := texts[int(rows[row])]) is not None:
-                raise _not_a_number(column, _rows_of(values, text, first_row), text)
+                raise not_a_number(column.name, column.style, rows_of(values, text, first_row), text)
         return found
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
@@ -570,6 +571,11 @@ def _column(values: dict[str, Any]) -> FittedColumn:
     return TimeColumn(number, tuple(parts)) if kind == "time" else number
 
 
+def _fill_of(column: FittedColumn) -> str | float | None:
+    """Return what takes the place of a missing value; None of times, which have no plain number."""
+    return None if isinstance(column, TimeColumn) else column.fill
+
+
 def _number(column: NumberColumn, value: Any, markers: Markers) -> float:
     text = as_text(value)
     if text is None or markers.has_number(text):
@@ -577,52 +583,5 @@ def _number(column: NumberColumn, value: Any, markers: Markers) -> float:
     is_plain = column.style is None or isinstance(value, int | float)
     number = to_number(text) if is_plain or column.style is None else column.style.read(text)
     if number is None or np.isinf(number):
-        raise _WrongText(text)
+        raise WrongText(text)
     return number
-
-
-class _WrongText(ValueError):
-    """A text of a column of numbers that is none."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-
-def _rows_of(values: "pd.Series[Any]", text: str, first_row: int) -> list[int]:
-    """Return the rows with a text, counted from `first_row`."""
-    return [row for row, value in enumerate(values.tolist(), first_row + 1) if as_text(value) == text]
-
-
-def _never_missing(column: FittedColumn, text: str | None) -> str:
-    """Say of a missing value that no row of the table trained on had one in that column."""
-    what = "has no value" if not text else f"has {quoted(text)}, which stands for a missing value"
-    fill = column.trend.fill if isinstance(column, TimeColumn) else column.fill
-    taken = "" if fill is None or isinstance(column, TimeColumn) else (
-        f", and is taken as {quoted(fill) if isinstance(fill, str) else f'{fill:g}'}")  # fmt: skip
-    return f"column {column.name!r} {what}{taken}: the table trained on had a value in each row"
-
-
-def _not_a_number(column: NumberColumn | TimeColumn, rows: Sequence[int], text: str) -> DataError:
-    row, as_they_had = rows[0], "as the training rows had"
-    more = ""
-    if len(rows) > 1:
-        named = ", ".join(f"{one:,}" for one in rows[:_MOST_ROWS])
-        more = f" (so in {len(rows):,} rows: {named}{', …' if len(rows) > _MOST_ROWS else ''})"
-    remedy = f"correct it or leave it empty, or name it in missing_values (--missing-value {text!r})"
-    if isinstance(column.style, TimeStyle):
-        what = "a duration" if not column.style.is_instant else "a date"
-        zone = ""
-        if column.style.is_instant:
-            zone = " and with a zone" if column.style.has_zone else " and without a zone"
-        return DataError(
-            f"row {row}, column {column.name!r}: {quoted(text)} is not {what}{more}, {as_they_had}, written "
-            f"like {column.style.example}{zone}; {remedy}"
-        )
-    if column.style is not None:
-        unit = f" with {column.style.affix!r}" if column.style.affix else ""
-        as_they_had += f", written like {column.style.example}{unit}"
-    return DataError(
-        f"row {row}, column {column.name!r}: {quoted(text)} is not a finite number{more}, {as_they_had}; "
-        f"{remedy}"
-    )

@@ -1,4 +1,4 @@
-"""Predict with saved models in a process of its own: `python -m dnnflow.web.answers.predictions FD`.
+"""Predict with saved models and look at columns in a process: `python -m dnnflow.web.answers.predictions FD`.
 
 The process is started when first needed. It gets one message after the other on a socket, a JSON header, then
 a CSV, and answers each with JSON. TensorFlow is imported there and never in the server.
@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -97,6 +98,18 @@ class Predictions:
             As of `predict`.
         """
         self._answer("export", model, b"-", out=str(out), raw=raw)
+
+    def look_at_columns(self, sections: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `left_out` and `notes` of what `run.search.look_at_columns` finds, as JSON types.
+
+        Raises
+        ------
+        DataError, InputError
+            If no dataset can be made of the table.
+        BusyError, TimeLimitError
+            As of `predict`.
+        """
+        return self._answer("columns", Path("table"), b"-", sections=sections)
 
     def _answer(self, what: str, model: Path, text: bytes, **header: Any) -> dict[str, Any]:
         end_s = time.monotonic() + self._deadline_s
@@ -243,6 +256,15 @@ def export(header: dict[str, Any]) -> dict[str, Any]:
     return {"notes": export_model(Path(header["path"]), Path(header["out"]), raw=header["raw"])}
 
 
+@lru_cache(maxsize=MOST_KEPT)
+def columns_found(sections: str) -> dict[str, Any]:
+    """Return what a look at the columns of a table finds; `sections` are JSON."""
+    from dnnflow.run.search import look_at_columns
+
+    found = look_at_columns(json.loads(sections))
+    return {"left_out": dict(found.left_out), "notes": list(found.notes)}
+
+
 READING = ("delimiter", "quote", "header", "encoding", "sheet")
 """Fields of a `Source` that may be said of rows that are sent."""
 
@@ -289,10 +311,12 @@ def _load(path: Path, _changed_ns: int) -> Any:
 
 
 def answer(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return what `predict`, `score` or `export` gives, or its error by kind and words."""
+    """Return what `predict`, `score`, `export` or `columns_found` gives, or its error by kind and words."""
     try:
         if header.get("what") == "export":
             return export(header)
+        if header.get("what") == "columns":
+            return columns_found(json.dumps(header["sections"], sort_keys=True))
         return score(header, text) if header.get("what") == "score" else predict(header, text)
     except DnnflowError as error:
         return {"error": type(error).__name__, "message": str(error)}

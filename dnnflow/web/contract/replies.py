@@ -502,6 +502,19 @@ class LabelCheck(ApiReply):
     """What a person should know of its classes."""
 
 
+class GoodRules(ApiReply):
+    """What a study of an upload starts from, and what was found of its columns."""
+
+    pipeline: dict[str, Any]
+    """The good rules beside this label, as they are sent to /api/v1/studies."""
+    left_out: dict[str, str]
+    """Columns in its `drop` that no network learns from, and why."""
+    notes: list[str]
+    """What to know of the other columns; one that predicts the label alone begins with LEAK?."""
+    problem: str | None
+    """Why the columns could not be looked at; null where they were."""
+
+
 class ModelInfo(ApiReply):
     """A model that a study has saved."""
 
