@@ -181,6 +181,12 @@ def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
     blank = [part for part in texts if part.dialect.delimiter == BLANK and not part.said]
     for part in blank[:1]:
         yield f"the values of the text{_of(blank)} are separated by blanks: {in_a_list(part.columns, 5)}"
+    fixed = [part for part in texts if part.said.get("format") == "fwf"]
+    for part in fixed[:1]:
+        yield (
+            f"the text{_of(fixed)} is read in columns of fixed width: {in_a_list(part.columns, 5)}; if it "
+            "has none, set format to csv and delimiter to what separates values"
+        )
     skipping = [part for part in texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
