@@ -18,7 +18,7 @@ from dnnflow.table.formats.file_kind import HEAD_BYTES, file_kind, suffix_of
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
 from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
-from dnnflow.table.text.blanks import BLANK, FIXED_BYTES, is_blank_separated, is_fixed_width
+from dnnflow.table.text.blanks import BLANK, FIXED_BYTES, kind_by_blanks, may_be_fixed
 from dnnflow.table.text.source_text import binary, readable
 
 TEXT_KINDS = ("csv", "keel", "fwf")
@@ -91,14 +91,11 @@ def _separated(found: FoundTable) -> FoundTable:
         return found
     with binary(source) as (stream, _), readable(source):
         head = bytes(stream.read(HEAD_BYTES) or b"")
-        is_whole = len(head) < HEAD_BYTES
-        if is_blank_separated(head, whole=is_whole):
-            return FoundTable(source.replace(delimiter=BLANK), "csv")
-        if source.header and source.quote and is_fixed_width(head, whole=is_whole):
-            rest = b"" if is_whole else bytes(stream.read(FIXED_BYTES) or b"")
-            if len(rest) < FIXED_BYTES and (is_whole or is_fixed_width(head + rest, whole=True)):
-                return FoundTable(source.replace(delimiter=BLANK, format="fwf"), "fwf")
-    return found
+        rest = None if len(head) < HEAD_BYTES else lambda: bytes(stream.read(FIXED_BYTES) or b"")
+        kind = kind_by_blanks(head, rest, may_be_fixed=may_be_fixed(source))
+    if kind is None:
+        return found
+    return FoundTable(source.replace(delimiter=BLANK, **({"format": kind} if kind == "fwf" else {})), kind)
 
 
 def _files(source: Source) -> list[Source]:

@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
-from typing import IO
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,32 @@ _LEAST_LINES = 4
 _WIDEST, _GRID_LINES = 4096, 1024
 FIXED_BYTES = 256 << 20
 """Longer texts are not looked at for columns of fixed width, which are held in memory."""
+
+
+def may_be_fixed(source: Any) -> bool:
+    """Say whether a text that is read like this may be found to have columns of fixed width."""
+    return source.format is None and bool(source.header and source.quote)
+
+
+def kind_by_blanks(
+    head: bytes, rest: Callable[[], bytes] | None, *, may_be_fixed: bool
+) -> Literal["csv", "fwf"] | None:
+    """Return csv of a text whose values only blanks separate, fwf of columns of fixed width, else None.
+
+    Parameters
+    ----------
+    head
+        Its first bytes.
+    rest
+        Returns the others, at most `FIXED_BYTES`; None where there are none.
+    """
+    if is_blank_separated(head, whole=rest is None):
+        return "csv"
+    if not may_be_fixed or not is_fixed_width(head, whole=rest is None):
+        return None
+    more = rest() if rest is not None else b""
+    is_fixed = len(more) < FIXED_BYTES and (rest is None or is_fixed_width(head + more, whole=True))
+    return "fwf" if is_fixed else None
 
 
 def is_blank_separated(head: bytes, *, whole: bool) -> bool:
