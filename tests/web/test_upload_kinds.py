@@ -60,6 +60,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "t.feather": lambda path: FRAME.to_feather(path),
     "t.orc": lambda path: FRAME.to_orc(path),
     "t.jsonl": lambda path: FRAME.to_json(path, orient="records", lines=True),
+    "t.json": lambda path: FRAME.to_json(path, orient="records", indent=2),
     "t.xlsx": _workbook,
     "t.sqlite": _database,
     "t.txt": lambda path: path.write_text(FRAME.to_string(index=False)),
@@ -131,7 +132,7 @@ def test_a_packed_file_of_any_kind_is_read(tmp_path: Path):
         ("t.xlsx", b"PK\x03\x04" + bytes(99), "a workbook must be readable"),
         ("t.sqlite", b"SQLite format 3\0" + bytes(99), "cannot read t.sqlite"),
         ("t.pdf", b"%PDF-1.7\n" + bytes(99), "a PDF file"),
-        ("t.json", b"[{}]", "an object a line"),
+        ("t.json", b"[1, 2]", "row 1: each record must be a JSON object, .* but it is '1, 2]'"),
         ("t.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), "t.h5 is not"),
     ],
 )

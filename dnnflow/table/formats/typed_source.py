@@ -144,7 +144,7 @@ def type_faults(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
     """Say of each named column whose type becomes no number, text or time, what is wrong with it."""
     return {
         name: f"a column must hold numbers, text, booleans, dates or durations, but column {name!r} is "
-              f"{_short(schema.field(name))}; drop it, or convert it first"
+              f"{type_in_words(schema.field(name))}; drop it, or convert it first"
         for name in names if kind_of(schema.field(name)) is TypeKind.OTHER
     }  # fmt: skip
 
@@ -174,14 +174,15 @@ def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
     """
     for name in names:
         if kind_of(schema.field(name)) is TypeKind.OTHER:
-            kind = _short(schema.field(name))
+            kind = type_in_words(schema.field(name))
             raise DataError(
                 f"a column that divides or weighs rows must hold numbers, text, dates or times, but column "
                 f"{name!r} is {kind}; convert it first"
             )
 
 
-def _short(field: pa.Field) -> str:
+def type_in_words(field: pa.Field) -> str:
+    """Return a column's type, shortened, or of what its values are where no table has such."""
     said: bytes = (field.metadata or {}).get(b"dnnflow", b"")
     text = f"of {said.removeprefix(_FOREIGN).decode()}" if said.startswith(_FOREIGN) else str(field.type)
     return text if len(text) <= 60 else f"{text[:60]}..."
