@@ -149,22 +149,6 @@ def type_faults(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def check_label_types(schema: pa.Schema, labels: Sequence[str]) -> None:
-    """Refuse labels of dates or durations by their type.
-
-    Raises
-    ------
-    DataError
-    """
-    for name in labels:
-        if (style := time_style(schema.field(name))) is not None:
-            what = "dates or times" if style.is_instant else "durations"
-            raise DataError(
-                f"a label must be numbers or text, but column {name!r} holds {what} "
-                f"({schema.field(name).type}); convert it to numbers or text first"
-            )
-
-
 def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
     """Refuse a column that divides or weighs rows and has no text.
 

@@ -27,7 +27,6 @@ from dnnflow.table.formats.typed_source import (
     TypedBlock,
     TypeKind,
     check_features,
-    check_label_types,
     check_marks,
     no_rows,
     parse_typed,
@@ -302,7 +301,6 @@ def _draft(table: Table) -> ParsePlan:
             _check_same(names, part, is_test=part in table.test)
         if isinstance(part, TypedPart):
             check_features(part.source.schema, recipe.labels)
-            check_label_types(part.source.schema, recipe.labels)
             check_marks(part.source.schema, mark)
     quick = isinstance(first, TextPart) and first.size >= csv_reader.QUICK_BYTES
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)

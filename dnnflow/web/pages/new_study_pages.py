@@ -322,7 +322,8 @@ def label_problem(profile: Profile, labels: Sequence[str], task: str = "") -> st
     columns = [known[label] for label in labels]
     problem = columns_problem(columns)
     if len(columns) == 1 and columns[0].asks and not task and not problem:
-        return f"{labels[0]} has many different whole numbers: say below whether they are classes or amounts"
+        what = "dates or times" if columns[0].kind in ("time", "duration") else "whole numbers"
+        return f"{labels[0]} has many different {what}: say below whether they are classes or amounts"
     return problem
 
 
