@@ -1,7 +1,7 @@
 """Dates, times and durations become parts and seconds: read alike by every door, or refused with a remedy."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def test_new_rows_of_another_kind_are_refused(tmp_path: Path):
             dataset.transform(pd.DataFrame({"row": [1], "at": [wrong]}, dtype=object))
 
 
-TIMES_BY_TYPE = {
+TIMES_BY_TYPE: dict[str, Callable[[int], list[Any]]] = {
     "dates": lambda n: [date(2024, 1, 1) + timedelta(days=i % n) for i in range(4 * n)],
     "timestamps": lambda n: pd.date_range("2024-01-01 10:30", periods=n, freq="7min").tolist() * 4,
     "with a zone": lambda n: pd.date_range("2024-01-01", periods=n, tz="Europe/Zurich").tolist() * 4,
@@ -247,6 +247,10 @@ def test_a_label_of_few_dates_has_them_for_classes(kind: str, door: str, tmp_pat
     assert len(dataset.class_names) == 3
     if kind == "dates":
         assert [*dataset.class_names] == ["2024-01-01", "2024-01-02", "2024-01-03"]
+    if kind == "timestamps":
+        assert dataset.class_names[0] == "2024-01-01 10:30:00"
+    if kind == "with a zone":
+        assert dataset.class_names[0] == "2024-01-01 00:00:00+01:00"
     if door != "csv":  # pandas writes a duration in a way of its own there
         assert None not in dataset.fitted.labels_of(0, frame["y"])
         codes = dataset.fitted.targets.classes[0].codes(dataset.fitted.labels_of(0, frame["y"]))

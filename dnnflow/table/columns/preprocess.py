@@ -30,7 +30,15 @@ from dnnflow.table.columns.kinds import (
     quoted,
     to_number,
 )
-from dnnflow.table.columns.raw_values import as_text, by_names, is_text, plain_numbers, since_epoch, texts_of
+from dnnflow.table.columns.raw_values import (
+    as_text,
+    by_names,
+    is_text,
+    label_texts,
+    plain_numbers,
+    since_epoch,
+    texts_of,
+)
 from dnnflow.table.columns.row_faults import WrongText, never_missing, not_a_number, rows_of
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.columns.times import LONGEST_MONTH, PERIODS, TimeStyle, parts_of
@@ -306,7 +314,7 @@ class Preprocessing:
                 return text
             return None if is_missing(text) else text if style is None else style.plainly(text)
 
-        return [tidied(text) for text in texts_of(values)]
+        return [tidied(text) for text in label_texts(values)]
 
     @cached_property
     def _label_styles(self) -> dict[str, NumberStyle]:

@@ -6,7 +6,7 @@ whose cells had several types, as a spreadsheet's may, is looked at as a CSV's c
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, numbers, spellings
+from dnnflow.table.columns.arrow import TEXT, Columns, iso_spellings, numbers, spellings
 from dnnflow.table.columns.times import SPAN, TimeStyle
 from dnnflow.table.text.column_faults import all_faults
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
@@ -217,7 +217,9 @@ def parse_typed(block: TypedBlock, plan: ParsePlan, spill: Path | None) -> Block
         gone |= {marker for marker in plan.markers.own if marker in found.gone}
         if found.first_text is not None:
             facts[name] = found
-    texts = pa.table({name: text_of(batch.column(name)) for name in plan.texts}) if plan.texts else None
+    spellers = dict.fromkeys(plan.labels, iso_spellings)
+    found_texts = {name: text_of(batch.column(name), spellers.get(name, spellings)) for name in plan.texts}
+    texts = pa.table(found_texts) if plan.texts else None
     if texts is None:
         texts = pa.table({"": pa.nulls(batch.num_rows)}).select([])
     columns = Columns({name: i for i, name in enumerate(names)}, values, texts)
@@ -236,13 +238,13 @@ def _write_numbers(array: pa.Array, out: NDArray[np.float64]) -> None:
     out[:] = numbers(array)
 
 
-def text_of(array: pa.Array) -> pa.DictionaryArray:
+def text_of(array: pa.Array, spell: Callable[[Any], Any] = spellings) -> pa.DictionaryArray:
     """Return a column as text of a CSV: codes and distinct spellings, NaN as missing."""
     if not pa.types.is_dictionary(array.type):
         array = _plain(array).dictionary_encode()
     elif array.dictionary.null_count or array.dictionary.type == pa.null():
         array = _plain(pc.dictionary_decode(array)).dictionary_encode()
-    spelled = spellings(array.dictionary)
+    spelled = spell(array.dictionary)
     if spelled.null_count:  # not where there are none: pyarrow's scalars import pandas, 0.5 to 2 s
         spelled = spelled.fill_null("")
     coded = pa.DictionaryArray.from_arrays(pc.cast(array.indices, pa.int32()), spelled)
