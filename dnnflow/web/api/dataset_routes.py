@@ -16,7 +16,7 @@ from dnnflow.table.columns.kinds import nearest
 from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of, sent_as
 from dnnflow.web.answers.starting_rules import columns_found, starting_rules
 from dnnflow.web.answers.views import is_named
-from dnnflow.web.contract.problems import FieldProblem, Refusal
+from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import (
     ClassCount,
     ColumnReply,
@@ -217,8 +217,7 @@ def get_good_rules(
     """Return the good rules beside a label, without the columns that a search leaves out."""
     known = [one.name for one in upload.profile.columns]
     if wrong := [name for name in label if name not in known]:
-        message = f"a label is a column of the table, got {wrong[0]!r}; {nearest(wrong[0], known)}"
-        raise Refusal(422, message, errors=[FieldProblem(where="label", message=message)])
+        raise NotFoundError(f"a label is a column of the table, got {wrong[0]!r}; {nearest(wrong[0], known)}")
     found = columns_found(services, request.app.state.predictions, upload, label, task or "")
     return GoodRules(
         pipeline=starting_rules(upload, label, task or "", found), left_out=dict(found.left_out),
