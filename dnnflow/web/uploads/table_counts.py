@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.dressing import NumberStyle
-from dnnflow.table.columns.kinds import ColumnKind
+from dnnflow.table.columns.kinds import BLANKS, ColumnKind
 from dnnflow.table.columns.times import TimeStyle
 from dnnflow.table.formats.typed_source import TypedBlock, parse_typed
 from dnnflow.table.text.column_faults import fault
@@ -141,9 +141,10 @@ class TableCounts:
             yield replace(profile, feature_problem=reason or None)
         if useful < 2:
             name = next(iter(self.facts))
+            hint = BLANKS if len(self.facts) == 1 and len(name.split()) > 1 else ""
             raise DataError(
                 f"a table needs a feature column with values, got none besides the label {name!r}; "
-                "check delimiter and drop"
+                f"check delimiter and drop{hint}"
             )
 
     def _kind(self, name: str) -> tuple[ColumnKind, ColumnFacts]:
