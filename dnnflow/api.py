@@ -150,10 +150,10 @@ class OpenStudy(Study):
             A DataFrame (pandas, polars, pyarrow, Dask) with the table's columns, an array of them in their
             order where they were given as one, or the path or URL of a table.
         reading
-            How that table is read, where it is not as the one of the training: delimiter, header, sheet,
-            query, …
+            How that table is read, where it is not as the one of the training: delimiter, encoding, header,
+            sheet, query, …; `missing_values` are texts that stand for a missing value besides its own.
         """
-        return predicted(self.model, _raw_rows(self.model, rows, reading), self._label_type)
+        return predicted(*_raw_rows(self.model, rows, reading), self._label_type)
 
     def predict_proba(self, rows: Any, **reading: Any) -> "pd.DataFrame":
         """Return the probability of each class, a column each, for raw rows as `predict` takes them.
@@ -163,7 +163,7 @@ class OpenStudy(Study):
         InputError
             If the study predicts numbers.
         """
-        return probabilities(self.model, _raw_rows(self.model, rows, reading), self._label_type)
+        return probabilities(*_raw_rows(self.model, rows, reading), self._label_type)
 
     def leaderboard(self) -> "pd.DataFrame":
         """Return the best designs, at most 100, one row each, with their score as the metric is written."""
@@ -517,7 +517,8 @@ def score(model: str | Path, rows: Any, *, settings: Settings | None = None, **r
     settings
         Where the study is kept, if it is given; read from the environment by default.
     reading
-        `delimiter` and `header` of a CSV, where they are not as in the table of the training.
+        How the rows are read, where it is not as the table of the training: delimiter, encoding, header,
+        sheet, query, …; `missing_values` are texts that stand for a missing value besides its own.
 
     Raises
     ------
@@ -532,15 +533,17 @@ def score(model: str | Path, rows: Any, *, settings: Settings | None = None, **r
 
         dnnflow.score("models/ensemble.keras", "new_rows.csv").measures["accuracy"]
     """
-    saved = load_model(model_file(model, settings=settings))
-    return saved.score(_raw_rows(saved, rows, reading))
+    saved, raw = _raw_rows(load_model(model_file(model, settings=settings)), rows, reading)
+    return saved.score(raw)
 
 
-def _raw_rows(model: SavedModel, rows: Any, reading: Mapping[str, Any]) -> "pd.DataFrame":
-    """Return raw rows in memory, or of a table that is read as that of a model's training."""
+def _raw_rows(model: SavedModel, rows: Any, reading: Mapping[str, Any]) -> tuple[SavedModel, "pd.DataFrame"]:
+    """Return raw rows in memory, or of a table that is read as that of a model's training, and that model."""
+    how = {name: value for name, value in reading.items() if name != "missing_values"}
+    model = model.with_missing_values(reading.get("missing_values") or ())
     if isinstance(rows, str | PathLike):
-        return model.rows(fspath(rows), **reading)
-    return rows_of(source_of(rows, **reading))
+        return model, model.rows(fspath(rows), **how)
+    return model, rows_of(source_of(rows, **how))
 
 
 def ingest(

@@ -25,8 +25,25 @@ Header = Annotated[
         "the columns are those of that table, in its order.",
     ),
 ]
-
-Sheet = Annotated[str | None, typer.Option(help="Name of a workbook's sheet; default: the first.")]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Of a text; default: found, or that of the table trained on where bytes do not say."),
+]
+Quote = Annotated[
+    str | None, typer.Option(help="Character around fields; default: that of the table trained on.")
+]
+Kind = Annotated[
+    str | None, typer.Option("--format", help="What the file is, e.g. csv, fwf or excel; default: found.")
+]
+MissingValue = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What stands for a missing value in these rows, besides what did in the training. Repeatable."
+    ),
+]
+Sheet = Annotated[
+    str | None, typer.Option(help="Name of a workbook's sheet; default: that of the table trained on.")
+]
 Query = Annotated[str | None, typer.Option(help="SELECT, or name of a table, of a database.")]
 
 
@@ -49,7 +66,8 @@ Threshold = Annotated[
 
 def predict(
     model: Model, rows: RawRows, out: Out = None, keep: Keep = None, threshold: Threshold = None,
-    delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None, query: Query = None,
+    delimiter: Delimiter = None, header: Header = None, encoding: Encoding = None, quote: Quote = None,
+    kind: Kind = None, sheet: Sheet = None, query: Query = None, missing_value: MissingValue = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
@@ -63,7 +81,9 @@ def predict(
         check_suffix(out, "predictions are written")
     saved = load_model(model_file(model))
     saved = saved.with_thresholds(threshold) if threshold else saved
-    given = {"delimiter": delimiter, "header": header, "sheet": sheet, "query": query}
+    saved = saved.with_missing_values(missing_value or ())
+    given = {"delimiter": delimiter, "header": header, "encoding": encoding, "quote": quote, "format": kind,
+             "sheet": sheet, "query": query}  # fmt: skip
     with notes_told():
         if out is not None and not as_json and out.suffix.lower() in (".csv", ".parquet"):
             written = predict_file(saved, saved.blocks(rows, **given), out, keep or ())
@@ -81,15 +101,17 @@ def predict(
 
 
 def score(
-    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None, sheet: Sheet = None,
-    query: Query = None, as_json: AsJson = False,
+    model: Model, rows: RawRows, delimiter: Delimiter = None, header: Header = None,
+    encoding: Encoding = None, quote: Quote = None, kind: Kind = None, sheet: Sheet = None,
+    query: Query = None, missing_value: MissingValue = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Say how good a saved model is on raw rows that have the label."""
     from dnnflow.api import score as score_rows
     from dnnflow.show.terminal import notes_told, show_score
 
     with notes_told():
-        found = score_rows(model, rows, delimiter=delimiter, header=header, sheet=sheet, query=query)
+        found = score_rows(model, rows, delimiter=delimiter, header=header, encoding=encoding, quote=quote,
+                           format=kind, sheet=sheet, query=query, missing_values=missing_value)  # fmt: skip
     if as_json:
         sys.stdout.write(json.dumps(found.to_dict(), indent=2, default=str) + "\n")
     else:

@@ -149,6 +149,9 @@ class OutputsSection(Section):
     models: int = Field(default=3, ge=0, le=100)
     """How many of the best designs' models are saved; the winner's and the ensemble's are
     in any case, where there are finalists."""
+    raw: bool = False
+    """Whether each of these models is saved once more, with its preprocessing as layers: plain Keras takes
+    raw rows by best-1-raw.keras, ensemble-raw.keras and final-raw.keras."""
     report: Annotated[str | None, Place()] = None
     """Where the HTML report is written besides the study's own directory."""
 

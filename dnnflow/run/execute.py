@@ -28,6 +28,7 @@ from dnnflow.results.view.study_view import StudyView
 from dnnflow.run.final_model import train_final_model
 from dnnflow.run.final_stage import has_final_model, has_finals, options_told, train_finals
 from dnnflow.run.final_test import hand_out
+from dnnflow.run.models.model_export import save_raw_models
 from dnnflow.run.refit import best_design, is_refitted, refit_design
 from dnnflow.run.run import Run, StudyRun, TrainingRun
 from dnnflow.run.run_row import RunRow, recorded
@@ -383,7 +384,16 @@ def measure_once(study: Study, view: StudyView, listener: Listener = ignore) -> 
         saved, tested = hand_out(study, view, listener)
         came_of_it.append(f"{len(saved)} models saved")
         came_of_it += [f"{one.name} {one.score:.4f}" for one in tested if one.rank == 1 or one.rank is None]
+        came_of_it += _for_raw_rows(study, listener)
     return replace(view, tested=tested, final_rows=None)
+
+
+def _for_raw_rows(study: Study, listener: Listener) -> list[str]:
+    """Save models for raw rows, too, if the pipeline says so; return what came of it."""
+    if not study.pipeline.outputs.raw:
+        return []
+    folder = study.settings.workspace.final_model(study.id).parent
+    return [f"{len(save_raw_models(folder, listener))} models for raw rows"]
 
 
 def fit_all_rows(
@@ -395,6 +405,7 @@ def fit_all_rows(
         came_of_it.append(
             "nothing was trained on all rows" if final is None else f"{final.path}: {final.name}"
         )
+        came_of_it += _for_raw_rows(study, listener)
     return replace(view, final_rows=None if final is None else final.rows)
 
 

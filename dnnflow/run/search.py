@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -54,6 +55,8 @@ class SearchRequest:
     """Whether columns that no network learns from are left out."""
     began_s: float = field(default_factory=time.monotonic)
     """When the time began to run."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Columns that were left out since no network learns from them, and why."""
 
     def __post_init__(self) -> None:
         if self.designs is not None and self.minutes is not None:
@@ -91,6 +94,43 @@ def search_pipeline(
     InputError
         If a section breaks a rule.
     """
+    request, dataset = _worthwhile(request, settings, client, listener)
+    return _laid_over(good_rules(facts_of_dataset(dataset)), request)
+
+
+@dataclass(frozen=True)
+class ColumnFindings:
+    """What a look at a table found before a study of it begins."""
+
+    left_out: Mapping[str, str]
+    """Columns that the good rules leave out, and why."""
+    notes: tuple[str, ...]
+    """What to know of the others, columns that predict the label alone among it."""
+
+
+def look_at_columns(sections: Mapping[str, Any]) -> ColumnFindings:
+    """Return what a search would leave out and tell of a table; nothing of it is kept.
+
+    Parameters
+    ----------
+    sections
+        As of `SearchRequest`.
+
+    Raises
+    ------
+    DataError, InputError
+        As of `search_pipeline`.
+    """
+    with TemporaryDirectory(prefix="dnnflow-columns-") as home:
+        settings = Settings.from_environment({"DNNFLOW_HOME": home})
+        request, dataset = _worthwhile(SearchRequest(sections), settings, None, ignore)
+        return ColumnFindings(request.left_out, dataset.notes)
+
+
+def _worthwhile(
+    request: SearchRequest, settings: Settings, client: "Client | None", listener: Listener
+) -> tuple[SearchRequest, Dataset]:
+    """Return the request without columns that carry nothing, if it looks for them, and its dataset."""
     rules = good_rules(TableFacts(rows=0, numbers=0, categories=0, classes=0))
     upload(_laid_over(rules, request), listener)
     if request.looks:
@@ -109,7 +149,7 @@ def search_pipeline(
     if request.looks and (narrowed := _without_worthless(request, dataset, listener)) is not request:
         request = narrowed
         dataset = preprocess(_laid_over(rules, request), settings, client=client, listener=quiet)
-    return _laid_over(good_rules(facts_of_dataset(dataset)), request)
+    return request, dataset
 
 
 def sections_of(table: GivenTable, label: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,4 +271,5 @@ def _narrowed(
         return request
     told = "; ".join(f"column {name!r}, since {why}" for name, why in useless.items())
     listener(Notice(f"left out: {told}"))
-    return replace(request, sections=merge(request.sections, {"dataset": {"drop": [*drop, *useless]}}))
+    sections = merge(request.sections, {"dataset": {"drop": [*drop, *useless]}})
+    return replace(request, sections=sections, left_out={**request.left_out, **useless})

@@ -280,6 +280,8 @@ def show_score(found: "ModelScore") -> None:
     if found.fitted_rows:
         seen = f"fitted to all {found.fitted_rows:,} rows of its study"
         console.print(f"{seen}: on those it looks better than it is", soft_wrap=True)
+    for note in found.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
     for name, value in found.measures.items():
         if name != found.metric:
             console.print(f"{METRICS[name].label:<18} {METRICS[name].told(value)}")
@@ -407,9 +409,9 @@ def notes_told() -> Iterator[None]:
             yield
         finally:
             console = Console(stderr=True, highlight=False, soft_wrap=True)
-            for note in noted:
-                if issubclass(note.category, ReadingWarning):
-                    console.print(f"note: {escape(str(note.message))}")
+            told = (str(note.message) for note in noted if issubclass(note.category, ReadingWarning))
+            for text in dict.fromkeys(told):
+                console.print(f"note: {escape(text)}")
 
 
 def show_home(settings: "Settings", unused: "Sequence[Path]" = ()) -> None:

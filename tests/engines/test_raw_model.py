@@ -16,7 +16,9 @@ from dnnflow.design.layers import ACTIVATIONS
 from dnnflow.engines.keras.onnx_graph import onnx_model
 from dnnflow.engines.keras.raw_model import coarse_columns, raw_model
 from dnnflow.errors import InputError, NotFoundError
-from dnnflow.run.models.model_export import export_model
+from dnnflow.events import Notice
+from dnnflow.paths import Workspace
+from dnnflow.run.models.model_export import export_model, file_of_model, save_raw_models
 from dnnflow.run.models.saved_model import SavedModel, load_model, write_model
 from dnnflow.table.columns.preprocess import Preprocessing
 from dnnflow.table.columns.recipe import Recipe, Source
@@ -187,3 +189,27 @@ def test_a_model_is_chosen_of_a_study_alone(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="chosen of a study, got 'final' of the file"):
         model_file(tmp_path / "x.keras", "final")
+
+
+def test_each_model_of_a_folder_is_saved_for_raw_rows_once(tmp_path: Path) -> None:
+    """One that cannot be is told of, and is nobody's model by its own name."""
+    workspace = Workspace(tmp_path)
+    folder = workspace.model("some", 1).parent
+    folder.mkdir(parents=True)
+    (folder / "best-1.keras").write_bytes(saved(tmp_path, "kind").read_bytes())
+    hashed = saved(tmp_path, "kind", categories="hash", drop=["load", "wet"],
+                   frame=table(400).assign(rock=[f"r{i % 99}" for i in range(400)]))  # fmt: skip
+    (folder / "ensemble.keras").write_bytes(hashed.read_bytes())
+    told: list[Any] = []
+    (raw,) = save_raw_models(folder, told.append)
+    assert raw.name == "best-1-raw.keras"
+    assert any("ensemble-raw.keras is not saved: " in one.message for one in told if isinstance(one, Notice))
+    given = raw_columns(table())
+    plain = keras.saving.load_model(raw, compile=False, safe_mode=True)
+    want = expected(load_model(folder / "best-1.keras"), table())
+    np.testing.assert_allclose(plain.predict_on_batch(given), want, rtol=1e-6, atol=1e-6)
+    written = raw.stat().st_mtime_ns
+    assert save_raw_models(folder) == [raw]
+    assert raw.stat().st_mtime_ns == written
+    with pytest.raises(NotFoundError, match=r"there are 1, ensemble$"):
+        file_of_model(workspace, "some", "final")

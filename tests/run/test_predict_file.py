@@ -93,7 +93,7 @@ def test_texts_read_at_once_are_the_numbers_that_they_are_one_by_one(text: str) 
     fast = raw_values.plain_numbers(pd.Series([text, "1", None]), markers)
     if fast is not None:
         column = preprocess.NumberColumn("x", 0.0, 0.0, 1.0, 0.0, 1.0, False)
-        slow = preprocess._number(column, 1, text, markers)
+        slow = preprocess._number(column, text, markers)
         if fast[0] not in markers.numbers:  # these are found once all are read
             np.testing.assert_array_equal(fast[0], slow)
         assert fast[1] == 1

@@ -1,15 +1,20 @@
 """New rows are read as the table trained on was; where they are of another form that is told, or refused."""
 
+import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dnnflow.errors import DataError, ReadingWarning
-from dnnflow.run.models.saved_model import SavedModel
+from dnnflow.errors import DataError, InputError, ReadingWarning
+from dnnflow.run.models.saved_model import NOTE, SavedModel
 from dnnflow.table.columns.recipe import Recipe, Source
 from dnnflow.table.store.ingest import ingest
 
@@ -116,3 +121,87 @@ def test_what_was_said_to_be_text_is_text_again(tmp_path: Path):
     assert len(read(model, path)[0]) == 40
     TABLE.assign(**{"@relation": 1}).to_parquet(tmp_path / "t.parquet")
     assert len(read(model, tmp_path / "t.parquet")[0]) == 40
+
+
+class Halves:
+    """Says of each row that both classes are as likely."""
+
+    def predict_on_batch(self, features: np.ndarray) -> np.ndarray:
+        return np.full((len(features), 2), 0.5)
+
+
+def notes_on(model: SavedModel, rows: pd.DataFrame) -> list[str]:
+    table = replace(model, model=Halves()).predict(rows)
+    return table[NOTE].tolist() if NOTE in table else [""] * len(rows)
+
+
+def complete(model: SavedModel) -> SavedModel:
+    """Return a model as it is saved of a table without missing values."""
+    return replace(model, about={"complete": ["id", "city", "size"]})
+
+
+@pytest.mark.parametrize("marker", ["?", "NA", "", "  ", "null"])
+def test_a_value_is_told_to_be_missing_where_none_was(marker: str, tmp_path: Path):
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    model = trained(tmp_path / "t.csv", tmp_path)
+    new = TABLE.head(3).astype({"size": object})
+    new.loc[1, "size"], new.loc[2, "city"] = marker, marker
+    new.to_csv(tmp_path / "new.csv", index=False)
+    rows, _ = read(model, tmp_path / "new.csv")
+    assert notes_on(model, rows) == ["", "", ""]  # of models saved before, nothing is known
+    first, number, text = notes_on(complete(model), rows)
+    assert first == ""
+    for note, name in ((number, "size"), (text, "city")):
+        assert note.startswith(f"column '{name}' has ")
+        assert ("no value" if not marker.strip() else f"'{marker}', which stands for a missing value") in note
+        assert "the table trained on had a value in each row" in note
+    assert "and is taken as 0" in number
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 9), st.sampled_from([-1, 1]), st.sampled_from(["", ".0"]))
+def test_nines_beyond_the_training_rows_are_told_and_can_be_named(digits: int, sign: int, ending: str):
+    with tempfile.TemporaryDirectory() as folder:
+        TABLE.to_csv(Path(folder, "t.csv"), index=False)
+        model = complete(trained(Path(folder, "t.csv"), Path(folder)))
+    nines = f"{sign * (10**digits - 1)}"
+    new = TABLE.head(2).astype(str).assign(size=[nines + ending, "1e8"])
+    said, other = notes_on(model, new)
+    assert other == ""
+    assert f"{nines} is beyond the training rows (0" in said
+    assert f"--missing-value {nines})" in said
+    (named, _) = notes_on(model.with_missing_values([nines]), new)
+    assert "which stands for a missing value" in named
+
+
+def test_a_number_of_nines_among_those_trained_on_is_a_number(tmp_path: Path):
+    TABLE.assign(size=range(80, 120)).to_csv(tmp_path / "t.csv", index=False)
+    model = complete(trained(tmp_path / "t.csv", tmp_path))
+    assert notes_on(model, TABLE.head(1).assign(size="99")) == [""]
+
+
+def test_a_text_among_numbers_is_refused_with_its_rows_and_a_remedy_that_works(tmp_path: Path):
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    model = trained(tmp_path / "t.csv", tmp_path)
+    new = TABLE.head(9).astype({"size": object})
+    new.loc[::2, "size"] = "gone"
+    with pytest.raises(DataError) as refused:
+        model.preprocessing.transform(new)
+    assert "row 1, column 'size': 'gone' is not a finite number" in str(refused.value)
+    assert "(so in 5 rows: 1, 3, 5, 7, 9)" in str(refused.value)
+    assert "name it in missing_values (--missing-value 'gone')" in str(refused.value)
+    assert np.isnan(model.with_missing_values(["gone"]).preprocessing.read(new)[2]).sum() == 5
+    with pytest.raises(InputError, match="must be a list of texts, got 'none'"):
+        model.with_missing_values("none")
+
+
+def test_new_rows_may_be_of_another_encoding_quote_and_kind(tmp_path: Path):
+    TABLE.to_csv(tmp_path / "t.csv", index=False)
+    model = trained(tmp_path / "t.csv", tmp_path)
+    quoted = TABLE.assign(city="Gen,f")
+    quoted.to_csv(tmp_path / "new.csv", index=False, quotechar="'")
+    assert read(model, tmp_path / "new.csv", quote="'")[0]["city"].tolist() == ["Gen,f"] * 40
+    TABLE.assign(city="Łódź").to_csv(tmp_path / "new.csv", index=False, encoding="cp1250")
+    assert read(model, tmp_path / "new.csv", encoding="cp1250")[0]["city"].tolist() == ["Łódź"] * 40
+    (tmp_path / "new.txt").write_text(TABLE.to_string(index=False))
+    assert len(read(model, tmp_path / "new.txt", format="fwf")[0]) == 40

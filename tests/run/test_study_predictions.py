@@ -61,7 +61,7 @@ def test_classes_of_a_csv_that_are_no_plain_numbers_stay_apart(settings: Setting
 def test_what_the_training_rows_did_not_have_is_told(settings: Settings) -> None:
     rows = frame()
     study = searched(rows.assign(k=rows.a > 0), settings)
-    with pytest.warns(UserWarning, match="60 of 60 rows have a value that the training rows did not have"):
+    with pytest.warns(UserWarning, match="60 of 60 rows have a value unlike those trained on"):
         found = study.predict(rows.assign(c="unheard of"))
     assert set(found) <= {False, True}
 

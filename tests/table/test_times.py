@@ -1,8 +1,8 @@
 """Dates, times and durations become parts and seconds: read alike by every door, or refused with a remedy."""
 
 import tempfile
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -243,12 +243,6 @@ def test_new_rows_of_another_kind_are_refused(tmp_path: Path):
             dataset.transform(pd.DataFrame({"row": [1], "at": [wrong]}, dtype=object))
 
 
-def test_a_label_of_dates_by_its_type_is_refused(tmp_path: Path):
-    frame = pd.DataFrame({"x": range(20), "y": pd.date_range("2024-01-01", periods=20)})
-    with pytest.raises(DataError, match="a label must be numbers or text, but column 'y' holds dates"):
-        ingest(frame, Recipe(label="y"), tmp_path)
-
-
 @pytest.mark.parametrize(
     ("texts", "wanted"),
     [
@@ -279,3 +273,58 @@ def test_days_of_eight_digits_are_numbers_unless_said_otherwise(tmp_path: Path):
     found = read(texts, tmp_path, dates=("at=2024-12-31",))
     assert seconds(found)[:3] == rounded([since(2024, 1, 5), since(2024, 2, 29), since(2023, 12, 31)])
     assert not [note for note in read(["20240105", "20249999"], tmp_path).notes if "may be days" in note]
+
+
+TIMES_BY_TYPE: dict[str, Callable[[int], list[Any]]] = {
+    "dates": lambda n: [date(2024, 1, 1) + timedelta(days=i % n) for i in range(4 * n)],
+    "timestamps": lambda n: pd.date_range("2024-01-01 10:30", periods=n, freq="7min").tolist() * 4,
+    "with a zone": lambda n: pd.date_range("2024-01-01", periods=n, tz="Europe/Zurich").tolist() * 4,
+    "durations": lambda n: [timedelta(minutes=5 * (i % n) + 1) for i in range(4 * n)],
+}
+
+
+@pytest.mark.parametrize("kind", TIMES_BY_TYPE)
+@pytest.mark.parametrize("door", ["frame", "parquet", "csv"])
+def test_a_label_of_few_dates_has_them_for_classes(kind: str, door: str, tmp_path: Path):
+    """By their ISO text, in every door; new rows with the label are known again."""
+    values = TIMES_BY_TYPE[kind](3)
+    frame = pd.DataFrame({"x": range(12), "y": values})
+    dataset = ingest(_through(door, frame, tmp_path), Recipe(label="y"), tmp_path / "datasets")
+    assert len(dataset.class_names) == 3
+    if kind == "dates":
+        assert [*dataset.class_names] == ["2024-01-01", "2024-01-02", "2024-01-03"]
+    if kind == "timestamps":
+        assert dataset.class_names[0] == "2024-01-01 10:30:00"
+    if kind == "with a zone":
+        assert dataset.class_names[0] == "2024-01-01 00:00:00+01:00"
+    if door != "csv":  # pandas writes a duration in a way of its own there
+        assert None not in dataset.fitted.labels_of(0, frame["y"])
+        codes = dataset.fitted.targets.classes[0].codes(dataset.fitted.labels_of(0, frame["y"]))
+        assert sorted({*codes}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", TIMES_BY_TYPE)
+@pytest.mark.parametrize("door", ["frame", "parquet", "csv"])
+def test_many_dates_are_asked_about_and_both_remedies_work(kind: str, door: str, tmp_path: Path):
+    values = TIMES_BY_TYPE[kind](30)
+    frame = pd.DataFrame({"x": range(120), "y": values})
+    source = _through(door, frame, tmp_path)
+    with pytest.raises(
+        DataError, match="a label of 30 different dates or durations in 120 rows may be"
+    ) as no:
+        ingest(source, Recipe(label="y"), tmp_path / "datasets")
+    assert "set task to classification, or make it numbers before" in str(no.value)
+    dataset = ingest(source, Recipe(label="y", task="classification"), tmp_path / "datasets")
+    assert len(dataset.class_names) == 30
+    with pytest.raises(DataError, match=r"is not a number, as regression needs; make it numbers before"):
+        ingest(source, Recipe(label="y", task="regression"), tmp_path / "datasets")
+    numbers = frame.assign(y=[(value - values[0]) / timedelta(days=1) + 0.5 for value in values])
+    assert ingest(numbers, Recipe(label="y", task="regression"), tmp_path / "datasets").task == "regression"
+
+
+def _through(door: str, frame: pd.DataFrame, folder: Path) -> Any:
+    if door == "frame":
+        return frame
+    path = folder / f"t.{door}"
+    frame.to_parquet(path) if door == "parquet" else frame.to_csv(path, index=False)
+    return Source(url=str(path))

@@ -54,6 +54,26 @@ def test_rows_that_do_not_fit_are_explained(client: TestClient, saved: str) -> N
     assert predict(client, saved, content="x", headers={"Content-Type": "image/png"}).status_code == 415
 
 
+def test_how_rows_are_written_is_said_and_told(client: TestClient, saved: str) -> None:
+    """Another encoding is told; other markers of missing values are refused, unless they are named."""
+    names = ",".join([*ROW, "café"])
+    sent = f"{names}\n5.1,3.5,1.4,0.2,x\n5.1,gone,-999,0.2,y\n".encode("latin-1")
+    refused = predict(client, saved, content=sent, headers=CSV)
+    assert refused.status_code == 422
+    assert "row 2, column 'sepal_width_cm': 'gone' is not a finite number" in refused.text
+    found = predict(client, saved, content=sent, headers=CSV, params={"missing_values": ["gone", "x"]}).json()
+    (note,) = found["reading_notes"]
+    assert "the text of the rows is not UTF-8 and was read as latin-1" in note
+    first, second = found["notes"]
+    assert first == ""
+    assert "'gone', which stands for a missing value" in second
+    assert "-999 is beyond the training rows" in second
+    said = {"missing_values": ["gone", "-999"], "encoding": "latin-1", "quote": "'"}
+    assert predict(client, saved, content=sent, headers=CSV, params=said).json()["reading_notes"] == []
+    wrong = predict(client, saved, content=sent, headers=CSV, params={"encoding": "latin-x"})
+    assert (wrong.status_code, "must be one that Python knows" in wrong.text) == (422, True), wrong.text
+
+
 def test_more_rows_than_allowed_are_refused(client: TestClient, saved: str) -> None:
     text = ",".join(ROW) + "\n" + "1,1,1,1\n" * 100_001
     answer = predict(client, saved, content=text, headers=CSV)

@@ -263,3 +263,21 @@ def test_pages_hold_no_script_and_no_style_of_their_own(
         text = client.get(path).text
         assert not re.search(r"<script(?![^>]*(src=|application/json))", text), path
         assert not re.search(r"\son\w+=|style=|<style|https?://(?!127\.0\.0\.1)", text), path
+
+
+def test_a_text_may_be_said_to_have_columns_of_fixed_width(client: TestClient) -> None:
+    """Where that is in doubt, as a column without a name: first rows are shown, then it is read so."""
+    rows = "".join(f"{a:<6}{b:<9}{c}\n" for a, b, c in [("1.5", "Ulm", "x"), ("10", "Bad Ems", "y")] * 9)
+    sent = client.post("/api/v1/datasets?delimiter=|", content=f"{'size':<15}kind\n{rows}",
+                       headers={"Content-Type": "text/csv"})  # fmt: skip
+    assert "set delimiter to a blank, or format to fwf" in sent.text
+    sent = client.post("/api/v1/datasets?delimiter=%20&header=false", content=rows.replace("Bad Ems", "Ems"),
+                       headers={"Content-Type": "text/csv"})  # fmt: skip
+    address = f"/new/{sent.json()['upload_id']}"
+    page = client.get(address).text
+    assert '<option value="fwf">columns of fixed width</option>' in page
+    data = {"csrf_token": token_of(page), "format": "fwf", "header": "no"}
+    assert "column_3" in client.post(f"{address}/first-rows", data=data).text
+    assert client.post(f"{address}/reading", data=data, headers=PAGE).status_code == 303
+    found = client.get(f"/api/v1/datasets/{sent.json()['upload_id']}").json()
+    assert (found["reading"]["format"], found["asked"]) == ("fwf", {"format": "fwf", "header": False})

@@ -218,7 +218,11 @@ def test_the_model_on_all_rows_is_told_without_a_number(
     assert client.get(f"{base}/final").content == path.read_bytes()
     page = client.get(f"/studies/{with_ensemble}/predict?model=final", headers=PAGE).text
     assert f'<option value="final" selected>{name}</option>' in page
-    assert "Model on all rows (.keras)" in client.get(f"/studies/{with_ensemble}/results", headers=PAGE).text
+    shown = client.get(f"/studies/{with_ensemble}/results", headers=PAGE).text
+    assert "Model on all rows (.keras)" in shown
+    for model in ("1", "ensemble", "final"):
+        for query in ("raw=true", "raw=true&amp;format=onnx", "format=onnx"):
+            assert f'href="{base}/{model}?{query}"' in shown
     scored = client.post(
         f"{base}/final/score", content=labelled(iris)[0], headers={"Content-Type": "text/csv"}
     )

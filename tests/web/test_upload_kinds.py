@@ -33,6 +33,11 @@ ARFF = "@relation t\n@attribute width real\n@attribute code {01,1,002,7}\n@attri
 KEEL = ARFF.replace("width real", "width real [0, 9]").replace("@data", "@outputs kind\n@data")
 
 
+def fixed(frame: pd.DataFrame) -> str:
+    """Return text of columns of fixed width, where a row may have no value."""
+    return "".join(f"{a!s:<8}{b!s:<12}{c}\n" for a, b, c in [[*frame], *frame.to_numpy().tolist()])
+
+
 def _rows() -> str:
     return FRAME.to_csv(index=False, header=False)
 
@@ -57,8 +62,11 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "t.feather": lambda path: FRAME.to_feather(path),
     "t.orc": lambda path: FRAME.to_orc(path),
     "t.jsonl": lambda path: FRAME.to_json(path, orient="records", lines=True),
+    "t.json": lambda path: FRAME.to_json(path, orient="records", indent=2),
     "t.xlsx": _workbook,
     "t.sqlite": _database,
+    "t.txt": lambda path: path.write_text(FRAME.to_string(index=False)),
+    "fixed.txt": lambda path: path.write_text(fixed(FRAME.astype(str).replace({"width": {"0.5": ""}}))),
     "t.arff": lambda path: path.write_text(ARFF + _rows()),
     "t.dat": lambda path: path.write_text(KEEL + _rows()),
 }
@@ -157,7 +165,7 @@ def test_a_packed_file_of_any_kind_is_read(tmp_path: Path):
         ("t.xlsx", b"PK\x03\x04" + bytes(99), "a workbook must be readable"),
         ("t.sqlite", b"SQLite format 3\0" + bytes(99), "cannot read t.sqlite"),
         ("t.pdf", b"%PDF-1.7\n" + bytes(99), "a PDF file"),
-        ("t.json", b"[{}]", "an object a line"),
+        ("t.json", b"[1, 2]", "row 1: each record must be a JSON object, .* but it is '1, 2]'"),
         ("t.h5", b"\x89HDF\r\n\x1a\n" + bytes(99), "t.h5 is not"),
     ],
 )
@@ -337,3 +345,36 @@ def test_the_first_rows_are_shown_again_before_the_label_is_chosen(
     page.get_by_label("Encoding").fill("utf-16")
     page.wait_for_selector("#first-rows .note.bad")
     assert tab.said == []
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("kind", "asked"), [
+    (" ", UploadReading()), (" ", UploadReading(delimiter=" ")), ("fwf", UploadReading()),
+    ("fwf", UploadReading(format="fwf")), ("fwf", UploadReading(format="fwf", encoding="utf-8")),
+])  # fmt: skip
+def test_blanks_part_an_upload_as_they_part_a_file(
+    kind: str, asked: UploadReading, packed: bool, tmp_path: Path
+):
+    frame = FRAME.astype(str).replace({"width": {"0.5": ""}}) if kind == "fwf" else FRAME
+    text = fixed(frame).replace("elm", "élm").encode()
+    path = tmp_path / ("t.txt.gz" if packed else "t.txt")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    upload = received(path, asked)
+    found = {one.name: one for one in upload.profile.columns}
+    assert dict(found["kind"].values) == {"oak": 20, "élm": 20}
+    assert found["width"].missing == (kind == "fwf")
+    assert upload.profile.first_rows[4][1] == "01"
+    reading = dict(upload.profile.reading)
+    assert reading["delimiter"] == " "
+    assert reading.get("format") == ("fwf" if kind == "fwf" else None)
+    dataset = ingest(Source(url=str(upload.path), **reading), Recipe(label="kind"), tmp_path / "datasets")
+    same = ingest(Source(url=str(path), **asked.said()), Recipe(label="kind"), tmp_path / "datasets")
+    assert dataset.id == same.id
+    word = "columns of fixed width" if kind == "fwf" else "separated by blanks"
+    assert any(word in note for note in upload.profile.notes)
+
+
+def test_a_faulty_row_among_blanks_is_told_with_its_line(tmp_path: Path):
+    (tmp_path / "t.txt").write_text(fixed(FRAME) + "1 2 3 4\n")
+    with pytest.raises(DataError, match=r"row 41 \(line 42\) has 4 values"):
+        received(tmp_path / "t.txt", UploadReading(delimiter=" "))

@@ -57,6 +57,8 @@ class ModelScore:
     """In the order of `confusion`; empty of labels and numbers."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Rows, [true class][predicted class]; empty of labels and numbers."""
+    notes: tuple[str, ...] = ()
+    """What to know of the rows: how they were read, values unlike those trained on."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON types."""

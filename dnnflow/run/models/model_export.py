@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from dnnflow.errors import InputError, NotFoundError
+from dnnflow.errors import DataError, InputError, NotFoundError
+from dnnflow.events import Listener, Notice, ignore
 from dnnflow.paths import Workspace, write_file
 from dnnflow.run.models.saved_model import load_model, read_about, write_archive
 from dnnflow.table.columns.kinds import in_a_list
@@ -11,6 +12,8 @@ from dnnflow.table.columns.preprocess import NumberColumn
 
 SUFFIXES = (".keras", ".onnx")
 """Ends of the names of what is written."""
+RAW = "-raw"
+"""End of the name, without its suffix, of a study's model that takes raw rows."""
 
 
 def export_model(file: Path, out: Path, *, raw: bool = False) -> tuple[str, ...]:
@@ -74,6 +77,27 @@ def export_model(file: Path, out: Path, *, raw: bool = False) -> tuple[str, ...]
     return tuple(notes)
 
 
+def save_raw_models(folder: Path, listener: Listener = ignore) -> list[Path]:
+    """Write each model of a folder once more, for raw rows; return the files, `NAME-raw.keras`.
+
+    Those that are there already and not older than their model stay. A listener is told why one cannot be.
+    """
+    written = []
+    for file in sorted(folder.glob("*.keras")):
+        out = file.with_name(f"{file.stem}{RAW}.keras")
+        if file.stem.endswith(RAW):
+            continue
+        if not out.is_file() or out.stat().st_mtime_ns < file.stat().st_mtime_ns:
+            try:
+                notes = export_model(file, out, raw=True)
+            except (InputError, DataError) as error:
+                notes = (f"{out.name} is not saved: {error}",)
+            for note in notes:
+                listener(Notice(note))
+        written += [out] if out.is_file() else []
+    return written
+
+
 def file_of_model(workspace: Workspace, study_id: str, model: str) -> Path:
     """Return the file of one of a study's models: of a rank, `ensemble` or `final`.
 
@@ -91,7 +115,8 @@ def file_of_model(workspace: Workspace, study_id: str, model: str) -> Path:
     else:
         raise InputError(f"a study's model is a rank, ensemble or final, got {model!r}")
     if not file.is_file():
-        saved = sorted(one.stem.removeprefix("best-") for one in file.parent.glob("*.keras"))
+        saved = sorted(one.stem.removeprefix("best-") for one in file.parent.glob("*.keras")
+                       if not one.stem.endswith(RAW))  # fmt: skip
         raise NotFoundError(
             f"a model is one that the study saved, got {model!r} of study {study_id}; there are "
             f"{', '.join(saved) or 'none yet'}"

@@ -180,6 +180,7 @@ def write_model(path: Path, model: "keras.Model", dataset: "Dataset | None" = No
         "class_names": list(dataset.class_names),
         "preprocessing": dataset.preprocessing(),
         "reading": dict(dataset.reading),
+        "complete": [column.name for column in dataset.schema if not column.missing],
         **(record or {}),
     }  # fmt: skip
     write_archive(path, model, about)
@@ -243,6 +244,21 @@ class SavedModel:
         if wrong := [value for value in thresholds if not 0 <= value <= 1]:
             raise InputError(f"a threshold is a probability in [0, 1], got {wrong[0]:g}")
         return replace(self, about={**self.about, "thresholds": list(thresholds)})
+
+    def with_missing_values(self, markers: Sequence[str]) -> "SavedModel":
+        """Return the model for new rows in which other texts, too, stand for a missing value.
+
+        Raises
+        ------
+        InputError
+            If they are no list of texts.
+        """
+        if isinstance(markers, str) or not all(isinstance(one, str) for one in markers):
+            raise InputError(f"missing_values must be a list of texts, got {markers!r}; write it as ['-999']")
+        known = self.preprocessing
+        more = tuple(one for one in dict.fromkeys(markers) if one not in known.missing_values)
+        changed = replace(known, missing_values=(*known.missing_values, *more))
+        return replace(self, preprocessing=changed) if more else self
 
     def source(self, url: str, **given: Any) -> Source:
         """Return how a table of raw rows is read: as that of the training, besides what is given.
@@ -379,11 +395,13 @@ class SavedModel:
             With the index of `rows`. Of a class: column `prediction`, then `probability of <class>` of each.
             Of labels: a column with the text of each, then `probability of <label>=<text>` of its second
             value. Of numbers: a column of each, in the table's units. A single one is `prediction`. Where a
-            row has a category that the training rows had not, `note on row` is the last column and says so.
+            row has a value unlike those trained on (another category, one missing where none was),
+            `note on row` is the last column and says so.
         """
         import pandas as pd
 
-        outputs = self._outputs(rows, first_row)
+        read = self.preprocessing.read(rows, first_row=first_row)
+        outputs = self._outputs(read)
         targets = self.preprocessing.targets
         names: tuple[str, ...] = ()
         if targets.task is Task.CLASSIFICATION:
@@ -397,7 +415,7 @@ class SavedModel:
             names = tuple(f"{label}={classes.names[1]}" for label, classes in pairs)
         for place, name in enumerate(names):
             table[f"{PROBABILITY}{name}"] = outputs[:, place]
-        if any(notes := self.preprocessing.notes(rows)):
+        if any(notes := self._notes(rows, read)):
             table[NOTE] = notes
         return table
 
@@ -441,14 +459,18 @@ class SavedModel:
             If there is no label, or one that the model does not know.
         """
         truth, known = truth_of(self.preprocessing, rows)
-        metric_name = self.about.get("metric")
-        found = score_of(truth, known, self._outputs(rows), self.preprocessing,
+        metric_name, read = self.about.get("metric"), self.preprocessing.read(rows)
+        found = score_of(truth, known, self._outputs(read), self.preprocessing,
                          metric_name=metric_name, thresholds=self.thresholds)  # fmt: skip
-        return replace(found, fitted_rows=self.about.get("rows"))
+        noted = unlike_in_words(self._notes(rows, read))
+        return replace(found, fitted_rows=self.about.get("rows"), notes=(noted,) if noted else ())
 
-    def _outputs(self, rows: "pd.DataFrame", first_row: int = 0) -> NDArray[np.floating]:
+    def _notes(self, rows: "pd.DataFrame", read: Sequence[NDArray[Any]]) -> list[str]:
+        return self.preprocessing.notes(rows, read, self.about.get("complete", ()))
+
+    def _outputs(self, read: Sequence[NDArray[Any]]) -> NDArray[np.floating]:
         """Return probabilities or numbers, (rows, outputs)."""
-        features = self.preprocessing.transform(rows, first_row=first_row)  # (rows, features) float32
+        features = self.preprocessing.encode(read)  # (rows, features) float32
         # As `predict` does in batches, to the bit, without its pipeline of data, which takes longer
         starts = range(0, max(1, len(features)), _BATCH)
         found = [self.model.predict_on_batch(features[start : start + _BATCH]) for start in starts]
@@ -539,15 +561,17 @@ def warned(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return predictions without notes on rows; a warning says what these are."""
     if NOTE not in table:
         return table
-    notes = table[NOTE]
-    noted = [(place, note) for place, note in enumerate(notes, 1) if note]
-    place, note = noted[0]
-    warnings.warn(
-        f"{len(noted):,} of {len(table):,} rows have a value that the training rows did not have, "
-        f"row {place}: {note}",
-        stacklevel=3,
-    )
+    warnings.warn(unlike_in_words(table[NOTE].tolist()), stacklevel=3)
     return table.drop(columns=NOTE)
+
+
+def unlike_in_words(notes: Sequence[str]) -> str:
+    """Return how many rows have a note, and the first of them; nothing where none has."""
+    noted = [(place, note) for place, note in enumerate(notes, 1) if note]
+    if not noted:
+        return ""
+    place, note = noted[0]
+    return f"{len(noted):,} of {len(notes):,} rows have a value unlike those trained on, row {place}: {note}"
 
 
 def _class_values(model: SavedModel, label_type: LabelType | None) -> dict[str, Any]:

@@ -49,6 +49,15 @@ def spellings(array: Any) -> Any:
     return written
 
 
+def iso_spellings(array: Any) -> Any:
+    """Return what `spellings` does, whatever an instant's unit is: 2024-01-31 10:30:00+01:00."""
+    if not pa.types.is_timestamp(array.type):
+        return spellings(array)
+    texts = spellings(pc.cast(array, pa.timestamp("us", array.type.tz), safe=False))
+    texts = pc.replace_substring_regex(texts, r"\.0+([+-]\d{4}|Z)?$", r"\1")
+    return pc.replace_substring_regex(texts, r"([+-]\d\d)(\d\d)$", r"\1:\2")
+
+
 def spelled(value: Any) -> str | None:
     """Return a Python value as a CSV spells it, and `spellings` an array of such; None if it is missing."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):

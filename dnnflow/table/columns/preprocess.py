@@ -5,7 +5,7 @@ the dataset nor the CSV to be applied to new rows.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,16 @@ from dnnflow.table.columns.kinds import (
     quoted,
     to_number,
 )
-from dnnflow.table.columns.raw_values import as_text, by_names, is_text, plain_numbers, since_epoch, texts_of
+from dnnflow.table.columns.raw_values import (
+    as_text,
+    by_names,
+    is_text,
+    label_texts,
+    plain_numbers,
+    since_epoch,
+    texts_of,
+)
+from dnnflow.table.columns.row_faults import WrongText, never_missing, not_a_number, rows_of
 from dnnflow.table.columns.targets import Targets
 from dnnflow.table.columns.times import LONGEST_MONTH, PERIODS, TimeStyle, parts_of
 
@@ -43,6 +52,8 @@ MISSING, UNSEEN = -2, -1
 """Codes of text that is no category."""
 
 _LARGEST = np.finfo(np.float32).max
+_NINES = [sign * (10.0**digits - 1) for digits in range(2, 11) for sign in (-1, 1)]
+"""Numbers that often stand for missing ones: 99, -999, …"""
 _HEADERLESS = (
     "; if the first line has values and no names, set header to false (--no-header): the columns are those "
     "of the table trained on"
@@ -71,6 +82,18 @@ class NumberColumn:
     def feature_names(self) -> tuple[str, ...]:
         """Names of the encoded columns."""
         return (self.name, f"{self.name}_missing") if self.indicator else (self.name,)
+
+    def may_be_markers(self, values: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Say which numbers, as -999, may stand for a missing value: beyond the training rows, all nines."""
+        beyond = (values < self.low) | (values > self.high)
+        return beyond & np.isin(values, _NINES) if beyond.any() else beyond
+
+    def marker(self, value: float) -> str:
+        """Say of a number that it may stand for a missing value."""
+        return (
+            f"column {self.name!r}: {value:.0f} is beyond the training rows ({self.low:g} to {self.high:g}); "
+            f"if it stands for a missing value, name it in missing_values (--missing-value {value:.0f})"
+        )
 
     def encode(self, values: NDArray[np.float64], clip: bool, out: NDArray[np.float32]) -> None:
         """Write the encoded columns of values, shape (rows,), which are overwritten."""
@@ -291,7 +314,7 @@ class Preprocessing:
                 return text
             return None if is_missing(text) else text if style is None else style.plainly(text)
 
-        return [tidied(text) for text in texts_of(values)]
+        return [tidied(text) for text in label_texts(values)]
 
     @cached_property
     def _label_styles(self) -> dict[str, NumberStyle]:
@@ -348,9 +371,13 @@ class Preprocessing:
         DataError
             If a column is not there, or a value of a number column is not a finite number.
         """
+        return self.encode(self.read(frame, first_row=first_row))
+
+    def read(self, frame: "pd.DataFrame", *, first_row: int = 0) -> list[NDArray[Any]]:
+        """Return what raw rows hold in each column: numbers, NaN where missing, or codes; as `transform`."""
         frame = by_names(frame, [column.name for column in self.columns])
         self._check_columns([*frame.columns])
-        return self.encode([self._raw(column, frame[column.name], first_row) for column in self.columns])
+        return [self._raw(column, frame[column.name], first_row) for column in self.columns]
 
     def _check_columns(self, names: Sequence[str]) -> None:
         wrong = [column.name for column in self.columns if names.count(column.name) != 1]
@@ -363,21 +390,39 @@ class Preprocessing:
             f"{nearest(first, names)}{_HEADERLESS if looks_like_values(names) else ''}"
         )
 
-    def notes(self, frame: "pd.DataFrame") -> list[str]:
+    def notes(
+        self, frame: "pd.DataFrame", read: Sequence[NDArray[Any]] | None = None,
+        complete: Collection[str] = (),
+    ) -> list[str]:  # fmt: skip
         """Return what to know of each raw row before its prediction is believed; an empty text for most.
 
-        That is a text that the training rows did not have: it is encoded as none of their categories.
+        That is a text that the training rows did not have, which is encoded as none of their categories; a
+        missing value where no row of the table had one; a number that may stand for a missing value.
+
+        Parameters
+        ----------
+        read
+            What `read` returns of the rows, if it is known.
+        complete
+            Columns that have a value in all rows of the table trained on.
         """
         frame = by_names(frame, [column.name for column in self.columns])
         found: dict[int, list[str]] = {}
-        for column in self.columns:
-            if not isinstance(column, TextColumn):
-                continue
-            texts, rows = self._texts(frame[column.name])
-            places = column.strangers(texts).tolist()
-            said = {place: column.unseen(texts[place] or "") for place in places}
-            for row in np.flatnonzero(np.isin(rows, places)).tolist():
-                found.setdefault(row, []).append(said[int(rows[row])])
+        for column, values in zip(self.columns, self.read(frame) if read is None else read, strict=True):
+            if isinstance(column, TextColumn):
+                texts, rows = self._texts(frame[column.name])
+                places = column.strangers(texts).tolist()
+                said = {place: column.unseen(texts[place] or "") for place in places}
+                for row in np.flatnonzero(np.isin(rows, places)).tolist():
+                    found.setdefault(row, []).append(said[int(rows[row])])
+            elif isinstance(column, NumberColumn) and column.style is None:
+                for row in np.flatnonzero(column.may_be_markers(values)).tolist():
+                    found.setdefault(row, []).append(column.marker(float(values[row])))
+            if column.name in complete:
+                missing = values == MISSING if isinstance(column, TextColumn) else np.isnan(values)
+                for row in np.flatnonzero(missing).tolist():
+                    text = as_text(frame[column.name].iloc[row])
+                    found.setdefault(row, []).append(never_missing(column.name, _fill_of(column), text))
         notes = [""] * len(frame)
         for row, of_row in found.items():
             notes[row] = "; ".join(of_row)
@@ -395,14 +440,18 @@ class Preprocessing:
         elif plain is not None:
             numbers = plain
         else:
-            numbered = enumerate(values.tolist(), first_row + 1)
-            found = (_number(column, row, value, self.markers) for row, value in numbered)
-            numbers = np.fromiter(found, dtype=np.float64)
+            found = (_number(column, value, self.markers) for value in values.tolist())
+            try:
+                numbers = np.fromiter(found, dtype=np.float64)
+            except WrongText as wrong:
+                raise not_a_number(
+                    column.name, column.style, rows_of(values, wrong.text, first_row), wrong.text
+                ) from None
         if self.markers.numbers:
             numbers = np.where(np.isin(numbers, [*self.markers.numbers]), np.nan, numbers)
         if (infinite := np.isinf(numbers)).any():
             row = int(np.argmax(infinite))
-            raise _not_a_number(column, first_row + row + 1, str(values.iloc[row]))
+            raise not_a_number(column.name, column.style, [first_row + row + 1], str(values.iloc[row]))
         return numbers
 
     def _texts(self, values: "pd.Series[Any]") -> tuple[list[str | None], NDArray[np.int64]]:
@@ -440,7 +489,7 @@ class Preprocessing:
         found: NDArray[np.float64] = seconds[known.indices.fill_null(-1).to_numpy()][rows]
         for row in np.flatnonzero(np.isnan(found)).tolist():
             if (text := texts[int(rows[row])]) is not None:
-                raise _not_a_number(column, first_row + row + 1, text)
+                raise not_a_number(column.name, column.style, rows_of(values, text, first_row), text)
         return found
 
     def inverse(self, features: NDArray[np.float32]) -> "pd.DataFrame":
@@ -530,32 +579,17 @@ def _column(values: dict[str, Any]) -> FittedColumn:
     return TimeColumn(number, tuple(parts)) if kind == "time" else number
 
 
-def _number(column: NumberColumn, row: int, value: Any, markers: Markers) -> float:
+def _fill_of(column: FittedColumn) -> str | float | None:
+    """Return what takes the place of a missing value; None of times, which have no plain number."""
+    return None if isinstance(column, TimeColumn) else column.fill
+
+
+def _number(column: NumberColumn, value: Any, markers: Markers) -> float:
     text = as_text(value)
     if text is None or markers.has_number(text):
         return np.nan
     is_plain = column.style is None or isinstance(value, int | float)
     number = to_number(text) if is_plain or column.style is None else column.style.read(text)
     if number is None or np.isinf(number):
-        raise _not_a_number(column, row, text)
+        raise WrongText(text)
     return number
-
-
-def _not_a_number(column: NumberColumn | TimeColumn, row: int, text: str) -> DataError:
-    as_they_had = "as the training rows had"
-    if isinstance(column.style, TimeStyle):
-        what = "a duration" if not column.style.is_instant else "a date"
-        zone = ""
-        if column.style.is_instant:
-            zone = " and with a zone" if column.style.has_zone else " and without a zone"
-        return DataError(
-            f"row {row}, column {column.name!r}: {quoted(text)} is not {what}, {as_they_had}, written like "
-            f"{column.style.example}{zone}; correct it or leave it empty"
-        )
-    if column.style is not None:
-        unit = f" with {column.style.affix!r}" if column.style.affix else ""
-        as_they_had += f", written like {column.style.example}{unit}"
-    return DataError(
-        f"row {row}, column {column.name!r}: {quoted(text)} is not a finite number, {as_they_had}; "
-        "correct it or leave it empty"
-    )

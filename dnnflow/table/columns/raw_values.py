@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dnnflow.table.columns.arrow import spelled, spellings
+from dnnflow.table.columns.arrow import iso_spellings, spelled, spellings
 from dnnflow.table.columns.kinds import Markers, composed, one_column
 
 if TYPE_CHECKING:
@@ -40,6 +40,17 @@ def texts_of(values: "pd.Series[Any]") -> list[str | None]:
         texts: list[str | None] = spellings(pa.Array.from_pandas(values)).to_pylist()
         return texts
     return list(map(as_text, values.tolist()))
+
+
+def label_texts(values: "pd.Series[Any]") -> list[str | None]:
+    """Return raw labels as texts: instants and durations as those of a table with types, others as texts."""
+    import pandas as pd
+
+    is_time = values.dtype.kind in "mM" or getattr(values.dtype, "tz", None) is not None
+    if is_time or pd.api.types.infer_dtype(values, skipna=True) in ("datetime", "timedelta"):
+        texts: list[str | None] = iso_spellings(pa.Array.from_pandas(values)).to_pylist()
+        return texts
+    return texts_of(values)
 
 
 def since_epoch(values: NDArray[Any]) -> NDArray[np.float64]:

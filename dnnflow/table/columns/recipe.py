@@ -48,8 +48,8 @@ class TextOptions(Parameters):
     """Options for fsspec (remote file systems); no part of a dataset's identity."""
     format: Format | None = None
     """What the file is; found by its first bytes, then by the end of its name, where absent. arrow is Feather
-    too, jsonl a JSON object a line, npz also .npy, csv any text with delimiters, fwf text in columns of fixed
-    width: one ends where all lines have a blank."""
+    too, jsonl a JSON object a line or an array of them, npz also .npy, csv any text with delimiters, fwf text
+    in columns of fixed width: one ends where all lines have a blank."""
     sheet: str | None = None
     """Name of the sheet of a workbook; the first where absent."""
     query: str | None = None

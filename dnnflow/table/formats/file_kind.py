@@ -4,8 +4,6 @@ import json
 import re
 from pathlib import Path
 
-from dnnflow.errors import DataError
-
 HEAD_BYTES = 1 << 16
 """Bytes, decompressed, that are looked at."""
 
@@ -17,6 +15,8 @@ _SUFFIXES = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".jsonlines": "jsonl", ".arff": "arff", ".zarr": "zarr",
 }  # fmt: skip
 _PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
+_ARRAY = re.compile(rb'\[\s*\{\s*["}]')
+"""How an array of JSON objects begins, and no other table."""
 _KEEL = re.compile(rb"^\s*@(inputs?|outputs?)\b|^\s*@attribute\s+\S+\s*(real|integer)\s*\[", re.I | re.M)
 
 
@@ -37,11 +37,6 @@ def file_kind(head: bytes, suffix: str, *, is_delimited: bool) -> str:
         Of its name.
     is_delimited
         Whether it is known to have a delimiter: then text is a CSV.
-
-    Raises
-    ------
-    DataError
-        If it is JSON that is no table.
     """
     known = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     if head.startswith(b"PK\x03\x04"):
@@ -59,10 +54,8 @@ def file_kind(head: bytes, suffix: str, *, is_delimited: bool) -> str:
 
 
 def _is_json(start: bytes, suffix: str) -> bool:
-    if suffix == ".json" and start.startswith(b"["):
-        raise DataError(
-            "a JSON table must have an object a line (JSON lines), got one array; write it with a line a row"
-        )
+    if _ARRAY.match(start) or (suffix == ".json" and start.startswith(b"[")):
+        return True
     first = start.splitlines()[0] if start else b""
     if not first.startswith(b"{"):
         return False

@@ -18,7 +18,7 @@ from dnnflow.table.formats.file_kind import HEAD_BYTES, file_kind, suffix_of
 from dnnflow.table.formats.record_files import open_arff, open_json_lines, open_sheet
 from dnnflow.table.formats.sql_query import is_database, open_query
 from dnnflow.table.formats.typed_source import TypedSource
-from dnnflow.table.text.blanks import BLANK, is_blank_separated
+from dnnflow.table.text.blanks import BLANK, FIXED_BYTES, kind_by_blanks, may_be_fixed
 from dnnflow.table.text.source_text import binary, readable
 
 TEXT_KINDS = ("csv", "keel", "fwf")
@@ -91,8 +91,11 @@ def _separated(found: FoundTable) -> FoundTable:
         return found
     with binary(source) as (stream, _), readable(source):
         head = bytes(stream.read(HEAD_BYTES) or b"")
-    is_blank = is_blank_separated(head, whole=len(head) < HEAD_BYTES)
-    return FoundTable(source.replace(delimiter=BLANK), "csv") if is_blank else found
+        rest = None if len(head) < HEAD_BYTES else lambda: bytes(stream.read(FIXED_BYTES) or b"")
+        kind = kind_by_blanks(head, rest, may_be_fixed=may_be_fixed(source))
+    if kind is None:
+        return found
+    return FoundTable(source.replace(delimiter=BLANK, **({"format": kind} if kind == "fwf" else {})), kind)
 
 
 def _files(source: Source) -> list[Source]:

@@ -1,13 +1,17 @@
-"""Read files of records: JSON lines, ARFF and sheets of a workbook."""
+"""Read files of records: JSON, ARFF and sheets of a workbook."""
 
+import codecs
+import io
 import itertools
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,8 +21,11 @@ from dnnflow.table.formats.columnar import HeldTable, OpenedFile
 from dnnflow.table.formats.spooled import PIECE_ROWS, SpooledTable
 from dnnflow.table.formats.typed_source import foreign, mixed, no_rows, nominal
 from dnnflow.table.text.first_lines import is_units_row
+from dnnflow.table.text.source_text import RECORD_BYTES
 
 _PIECE_BYTES = 16 << 20
+_BEGINNING = 1 << 12
+_BETWEEN = re.compile(r"\s*")
 _ROW = re.compile(r" in row (\d+)$")
 _LONG, _LONG_DIGITS = 2.0**63, re.compile(rb"[:\s]-?[0-9]{19,}\s*[,}]")
 _CELL = re.compile(r"Error\((\w+)\)")
@@ -39,7 +46,7 @@ _NOT_AVAILABLE = "NA"
 
 
 def open_json_lines(file: OpenedFile, place: Path) -> SpooledTable:
-    """Open a file with a JSON object a line; its columns are kept on disk.
+    """Open a file with a JSON object a line, or an array of them; its columns are kept on disk.
 
     Raises
     ------
@@ -51,37 +58,108 @@ def open_json_lines(file: OpenedFile, place: Path) -> SpooledTable:
 
 def _json_pieces(path: Path) -> Iterator[pa.Table]:
     row = 0
+    for data in _json_lines(path):
+        piece = _json_piece(data, row)
+        row += piece.num_rows
+        yield piece
+    if not row:
+        raise no_rows()
+
+
+def _json_lines(path: Path) -> Iterator[bytes]:
+    """Yield the records of a file, one a line, in pieces."""
     with path.open("rb") as stream:
+        is_array = stream.read(_BEGINNING).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+        stream.seek(0)
+        if is_array:
+            with io.TextIOWrapper(stream, "utf-8-sig") as text:
+                records = _array_records(text)
+                while some := list(itertools.islice(records, PIECE_ROWS)):
+                    yield "".join(some).encode()
+            return
         while data := stream.read(_PIECE_BYTES):
             data += stream.readline()
-            if not data.strip():
-                continue
-            piece = _json_piece(data, row)
-            row += piece.num_rows
-            yield piece
+            if data.strip():
+                yield data
+
+
+def _array_records(text: IO[str]) -> Iterator[str]:
+    """Yield each object of a JSON array on a line of its own."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    held, row = text.read(_BEGINNING), 0
+    at = held.index("[") + 1
+    while True:
+        begin = at = _BETWEEN.match(held, at).end()  # type: ignore[union-attr]
+        if held.startswith("]", at) and not (held[at + 1 :] + text.read()).strip():
+            return
+        if row and held.startswith(",", at):
+            at = _BETWEEN.match(held, at + 1).end()  # type: ignore[union-attr]
+        elif row and at < len(held):
+            raise _json_fault(row, f"{quoted(held[at : at + 10])} stands where a comma or the end should be")
+        try:
+            record, end = decoder.raw_decode(held, at)
+            is_cut = not isinstance(record, dict)
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise _json_fault(row + 1, str(error)) from None
+            record, is_cut, end = error, True, at
+        if is_cut and len(held) - begin < RECORD_BYTES and (more := text.read(_PIECE_BYTES)):
+            held, at = held[begin:] + more, 0  # it may go on
+            continue
+        if not isinstance(record, dict):
+            what = "it ends before" if at >= len(held) else f"it is {quoted(held[at : at + 40])}"
+            raise _json_fault(row + 1, what)
+        yield json.dumps(record) + "\n"
+        at, row = end, row + 1
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; one that has a name twice is refused."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{quoted(twice)} is twice in it")
+    return found
+
+
+def _json_fault(row: int, reason: str) -> DataError:
+    return DataError(
+        f"row {row}: each record must be a JSON object, with values of one type a column, but {reason}; "
+        "correct that record"
+    )
 
 
 def _json_piece(data: bytes, row: int) -> pa.Table:
-    from pyarrow import json
+    from pyarrow import json as arrow_json
 
-    whole = json.ReadOptions(use_threads=False, block_size=len(data) + 1)
+    whole = arrow_json.ReadOptions(use_threads=False, block_size=len(data) + 1)
     try:
-        piece = json.read_json(pa.BufferReader(data), whole)
+        piece = arrow_json.read_json(pa.BufferReader(data), whole)
         dates = [field.name for field in piece.schema if pa.types.is_timestamp(field.type)]
         if dates:  # JSON has no dates: what looks like one is text
             texts = pa.schema([(name, pa.string()) for name in dates])
-            how = json.ParseOptions(explicit_schema=texts)
-            piece = json.read_json(pa.BufferReader(data), whole, how).select(piece.column_names)
-        return _without_long(piece, data)
+            how = arrow_json.ParseOptions(explicit_schema=texts)
+            piece = arrow_json.read_json(pa.BufferReader(data), whole, how).select(piece.column_names)
+        return _without_nested(_without_long(piece, data), row)
     except pa.ArrowInvalid as error:
         reason = " ".join(str(error).split()).removeprefix("JSON parse error: ")
-        place = ""
+        at = row + 1
         if found := _ROW.search(reason):
-            reason, place = reason[: found.start()], f"row {row + int(found[1]) + 1}: "
-        raise DataError(
-            f"{place}each line must be a JSON object, with values of one type a column, but {reason}; "
-            "correct that line"
-        ) from None
+            reason, at = reason[: found.start()], row + int(found[1]) + 1
+        raise _json_fault(at, reason) from None
+
+
+def _without_nested(piece: pa.Table, row: int) -> pa.Table:
+    """Mark columns of objects or lists: no table has such values."""
+    for place, field in enumerate(piece.schema):
+        if pa.types.is_nested(field.type):
+            column = piece.column(place)
+            first = int(np.argmax(column.is_valid().to_numpy()))
+            what = "lists" if pa.types.is_list(field.type) else "objects"
+            marked = foreign(field.name, f"{what}, the first in row {row + first + 1}")
+            piece = piece.set_column(place, marked, pa.nulls(len(piece), marked.type))
+    return piece
 
 
 def _without_long(piece: pa.Table, data: bytes) -> pa.Table:

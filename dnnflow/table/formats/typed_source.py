@@ -6,7 +6,7 @@ whose cells had several types, as a spreadsheet's may, is looked at as a CSV's c
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.columns.arrow import TEXT, Columns, numbers, spellings
+from dnnflow.table.columns.arrow import TEXT, Columns, iso_spellings, numbers, spellings
 from dnnflow.table.columns.times import SPAN, TimeStyle
 from dnnflow.table.text.column_faults import all_faults
 from dnnflow.table.text.inference import BlockFacts, ColumnFacts, ParsePlan, described, numbers_of_text
@@ -150,25 +150,9 @@ def type_faults(schema: pa.Schema, names: Sequence[str]) -> dict[str, str]:
     """Say of each named column whose type becomes no number, text or time, what is wrong with it."""
     return {
         name: f"a column must hold numbers, text, booleans, dates or durations, but column {name!r} is "
-              f"{_short(schema.field(name))}; drop it, or convert it first"
+              f"{type_in_words(schema.field(name))}; drop it, or convert it first"
         for name in names if kind_of(schema.field(name)) is TypeKind.OTHER
     }  # fmt: skip
-
-
-def check_label_types(schema: pa.Schema, labels: Sequence[str]) -> None:
-    """Refuse labels of dates or durations by their type.
-
-    Raises
-    ------
-    DataError
-    """
-    for name in labels:
-        if (style := time_style(schema.field(name))) is not None:
-            what = "dates or times" if style.is_instant else "durations"
-            raise DataError(
-                f"a label must be numbers or text, but column {name!r} holds {what} "
-                f"({schema.field(name).type}); convert it to numbers or text first"
-            )
 
 
 def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
@@ -180,14 +164,15 @@ def check_marks(schema: pa.Schema, names: Sequence[str]) -> None:
     """
     for name in names:
         if kind_of(schema.field(name)) is TypeKind.OTHER:
-            kind = _short(schema.field(name))
+            kind = type_in_words(schema.field(name))
             raise DataError(
                 f"a column that divides or weighs rows must hold numbers, text, dates or times, but column "
                 f"{name!r} is {kind}; convert it first"
             )
 
 
-def _short(field: pa.Field) -> str:
+def type_in_words(field: pa.Field) -> str:
+    """Return a column's type, shortened, or of what its values are where no table has such."""
     said: bytes = (field.metadata or {}).get(b"dnnflow", b"")
     text = f"of {said.removeprefix(_FOREIGN).decode()}" if said.startswith(_FOREIGN) else str(field.type)
     return text if len(text) <= 60 else f"{text[:60]}..."
@@ -238,7 +223,9 @@ def parse_typed(block: TypedBlock, plan: ParsePlan, spill: Path | None) -> Block
         gone |= {marker for marker in plan.markers.own if marker in found.gone}
         if found.first_text is not None:
             facts[name] = found
-    texts = pa.table({name: text_of(batch.column(name)) for name in plan.texts}) if plan.texts else None
+    spellers = dict.fromkeys(plan.labels, iso_spellings)
+    found_texts = {name: text_of(batch.column(name), spellers.get(name, spellings)) for name in plan.texts}
+    texts = pa.table(found_texts) if plan.texts else None
     if texts is None:
         texts = pa.table({"": pa.nulls(batch.num_rows)}).select([])
     columns = Columns({name: i for i, name in enumerate(names)}, values, texts)
@@ -257,13 +244,13 @@ def _write_numbers(array: pa.Array, out: NDArray[np.float64]) -> None:
     out[:] = numbers(array)
 
 
-def text_of(array: pa.Array) -> pa.DictionaryArray:
+def text_of(array: pa.Array, spell: Callable[[Any], Any] = spellings) -> pa.DictionaryArray:
     """Return a column as text of a CSV: codes and distinct spellings, NaN as missing."""
     if not pa.types.is_dictionary(array.type):
         array = _plain(array).dictionary_encode()
     elif array.dictionary.null_count or array.dictionary.type == pa.null():
         array = _plain(pc.dictionary_decode(array)).dictionary_encode()
-    spelled = spellings(array.dictionary)
+    spelled = spell(array.dictionary)
     if spelled.null_count:  # not where there are none: pyarrow's scalars import pandas, 0.5 to 2 s
         spelled = spelled.fill_null("")
     coded = pa.DictionaryArray.from_arrays(pc.cast(array.indices, pa.int32()), spelled)

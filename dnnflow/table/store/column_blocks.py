@@ -27,7 +27,6 @@ from dnnflow.table.formats.typed_source import (
     TypedBlock,
     TypeKind,
     check_features,
-    check_label_types,
     check_marks,
     no_rows,
     parse_typed,
@@ -184,6 +183,12 @@ def text_notes(texts: Sequence[TextPart]) -> Iterator[str]:
     blank = [part for part in texts if part.dialect.delimiter == BLANK and not part.said]
     for part in blank[:1]:
         yield f"the values of the text{_of(blank)} are separated by blanks: {in_a_list(part.columns, 5)}"
+    fixed = [part for part in texts if part.said.get("format") == "fwf"]
+    for part in fixed[:1]:
+        yield (
+            f"the text{_of(fixed)} is read in columns of fixed width: {in_a_list(part.columns, 5)}; if it "
+            "has none, set format to csv and delimiter to what separates values"
+        )
     skipping = [part for part in texts if part.dialect.skipped]
     for part in skipping[:1]:
         yield f"lines{_of(skipping)} that are no rows are left out: {in_a_list(part.dialect.skipped, 3)}"
@@ -255,6 +260,14 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
                 f"form that is not read, such as {quoted(min(texts))}: if they are amounts, write 1234.56 or "
                 "2024-12-31, else list it in text_columns"
             )
+    for name in plan.digits:
+        facts = read.facts[name]
+        if facts.padded and not facts.is_uneven and name not in plan.text:
+            yield (
+                f"column {name!r} is read as numbers, but all of its values have {len(facts.padded)} digits, "
+                f"and some begin with 0, such as {quoted(facts.padded)}: if they are codes, as zip codes, "
+                f"keep them as text: text_columns: [{name}] (--text-column {name!r})"
+            )
     if missed := [one for one in plan.markers.own if one and one not in read.found]:
         yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
     for name in plan.features:
@@ -312,7 +325,6 @@ def _draft(table: Table) -> ParsePlan:
             _check_same(names, part, is_test=part in table.test)
         if isinstance(part, TypedPart):
             check_features(part.source.schema, recipe.labels)
-            check_label_types(part.source.schema, recipe.labels)
             check_marks(part.source.schema, mark)
     quick = isinstance(first, TextPart) and first.size >= csv_reader.QUICK_BYTES
     dialect = first.dialect if isinstance(first, TextPart) else Dialect("", "", True, names)

@@ -23,7 +23,7 @@ from dnnflow.table.columns.kinds import (
 from dnnflow.table.columns.recipe import Source
 from dnnflow.table.formats.keel import KEEL_MISSING, KeelHeader
 from dnnflow.table.formats.open_table import find_tables
-from dnnflow.table.formats.typed_source import TypeKind, kind_of, no_rows
+from dnnflow.table.formats.typed_source import TypeKind, kind_of, no_rows, type_in_words
 from dnnflow.table.store.column_blocks import parse_any
 from dnnflow.table.store.ingest import open_parts
 from dnnflow.table.store.table_parts import TablePart, TextPart
@@ -183,7 +183,7 @@ def _columns(part: TablePart) -> Iterator[SurveyedColumn]:
         return
     for one in part.source.schema:
         kind = kind_of(one)
-        no_feature = {TypeKind.OTHER: str(one.type)[:60]}
+        no_feature = {TypeKind.OTHER: type_in_words(one).removeprefix("of ")}
         yield SurveyedColumn(one.name, kind is TypeKind.TEXT, no_feature.get(kind, ""))
 
 

@@ -3,14 +3,47 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
+from dnnflow.table.columns.kinds import Markers, to_number
 
 BLANK = " "
 _OTHERS = re.compile(r"[,;\t|]")
 _LEAST_LINES = 4
+_WIDEST, _GRID_LINES = 4096, 1024
+FIXED_BYTES = 256 << 20
+"""Longer texts are not looked at for columns of fixed width, which are held in memory."""
+
+
+def may_be_fixed(source: Any) -> bool:
+    """Say whether a text that is read like this may be found to have columns of fixed width."""
+    return source.format is None and bool(source.header and source.quote)
+
+
+def kind_by_blanks(
+    head: bytes, rest: Callable[[], bytes] | None, *, may_be_fixed: bool
+) -> Literal["csv", "fwf"] | None:
+    """Return csv of a text whose values only blanks separate, fwf of columns of fixed width, else None.
+
+    Parameters
+    ----------
+    head
+        Its first bytes.
+    rest
+        Returns the others, at most `FIXED_BYTES`; None where there are none.
+    """
+    if is_blank_separated(head, whole=rest is None):
+        return "csv"
+    if not may_be_fixed or not is_fixed_width(head, whole=rest is None):
+        return None
+    more = rest() if rest is not None else b""
+    is_fixed = len(more) < FIXED_BYTES and (rest is None or is_fixed_width(head + more, whole=True))
+    return "fwf" if is_fixed else None
 
 
 def is_blank_separated(head: bytes, *, whole: bool) -> bool:
@@ -21,6 +54,49 @@ def is_blank_separated(head: bytes, *, whole: bool) -> bool:
         return False
     widths = {len(_values(line, '"')) for line in lines}
     return len(widths) == 1 and widths.pop() > 1
+
+
+def is_fixed_width(text: bytes, *, whole: bool) -> bool:
+    """Say whether lines are beyond doubt columns of fixed width, with blanks or nothing in some values.
+
+    That is so where columns of blanks part all lines, the first has a name in each part, and the values of
+    each part stand at its left or its right end, or are numbers.
+    """
+    if b"\t" in text:
+        return False
+    decoded = text.decode("utf-8-sig", errors="ignore").splitlines()
+    lines = [line.rstrip() for line in (decoded if whole else decoded[:-1]) if line.strip()]
+    if len(lines) <= _LEAST_LINES or _OTHERS.search(lines[0]) or len(lines[0].split()) < 2:
+        return False
+    width = max(map(len, lines))
+    if width > _WIDEST or not all("  " in line or len(line) < width for line in lines[1:]):
+        return False
+    is_blank = np.ones(width, dtype=np.bool_)
+    for part in _grids(lines, width):
+        is_blank &= (part == BLANK).all(axis=0)
+    edges = np.flatnonzero(np.diff(np.r_[True, is_blank, True].astype(np.int8)))
+    ranges = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+    if len(ranges) < 2 or not all(lines[0][a:b].strip() for a, b in ranges):
+        return False
+    return all(_is_column([line[a:b].ljust(b - a) for line in lines[1:]]) for a, b in ranges)
+
+
+def _grids(lines: Sequence[str], width: int) -> Iterator[NDArray[np.str_]]:
+    """Yield the characters of some lines, shape (lines, width)."""
+    for at in range(0, len(lines), _GRID_LINES):
+        some = np.array([line.ljust(width) for line in lines[at : at + _GRID_LINES]])
+        yield some.view("U1").reshape(-1, width)
+
+
+def _is_column(cells: Sequence[str]) -> bool:
+    """Say whether the values of a part of all lines, half of which have one, stand at one of its ends."""
+    there = [cell for cell in cells if cell.strip()]
+    if 2 * len(there) < len(cells):
+        return False
+    starts, ends = ({len(cell) - len(strip(cell)) for cell in there} for strip in (str.lstrip, str.rstrip))
+    if len(starts) == 1 or len(ends) == 1:
+        return True
+    return all(to_number(cell.strip()) is not None or Markers().has(cell.strip()) for cell in there)
 
 
 def blank_separated(pieces: Iterator[bytes], quote: str) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ is not is an error. It is one, too, when all of its values are numbers in one dr
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from pathlib import Path
@@ -65,6 +65,8 @@ class ParsePlan:
     """Columns of plain numbers whose points may separate thousands, by the first records."""
     compact: tuple[str, ...] = ()
     """Columns of plain numbers that may be days, such as 20240531, by the first records."""
+    digits: Mapping[str, int] = field(default_factory=dict)
+    """Columns of numbers that are written with as many digits each in the first records, and how many."""
 
     @property
     def label_styles(self) -> dict[str, NumberStyle | TimeStyle]:
@@ -130,6 +132,10 @@ class ColumnFacts:
     """How the values of a column parsed as text may be read as instants or durations."""
     first_odd: BadValue | None = None
     """The first value that is neither, where nearly all are; else the first that may be several dates."""
+    padded: str = ""
+    """A number that begins with 0, of a column whose numbers are written with as many digits each."""
+    is_uneven: bool = False
+    """Whether they are not written so, somewhere."""
 
     def merge(self, other: "ColumnFacts", limit: int) -> "ColumnFacts":
         """Add the facts of blocks that come later."""
@@ -148,6 +154,8 @@ class ColumnFacts:
             self.is_renewed or other.is_renewed,
             self.clock.merge(other.clock),
             self.first_odd or other.first_odd,
+            self.padded or other.padded,
+            self.is_uneven or other.is_uneven,
         )
 
     def _counts_on(self, other: "ColumnFacts") -> float | None:
@@ -180,7 +188,36 @@ def parse_block(block: Block, plan: ParsePlan, spill: Path | None) -> BlockFacts
         columns, facts = _parse_columns(data, plan, block.index)
     except RowError as error:
         return BlockFacts(0, error=(error.row, error.reason))
-    return described(columns, facts, plan, block.index, spill, _found_markers(data, plan))
+    padding = dict(_padding(data, columns, plan))
+    found = described(columns, facts, plan, block.index, spill, _found_markers(data, plan))
+    return replace(found, columns=found.columns | {
+        name: replace(found.columns[name], padded=padded, is_uneven=is_uneven)
+        for name, (padded, is_uneven) in padding.items()
+    })  # fmt: skip
+
+
+def _padding(data: bytes, columns: Columns, plan: ParsePlan) -> Iterator[tuple[str, tuple[str, bool]]]:
+    """Yield columns with numbers of other digits: one that begins with 0, and whether some have others.
+
+    Texts are read only where some number is smaller or larger than one of those digits without a leading 0.
+    """
+    for name, digits in plan.digits.items():
+        if name not in columns.places or not columns.rows:
+            continue
+        values = columns.number(name)
+        if 10 ** (digits - 1) <= np.nanmin(values, initial=np.inf) and not (values >= 10**digits).any():
+            continue
+        texts = whole(parse(data, plan.dialect, {name: TEXT}), name).dictionary.to_pylist()
+        known = [text for text in map(str.strip, texts) if not plan.markers.has_number(text)]
+        padded = min((text for text in known if text.startswith("0")), default="")
+        yield name, (padded, digits_of(known) != digits)
+
+
+def digits_of(texts: Iterable[str]) -> int:
+    """Return with how many digits all of these numbers are written; 0 unless with as many, and several."""
+    lengths = {len(text) if text.isascii() and text.isdigit() else 0 for text in texts}
+    found = lengths.pop() if len(lengths) == 1 else 0
+    return found if found > 1 else 0
 
 
 def described(
@@ -496,7 +533,11 @@ def first_plan(sample: Block, draft: ParsePlan) -> ParsePlan:
     compact = [
         name for name, one in plain.items() if one.texts and all(map(is_compact_date, one.texts))
     ]  # fmt: skip
-    known = replace(draft, doubtful=tuple(doubtful), compact=tuple(compact))
+    digits = {
+        name: digits_of(facts.columns[name].texts) for name in draft.features if name not in draft.exact
+    }
+    digits = {name: found for name, found in digits.items() if found}
+    known = replace(draft, doubtful=tuple(doubtful), compact=tuple(compact), digits=digits)
     planned = replan(known, facts.columns, sample)
     commas = [
         name for name, style in planned.styles.items() if isinstance(style, NumberStyle) and style.comma

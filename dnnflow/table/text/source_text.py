@@ -261,14 +261,14 @@ def _open_as(source: TextSource, encoding: str | None, scratch: Path, copy: bool
             # Behind a mark that is left out, a second one is text: decoded as one, the end would be cut
             pieces = decoded(_pieces(stream, head[mark:]), "utf-8" if mark else encoding)
             if is_rewritten:
-                pieces = _rewritten(pieces, source)
+                pieces = rewritten(pieces, source)
             for piece in pieces:
                 scan.feed(piece)
         return scan.text(path or scratch, mark)
 
 
-def _rewritten(pieces: Iterator[bytes], source: TextSource) -> Iterator[bytes]:
-    """Yield text with one blank between values."""
+def rewritten(pieces: Iterator[bytes], source: TextSource) -> Iterator[bytes]:
+    """Yield text that blanks separate, or of columns of fixed width, with one blank between values."""
     if getattr(source, "format", None) != "fwf":
         return blank_separated(pieces, source.quote)
     return iter([fixed_width(io.BytesIO(b"".join(pieces)), "utf-8", source.quote)])

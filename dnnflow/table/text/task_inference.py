@@ -8,6 +8,8 @@ from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, MAX_CLASSES, Task, q
 from dnnflow.table.columns.targets import two_values
 from dnnflow.table.text.inference import BadValue, ColumnFacts, is_dressed
 
+AS_NUMBERS = "make it numbers before, such as days since the first of them"
+"""What to do with dates that are amounts."""
 ROWS_A_CLASS = 20
 """Different whole numbers with fewer rows each than this, on average, may be amounts."""
 
@@ -15,15 +17,15 @@ ROWS_A_CLASS = 20
 def infer_task(labels: Mapping[str, ColumnFacts], exact: Collection[str] = ()) -> Task:
     """Tell the task from the values of one label or of several, by name.
 
-    One label of text or truth values, of at most 20 different numbers, or of whole numbers that return often
-    enough to be classes, is classification; one of other numbers is regression. Several labels are multilabel
-    if each has two values, and regression if all are numbers. Labels of `exact` are text, whatever they look
-    like.
+    One label of text or truth values, of at most 20 different numbers, dates or durations, or of whole
+    numbers that return often enough to be classes, is classification; one of other numbers is regression.
+    Several labels are multilabel if each has two values, and regression if all are numbers. Labels of
+    `exact` are text, whatever they look like.
 
     Raises
     ------
     DataError
-        If whole numbers may be classes or amounts, or several labels are of no task.
+        If whole numbers, dates or durations may be classes or amounts, or several labels are of no task.
     """
     if len(labels) == 1:
         name, facts = next(iter(labels.items()))
@@ -53,6 +55,12 @@ def _infer_task_of(name: str, facts: ColumnFacts) -> Task:
                 f'{{{name}: "{COMMA}"}}, or list it in text_columns if these are classes'
             )
         _check_amounts(name, facts)
+        if are_times(facts) and CONTINUOUS_CLASSES < distinct <= MAX_CLASSES:
+            raise DataError(
+                f"a label of {distinct} different dates or durations in {facts.values} rows may be classes "
+                f"or amounts, got column {name!r}, e.g. {quoted(min(facts.texts))}; set task to "
+                f"classification, or {AS_NUMBERS}"
+            )
         # Beyond the number of classes, a column of mostly numbers has a wrong value, which is then named.
         is_mostly = distinct > MAX_CLASSES and 2 * facts.numbers >= facts.values
         return Task.REGRESSION if is_mostly else Task.CLASSIFICATION
@@ -93,6 +101,11 @@ def _check_amounts(name: str, facts: ColumnFacts) -> None:
         )
 
 
+def are_times(facts: ColumnFacts) -> bool:
+    """Say whether all values of a label are dates or durations."""
+    return facts.clock.style(facts.values) is not None
+
+
 def _distinct(facts: ColumnFacts, *, exact: bool = False) -> int:
     """Return how many different values there are; more than `MAX_CLASSES` if there are too many to know."""
     return len(two_values(facts.texts, exact=exact).names)
@@ -117,6 +130,8 @@ def label_fault(task: Task, name: str, facts: ColumnFacts, *, exact: bool) -> tu
         return None, f"{rule}; leave that label out" if distinct == 1 else ""
     remedy = "correct it, name it in missing_values, or set another task"
     if place := facts.first_text:
+        if are_times(facts):
+            remedy = f"{AS_NUMBERS}, or set task to classification"
         if is_dressed(facts):
             remedy = f'say how its numbers are written, e.g. numbers: {{{name}: "{COMMA}"}}, {remedy}'
         return place, f"column {name!r}: {quoted(place.value)} is not a number, as regression needs; {remedy}"

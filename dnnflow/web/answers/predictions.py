@@ -1,4 +1,4 @@
-"""Predict with saved models in a process of its own: `python -m dnnflow.web.answers.predictions FD`.
+"""Predict with saved models and look at columns in a process: `python -m dnnflow.web.answers.predictions FD`.
 
 The process is started when first needed. It gets one message after the other on a socket, a JSON header, then
 a CSV, and answers each with JSON. TensorFlow is imported there and never in the server.
@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Mapping
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -18,7 +20,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from dnnflow import errors
-from dnnflow.errors import BusyError, DataError, DnnflowError, LimitError, NotFoundError, TimeLimitError
+from dnnflow.errors import (
+    BusyError,
+    DataError,
+    DnnflowError,
+    LimitError,
+    NotFoundError,
+    ReadingWarning,
+    TimeLimitError,
+)
 
 DEADLINE_S = 60.0
 """For one request, the wait for others included."""
@@ -57,7 +67,8 @@ class Predictions:
         rows
             How many there may be.
         reading
-            `delimiter` and `header`, where they are not as in the table of the training.
+            `delimiter`, `quote`, `header`, `encoding` and `sheet`, where they are not as in the table of the
+            training, and `missing_values` besides its own.
 
         Raises
         ------
@@ -87,6 +98,18 @@ class Predictions:
             As of `predict`.
         """
         self._answer("export", model, b"-", out=str(out), raw=raw)
+
+    def look_at_columns(self, sections: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `left_out` and `notes` of what `run.search.look_at_columns` finds, as JSON types.
+
+        Raises
+        ------
+        DataError, InputError
+            If no dataset can be made of the table.
+        BusyError, TimeLimitError
+            As of `predict`.
+        """
+        return self._answer("columns", Path("table"), b"-", sections=sections)
 
     def _answer(self, what: str, model: Path, text: bytes, **header: Any) -> dict[str, Any]:
         end_s = time.monotonic() + self._deadline_s
@@ -195,7 +218,7 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     from dnnflow.results.view.model_score import has_label
     from dnnflow.run.models.saved_model import NOTE
 
-    model, rows = _read(header, text)
+    model, rows, told = _read(header, text)
     table = model.predict(rows)
     notes = table.pop(NOTE).tolist() if NOTE in table else []
     n_targets = len(model.preprocessing.targets.names)
@@ -215,14 +238,15 @@ def predict(header: dict[str, Any], text: bytes) -> dict[str, Any]:
         "targets": targets,
         "values": values,
         "notes": notes,
+        "reading_notes": told,
     }
 
 
 def score(header: dict[str, Any], text: bytes) -> dict[str, Any]:
     """Return the score of raw rows that have the label; parameters and errors as of `predict`."""
-    model, rows = _read(header, text)
+    model, rows, told = _read(header, text)
     found: dict[str, Any] = model.score(rows).to_dict()
-    return found
+    return {**found, "notes": [*told, *found["notes"]]}
 
 
 def export(header: dict[str, Any]) -> dict[str, Any]:
@@ -232,27 +256,43 @@ def export(header: dict[str, Any]) -> dict[str, Any]:
     return {"notes": export_model(Path(header["path"]), Path(header["out"]), raw=header["raw"])}
 
 
-def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any]:
-    """Return a model and the rows that were sent for it."""
+@lru_cache(maxsize=MOST_KEPT)
+def columns_found(sections: str) -> dict[str, Any]:
+    """Return what a look at the columns of a table finds; `sections` are JSON."""
+    from dnnflow.run.search import look_at_columns
+
+    found = look_at_columns(json.loads(sections))
+    return {"left_out": dict(found.left_out), "notes": list(found.notes)}
+
+
+READING = ("delimiter", "quote", "header", "encoding", "sheet")
+"""Fields of a `Source` that may be said of rows that are sent."""
+
+
+def _read(header: dict[str, Any], text: bytes) -> tuple[Any, Any, list[str]]:
+    """Return a model, the rows that were sent for it, and what to know of how they were read."""
     saved = Path(header["path"])
     if not saved.is_file():
         raise NotFoundError(f"a model must be there to be applied, got {saved.name}; finish the study")
-    model = _load(saved, saved.stat().st_mtime_ns)
-    with TemporaryDirectory() as folder:
+    model = _load(saved, saved.stat().st_mtime_ns).with_missing_values(header.get("missing_values") or ())
+    with TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", ReadingWarning)
         path = Path(folder) / "rows.csv"
         path.write_bytes(text)
-        how = {name: header.get(name) for name in ("delimiter", "header")}
+        how = {name: header.get(name) for name in READING}
         try:
             rows = model.rows(str(path), **how)
-        except DataError as error:  # in words of the sender, who knows nothing of this file
-            raise DataError(str(error).replace(str(path), "the rows")) from error
+        except DnnflowError as error:  # in words of the sender, who knows nothing of this file
+            kind = DataError if isinstance(error, DataError) else type(error)
+            raise kind(str(error).replace(str(path), "the rows")) from error
     if len(rows) > header["rows"]:
         raise LimitError(
             f"a request has {header['rows']:,} rows or less, got {len(rows):,}; send them in parts"
         )
     if rows.empty:
         raise DataError("a request must have a row, got none; send one below the columns' names")
-    return model, rows
+    told = (str(note.message) for note in noted if issubclass(note.category, ReadingWarning))
+    return model, rows, [note.replace(str(path), "the rows") for note in dict.fromkeys(told)]
 
 
 def _plain(value: Any) -> float | str:
@@ -271,10 +311,12 @@ def _load(path: Path, _changed_ns: int) -> Any:
 
 
 def answer(header: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """Return what `predict`, `score` or `export` gives, or its error by kind and words."""
+    """Return what `predict`, `score`, `export` or `columns_found` gives, or its error by kind and words."""
     try:
         if header.get("what") == "export":
             return export(header)
+        if header.get("what") == "columns":
+            return columns_found(json.dumps(header["sections"], sort_keys=True))
         return score(header, text) if header.get("what") == "score" else predict(header, text)
     except DnnflowError as error:
         return {"error": type(error).__name__, "message": str(error)}

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -12,7 +12,9 @@ from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from dnnflow.errors import NotFoundError
+from dnnflow.table.columns.kinds import nearest
 from dnnflow.web.answers.request_parts import Key, TheServices, TheUpload, UploadId, problems_of, sent_as
+from dnnflow.web.answers.starting_rules import columns_found, starting_rules
 from dnnflow.web.answers.views import is_named
 from dnnflow.web.contract.problems import Refusal
 from dnnflow.web.contract.replies import (
@@ -21,6 +23,7 @@ from dnnflow.web.contract.replies import (
     DatasetReply,
     Datasets,
     DatasetSummary,
+    GoodRules,
     LabelCheck,
 )
 from dnnflow.web.uploads.multipart import FileField
@@ -197,6 +200,29 @@ def check_label(
         classes=_classes(column),
         notes=list(column.label_notes),
     )
+
+
+@router.get(
+    "/datasets/{upload_id}/rules", operation_id="getGoodRules",
+    summary="What a study of an upload starts from", responses=problems_of(404),
+)  # fmt: skip
+def get_good_rules(
+    request: Request,
+    services: TheServices,
+    upload: TheUpload,
+    label: Annotated[list[Annotated[str, Field(max_length=1000)]], Query(min_length=1, max_length=1000)],
+    task: Annotated[Literal["classification", "regression"] | None, Query(
+        description="Of one label: classes or numbers; as found by default.")] = None,
+) -> GoodRules:  # fmt: skip
+    """Return the good rules beside a label, without the columns that a search leaves out."""
+    known = [one.name for one in upload.profile.columns]
+    if wrong := [name for name in label if name not in known]:
+        raise NotFoundError(f"a label is a column of the table, got {wrong[0]!r}; {nearest(wrong[0], known)}")
+    found = columns_found(services, request.app.state.predictions, upload, label, task or "")
+    return GoodRules(
+        pipeline=starting_rules(upload, label, task or "", found), left_out=dict(found.left_out),
+        notes=list(found.notes), problem=found.problem or None,
+    )  # fmt: skip
 
 
 def summary_of(upload: WebUpload) -> DatasetSummary:

@@ -35,6 +35,19 @@ Delimiter = Annotated[
     str | None, Query(min_length=1, max_length=1, description="Of a CSV; as in the training by default.")
 ]
 Header = Annotated[bool | None, Query(description="Whether a CSV's first line names the columns.")]
+Encoding = Annotated[
+    str | None, Query(max_length=40, description="Of a CSV; found, or as in the training, by default.")
+]
+QuoteSign = Annotated[
+    str | None, Query(max_length=1, description="Around fields of a CSV; as in the training by default.")
+]
+Sheet = Annotated[
+    str | None, Query(max_length=200, description="Of a workbook; as in the training by default.")
+]
+MissingValues = Annotated[
+    list[Annotated[str, Query(max_length=200)]],
+    Query(max_length=100, description="What stands for a missing value, besides what did in the training."),
+]
 MEDIA_TYPE = "application/zip"
 """What a .keras file is."""
 
@@ -125,7 +138,7 @@ class SentRows:
 
     text: bytes
     reading: Mapping[str, Any]
-    """`delimiter` and `header`."""
+    """How it is written, and what stands for a missing value, as `Predictions.predict` takes it."""
 
 
 def rows_sent(
@@ -133,14 +146,20 @@ def rows_sent(
     body: Annotated[bytes, Depends(read_body)],  # first: one that is too large is refused as such
     delimiter: Delimiter = None,
     header: Header = None,
-) -> SentRows:
+    encoding: Encoding = None,
+    quote: QuoteSign = None,
+    sheet: Sheet = None,
+    missing_values: MissingValues = [],  # noqa: B006
+) -> SentRows:  # fmt: skip
     """Return the rows of a request, sent as CSV or as JSON."""
+    missing = {"missing_values": missing_values}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return SentRows(csv_of_json(body), {"delimiter": ",", "header": True})
+        return SentRows(csv_of_json(body), {"delimiter": ",", "header": True, **missing})
     if kind not in ("text/csv", "text/plain", "application/octet-stream"):
         raise Refusal(415, f"rows are sent as application/json or text/csv, got {kind[:80]!r}")
-    return SentRows(body, {"delimiter": delimiter, "header": header})
+    said = {"delimiter": delimiter, "header": header, "encoding": encoding, "quote": quote, "sheet": sheet}
+    return SentRows(body, said | missing)
 
 
 @dataclass(frozen=True)
@@ -151,7 +170,7 @@ class ModelRequest:
     path: Path
     text: bytes
     options: Mapping[str, Any]
-    """`rows`, how many there may be, `delimiter` and `header`."""
+    """`rows`, how many there may be, and those of `SentRows.reading`."""
 
 
 def model_request(

@@ -502,6 +502,19 @@ class LabelCheck(ApiReply):
     """What a person should know of its classes."""
 
 
+class GoodRules(ApiReply):
+    """What a study of an upload starts from, and what was found of its columns."""
+
+    pipeline: dict[str, Any]
+    """The good rules beside this label, as they are sent to /api/v1/studies."""
+    left_out: dict[str, str]
+    """Columns in its `drop` that no network learns from, and why."""
+    notes: list[str]
+    """What to know of the other columns; one that predicts the label alone begins with LEAK?."""
+    problem: str | None
+    """Why the columns could not be looked at; null where they were."""
+
+
 class ModelInfo(ApiReply):
     """A model that a study has saved."""
 
@@ -552,6 +565,8 @@ class Predicted(ApiReply):
     """Of each row, each target: a number in the table's units, or a text."""
     notes: list[str] = []
     """What to know of each row, such as a category that the training rows had not; empty where nothing is."""
+    reading_notes: list[str] = []
+    """What to know of how the rows were read, such as another encoding than that of the table trained on."""
     score: ModelScore | None = None
     """What the model gives on these rows, where they have the label."""
     score_problem: str | None = None

@@ -24,7 +24,7 @@ OPEN_PATHS = ("/login", "/api/v1/health", "/favicon.ico")
 
 UPLOADS = re.compile(r"/api/v1/datasets/?")
 """Bodies that are checked as they arrive, by `Uploads.receive`."""
-PREDICTIONS = re.compile(r"/api/v1/studies/[^/]+/models/[^/]+/predict/?")
+PREDICTIONS = re.compile(r"/api/v1/studies/[^/]+/models/[^/]+/(predict|score)/?")
 BODY_S = 60.0
 """For the whole body of a request that is no upload."""
 

@@ -1,6 +1,5 @@
 """Show the pages of a new study: upload, label, rules, start."""
 
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,19 +12,27 @@ from starlette.datastructures import ImmutableMultiDict
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dnnflow.errors import DnnflowError, InputError, NotFoundError
-from dnnflow.pipeline.good_rules import TableFacts, good_rules, in_words
+from dnnflow.pipeline.good_rules import good_rules, in_words
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.show.wording import duration
 from dnnflow.table.store.survey import USUAL_LABELS
 from dnnflow.web.answers.estimation import estimate_of
 from dnnflow.web.answers.request_parts import TheServices, TheUpload
+from dnnflow.web.answers.starting_rules import (
+    ASKED,
+    ColumnsFound,
+    base_of,
+    columns_found,
+    facts_of,
+    starting_rules,
+)
 from dnnflow.web.api.run_routes import start
 from dnnflow.web.contract.problems import FieldProblem, Refusal
 from dnnflow.web.guard.sessions import checked_form
-from dnnflow.web.jobs.intake import UPLOAD, accept_study, read_yaml, uploads_in_use
+from dnnflow.web.jobs.intake import accept_study, read_yaml, uploads_in_use
 from dnnflow.web.jobs.services import Services
 from dnnflow.web.pages import forms
-from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, LEFT_OUT, Trouble, field_groups
+from dnnflow.web.pages.forms import FORM_LABELS, FORMS, HINTS, Trouble, field_groups
 from dnnflow.web.pages.reading_form import READING_FIELDS, asked_in, reading_fields
 from dnnflow.web.pages.rendering import fragment, page
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile, Profile
@@ -35,10 +42,6 @@ MOST_COLUMNS = 200
 """Columns of the label page; others are found by name."""
 MOST_CELLS = 40
 """Columns of the first rows that are shown."""
-_ENDING = re.compile(
-    r"\.(csv|tsv|txt|dat|data|arff|parquet|arrow|feather|orc|jsonl?|ndjson|xlsx?|ods|sqlite3?|db|np[yz]|h5|hdf5)$",
-    re.I,
-)
 MOST_FIRST = 5
 """First rows on the label page."""
 NAME = 512
@@ -48,8 +51,6 @@ router = APIRouter()
 Form = Annotated[ImmutableMultiDict[str, str], Depends(checked_form)]
 Labels = Annotated[list[Annotated[str, Field(max_length=NAME)]], Query(alias="label")]
 Task = Annotated[str, Query(max_length=20)]
-ASKED = ("classification", "regression")
-"""What may be said of whole numbers: classes, or amounts."""
 
 
 @router.get("/new")
@@ -118,6 +119,21 @@ def show_classes(
             raise NotFoundError(f"a column is below {len(profile.columns)}, got {index}; load the page again")
     columns = [profile.columns[index] for index in at]
     return fragment("column.html", columns=columns, problem=columns_problem(columns), rows=profile.rows or 1)
+
+
+@router.get("/new/{upload_id}/findings")
+def show_findings(
+    request: Request,
+    services: TheServices,
+    upload: TheUpload,
+    labels: Labels = [],  # noqa: B006
+    task: Task = "",
+) -> Response:
+    """Show what good rules leave out beside some labels, and what to know of the other columns."""
+    if label_problem(upload.profile, labels, task):
+        return fragment("columns_found.html", found=ColumnsFound())
+    found = columns_found(services, request.app.state.predictions, upload, labels, task)
+    return fragment("columns_found.html", found=found)
 
 
 @router.post("/new/{upload_id}/reading")
@@ -195,7 +211,10 @@ def ask_for_rules(
     wrong = label_problem(upload.profile, labels, task)
     if wrong:
         return _label_page(request, upload, labels, message=wrong)
-    return _rules_page(request, upload, labels, _first_rules(services, upload, labels, task))
+    found = columns_found(services, request.app.state.predictions, upload, labels, task)
+    return _rules_page(
+        request, upload, labels, _first_rules(services, upload, labels, task, found), found=found
+    )
 
 
 @router.post("/new/{upload_id}/paste")
@@ -211,9 +230,10 @@ def paste_rules(request: Request, services: TheServices, form: Form, upload: The
 
 
 def _first_rules(
-    services: Services, upload: WebUpload, labels: Sequence[str], task: str = ""
-) -> forms.RulesForm:
-    return forms.form_of(starting_rules(upload, labels, task), partial(check_pipeline, services))
+    services: Services, upload: WebUpload, labels: Sequence[str], task: str = "",
+    found: ColumnsFound | None = None,
+) -> forms.RulesForm:  # fmt: skip
+    return forms.form_of(starting_rules(upload, labels, task, found), partial(check_pipeline, services))
 
 
 def _rules_page(
@@ -225,13 +245,14 @@ def _rules_page(
     text: str | None = None,
     wrong: str = "",
     key: str = "",
+    found: ColumnsFound | None = None,
 ) -> Response:
     return page(
         request, "rules.html", code=422 if wrong or form.troubles else 200, title="Rules", place="new",
         upload=upload, labels=labels, form=form, groups=field_groups(), forms=FORMS, hints=HINTS,
         form_labels=FORM_LABELS, key=key or secrets.token_urlsafe(18),
         estimate=cost_in_words(upload, form.pipeline), yaml_wrong=wrong,
-        yaml=form.yaml if text is None else text,
+        yaml=form.yaml if text is None else text, found=found,
     )  # fmt: skip
 
 
@@ -266,9 +287,11 @@ def start_with_good_rules(request: Request, services: TheServices, form: Form, u
     wrong = label_problem(upload.profile, labels, task)
     if wrong:
         return _label_page(request, upload, labels, message=wrong)
-    read = _first_rules(services, upload, labels, task)
-    if read.pipeline is None:
-        return _rules_page(request, upload, labels, read)
+    found = columns_found(services, request.app.state.predictions, upload, labels, task)
+    read = _first_rules(services, upload, labels, task, found)
+    is_told = form.get("told") == "columns"
+    if read.pipeline is None or (found.leaks and not is_told):
+        return _rules_page(request, upload, labels, read, found=found, key=form.get("key", ""))
     return _start(services, read.pipeline, form)
 
 
@@ -299,7 +322,8 @@ def label_problem(profile: Profile, labels: Sequence[str], task: str = "") -> st
     columns = [known[label] for label in labels]
     problem = columns_problem(columns)
     if len(columns) == 1 and columns[0].asks and not task and not problem:
-        return f"{labels[0]} has many different whole numbers: say below whether they are classes or amounts"
+        what = "dates or times" if columns[0].kind in ("time", "duration") else "whole numbers"
+        return f"{labels[0]} has many different {what}: say below whether they are classes or amounts"
     return problem
 
 
@@ -316,44 +340,6 @@ def columns_problem(columns: Sequence[ColumnProfile]) -> str:
         "several labels must have two different values each, or all be numbers, got "
         f"{distinct} different values in {many.name} and no numbers in {other.name}; leave one out"
     )
-
-
-def base_of(upload: WebUpload, labels: Sequence[str]) -> dict[str, Any]:
-    """Return what a study's dataset section says in any case."""
-    return {
-        "source": f"{UPLOAD}{upload.upload_id}",
-        "label": labels[0] if len(labels) == 1 else list(labels),
-    }
-
-
-def starting_rules(upload: WebUpload, labels: Sequence[str], task: str = "") -> dict[str, Any]:
-    """Return the pipeline that a new study starts from: good for most tables."""
-    said: dict[str, Any] = {"task": task} if task in ASKED else {}
-    # No feature can be made of some columns, such as names
-    dropped = [one.name for one in upload.profile.columns if one.feature_problem and one.name not in labels]
-    said |= {name: value for name, value in upload.asked.said().items() if f"dataset.{name}" not in LEFT_OUT}
-    return {
-        "name": name_of(upload),
-        "dataset": base_of(upload, labels) | said | ({"drop": dropped} if dropped else {}),
-        **good_rules(facts_of(upload.profile, labels)),
-    }
-
-
-def facts_of(profile: Profile, labels: Sequence[str]) -> TableFacts:
-    """Return what of a table the good rules depend on."""
-    features = [one for one in profile.columns if one.name not in labels and not one.feature_problem]
-    numbers = sum(one.kind == "number" for one in features)
-    categories = sum(one.distinct for one in features if one.kind != "number")
-    classes = sum(one.distinct for one in profile.columns if one.name in labels)
-    return TableFacts(profile.rows, numbers, categories, classes)
-
-
-def name_of(upload: WebUpload) -> str:
-    """Return a study's name: the table's without its endings."""
-    name = upload.name.rpartition("/")[2]
-    for ending in (".zst", ".gz", ".bz2", ".xz"):
-        name = name.removesuffix(ending)
-    return _ENDING.sub("", name)[:80] or "study"
 
 
 def with_table(data: Any, base: Mapping[str, Any]) -> dict[str, Any]:

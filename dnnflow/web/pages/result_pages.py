@@ -45,6 +45,7 @@ from dnnflow.web.answers.trials import trial_detail, trial_page
 from dnnflow.web.api.run_routes import OVER
 from dnnflow.web.contract.replies import StudyStatus
 from dnnflow.web.guard.sessions import checked_form
+from dnnflow.web.pages.reading_form import ROWS_FIELDS
 from dnnflow.web.pages.rendering import fragment, page
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 460, 260, 52, 38, 10, 10
@@ -239,7 +240,7 @@ def ask_for_rows(
         request, "predict.html", title=f"Predict with {status.name}", place="studies", status=status,
         models=saved_models(services.settings.workspace, study_id),
         saving=status.state not in OVER, most_rows=limits.predict_rows, chosen=model,
-        label=status.dataset.label if status.dataset else "",
+        label=status.dataset.label if status.dataset else "", fields=ROWS_FIELDS,
     )  # fmt: skip
 
 

@@ -26,10 +26,14 @@ function inWords(score) {
   return `${score.label[0].toUpperCase()}${score.label.slice(1)} ${score.text}: ${right}${others.join("")}${leftOut}.${seen}`;
 }
 
-function showResult({ classes, predictions, probabilities, targets, score, score_problem: problem }) {
+function showResult({ classes, predictions, probabilities, targets, notes, reading_notes: reading, score, score_problem: problem }) {
   const told = document.getElementById("score");
   told.hidden = !score && !problem;
   told.textContent = score ? inWords(score) : problem ? `Not scored: ${problem}` : "";
+  const read = document.getElementById("reading-notes");
+  read.hidden = !reading.length;
+  read.replaceChildren(...reading.map((note) => Object.assign(document.createElement("li"), { textContent: note })));
+  const isNoted = notes.some((note) => note);
   // Of many classes only those that some row is most likely to have
   const shown = classes.map((_, index) => index)
     .sort((a, b) => Math.max(...probabilities.map((row) => row[b])) - Math.max(...probabilities.map((row) => row[a])))
@@ -38,12 +42,14 @@ function showResult({ classes, predictions, probabilities, targets, score, score
   cell(head, "Row", "th");
   cell(head, targets.length > 1 ? targets.join(", ") : targets[0] === "prediction" && classes.length ? "Class" : "Prediction", "th", true);
   for (const index of shown) cell(head, classes[index], "th");
+  if (isNoted) cell(head, "Note", "th", true);
   document.getElementById("predictions-head").replaceChildren(head);
   document.getElementById("predictions-rows").replaceChildren(...predictions.slice(0, MOST_SHOWN).map((name, at) => {
     const row = document.createElement("tr");
     cell(row, count(at + 1));
     cell(row, name, "td", true);
     for (const index of shown) cell(row, probabilities[at][index].toFixed(3));
+    if (isNoted) cell(row, notes[at], "td", true);
     return row;
   }));
   const few = predictions.length > MOST_SHOWN ? `, the first ${MOST_SHOWN} are shown` : "";
@@ -58,14 +64,25 @@ const quoted = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll
 
 document.getElementById("save").addEventListener("click", () => {
   const names = last.targets.length === 1 && last.classes.length ? ["class"] : last.targets;
-  const lines = [["row", ...names, ...last.classes].map(quoted).join(",")];
-  last.values.forEach((row, at) => lines.push([at + 1, ...row.map(quoted), ...last.probabilities[at]].join(",")));
+  const isNoted = last.notes.some((note) => note);
+  const lines = [["row", ...names, ...last.classes, ...(isNoted ? ["note on row"] : [])].map(quoted).join(",")];
+  last.values.forEach((row, at) => lines.push([at + 1, ...row.map(quoted), ...last.probabilities[at], ...(isNoted ? [quoted(last.notes[at])] : [])].join(",")));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));
   link.download = "predictions.csv";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 });
+
+// How the rows are written, as the address of a request says it
+function reading() {
+  const said = new URLSearchParams();
+  for (const field of form.querySelectorAll("[id^=reading-][name]")) {
+    const values = field.name === "missing_values" ? field.value.split(",") : [field.value];
+    for (const value of values) if (field.name === "delimiter" ? value : value.trim()) said.append(field.name, field.name === "delimiter" ? value : value.trim());
+  }
+  return said.size ? `?${said}` : "";
+}
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -81,7 +98,7 @@ form.addEventListener("submit", async (event) => {
   working.textContent = "The model is at work; the first time it takes some seconds …";
   try {
     const rank = document.getElementById("rank").value;
-    const path = `/api/v1/studies/${encodeURIComponent(form.dataset.study)}/models/${rank}/predict`;
+    const path = `/api/v1/studies/${encodeURIComponent(form.dataset.study)}/models/${rank}/predict${reading()}`;
     last = await call(path, { method: "POST", body: rows, headers: { "Content-Type": "text/csv" } });
     showResult(last);
   } catch (error) {

@@ -2,10 +2,10 @@
 import { download, part, show } from "./api.js";
 import { drawPlots } from "./plots.js";
 
-// It is made when it is asked for, and cannot be made of every table: what is wrong is told here, not on a page of its own
-document.getElementById("raw-model")?.addEventListener("click", async (event) => {
+// Some models are made when they are asked for, and cannot be made of every table: what is wrong is told here, not on a page of its own
+for (const link of document.querySelectorAll("a.on-demand")) link.addEventListener("click", async (event) => {
   event.preventDefault();
-  const link = event.currentTarget, words = link.textContent;
+  const words = link.textContent;
   link.parentElement.querySelector(".note.bad")?.remove();
   link.textContent = "Making it …";
   try {

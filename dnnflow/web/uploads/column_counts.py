@@ -12,7 +12,7 @@ from dnnflow.errors import DataError
 from dnnflow.table.columns.arrow import codes
 from dnnflow.table.columns.kinds import CONTINUOUS_CLASSES, Classes, ColumnKind, Task, number_name, to_number
 from dnnflow.table.text.inference import ColumnFacts, check_label
-from dnnflow.table.text.task_inference import ROWS_A_CLASS, infer_task
+from dnnflow.table.text.task_inference import ROWS_A_CLASS, are_times, infer_task
 from dnnflow.web.uploads.profile import MOST_CLASSES, ColumnProfile
 
 BINS = 20
@@ -171,6 +171,8 @@ class TextCounts:
         """Return the column's profile."""
         as_label = label.described(name, rows, self._values, facts)
         values = () if self._many else _frequent(self._values, whole=as_label["label_problem"] is None)
+        may_be_amounts = as_label["label_problem"] is None and are_times(facts)
+        as_label |= {"asks": may_be_amounts and len(self._values) > CONTINUOUS_CLASSES}
         return ColumnProfile(
             name, kind, rows - facts.values, len(self._values), **{"values": values} | as_label
         )
@@ -270,7 +272,7 @@ def label_problem(name: str, counts: Mapping[str, int], facts: ColumnFacts) -> s
         check_label(name, facts)
         if _are_amounts(counts, facts):
             return None  # amounts, or classes if the task says so
-        if facts.numbers < facts.values:
+        if facts.numbers < facts.values and not are_times(facts):  # classes, if the task says so
             infer_task({name: facts})  # dressed numbers that may be amounts
         classes = Classes.of(counts)
         classes.check(name)

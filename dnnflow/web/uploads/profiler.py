@@ -16,6 +16,7 @@ from typing import Any
 
 from dnnflow.errors import DataError, LimitError
 from dnnflow.table.formats.file_kind import HEAD_BYTES, file_kind, suffix_of
+from dnnflow.table.text.blanks import BLANK, FIXED_BYTES, kind_by_blanks, may_be_fixed
 from dnnflow.table.text.source_text import readable, unpacked
 from dnnflow.web.contract.web_config import UploadLimits
 from dnnflow.web.uploads.profile import Profile
@@ -28,6 +29,8 @@ from dnnflow.web.uploads.text_profile import (
     within_limits,
 )
 
+TEXTS = ("csv", "fwf")
+"""Kinds that are read as they arrive."""
 _REPORT_S = 0.02
 
 
@@ -63,11 +66,15 @@ def profile_upload(
         if getattr(source, option) is not None and kind != wanted:
             raise DataError(f"{option} is for {what}, got one for a table of kind {kind}; leave it out")
     said = {"missing_values": list(source.missing_values)} if source.missing_values else {}
-    if kind == "csv" and only_look:
+    if kind == "csv" and source.delimiter is None and source.encoding is None:
+        source = _separated(file, source, head)
+    elif kind == "fwf":
+        source = source._replace(delimiter=BLANK)
+    if kind in TEXTS and only_look:
         return look_at_text(file, source, limits)
-    if kind == "csv":
+    if kind in TEXTS:
         profile = profile_file(file, source, limits, missing=source.missing_values)
-        of_kind = {"format": kind} if source.format else {}
+        of_kind = {"format": source.format} if source.format else {}
         return replace(profile, reading={**of_kind, **profile.reading, **said})
     from dnnflow.web.uploads.typed_profile import profile_typed
 
@@ -80,6 +87,22 @@ def profile_upload(
     profile = profile_typed(path if is_compressed else file.path, kind, source, limits, scratch,
                             only_look=only_look)  # fmt: skip
     return replace(profile, reading={**profile.reading, **said})
+
+
+def _separated(file: GrowingFile, source: SentSource, head: bytes) -> SentSource:
+    """Return a text whose values blanks separate, or whose columns have a fixed width, as such a one."""
+
+    def rest() -> bytes:
+        file.seek(0)
+        with readable(source), unpacked(file) as (stream, _):
+            stream.read(HEAD_BYTES)
+            return bytes(stream.read(FIXED_BYTES))
+
+    is_short = len(head) < HEAD_BYTES
+    found = kind_by_blanks(head, None if is_short else rest, may_be_fixed=may_be_fixed(source))
+    if found is None:
+        return source
+    return source._replace(delimiter=BLANK, format="fwf" if found == "fwf" else source.format)
 
 
 def _follow(lines: Iterable[str], file: GrowingFile) -> None:

@@ -9,7 +9,7 @@ from dnnflow.parameters import CheckedParameters
 from dnnflow.table.columns.recipe import Source
 
 UploadFormat = Literal[
-    "csv", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5"
+    "csv", "fwf", "keel", "arff", "parquet", "arrow", "orc", "jsonl", "excel", "sql", "npz", "hdf5"
 ]
 MOST_QUERY = 10_000
 
@@ -24,9 +24,11 @@ class UploadReading(CheckedParameters):
     """
 
     format: UploadFormat | None = None
-    """What the file is; found by its first bytes, then by the end of its name, where absent."""
+    """What the file is; found by its first bytes, then by the end of its name, where absent. csv is any text
+    with delimiters, fwf text in columns of fixed width."""
     delimiter: str | None = Field(default=None, max_length=1, examples=[";"])
-    """Character between fields of a text; found among comma, semicolon, tab and bar where absent."""
+    """Character between fields of a text; found among comma, semicolon, tab, bar and blanks where absent. A
+    blank means any number of blanks and tabs."""
     quote: str = Field(default='"', max_length=1)
     """Character around quoted fields of a text; empty for a file without quoting."""
     encoding: str | None = Field(default=None, max_length=40, examples=["latin-1"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from dnnflow.errors import DataError
 from dnnflow.table.columns.dressing import NumberStyle
-from dnnflow.table.columns.kinds import ColumnKind
+from dnnflow.table.columns.kinds import BLANKS, ColumnKind
 from dnnflow.table.columns.times import TimeStyle
 from dnnflow.table.formats.typed_source import TypedBlock, parse_typed
 from dnnflow.table.text.column_faults import fault
@@ -101,7 +101,7 @@ class TableCounts:
     def _add_spellings(self, block: AnyBlock, names: tuple[str, ...]) -> None:
         """Parse a block once more, with these columns as labels."""
         plan = replace(self.plan, labels=names, features=(), text=frozenset(), exact=frozenset(),
-                       declared=frozenset(), styles={}, doubtful=())  # fmt: skip
+                       declared=frozenset(), styles={}, doubtful=(), digits={})  # fmt: skip
         facts = _parsed(block, plan)
         if (kept := facts.kept) is not None:
             for name in names:
@@ -141,9 +141,10 @@ class TableCounts:
             yield replace(profile, feature_problem=reason or None)
         if useful < 2:
             name = next(iter(self.facts))
+            hint = BLANKS if len(self.facts) == 1 and len(name.split()) > 1 else ""
             raise DataError(
                 f"a table needs a feature column with values, got none besides the label {name!r}; "
-                "check delimiter and drop"
+                f"check delimiter and drop{hint}"
             )
 
     def _kind(self, name: str) -> tuple[ColumnKind, ColumnFacts]:

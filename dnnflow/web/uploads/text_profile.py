@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dnnflow.errors import DataError, LimitError
 from dnnflow.table.columns.kinds import STANDARD_LABEL_MARKERS, Markers, check_columns
+from dnnflow.table.text.blanks import BLANK, FIXED_BYTES
 from dnnflow.table.text.csv_reader import Block, Dialect, RowError, line_in, read_dialect
 from dnnflow.table.text.encodings import legacy_encoding
 from dnnflow.table.text.inference import BadValue, ParsePlan, first_plan
@@ -27,6 +28,7 @@ from dnnflow.table.text.source_text import (
     decoded,
     encoding_of,
     readable,
+    rewritten,
     unpacked,
 )
 from dnnflow.web.contract.web_config import UploadLimits
@@ -186,7 +188,10 @@ class TextReader:
         self.start = 3 if plain and first.startswith(b"\xef\xbb\xbf") else 0
         with_first = chain([first[self.start :]], read_on(stream, source))
         raw = within_limits(with_first, self.start, file, self._limits)
-        self._pieces = self._checked(decoded(raw, "utf-8" if self.start else self.encoding))
+        pieces = decoded(raw, "utf-8" if self.start else self.encoding)
+        if source.delimiter == BLANK:
+            pieces = rewritten(_held(pieces) if _is_fixed(source) else pieces, source)
+        self._pieces = self._checked(pieces)
         return self._dialect()
 
     def blocks(self, start: int, block_bytes: int) -> Iterator[Block]:
@@ -274,6 +279,23 @@ def read_on(stream: Any, source: TextSource) -> Iterator[bytes]:
             piece = bytes(stream.read(_PIECE_BYTES))
         if not piece:
             return
+        yield piece
+
+
+def _is_fixed(source: TextSource) -> bool:
+    return getattr(source, "format", None) == "fwf"
+
+
+def _held(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a text that is held in memory whole, unless it is too long for that."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > FIXED_BYTES:
+            raise LimitError(
+                f"a text of columns of fixed width may have at most {FIXED_BYTES} bytes, got more; send it "
+                "as CSV"
+            )
         yield piece
 
 
@@ -436,8 +458,9 @@ class _SentTable:
 
         text = Head(Path(self.source.url), 0, 0, "", (), (0, 0))
         is_guessed = self.encoding is not None
+        said = {"format": "fwf"} if _is_fixed(self.source) else {}
         yield from text_notes(
-            [TextPart(text, dialect, 0, is_guessed=is_guessed, encoding=self.encoding or "")]
+            [TextPart(text, dialect, 0, is_guessed=is_guessed, encoding=self.encoding or "", said=said)]
         )
 
 

@@ -4,7 +4,6 @@ import sqlite3
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,6 @@ from dnnflow.table.formats.sql_query import open_sqlite
 from dnnflow.table.formats.typed_source import (
     TypeKind,
     check_features,
-    check_label_types,
     is_nominal,
     kind_of,
     no_rows,
@@ -103,7 +101,6 @@ class _TypedTable:
         if isinstance(part, TypedPart):
             check_rows(part.source.rows, limits)
         self._refused = dict(_refused(part, check_features))
-        self._no_labels = dict(_refused(part, check_label_types))
 
     def look(self) -> Profile:
         """Return names and first rows."""
@@ -117,10 +114,7 @@ class _TypedTable:
             found = self._read(found.mixed)
         if not found.rows:
             raise no_rows()
-        columns = tuple(
-            replace(column, label_problem=self._no_labels.get(column.name, column.label_problem))
-            for column in found.columns(lambda place: self._where(found, place), self._refused)
-        )
+        columns = tuple(found.columns(lambda place: self._where(found, place), self._refused))
         notes = (*typed_notes([self._part]), *found.notes())
         return Profile(found.rows, size, columns, self._first_rows(), self._reading(), notes,
                        tuple(parts[:_MOST_PARTS]))  # fmt: skip
