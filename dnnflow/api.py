@@ -12,6 +12,7 @@ from dnnflow.engines.keras.keras_code import keras_code
 from dnnflow.engines.losses import loss_of
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
+from dnnflow.execute.opening import lend
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.pipeline.pipeline_file import as_pipeline, merge
@@ -318,6 +319,7 @@ def search(
         study = dnnflow.search("iris.csv", label="species", minutes=5)
         study.predict(new_rows)
     """
+    lend(client)
     settings = settings or Settings.from_environment()
     labels = (label,) if isinstance(label, str) else tuple(label or ())
     given = place_table(table, settings.workspace.frames, labels)
@@ -419,6 +421,7 @@ def train(
     from dnnflow.engines.process_setup import import_tensorflow
     from dnnflow.run import train as training
 
+    lend(client)
     import_tensorflow()
     spec = training.describe_model(
         model, parameters, custom_objects=tuple(custom_objects), devices=devices, loss=loss, metrics=metrics,
@@ -579,6 +582,7 @@ def ingest(
     DataError
         For everything wrong with the table, with row, column and value.
     """
+    lend(client)
     settings = settings or Settings.from_environment()
     reading = {name: options.pop(name) for name in TextOptions.model_fields if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets

@@ -16,7 +16,7 @@ from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
 from dnnflow.errors import DataError, InputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
-from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.execute.opening import executor_on, lend, open_client
 from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
@@ -98,6 +98,7 @@ def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
     DnnflowError
         Saying the rule, what was got and the remedy.
     """
+    lend(client)
     with recorded(run, listener) as row:
         if isinstance(run, TrainingRun):
             return _execute_training(run, draw, client, row)
@@ -191,6 +192,7 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
     DataError
         For everything wrong with the table, with row, column and value.
     """
+    lend(client)
     with stage(Stage.PREPROCESS, f"label {', '.join(pipeline.dataset.labels)}", listener) as came_of_it:
         dataset = ingest(
             pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
@@ -309,7 +311,7 @@ class Workers:
     def __enter__(self) -> Self:
         section = self._run.pipeline.executor
         is_named = bool(section.address or section.scheduler_file or self._run.settings.cluster)
-        if self.client is None and is_named:
+        if self.client is not None or is_named:
             self.client = self._open()
         return self
 
