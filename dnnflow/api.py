@@ -15,6 +15,7 @@ from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, 
 from dnnflow.execute.opening import lend
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.paths import try_file
 from dnnflow.pipeline.pipeline_file import as_pipeline, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
@@ -122,6 +123,7 @@ class OpenStudy(Study):
         InputError
             If it cannot be written so.
         """
+        try_file(Path(out))
         return export_model(model_file(self.id, model, settings=self.settings), Path(out), raw=raw)
 
     @cached_property
@@ -185,6 +187,7 @@ class OpenStudy(Study):
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
         target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
+        try_file(target)
         return write_report(self.view(), target)
 
 
@@ -321,6 +324,7 @@ def search(
     """
     lend(client)
     settings = settings or Settings.from_environment()
+    settings.workspace.require_writable()
     labels = (label,) if isinstance(label, str) else tuple(label or ())
     given = place_table(table, settings.workspace.frames, labels)
     named = options | ({"metric": metric} if metric else {}) | ({"drop": list(drop)} if drop else {})

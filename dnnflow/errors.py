@@ -72,6 +72,12 @@ class StoreError(DnnflowError, RuntimeError):
     exit_code = 7
 
 
+class OutputError(DnnflowError, OSError):
+    """A file cannot be written where it is asked for: no permission, no room, a directory of its name."""
+
+    exit_code = 2
+
+
 class OutOfMemoryError(DnnflowError, MemoryError):
     """A design needs more memory than its worker may use."""
 

@@ -22,8 +22,9 @@ def over_default(given: Any, flow: str) -> Any:
     Parameters
     ----------
     flow
-        The flow whose parameter it is. Called by another flow or its task, it has a pipeline of its own, though
-        Prefect names the outermost flow's deployment: parameters are read before the flow's own context is made.
+        The flow whose parameter it is. Called by another flow or its task, it has a pipeline of its own,
+        though Prefect names the outermost flow's deployment: parameters are read before the flow's own
+        context is made.
     """
     is_called = FlowRunContext.get() is not None or TaskRunContext.get() is not None
     if not isinstance(given, dict) or is_called or runtime.deployment.id is None:

@@ -32,7 +32,8 @@ def require_usable(client: "Client | None") -> None:
     if client.asynchronous:
         raise InputError(
             f"a client is waited for, got one of {address} on whose event loop this is called, which would "
-            "wait for itself; call dnnflow in a thread, with the same client: await asyncio.to_thread(lambda: …)"
+            "wait for itself; call dnnflow in a thread, with the same client: "
+            "await asyncio.to_thread(lambda: …)"
         )
     if client.status in ("closed", "closing"):
         raise ClusterError(f"client must be connected, got one of {address} that is closed; make another one")
@@ -55,8 +56,8 @@ def leave_pool() -> None:
         return
     if is_on_event_loop():
         raise InputError(
-            "a task that waits for others runs in a thread of its worker, got a coroutine, which would hold the "
-            "worker's event loop; make the task a plain function (def instead of async def)"
+            "a task that waits for others runs in a thread of its worker, got a coroutine, which would hold "
+            "the worker's event loop; make the task a plain function (def instead of async def)"
         )
     try:
         secede()
@@ -89,8 +90,8 @@ def require_processes() -> None:
     else:
         remedy = "pass a client, or name a running cluster (DNNFLOW_CLUSTER)"
     raise ClusterError(
-        "a cluster of this machine is started by a process that may start others, got a worker process, which "
-        f"may not; {remedy}, or train in this process (executor.kind: in-process, n_jobs=1)"
+        "a cluster of this machine is started by a process that may start others, got a worker process, "
+        f"which may not; {remedy}, or train in this process (executor.kind: in-process, n_jobs=1)"
     )
 
 

@@ -333,8 +333,8 @@ class _Run:
         elif now_s - self._free_s > self._wait_s:
             raise ClusterError(
                 f"a run needs a worker that is free, got {len(waiting)} that other tasks have held for "
-                f"{self._wait_s:.0f} s; end them or add workers (in a task, call dnnflow in its own thread), and "
-                f"{GO_ON}"
+                f"{self._wait_s:.0f} s; end them or add workers (in a task, call dnnflow in its own thread), "
+                f"and {GO_ON}"
             )
         elif now_s - self._free_s > BUSY_S:
             self._notice("all workers are held by other tasks, until one of which ends designs wait")

@@ -14,7 +14,7 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import TrainingRows, class_weights
 from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
-from dnnflow.errors import DataError, InputError, StudyError
+from dnnflow.errors import DataError, InputError, OutputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
 from dnnflow.execute.opening import executor_on, lend, open_client
 from dnnflow.paths import content_id, write_file
@@ -150,7 +150,7 @@ def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Stud
 def _execute_training(run: TrainingRun, draw: Draw, client: "Client | None", row: RunRow) -> TrainingEnd:
     placed = prepare_training(run, row)
     trained = train_model(placed, run.settings, client=client, listener=row)
-    return TrainingEnd(trained.model, trained.history, write_training(trained, placed, draw, row))
+    return TrainingEnd(trained.model, trained.history, write_training(run, trained, placed, draw, row))
 
 
 def upload(pipeline: Pipeline, listener: Listener = ignore) -> None:
@@ -413,8 +413,11 @@ def report(run: StudyRun, study: Study, view: StudyView, draw: Draw,
 
 def _copy_report(run: StudyRun, study: Study) -> None:
     if run.pipeline.outputs.report:
-        report = study.settings.workspace.report(study.id).read_bytes()
-        write_file(Path(run.pipeline.outputs.report), report)
+        report = study.settings.workspace.report(study.id)
+        try:
+            write_file(Path(run.pipeline.outputs.report), report.read_bytes())
+        except OutputError as error:
+            raise OutputError(f"{error}; the report of study {study.id} is in {report}") from error
 
 
 def refit(run: StudyRun, study: Study, view: StudyView, *, client: "Client | None" = None,
@@ -489,11 +492,21 @@ def train_model(placed: TrainPipeline, settings: Settings, *, client: "Client | 
     return trained
 
 
-def write_training(trained: Trained, placed: TrainPipeline, draw: Draw, row: RunRow) -> tuple[Path, ...]:
-    """Write a training's files, the model first, and what its row keeps of it."""
-    written = write_trained(trained, placed, draw)
-    row.outcome = outcome_of_training(trained, placed)
-    return tuple(written)
+def write_training(
+    run: TrainingRun, trained: Trained, placed: TrainPipeline, draw: Draw, row: RunRow
+) -> tuple[Path, ...]:  # fmt: skip
+    """Write a training's files, the model first, and what its row keeps of it.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written where it was asked to, and where it is instead.
+    """
+    written = write_trained(trained, placed, draw, run.settings.workspace.saved(row.run_id))
+    row.outcome = outcome_of_training(trained, written.files)
+    if written.problems:
+        raise OutputError(". ".join(written.problems))
+    return tuple(written.files)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Unpack
 
 from dnnflow.errors import DnnflowError, StoreError, StudyStopped
@@ -18,6 +20,7 @@ from dnnflow.events import (
     TrialsStored,
     ignore,
 )
+from dnnflow.paths import try_directory, try_file
 from dnnflow.results.store.run_record import (
     Driver,
     RunKind,
@@ -166,6 +169,7 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
         row = RunRow(store, listener)
         try:
             _begin(row, run, store)
+            _try_outputs(run)
             yield row
         except StudyStopped:
             row.end(RunState.STOPPED)
@@ -181,6 +185,20 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
             row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
         finally:
             row.close()
+
+
+def _try_outputs(run: Run) -> None:
+    """Look whether everything that a run writes can be written, before anything is computed.
+
+    Raises
+    ------
+    OutputError
+        If not.
+    """
+    run.settings.workspace.require_writable()
+    for path in run.pipeline.written:
+        try_file(path)
+    try_directory(Path(gettempdir()), elsewhere="set TMPDIR")
 
 
 def failure_of(error: Exception) -> str:

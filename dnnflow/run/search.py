@@ -90,7 +90,10 @@ def search_pipeline(
         For everything wrong with the table.
     InputError
         If a section breaks a rule.
+    OutputError
+        If nothing can be kept.
     """
+    settings.workspace.require_writable()
     rules = good_rules(TableFacts(rows=0, numbers=0, categories=0, classes=0))
     upload(_laid_over(rules, request), listener)
     if request.looks:

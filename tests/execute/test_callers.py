@@ -12,7 +12,6 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.records import Portion, TrainingSettings
 from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, InputError
-from dnnflow.execute import callers
 from dnnflow.execute.callers import leave_pool, own_worker, require_processes, require_usable
 from dnnflow.execute.cluster import workers_of
 from dnnflow.execute.dask import DaskExecutor, DaskOptions
@@ -27,7 +26,7 @@ def test_outside_of_dask_nothing_happens() -> None:
 
 def test_what_is_no_client_is_named() -> None:
     with pytest.raises(InputError, match="must be a Dask client, got SimpleNamespace"):
-        require_usable(SimpleNamespace(scheduler_address="tcp://a:1"))  # type: ignore[arg-type]
+        require_usable(SimpleNamespace(scheduler_address="tcp://a:1"))
 
 
 def test_a_closed_client_is_refused(cluster: Client) -> None:
@@ -88,7 +87,7 @@ def test_a_task_that_is_a_coroutine_is_refused(cluster: Client) -> None:
 
 
 def test_a_process_of_a_pool_starts_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callers.multiprocessing, "current_process", lambda: SimpleNamespace(daemon=True))
+    monkeypatch.setattr("multiprocessing.current_process", lambda: SimpleNamespace(daemon=True))
     with pytest.raises(ClusterError, match="may not; pass a client"):
         require_processes()
 

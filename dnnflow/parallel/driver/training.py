@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker
 
-from dnnflow.errors import ClusterError
-from dnnflow.events import Listener, ReplicaLost, announced, ignore
+from dnnflow.errors import ClusterError, OutputError
+from dnnflow.events import Listener, Notice, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import PlacementError, TrainingActors
@@ -299,7 +299,11 @@ class Training:
                 )
 
     def _write_checkpoint(self) -> None:
-        write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
+        """Write a checkpoint; the training goes on without one that cannot be written, and the last stays."""
+        try:
+            write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
+        except OutputError as error:
+            self._listener(Notice(f"no checkpoint: {error}; the training goes on, and the last one stays"))
 
     def _note_servers(self) -> None:
         self.history.note(self._actors.statistics(), self._elapsed_s())
