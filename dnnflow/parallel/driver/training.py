@@ -63,6 +63,7 @@ class Training:
         self._last_report_s: dict[int, float] = {}  # when a replica was sent, or has reported last
         self._waiting_since_s: dict[int, float] = {}  # since when a replica waits for a worker
         self._finished: set[int] = set()
+        self._told: set[str] = set()
         self._replica_config: Future[Pickled] | None = None
         self._choose_workers()
 
@@ -303,7 +304,10 @@ class Training:
         try:
             write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
         except OutputError as error:
-            self._listener(Notice(f"no checkpoint: {error}; the training goes on, and the last one stays"))
+            told = f"no checkpoint: {error}; the training goes on, and the last one stays"
+            if told not in self._told:
+                self._told.add(told)
+                self._listener(Notice(told))
 
     def _note_servers(self) -> None:
         self.history.note(self._actors.statistics(), self._elapsed_s())
