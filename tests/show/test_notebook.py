@@ -124,10 +124,15 @@ def test_progress_is_one_cell_that_is_drawn_anew():
 def test_a_cell_that_is_interrupted_says_how_far_it_came_and_what_goes_on(monkeypatch: pytest.MonkeyPatch):
     cell = Cell()
     monkeypatch.setattr("dnnflow.show.notebook._notebook_display", lambda: cell)
-    with pytest.raises(KeyboardInterrupt), progress() as hear:
-        hear(stored(7))
-        hear(Notice("left out: column 'id'"))
-        raise KeyboardInterrupt
+
+    def run() -> None:
+        with progress() as hear:
+            hear(stored(7))
+            hear(Notice("left out: column 'id'"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert 'value="7" max="100"' in cell.shown[-1]
     assert "stopped; run the cell again to go on with what is missing" in cell.shown[-1]
 
