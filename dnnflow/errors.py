@@ -52,6 +52,10 @@ class StudyError(DnnflowError, RuntimeError):
     exit_code = 6
 
 
+class LostStudyError(StudyError):
+    """Another process has taken over a run while this one was suspended or cut off."""
+
+
 class StudyStopped(StudyError):
     """A study was stopped by request while it was trained; what is stored stays, and it can go on."""
 

@@ -17,7 +17,6 @@ from dnnflow.engines.records import FinalOptions, Outcome, Portion
 from dnnflow.engines.scoring import in_units
 from dnnflow.errors import InputError
 from dnnflow.events import FinalsProgress, Listener, Notice, Stage, ignore
-from dnnflow.execute.control import control_from
 from dnnflow.execute.portions import plan_study
 from dnnflow.parameters import fields_of
 from dnnflow.results.predictions.prediction_matrix import PredictionWriter
@@ -25,6 +24,7 @@ from dnnflow.results.store.final_trials import FinalStage, FinalTrial
 from dnnflow.results.view.finals import Finals, refitted
 from dnnflow.results.view.study_view import load_finals
 from dnnflow.run.models.saved_model import write_weights
+from dnnflow.run.study import driven
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.table.columns.split import Part
 from dnnflow.table.store.whole_dataset import WholeDataset
@@ -150,7 +150,7 @@ def train_finals(
     listener(Notice(told))
     designs = {design.design_id: design for design in study.designs}
     folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
-    with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
+    with driven(study) as control:
         _forget_others(study, folds)
         FinalTraining(study, folds, listener).run(executor, control)
         finals = load_finals(study.store, study.record, study.settings.workspace, is_trained=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Unpack
 
-from dnnflow.errors import DnnflowError, StoreError, StudyStopped
+from dnnflow.errors import DnnflowError, LostStudyError, StoreError, StudyStopped
 from dnnflow.events import (
     ClusterReady,
     Command,
@@ -171,6 +171,8 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
             _begin(row, run, store)
             _try_outputs(run)
             yield row
+        except LostStudyError:
+            raise
         except StudyStopped:
             row.end(RunState.STOPPED)
             raise

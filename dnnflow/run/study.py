@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
+from dnnflow.errors import LostStudyError
 from dnnflow.events import (
     Listener,
     Notice,
@@ -184,10 +186,12 @@ class Study:
                         plan = plan_study(missing, self.job().settings, lambda: self.dataset)
                     elif plan.summary and (shard is None or shard[0] == 0):
                         listener(Notice(plan.summary))
-                    with control_from(lambda: self.store.command(self.study_id)) as control:
+                    with driven(self) as control:
                         StudyTraining(self, listener, ends_s).run(
                             executor, plan.containing(missing, shard), control
                         )
+            except LostStudyError:  # its state is the other's
+                raise
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
@@ -229,6 +233,22 @@ class Study:
             import_paths=(pipeline.space.code_folder,) if pipeline.space.code_folder else (),
             activations=activations_of(self.designs),
         )
+
+
+@contextmanager
+def driven(study: Study) -> Iterator[Control]:
+    """Drive a study in this process for the block; yields what is commanded meanwhile.
+
+    Raises
+    ------
+    StudyError
+        If another living process drives it; `LostStudyError` of the control's `check`, if one does later.
+    """
+    with (
+        study.store.driving(study.id) as driver,
+        control_from(lambda: study.store.command(study.id, driver)) as control,
+    ):
+        yield control
 
 
 def shards(study: Study) -> list[Shard]:

@@ -21,17 +21,26 @@ from dnnflow.api import execute, open_study, run_study
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
-from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
+from dnnflow.errors import (
+    ConflictError,
+    DataError,
+    DesignError,
+    InputError,
+    LostStudyError,
+    NotFoundError,
+    StudyError,
+)
 from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store import schema
 from dnnflow.results.store.run_record import RunState
+from dnnflow.results.store.schema import runs
 from dnnflow.run.execute import begin, preprocess, train, upload
 from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.run import StudyRun
-from dnnflow.run.study import Study
+from dnnflow.run.study import Study, driven
 from dnnflow.settings import Settings
 from dnnflow.table.columns.split import Part
 from tests.conftest import PIPELINES, ROOT, begin_study
@@ -319,6 +328,42 @@ def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
     begun.store.claim(begun.id, Driver(mine.host, other.pid, other.create_time()))
     with pytest.raises(StudyError, match="a study is driven by one process at a time"):
         begun.train(LocalExecutor())
+
+
+class TakenOver(LocalExecutor):
+    """An executor during whose training another process takes the study over, as if it was suspended."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def train(self, portions: Any, study: Any, *, control: Any = None, **_: Any) -> Iterator[list[Outcome]]:
+        yield from super().train(portions[:1], study)
+        with self._study.store._write() as connection:
+            connection.execute(runs.update().values(driver="elsewhere:7:1.0", heartbeat_s=time.time()))
+        while not control.must_end:
+            time.sleep(0.01)
+
+
+def test_a_driver_that_has_lost_its_study_ends_and_leaves_it_to_the_other(settings: Settings) -> None:
+    begun = begin_study(iris("designs=4"), settings)
+    with pytest.raises(LostStudyError, match=f"got study {begun.id} driven by process 7 on elsewhere while"):
+        begun.train(TakenOver(begun))
+    assert begun.record.state is RunState.RUNNING
+    assert begun.record.is_driven
+    assert sum(begun.store.counts(begun.id).values()) > 0
+
+
+def test_a_study_that_is_deleted_meanwhile_ends_its_training(settings: Settings) -> None:
+    begun = begin_study(iris(), settings)
+    with driven(begun) as control:
+        with begun.store._write() as connection:
+            for table in reversed(runs.metadata.sorted_tables):
+                connection.execute(table.delete())
+        deadline = time.monotonic() + 20
+        while control.may_begin and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(NotFoundError, match=begun.id):
+            control.check()
 
 
 def test_shards_cover_every_design_once(settings: Settings) -> None:
