@@ -26,6 +26,10 @@ class DataError(InputError):
     exit_code = 3
 
 
+class DamagedError(DataError):
+    """A dataset is not as it was written, or cannot be read here: no fault of any design."""
+
+
 class DesignError(InputError):
     """A design or a space describes no network."""
 

@@ -13,7 +13,7 @@ from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
-from dnnflow.errors import LostStudyError
+from dnnflow.errors import DamagedError, LostStudyError
 from dnnflow.events import (
     Listener,
     Notice,
@@ -179,6 +179,8 @@ class Study:
             missing = self.missing(shard)
             try:
                 if missing:
+                    if shard is None or shard[0] == 0:
+                        self._require_sound_dataset()
                     self.store.set_state(self.study_id, RunState.RUNNING)
                     self.store.tell(self.study_id, dashboard=executor.dashboard)
                     plan = self.plan
@@ -195,6 +197,17 @@ class Study:
             except BaseException:
                 self.store.set_state(self.study_id, RunState.STOPPED)
                 raise
+
+    def _require_sound_dataset(self) -> None:
+        """Look whether the rows that a study goes on with are those that it began with."""
+        if not sum(self.store.counts(self.study_id).values()):
+            return
+        try:
+            self.dataset.verify()
+        except DamagedError as error:
+            raise DamagedError(
+                f"{error}: the command that began study {self.study_id} does so, and goes on with it"
+            ) from error
 
     def grow(self, designs: Sequence[Design]) -> None:
         """Give a study by time the designs of its next round, which those that it has begin."""

@@ -23,6 +23,7 @@ from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import (
     ConflictError,
+    DamagedError,
     DataError,
     DesignError,
     InputError,
@@ -330,13 +331,33 @@ def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
         begun.train(LocalExecutor())
 
 
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_a_study_goes_on_only_with_the_rows_that_it_began_with(engine: str, settings: Settings) -> None:
+    begun = begin_study(iris("designs=4", f"training.engine={engine}"), settings)
+    chunk = begun.dataset.path / "train/X/c/0/0"
+    sound = chunk.read_bytes()
+    chunk.write_bytes(bytes(1) + sound[1:-1] + b"\x7f")
+    for told in ("checksum differs", f"the command that began study {begun.id} does so, and goes on"):
+        with pytest.raises(DamagedError, match=told):
+            Study(begun.store, settings, begun.id).train(LocalExecutor())
+        # No design has failed; the second time some are trained
+        assert begun.store.counts(begun.id)[TrialState.FAILED] == 0
+        chunk.write_bytes(sound)
+        first = begun.designs[0]
+        trial = Trial(design_id=first.design_id, state=TrialState.COMPLETED, engine=engine, score=0.5)
+        begun.store.add_trials(begun.id, [(first, trial)])
+        chunk.write_bytes(bytes(1) + sound[1:-1] + b"\x7f")
+
+
 class TakenOver(LocalExecutor):
     """An executor during whose training another process takes the study over, as if it was suspended."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
 
-    def train(self, portions: Any, study: Any, *, control: Any = None, **_: Any) -> Iterator[list[Outcome]]:
+    def train(
+        self, portions: Sequence[Portion], study: StudyContext, *, control: Any = None, **_: Any
+    ) -> Generator[list[Outcome], None, None]:  # fmt: skip
         yield from super().train(portions[:1], study)
         with self._study.store._write() as connection:
             connection.execute(runs.update().values(driver="elsewhere:7:1.0", heartbeat_s=time.time()))
