@@ -80,6 +80,10 @@ class StoreError(DnnflowError, RuntimeError):
     exit_code = 7
 
 
+class StoreAwayError(StoreError):
+    """The results store takes nothing at the moment: it is locked, full, or does not answer."""
+
+
 class OutputError(DnnflowError, OSError):
     """A file cannot be written where it is asked for: no permission, no room, a directory of its name."""
 

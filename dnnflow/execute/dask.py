@@ -132,11 +132,21 @@ class _Run:
         self._watch = self._on_loop(self._watch_workers())
         while self._backlog.unfinished:
             if fresh := self._receive():
+                handed_s = time.monotonic()
                 yield fresh
+                self._excuse(time.monotonic() - handed_s)
             if self._control.may_begin:
                 self._hand_out()
             elif self._control.must_end or not self._futures:
                 return
+
+    def _excuse(self, seconds: float) -> None:
+        """Leave the time out that who iterates took: nothing was looked at meanwhile, such as results."""
+        for slot in self._slots.by_address.values():
+            slot.head_since_s += seconds
+        self._answered_s += seconds
+        self._worked_s += seconds
+        self._free_s += seconds
 
     def close(self) -> None:
         """Cancel what is in flight and leave nothing running."""

@@ -7,6 +7,7 @@ what is missing, and comes to the same numbers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from dnnflow.events import FinalsProgress, Listener, Notice, Stage, ignore
 from dnnflow.execute.portions import plan_study
 from dnnflow.parameters import fields_of
 from dnnflow.results.predictions.prediction_matrix import PredictionWriter
+from dnnflow.results.store.database import waited
 from dnnflow.results.store.final_trials import FinalStage, FinalTrial
 from dnnflow.results.view.finals import Finals, refitted
 from dnnflow.results.view.study_view import load_finals
@@ -227,14 +229,14 @@ class FinalTraining(TrialLoop):
             task = self._tasks[outcome.trial.design_id]
             if outcome.weights:
                 path = study.settings.workspace.final_weights(study.id, task.design.design_id)
-                write_weights(path, outcome.weights)
+                waited(partial(write_weights, path, outcome.weights))
             if outcome.predicted is not None and task.stage == "folds":
                 predicted[task.design.design_id] = self._in_rows(outcome.predicted, task.part)
             found.append(
                 FinalTrial(task.stage, task.finalist, task.design, task.part.fold, task.repeat, outcome.trial)
             )
-        self._predictions.append(predicted)
-        study.store.add_final_trials(study.id, found)
+        waited(lambda: self._predictions.append(predicted))
+        waited(lambda: study.store.add_final_trials(study.id, found))
         self._stored |= {one.design.design_id for one in found}
         self._report()
 

@@ -15,12 +15,14 @@ from dnnflow.events import (
     Event,
     FinalsProgress,
     Listener,
+    Notice,
     StageStarted,
     TrainingProgress,
     TrialsStored,
     ignore,
 )
 from dnnflow.paths import try_directory, try_file
+from dnnflow.results.store.database import patient
 from dnnflow.results.store.run_record import (
     Driver,
     RunKind,
@@ -81,12 +83,13 @@ class RunRow:
 
     def _tell(self, **news: Unpack[News]) -> None:
         self._told_s = time.monotonic()
-        with suppress(StoreError):  # a store that is briefly away: what is told next is newer
+        # A store that is briefly away: what is told next is newer
+        with suppress(StoreError), patient(None):
             if self.run_id:
                 self._store.tell(self.run_id, **news)
 
     def _stop_if_cancelled(self) -> None:
-        with suppress(StoreError):
+        with suppress(StoreError), patient(None):
             if self.run_id and self._store.command(self.run_id) is Command.CANCEL:
                 raise StudyStopped(
                     f"a training goes on while it is wanted, got a request to stop training {self.run_id}; "
@@ -168,9 +171,11 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
     with Store(run.settings.store_url) as store:
         row = RunRow(store, listener)
         try:
-            _begin(row, run, store)
-            _try_outputs(run)
-            yield row
+            with patient(lambda told: row(Notice(told))):
+                _begin(row, run, store)
+                _try_outputs(run)
+                yield row
+                row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
         except LostStudyError:
             raise
         except StudyStopped:
@@ -183,8 +188,6 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
         except Exception as error:
             row.end(RunState.FAILED, failure_of(error))
             raise
-        else:
-            row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
         finally:
             row.close()
 

@@ -1,13 +1,18 @@
 """A study from data to report, whatever happens on the way: nothing is trained twice, nothing is lost."""
 
+import errno
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +34,18 @@ from dnnflow.errors import (
     InputError,
     LostStudyError,
     NotFoundError,
+    StoreAwayError,
     StudyError,
 )
 from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store import schema
+from dnnflow.results.store import database, schema
+from dnnflow.results.store.database import patient, waited
 from dnnflow.results.store.run_record import RunState
 from dnnflow.results.store.schema import runs
+from dnnflow.results.store.store import Store
 from dnnflow.run.execute import begin, preprocess, train, upload
 from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.run import StudyRun
@@ -554,3 +562,91 @@ def test_a_pipeline_takes_directories_and_databases(home: Settings, tmp_path: Pa
         assert any(said in str(event) for event in told)
         dataset = preprocess(iris(f"dataset.source={source}"), home)
         assert dataset.preprocessing() == of_csv.preprocessing()
+
+
+# ---- a store, or a disk, that takes nothing for a while
+
+
+class Waiting(LocalExecutor):
+    """An executor that calls something before it hands over what it has trained."""
+
+    def __init__(self, before: Callable[[], object]) -> None:
+        self._before = before
+
+    def train(self, *given: Any, **more: Any) -> Generator[list[Outcome], None, None]:
+        for outcomes in super().train(*given, **more):
+            self._before()
+            yield outcomes
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store wait for others for a tenth of a second only, and look again as soon."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(database, "LOOK_S", 0.05)
+
+
+def test_a_study_waits_for_a_store_that_is_locked_and_loses_nothing(settings: Settings, hasty: None) -> None:
+    begun, told = begin_study(iris("designs=4"), settings), list[str]()
+    lock = sqlite3.connect(settings.workspace.home / "results.db", check_same_thread=False)
+    lock.isolation_level = None
+    timers = list[threading.Timer]()
+
+    def hold() -> None:
+        if not timers:
+            lock.execute("BEGIN IMMEDIATE")
+            timers.append(threading.Timer(0.6, lambda: lock.execute("COMMIT")))
+            timers[0].start()
+
+    with patient(told.append):
+        begun.train(Waiting(hold))
+    assert begun.store.counts(begun.id)[TrialState.COMPLETED] == 4
+    assert "database is locked" in told[0]
+    assert told[0].startswith("waits, with what is finished kept in memory")
+    assert told[1].startswith("goes on after")
+
+
+def test_without_patience_a_locked_store_is_an_error_at_once(settings: Settings, hasty: None) -> None:
+    begun = begin_study(iris(), settings)
+    lock = sqlite3.connect(settings.workspace.home / "results.db")
+    lock.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreAwayError, match="database is locked"):
+        begun.store.set_state(begun.id, RunState.RUNNING)
+    lock.rollback()
+
+
+def test_a_study_waits_for_a_disk_that_is_full(
+    settings: Settings, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told, refused = begin_study(iris("designs=4"), settings), list[str](), Counter[str]()
+    fsync, add = os.fsync, Store.add_trials
+
+    def sometimes(what: str, error: Exception, call: Callable[..., Any], *given: Any) -> Any:
+        refused[what] += 1
+        if refused[what] % 3:
+            raise error
+        return call(*given)
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", partial(sometimes, "weights", full, fsync))
+    away = StoreAwayError("database or disk is full")
+    monkeypatch.setattr(Store, "add_trials", lambda *given: sometimes("trials", away, add, *given))
+    with patient(told.append):
+        begun.train(LocalExecutor())
+    monkeypatch.undo()
+    assert begun.store.counts(begun.id)[TrialState.COMPLETED] == 4
+    assert refused.keys() == {"weights", "trials"}
+    assert len(list(settings.workspace.weights_directory(begun.id).glob("*.npz"))) == 3
+    assert any("No space left on device; free some room" in one for one in told)
+    assert any("database or disk is full" in one for one in told)
+
+
+def test_a_wait_for_a_store_ends(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise StoreAwayError("no answer")
+
+    monkeypatch.setattr(database, "WAIT_S", 0.2)
+    told = list[str]()
+    with patient(told.append), pytest.raises(StoreAwayError, match="no answer"):
+        waited(away)
+    assert len(told) == 1

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 from typing import Any, TypedDict, Unpack
 
@@ -499,7 +499,8 @@ class Runs(Database):
         finally:
             stop.set()
             thread.join()
-            self._release(table, name, driver)
+            with suppress(StoreError):  # of a process that has ended the next one sees that
+                self._release(table, name, driver)
 
     def _beat(self, table: sa.Table, name: str, driver: Driver, stop: Event) -> None:
         while not stop.wait(HEARTBEAT_S):
