@@ -12,8 +12,10 @@ from dnnflow.engines.keras.keras_code import keras_code
 from dnnflow.engines.losses import loss_of
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.events import Event, Listener, Stage, StageFinished, StageStarted, ignore
+from dnnflow.execute.opening import lend
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.spec.algorithm import Algorithm
+from dnnflow.paths import try_file
 from dnnflow.pipeline.pipeline_file import as_pipeline, merge
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.store.store import Store
@@ -121,6 +123,7 @@ class OpenStudy(Study):
         InputError
             If it cannot be written so.
         """
+        try_file(Path(out))
         return export_model(model_file(self.id, model, settings=self.settings), Path(out), raw=raw)
 
     @cached_property
@@ -184,6 +187,7 @@ class OpenStudy(Study):
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report and return its path (default: the study's own directory)."""
         target = Path(path) if path is not None else self.settings.workspace.report(self.study_id)
+        try_file(target)
         return write_report(self.view(), target)
 
 
@@ -318,7 +322,9 @@ def search(
         study = dnnflow.search("iris.csv", label="species", minutes=5)
         study.predict(new_rows)
     """
+    lend(client)
     settings = settings or Settings.from_environment()
+    settings.workspace.require_writable()
     labels = (label,) if isinstance(label, str) else tuple(label or ())
     given = place_table(table, settings.workspace.frames, labels)
     named = options | ({"metric": metric} if metric else {}) | ({"drop": list(drop)} if drop else {})
@@ -419,6 +425,7 @@ def train(
     from dnnflow.engines.process_setup import import_tensorflow
     from dnnflow.run import train as training
 
+    lend(client)
     import_tensorflow()
     spec = training.describe_model(
         model, parameters, custom_objects=tuple(custom_objects), devices=devices, loss=loss, metrics=metrics,
@@ -582,6 +589,7 @@ def ingest(
     DataError
         For everything wrong with the table, with row, column and value.
     """
+    lend(client)
     settings = settings or Settings.from_environment()
     reading = {name: options.pop(name) for name in TextOptions.model_fields if name in options}
     datasets = Path(out) if out is not None else settings.workspace.datasets

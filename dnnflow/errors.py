@@ -26,6 +26,10 @@ class DataError(InputError):
     exit_code = 3
 
 
+class DamagedError(DataError):
+    """A dataset is not as it was written, or cannot be read here: no fault of any design."""
+
+
 class DesignError(InputError):
     """A design or a space describes no network."""
 
@@ -52,6 +56,10 @@ class StudyError(DnnflowError, RuntimeError):
     exit_code = 6
 
 
+class LostStudyError(StudyError):
+    """Another process has taken over a run while this one was suspended or cut off."""
+
+
 class StudyStopped(StudyError):
     """A study was stopped by request while it was trained; what is stored stays, and it can go on."""
 
@@ -70,6 +78,16 @@ class StoreError(DnnflowError, RuntimeError):
     """The results store cannot be opened, read or written."""
 
     exit_code = 7
+
+
+class StoreAwayError(StoreError):
+    """The results store takes nothing at the moment: it is locked, full, or does not answer."""
+
+
+class OutputError(DnnflowError, OSError):
+    """A file cannot be written where it is asked for: no permission, no room, a directory of its name."""
+
+    exit_code = 2
 
 
 class OutOfMemoryError(DnnflowError, MemoryError):

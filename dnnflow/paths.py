@@ -3,10 +3,12 @@
 Names given by users never become paths: every name here is a hash or an id that dnnflow made.
 """
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from dnnflow.errors import StoreError
+from dnnflow.errors import OutputError, StoreError
 
 _DELETED = ".deleted-"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk that takes no more."""
+ELSEWHERE = "name another place"
+BLOCK = 4096
+"""Bytes that are written to try a place: an empty file fits on a full disk."""
 
 
 def canonical_json(value: Any) -> str:
@@ -37,18 +44,100 @@ def write_file(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def file_aside(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file that becomes `path` when the block ends well, and is removed if not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    """Yield a file that becomes `path` when the block ends well, and is removed if not.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    aside = _aside(path)
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = aside.open("wb")
     try:
-        with aside.open("wb") as file:
+        with file, _told(path, written=True):
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        with _told(path):
+            os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def try_file(path: Path, room: int = 0) -> None:
+    """Look whether `file_aside` could write a file now; nothing of it stays.
+
+    Parameters
+    ----------
+    room
+        Bytes that it takes at least, if known.
+
+    Raises
+    ------
+    OutputError
+        If it could not.
+    """
+    with _told(path):
+        if path.is_dir():
+            raise OutputError(f"a file is written, got the directory {path}; name a file in it")
+        if os.path.ismount(path) or _is_anothers(path):
+            raise OSError(errno.EBUSY, "what is there cannot be replaced")
+        _try(path.parent, _aside(path).name, room)
+
+
+def try_directory(path: Path, room: int = 0, *, elsewhere: str = ELSEWHERE) -> None:
+    """Look whether a file could be made in a directory, which may have to be made, too; see `try_file`."""
+    with _told(path, elsewhere=elsewhere):
+        _try(path, _aside(path).name, room)
+
+
+def _try(directory: Path, name: str, room: int) -> None:
+    path = directory.absolute()
+    folder = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not folder.is_dir():
+        raise OSError(errno.ENOTDIR, f"{folder} is no directory")
+    probe = folder / name
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(BLOCK))
+            os.fsync(file.fileno())
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < room:
+        raise OSError(errno.ENOSPC, f"{free:,} bytes are free and {room:,} needed")
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def _is_anothers(path: Path) -> bool:
+    """Whether it is another user's file in a directory in which each may replace only their own."""
+    if not path.exists() or os.geteuid() == 0:
+        return False
+    folder = path.parent.stat()
+    owners = (path.lstat().st_uid, folder.st_uid)
+    return bool(folder.st_mode & stat.S_ISVTX) and os.geteuid() not in owners
+
+
+@contextmanager
+def _told(path: Path, *, written: bool = False, elsewhere: str = ELSEWHERE) -> Iterator[None]:
+    """Raise `OutputError` instead of what the system says; while a file is `written`, only of its own."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, OutputError) or (written and error.errno not in FULL):
+            raise
+        remedy = "free some room" if error.errno in FULL else "make it writable"
+        raise OutputError(
+            f"what is written needs a place that takes it, got {path}: {error.strerror or error}; {remedy}, "
+            f"or {elsewhere}"
+        ) from error
 
 
 @contextmanager
@@ -128,6 +217,17 @@ class Workspace:
         """Directory of one dataset."""
         return self.datasets / dataset_id
 
+    def require_writable(self) -> None:
+        """Look whether everything can be written that a run keeps.
+
+        Raises
+        ------
+        OutputError
+            If not.
+        """
+        for directory in (self.datasets, self.frames, self.home / "studies", self.home / "trained"):
+            try_directory(directory, elsewhere="set DNNFLOW_HOME")
+
     @property
     def frames(self) -> Path:
         """Directory of the tables that were given in memory, each an Arrow file called by its hash."""
@@ -146,6 +246,10 @@ class Workspace:
     def launch(self, run_id: str) -> Path:
         """Directory of one run that the web server handed over."""
         return self.launches / run_id
+
+    def saved(self, run_id: str) -> Path:
+        """Directory of what a training has made and could not write where it was asked to."""
+        return self.home / "trained" / run_id
 
     def study(self, study_id: str) -> Path:
         """Directory of one study's files."""

@@ -17,7 +17,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled
 from run_watch import Watch
 
-from dnnflow.errors import ClusterError, StudyStopped
+from dnnflow.errors import ClusterError, OutputError, StudyStopped
 from dnnflow.execute.executor import Executor
 from dnnflow.pipeline.study_pipeline import Pipeline
 from dnnflow.results.view.study_view import StudyView
@@ -49,7 +49,9 @@ def may_pass(task: object, task_run: TaskRun, state: State[object]) -> bool:
     """Tell whether a failed task is worth another try: networks and clusters recover, bad input stays bad."""
     error = state.result(raise_on_failure=False)
     cause = getattr(error, "__cause__", None) or error
-    if isinstance(cause, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+    if isinstance(
+        cause, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError | OutputError
+    ):
         return False
     return isinstance(error, ClusterError) or isinstance(cause, OSError)
 

@@ -36,9 +36,11 @@ def train_model(placed: TrainPipeline, run: TrainingRun, row: RunRow) -> Trained
 
 
 @task(task_run_name="write", cache_policy=NO_CACHE)
-def write(trained: Trained, placed: TrainPipeline, row: RunRow, watch: Watch) -> tuple[Path, ...]:
+def write(
+    run: TrainingRun, trained: Trained, placed: TrainPipeline, row: RunRow, watch: Watch
+) -> tuple[Path, ...]:
     """Write the model and what else is asked for."""
-    written = stages.write_training(trained, placed, write_report, row)
+    written = stages.write_training(run, trained, placed, write_report, row)
     watch.show_training(trained.history, written)
     return written
 
@@ -51,7 +53,7 @@ def train(pipeline: TrainForm, run_id: str | None = None) -> str | State[str]:
         with recorded(run, watch) as row:
             placed = prepare(run, row)
             trained = train_model(placed, run, row)
-            model, *_ = write(trained, placed, row, watch)
+            model, *_ = write(run, trained, placed, row, watch)
     except StudyStopped as error:
         return Cancelled(message=str(error))
     return str(model)

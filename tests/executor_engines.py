@@ -8,11 +8,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.engines.seam import Engine, Fitted, TrainingContext
+from dnnflow.errors import DamagedError
 from dnnflow.events import utc_now
 
 
@@ -45,6 +47,21 @@ class Instant(Engine):
 
     def work(self, design: Design) -> None:
         """Do nothing."""
+
+
+class Unreadable(Instant):
+    """Cannot read its rows in the process that asks first."""
+
+    name = "unreadable"
+
+    def train(self, designs: Sequence[Design], context: TrainingContext) -> Iterator[Fitted]:
+        time.sleep(0.05)
+        first = log_of(context).with_name("unreadable")
+        with suppress(FileExistsError), first.open("x") as file:
+            file.write(str(os.getpid()))
+        if first.read_text() == str(os.getpid()):
+            raise DamagedError("a dataset's chunks must be as they were written")
+        yield from super().train(designs, context)
 
 
 class Short(Instant):

@@ -402,9 +402,11 @@ def export(
 ) -> None:  # fmt: skip
     """Write every trial of a study to a file, or one of its models for plain Keras or ONNX."""
     from dnnflow.api import model_file, open_study
+    from dnnflow.paths import try_file
     from dnnflow.results.view.export import export_trials
     from dnnflow.run.models.model_export import SUFFIXES, export_model
 
+    try_file(out)
     if out.suffix in SUFFIXES:
         for note in export_model(model_file(study, model), out, raw=raw):
             _print(f"note: {note}")

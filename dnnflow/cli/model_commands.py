@@ -72,6 +72,7 @@ def predict(
 ) -> None:  # fmt: skip
     """Apply a saved model to raw rows: the class of each and the probability of every class."""
     from dnnflow.api import model_file
+    from dnnflow.paths import try_file
     from dnnflow.results.view.export import check_suffix, write_table
     from dnnflow.run.models.predict_file import predict_file
     from dnnflow.run.models.saved_model import load_model
@@ -79,6 +80,7 @@ def predict(
 
     if out is not None:
         check_suffix(out, "predictions are written")
+        try_file(out)
     saved = load_model(model_file(model))
     saved = saved.with_thresholds(threshold) if threshold else saved
     saved = saved.with_missing_values(missing_value or ())

@@ -79,13 +79,15 @@ def _search(
     new: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from dnnflow.api import search_study
-    from dnnflow.paths import write_file
+    from dnnflow.paths import try_file, write_file
     from dnnflow.run.execute import require_success
     from dnnflow.run.search import SearchRequest
     from dnnflow.show.terminal import Progress
     from dnnflow.table.formats.given_table import place_table
 
     settings = Settings.from_environment()
+    if save is not None:
+        try_file(save)
     table = place_table(sections["dataset"]["source"], settings.workspace.frames)
     request = SearchRequest.of_table(table.name, sections, designs=size[0], minutes=size[1])
     written: dict[str, Any] = {}

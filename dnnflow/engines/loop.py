@@ -16,7 +16,7 @@ from dnnflow.engines.metrics import ACCURACY
 from dnnflow.engines.records import Trial, TrialState
 from dnnflow.engines.scoring import EPOCH_MEASURES, MeasuredRows, followed, kept_of
 from dnnflow.engines.seam import Fitted, Spent, TrainingContext, check_training, failed_trial, make_trial
-from dnnflow.errors import DivergedError, OutOfMemoryError, TimeLimitError
+from dnnflow.errors import DamagedError, DivergedError, OutOfMemoryError, TimeLimitError
 from dnnflow.events import utc_now
 from dnnflow.table.columns.kinds import Task
 
@@ -339,6 +339,8 @@ def train_designs(
             spent = Spent(started_at, time.monotonic() - start, result.history.training_s)
             trial = completed_trial(design, result, context, spent, engine=engine)
             fitted = Fitted(trial, result.weights, result.predicted(context))
+        except DamagedError:
+            raise
         except Exception as error:  # user code and libraries may raise anything: the study goes on
             spent = Spent(started_at, time.monotonic() - start)
             fitted = Fitted(failed_trial(design, error, context, spent, engine=engine))

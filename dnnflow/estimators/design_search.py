@@ -144,7 +144,9 @@ class DesignSearch(BaseEstimator):  # type: ignore[misc]
     def _settings(self) -> Iterator[Settings]:
         """Yield settings whose workspace is `home`, else one that is removed again."""
         with TemporaryDirectory(prefix="dnnflow-search-") as temporary:
-            yield Settings.from_environment({"DNNFLOW_HOME": str(self.home or temporary)})
+            settings = Settings.from_environment({"DNNFLOW_HOME": str(self.home or temporary)})
+            settings.workspace.require_writable()
+            yield settings
 
     def _checked(self, rows: Any, targets: Any, **checks: Any) -> tuple[Any, NDArray[Any]]:
         """Check rows and targets to fit as scikit-learn does, and keep names and number of the columns.

@@ -22,6 +22,7 @@ from tornado.ioloop import IOLoop
 
 from dnnflow.errors import ClusterError, InputError
 from dnnflow.events import ClusterReady, Listener, Notice, ignore
+from dnnflow.execute.callers import require_processes
 
 CONNECT_S = 20.0
 """How long a scheduler has to answer."""
@@ -106,6 +107,7 @@ def open_cluster(spec: ClusterSpec, listener: Listener = ignore) -> Iterator[Cli
         with _connect(spec, listener) as client:
             yield client
     else:
+        require_processes()
         with _start(spec) as client:
             listener(_ready(client))
             yield client

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dnnflow.errors import StoreError
+from dnnflow.errors import DnnflowError, StoreError
 from dnnflow.events import Command
 
 LOOK_S = 0.5
@@ -31,6 +31,7 @@ class Control:
         self._grace_s = grace_s
         self._changed = threading.Event()
         self._command = Command.RUN
+        self._error: DnnflowError | None = None
         self._asked_s = 0.0
         self._thread: int | None = None
 
@@ -42,15 +43,26 @@ class Control:
     @property
     def may_begin(self) -> bool:
         """Whether another pack may be handed out."""
-        return self._command is Command.RUN
+        return self._command is Command.RUN and self._error is None
 
     @property
     def must_end(self) -> bool:
         """Whether what is in flight is to be stopped."""
         asked_ago_s = time.monotonic() - self._asked_s
-        return self._command is Command.CANCEL or (
-            self._command is Command.PAUSE and asked_ago_s > self._grace_s
-        )
+        is_over = self._command is Command.CANCEL or self._error is not None
+        return is_over or (self._command is Command.PAUSE and asked_ago_s > self._grace_s)
+
+    def fail(self, error: DnnflowError) -> None:
+        """End the run with an error, which `check` raises."""
+        self._error = error
+        self._changed.set()
+        if (thread := self._thread) is not None:
+            interrupt(thread)
+
+    def check(self) -> None:
+        """Raise what ends the run, if anything does."""
+        if self._error is not None:
+            raise self._error
 
     def send(self, command: Command) -> None:
         """Command something; to be called now and then with the same, too, so that a pause's grace ends."""
@@ -63,9 +75,9 @@ class Control:
 
     def wait(self) -> None:
         """Wait while a pause is commanded."""
-        while self._command is Command.PAUSE:
+        while self._command is Command.PAUSE and self._error is None:
             self._changed.clear()
-            if self._command is Command.PAUSE:
+            if self._command is Command.PAUSE and self._error is None:
                 self._changed.wait(LOOK_S)
 
     @contextmanager
@@ -98,4 +110,7 @@ def _look(read: Callable[[], Command], control: Control, ended: threading.Event)
             command = read()
         except StoreError:  # a store that is briefly away: the next look may reach it
             command = control.command
+        except DnnflowError as error:  # another process drives it, or it was deleted
+            control.fail(error)
+            return
         control.send(command)

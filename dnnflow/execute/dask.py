@@ -26,6 +26,7 @@ from dnnflow.engines.records import Outcome, Portion, Trial, TrialError, TrialSt
 from dnnflow.engines.seam import StudyContext
 from dnnflow.errors import ClusterError, DnnflowError
 from dnnflow.events import Compiling, Listener, Notice, WorkerLost, WorkerRecycled, ignore
+from dnnflow.execute.callers import own_worker
 from dnnflow.execute.cluster import own_cluster, respawn, workers_of
 from dnnflow.execute.control import Control
 from dnnflow.execute.executor import never
@@ -37,6 +38,8 @@ POLL_S = 0.5
 """How often the scheduler is asked who works."""
 SCHEDULER_SILENCE_S = 20.0
 """How long the scheduler may not answer before the run ends."""
+BUSY_S = 30.0
+"""How long all workers may be held by tasks of others before that is told."""
 RESTART_S = 30.0
 """How long a worker process may take to end."""
 GO_ON = "run the same command: what has been stored is not trained again"
@@ -115,7 +118,9 @@ class _Run:
         self._submitted = 0
         self._restarts: list[ThreadFuture[None]] = []
         self._watch: ThreadFuture[None] | None = None
-        self._answered_s = self._worked_s = time.monotonic()
+        self._own_worker = own_worker()
+        """Of the task in which this is called."""
+        self._answered_s = self._worked_s = self._free_s = time.monotonic()
         self._last_error: BaseException | None = None
         self._noticed: set[str] = set()
 
@@ -127,11 +132,21 @@ class _Run:
         self._watch = self._on_loop(self._watch_workers())
         while self._backlog.unfinished:
             if fresh := self._receive():
+                handed_s = time.monotonic()
                 yield fresh
+                self._excuse(time.monotonic() - handed_s)
             if self._control.may_begin:
                 self._hand_out()
             elif self._control.must_end or not self._futures:
                 return
+
+    def _excuse(self, seconds: float) -> None:
+        """Leave the time out that who iterates took: nothing was looked at meanwhile, such as results."""
+        for slot in self._slots.by_address.values():
+            slot.head_since_s += seconds
+        self._answered_s += seconds
+        self._worked_s += seconds
+        self._free_s += seconds
 
     def close(self) -> None:
         """Cancel what is in flight and leave nothing running."""
@@ -234,6 +249,8 @@ class _Run:
         if news.run != self._name:
             return []
         slot = self._slots.by_address.get(news.worker)
+        if slot is not None:
+            slot.has_begun = True
         if slot is not None and slot.is_compiling is not news.is_compiling:
             self._set_compiling(slot, news.is_compiling)
         return self._new(news.outcomes)
@@ -298,12 +315,13 @@ class _Run:
         now = time.monotonic()
         if self._slots.usable():
             self._worked_s = now
+            self._require_room(now)
         elif isinstance(self._last_error, DnnflowError):
             raise self._last_error
         elif self._slots.by_address:
             reasons = "; ".join(sorted({slot.unusable for slot in self._slots.by_address.values()}))
             raise ClusterError(f"a run needs a worker that can do it, got: {reasons}") from self._last_error
-        wait_s = self._options.wait_for_workers_s or (120.0 if own_cluster(self._client) else 300.0)
+        wait_s = self._wait_s
         if now - self._worked_s > wait_s:
             kind = "worker with a GPU" if self._study.device == "gpu" else "worker"
             address = self._client.scheduler.address
@@ -312,6 +330,24 @@ class _Run:
                 f"(dask worker {address} --nthreads 1 --preload dnnflow.execute.worker) and {GO_ON}"
             )
         return []
+
+    @property
+    def _wait_s(self) -> float:
+        return self._options.wait_for_workers_s or (120.0 if own_cluster(self._client) else 300.0)
+
+    def _require_room(self, now_s: float) -> None:
+        """End a run whose workers are all taken by tasks of others, the one that waits for it among them."""
+        waiting = [slot for slot in self._slots.usable() if slot.loads]
+        if not waiting or any(slot.has_begun for slot in waiting):
+            self._free_s = now_s
+        elif now_s - self._free_s > self._wait_s:
+            raise ClusterError(
+                f"a run needs a worker that is free, got {len(waiting)} that other tasks have held for "
+                f"{self._wait_s:.0f} s; end them or add workers (in a task, call dnnflow in its own thread), "
+                f"and {GO_ON}"
+            )
+        elif now_s - self._free_s > BUSY_S:
+            self._notice("all workers are held by other tasks, until one of which ends designs wait")
 
     def _new(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return [outcome for outcome in outcomes if self._backlog.finish(outcome.trial.design_id)]
@@ -362,24 +398,31 @@ class _Run:
     def _interrupt(self, slot: Slot) -> list[Outcome]:
         """Restart a worker whose designs do not end, and treat them as if they had killed it."""
         lost = self._empty(slot)
-        if slot.worker.nanny:
+        if self._may_restart(slot):
             self._restart(slot)
         else:
-            slot.unusable = "its designs did not end and it has no nanny to restart it"
+            slot.unusable = f"its designs did not end and {self._why_kept(slot)}"
             self._notice(f"worker {slot.worker.address} gets no more designs: {slot.unusable}")
         return lost
 
     def _weigh(self, slot: Slot, resident_bytes: int) -> None:
         if not slot.weigh(resident_bytes, self._options.resident_limit_bytes):
             return
-        if not slot.worker.nanny:
-            self._notice(f"worker {slot.worker.address} has grown past its limit and has no nanny to restart "
-                         "it; start workers without --no-nanny")  # fmt: skip
+        if not self._may_restart(slot):
+            self._notice(f"worker {slot.worker.address} has grown past its limit and {self._why_kept(slot)}")
             return
         slot.draining = True
         if not slot.loads:
             self._listener(WorkerRecycled(slot.worker.address, resident_bytes))
             self._restart(slot)
+
+    def _may_restart(self, slot: Slot) -> bool:
+        return slot.worker.nanny and slot.worker.address != self._own_worker
+
+    def _why_kept(self, slot: Slot) -> str:
+        if slot.worker.nanny:
+            return "is not restarted, as the task that called this run is on it"
+        return "has no nanny to restart it; start workers without --no-nanny"
 
     def _restart(self, slot: Slot) -> None:
         """Have a worker process replaced; the next look at the workers sees the new one."""

@@ -32,16 +32,38 @@ def cluster_spec(executor: Mapping[str, Any], settings: Settings) -> "ClusterSpe
 @contextmanager
 def open_client(executor: Mapping[str, Any], settings: Settings, *, client: "Client | None" = None,
                 listener: Listener = ignore) -> Iterator["Client | None"]:  # fmt: skip
-    """Yield a Dask client: the given one (left open), or a new one; None for the in-process executor."""
+    """Yield a Dask client: the given one (left open), or a new one; None for the in-process executor.
+
+    A Dask task that calls this leaves its worker's thread pool, which would else wait for itself.
+
+    Raises
+    ------
+    InputError
+        If the given one cannot be waited for.
+    ClusterError
+        If it is closed; see `open_cluster`, too.
+    """
     if client is not None:
+        lend(client)
         yield client
     elif executor.get("kind", "dask") == "in-process":
         yield None
     else:
+        from dnnflow.execute.callers import leave_pool
         from dnnflow.execute.cluster import open_cluster
 
+        leave_pool()
         with open_cluster(cluster_spec(executor, settings), listener) as opened:
             yield opened
+
+
+def lend(client: "Client | None") -> None:
+    """Look whether a caller's client can be used, and leave the pool of the worker whose task this is."""
+    if client is not None:
+        from dnnflow.execute.callers import leave_pool, require_usable
+
+        require_usable(client)
+        leave_pool()
 
 
 def executor_on(client: "Client | None") -> Executor:

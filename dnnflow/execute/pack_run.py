@@ -21,6 +21,7 @@ from dnnflow.engines.seam import (
     failed_trial,
     make_importable,
 )
+from dnnflow.errors import DamagedError
 from dnnflow.events import utc_now
 
 if TYPE_CHECKING:
@@ -123,6 +124,8 @@ def _train(engine: Engine, designs: Sequence[Design], context: TrainingContext) 
         error: Exception = RuntimeError(
             f"engine {engine.name} must yield a trial a design, got {len(done)}; report it"
         )
+    except DamagedError:  # this process cannot read the rows; another may
+        raise
     except Exception as raised:  # an engine is somebody else's code
         error = raised
     # Not those after the last one: an engine may tell of a stack's failures first.

@@ -74,6 +74,8 @@ class Slot:
     draining: bool = False
     """Gets nothing more until it has been restarted."""
     restarting: bool = False
+    has_begun: bool = False
+    """Whether its first load is known to run; another's task may hold the worker."""
     is_compiling: bool = False
     """Whether its running load makes machine code or a graph now, which no time limit counts."""
     stalled_since_s: float | None = None
@@ -97,7 +99,7 @@ class Slot:
 
     def release(self, number: int, now_s: float) -> Load | None:
         """Take back a load that has ended; None if it is not here any more."""
-        self.head_since_s = now_s
+        self.head_since_s, self.has_begun = now_s, False
         return self.loads.pop(number, None)
 
     def weigh(self, resident_bytes: int, limit_bytes: int | None) -> bool:

@@ -73,6 +73,7 @@ def run_task(given_bytes: bytes) -> bytes:
         start = monotonic()
         _enter(given.run)
         try:
+            worker.log_event(TOPIC, TaskNews(given.run, worker.address).pack())  # that it has begun
             with OutcomeSender(given, worker.address, worker.log_event) as sender:
                 context = training_context(given.study, worker=worker.address, device=given.device,
                                       memory_bytes=worker.memory_manager.memory_limit)  # fmt: skip
@@ -86,7 +87,7 @@ def run_task(given_bytes: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class TaskNews:
-    """What a task tells while it goes on."""
+    """What a task tells while it goes on, and that it has begun."""
 
     run: str
     worker: str

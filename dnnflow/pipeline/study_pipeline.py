@@ -167,6 +167,11 @@ class RunDescription(Section):
         """Whether it names modules of the user's."""
         raise NotImplementedError
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The files that it is asked to write, beside the workspace's."""
+        raise NotImplementedError
+
     def plain(self) -> dict[str, Any]:
         """Return what was set, as JSON types; `model_validate` reads it back."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -281,6 +286,11 @@ class Pipeline(RunDescription):
         """What of training and evaluation makes studies differ."""
         evaluation = fields_of(SelectionOptions, self.evaluation)
         return TrainingSettings(**fields_of(TrainingOptions, self.training), **evaluation)
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """A copy of the report."""
+        return () if self.outputs.report is None else (Path(self.outputs.report),)
 
     @property
     def has_code(self) -> bool:

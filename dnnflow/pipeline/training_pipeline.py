@@ -132,6 +132,14 @@ class TrainPipeline(RunDescription):
         return self
 
     @property
+    def written(self) -> tuple[Path, ...]:
+        """The model, what was measured, and a checkpoint."""
+        files, checkpoint = self.outputs, self.parallel.checkpoint
+        named = [files.model, files.history, files.timeline, files.report]
+        named += [None if checkpoint is None else f"{checkpoint}/checkpoint"]
+        return tuple(Path(name) for name in named if name is not None)
+
+    @property
     def has_code(self) -> bool:
         """Whether it may name modules of the user's."""
         return True

@@ -14,9 +14,9 @@ from dnnflow.design.layers import Design
 from dnnflow.engines.epoch_rows import TrainingRows, class_weights
 from dnnflow.engines.losses import loss_of
 from dnnflow.engines.metrics import metric_of
-from dnnflow.errors import DataError, InputError, StudyError
+from dnnflow.errors import DataError, InputError, OutputError, StudyError
 from dnnflow.events import Draw, Listener, Notice, Stage, StageFinished, StageStarted, ignore
-from dnnflow.execute.opening import executor_on, open_client
+from dnnflow.execute.opening import executor_on, lend, open_client
 from dnnflow.paths import content_id, write_file
 from dnnflow.pipeline.designs import draw_designs
 from dnnflow.pipeline.study_pipeline import Pipeline
@@ -99,6 +99,7 @@ def execute(run: Run, *, draw: Draw, client: "Client | None" = None,
     DnnflowError
         Saying the rule, what was got and the remedy.
     """
+    lend(client)
     with recorded(run, listener) as row:
         if isinstance(run, TrainingRun):
             return _execute_training(run, draw, client, row)
@@ -150,7 +151,7 @@ def _begin_on_table(run: StudyRun, client: "Client | None", row: RunRow) -> Stud
 def _execute_training(run: TrainingRun, draw: Draw, client: "Client | None", row: RunRow) -> TrainingEnd:
     placed = prepare_training(run, row)
     trained = train_model(placed, run.settings, client=client, listener=row)
-    return TrainingEnd(trained.model, trained.history, write_training(trained, placed, draw, row))
+    return TrainingEnd(trained.model, trained.history, write_training(run, trained, placed, draw, row))
 
 
 def upload(pipeline: Pipeline, listener: Listener = ignore) -> None:
@@ -192,6 +193,7 @@ def preprocess(pipeline: Pipeline, settings: Settings, *, client: "Client | None
     DataError
         For everything wrong with the table, with row, column and value.
     """
+    lend(client)
     with stage(Stage.PREPROCESS, f"label {', '.join(pipeline.dataset.labels)}", listener) as came_of_it:
         dataset = ingest(
             pipeline.source, pipeline.recipe, settings.workspace.datasets, client=client, listener=listener
@@ -310,7 +312,7 @@ class Workers:
     def __enter__(self) -> Self:
         section = self._run.pipeline.executor
         is_named = bool(section.address or section.scheduler_file or self._run.settings.cluster)
-        if self.client is None and is_named:
+        if self.client is not None or is_named:
             self.client = self._open()
         return self
 
@@ -422,8 +424,11 @@ def report(run: StudyRun, study: Study, view: StudyView, draw: Draw,
 
 def _copy_report(run: StudyRun, study: Study) -> None:
     if run.pipeline.outputs.report:
-        report = study.settings.workspace.report(study.id).read_bytes()
-        write_file(Path(run.pipeline.outputs.report), report)
+        report = study.settings.workspace.report(study.id)
+        try:
+            write_file(Path(run.pipeline.outputs.report), report.read_bytes())
+        except OutputError as error:
+            raise OutputError(f"{error}; the report of study {study.id} is in {report}") from error
 
 
 def refit(run: StudyRun, study: Study, view: StudyView, *, client: "Client | None" = None,
@@ -498,11 +503,21 @@ def train_model(placed: TrainPipeline, settings: Settings, *, client: "Client | 
     return trained
 
 
-def write_training(trained: Trained, placed: TrainPipeline, draw: Draw, row: RunRow) -> tuple[Path, ...]:
-    """Write a training's files, the model first, and what its row keeps of it."""
-    written = write_trained(trained, placed, draw)
-    row.outcome = outcome_of_training(trained, placed)
-    return tuple(written)
+def write_training(
+    run: TrainingRun, trained: Trained, placed: TrainPipeline, draw: Draw, row: RunRow
+) -> tuple[Path, ...]:  # fmt: skip
+    """Write a training's files, the model first, and what its row keeps of it.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written where it was asked to, and where it is instead.
+    """
+    written = write_trained(trained, placed, draw, run.settings.workspace.saved(row.run_id))
+    row.outcome = outcome_of_training(trained, written.files)
+    if written.problems:
+        raise OutputError(". ".join(written.problems))
+    return tuple(written.files)
 
 
 @contextmanager

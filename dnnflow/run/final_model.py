@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dnnflow.design.layers import Design
 from dnnflow.errors import DataError, NotFoundError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.execute.control import control_from
 from dnnflow.results.view.finals import Finals
 from dnnflow.results.view.study_view import metric_of_study
 from dnnflow.results.view.tested import Tested
@@ -22,6 +21,7 @@ from dnnflow.run.final_stage import (
     refit_task,
 )
 from dnnflow.run.models.saved_model import read_about, write_model
+from dnnflow.run.study import driven
 from dnnflow.table.columns.split import Part
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def train_final_model(
 
 def _train(final: FinalModel, executor: "Executor", listener: Listener) -> None:
     study = final.study
-    with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
+    with driven(study) as control:
         _forget_others(final)
         FinalTraining(study, final.tasks, listener).run(executor, control)
 

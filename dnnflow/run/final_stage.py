@@ -7,6 +7,7 @@ what is missing, and comes to the same numbers.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from dnnflow.engines.records import FinalOptions, Outcome, Portion
 from dnnflow.engines.scoring import in_units
 from dnnflow.errors import InputError
 from dnnflow.events import FinalsProgress, Listener, Notice, Stage, ignore
-from dnnflow.execute.control import control_from
 from dnnflow.execute.portions import plan_study
 from dnnflow.parameters import fields_of
 from dnnflow.results.predictions.prediction_matrix import PredictionWriter
+from dnnflow.results.store.database import waited
 from dnnflow.results.store.final_trials import FinalStage, FinalTrial
 from dnnflow.results.view.finals import Finals, refitted
 from dnnflow.results.view.study_view import load_finals
 from dnnflow.run.models.saved_model import write_weights
+from dnnflow.run.study import driven
 from dnnflow.run.trial_loop import TrialLoop
 from dnnflow.table.columns.split import Part
 from dnnflow.table.store.whole_dataset import WholeDataset
@@ -150,7 +152,7 @@ def train_finals(
     listener(Notice(told))
     designs = {design.design_id: design for design in study.designs}
     folds = [task for one in chosen for task in _fold_tasks(designs[one], parts)]
-    with study.store.driving(study.id), control_from(lambda: study.store.command(study.id)) as control:
+    with driven(study) as control:
         _forget_others(study, folds)
         FinalTraining(study, folds, listener).run(executor, control)
         finals = load_finals(study.store, study.record, study.settings.workspace, is_trained=True)
@@ -227,14 +229,14 @@ class FinalTraining(TrialLoop):
             task = self._tasks[outcome.trial.design_id]
             if outcome.weights:
                 path = study.settings.workspace.final_weights(study.id, task.design.design_id)
-                write_weights(path, outcome.weights)
+                waited(partial(write_weights, path, outcome.weights))
             if outcome.predicted is not None and task.stage == "folds":
                 predicted[task.design.design_id] = self._in_rows(outcome.predicted, task.part)
             found.append(
                 FinalTrial(task.stage, task.finalist, task.design, task.part.fold, task.repeat, outcome.trial)
             )
-        self._predictions.append(predicted)
-        study.store.add_final_trials(study.id, found)
+        waited(lambda: self._predictions.append(predicted))
+        waited(lambda: study.store.add_final_trials(study.id, found))
         self._stored |= {one.design.design_id for one in found}
         self._report()
 

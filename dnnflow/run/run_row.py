@@ -4,20 +4,25 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Unpack
 
-from dnnflow.errors import DnnflowError, StoreError, StudyStopped
+from dnnflow.errors import DnnflowError, LostStudyError, StoreError, StudyStopped
 from dnnflow.events import (
     ClusterReady,
     Command,
     Event,
     FinalsProgress,
     Listener,
+    Notice,
     StageStarted,
     TrainingProgress,
     TrialsStored,
     ignore,
 )
+from dnnflow.paths import try_directory, try_file
+from dnnflow.results.store.database import patient
 from dnnflow.results.store.run_record import (
     Driver,
     RunKind,
@@ -78,12 +83,13 @@ class RunRow:
 
     def _tell(self, **news: Unpack[News]) -> None:
         self._told_s = time.monotonic()
-        with suppress(StoreError):  # a store that is briefly away: what is told next is newer
+        # A store that is briefly away: what is told next is newer
+        with suppress(StoreError), patient(None):
             if self.run_id:
                 self._store.tell(self.run_id, **news)
 
     def _stop_if_cancelled(self) -> None:
-        with suppress(StoreError):
+        with suppress(StoreError), patient(None):
             if self.run_id and self._store.command(self.run_id) is Command.CANCEL:
                 raise StudyStopped(
                     f"a training goes on while it is wanted, got a request to stop training {self.run_id}; "
@@ -165,8 +171,13 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
     with Store(run.settings.store_url) as store:
         row = RunRow(store, listener)
         try:
-            _begin(row, run, store)
-            yield row
+            with patient(lambda told: row(Notice(told))):
+                _begin(row, run, store)
+                _try_outputs(run)
+                yield row
+                row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
+        except LostStudyError:
+            raise
         except StudyStopped:
             row.end(RunState.STOPPED)
             raise
@@ -177,10 +188,22 @@ def recorded(run: Run, listener: Listener = ignore) -> Iterator[RunRow]:
         except Exception as error:
             row.end(RunState.FAILED, failure_of(error))
             raise
-        else:
-            row.end(RunState.FAILED if row.error else RunState.FINISHED, row.error)
         finally:
             row.close()
+
+
+def _try_outputs(run: Run) -> None:
+    """Look whether everything that a run writes can be written, before anything is computed.
+
+    Raises
+    ------
+    OutputError
+        If not.
+    """
+    run.settings.workspace.require_writable()
+    for path in run.pipeline.written:
+        try_file(path)
+    try_directory(Path(gettempdir()), elsewhere="set TMPDIR")
 
 
 def failure_of(error: Exception) -> str:

@@ -93,6 +93,8 @@ def search_pipeline(
         For everything wrong with the table.
     InputError
         If a section breaks a rule.
+    OutputError
+        If nothing can be kept.
     """
     request, dataset = _worthwhile(request, settings, client, listener)
     return _laid_over(good_rules(facts_of_dataset(dataset)), request)
@@ -131,6 +133,7 @@ def _worthwhile(
     request: SearchRequest, settings: Settings, client: "Client | None", listener: Listener
 ) -> tuple[SearchRequest, Dataset]:
     """Return the request without columns that carry nothing, if it looks for them, and its dataset."""
+    settings.workspace.require_writable()
     rules = good_rules(TableFacts(rows=0, numbers=0, categories=0, classes=0))
     upload(_laid_over(rules, request), listener)
     if request.looks:

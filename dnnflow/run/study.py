@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ from dnnflow.design.layers import Design, activations_of
 from dnnflow.engines.epoch_rows import TrainingRows
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
+from dnnflow.errors import DamagedError, LostStudyError, StoreError
 from dnnflow.events import (
     Listener,
     Notice,
@@ -27,6 +29,7 @@ from dnnflow.execute.portions import StudyPlan, designs_of, plan_study
 from dnnflow.pipeline.pipeline_checks import validate_leniently
 from dnnflow.pipeline.study_pipeline import DatasetSection, Pipeline
 from dnnflow.results.predictions.prediction_matrix import MAX_BYTES, PredictionWriter
+from dnnflow.results.store.database import patient, waited
 from dnnflow.results.store.run_record import RunRecord, RunState
 from dnnflow.results.store.store import Store
 from dnnflow.results.view.study_view import StudyView, load_view
@@ -177,6 +180,8 @@ class Study:
             missing = self.missing(shard)
             try:
                 if missing:
+                    if shard is None or shard[0] == 0:
+                        self._require_sound_dataset()
                     self.store.set_state(self.study_id, RunState.RUNNING)
                     self.store.tell(self.study_id, dashboard=executor.dashboard)
                     plan = self.plan
@@ -184,13 +189,27 @@ class Study:
                         plan = plan_study(missing, self.job().settings, lambda: self.dataset)
                     elif plan.summary and (shard is None or shard[0] == 0):
                         listener(Notice(plan.summary))
-                    with control_from(lambda: self.store.command(self.study_id)) as control:
+                    with driven(self) as control:
                         StudyTraining(self, listener, ends_s).run(
                             executor, plan.containing(missing, shard), control
                         )
-            except BaseException:
-                self.store.set_state(self.study_id, RunState.STOPPED)
+            except LostStudyError:  # its state is the other's
                 raise
+            except BaseException:
+                with suppress(StoreError), patient(None):
+                    self.store.set_state(self.study_id, RunState.STOPPED)
+                raise
+
+    def _require_sound_dataset(self) -> None:
+        """Look whether the rows that a study goes on with are those that it began with."""
+        if not sum(self.store.counts(self.study_id).values()):
+            return
+        try:
+            self.dataset.verify()
+        except DamagedError as error:
+            raise DamagedError(
+                f"{error}: the command that began study {self.study_id} does so, and goes on with it"
+            ) from error
 
     def grow(self, designs: Sequence[Design]) -> None:
         """Give a study by time the designs of its next round, which those that it has begin."""
@@ -229,6 +248,22 @@ class Study:
             import_paths=(pipeline.space.code_folder,) if pipeline.space.code_folder else (),
             activations=activations_of(self.designs),
         )
+
+
+@contextmanager
+def driven(study: Study) -> Iterator[Control]:
+    """Drive a study in this process for the block; yields what is commanded meanwhile.
+
+    Raises
+    ------
+    StudyError
+        If another living process drives it; `LostStudyError` of the control's `check`, if one does later.
+    """
+    with (
+        study.store.driving(study.id) as driver,
+        control_from(lambda: study.store.command(study.id, driver)) as control,
+    ):
+        yield control
 
 
 def shards(study: Study) -> list[Shard]:
@@ -304,17 +339,18 @@ class StudyTraining(TrialLoop):
         return f"with {self._completed + self._failed:,} of {len(self._designs):,} designs trained"
 
     def _store(self, outcomes: Sequence[Outcome]) -> None:
-        self._keep_predictions(outcomes)
         trials = [outcome.trial for outcome in outcomes]
+        waited(lambda: self._keep_predictions(outcomes))
         keys = []
         for outcome, trial in zip(outcomes, trials, strict=True):
             key = None
             if trial.score is not None:
                 key = LeaderboardKey.of(trial.design_id, trial.score, trial.parameters)
                 keys.append(key)
-            self._keeper.count(trial.design_id, key, outcome.weights)
+            waited(partial(self._keeper.count, trial.design_id, key, outcome.weights))
         # The weights of the best are on disk before their trial counts as done
-        self._study.store.add_trials(self._study.id, [(self._designs[x.design_id], x) for x in trials])
+        pairs = [(self._designs[trial.design_id], trial) for trial in trials]
+        waited(lambda: self._study.store.add_trials(self._study.id, pairs))
         self._stored |= {trial.design_id for trial in trials}
         self._completed, self._trained = self._completed + len(keys), self._trained + len(trials)
         self._failed += len(trials) - len(keys)

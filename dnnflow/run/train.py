@@ -1,9 +1,10 @@
 """Train one Keras model data-parallel, as a pipeline or a call in Python says."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 from dnnflow.errors import InputError
@@ -12,6 +13,7 @@ from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.parallel.spec.train_options import RunOptions, TrainOptions
 from dnnflow.parameters import fields_of
+from dnnflow.paths import try_directory, try_file, write_file
 from dnnflow.pipeline.training_pipeline import TrainPipeline
 from dnnflow.settings import Settings
 from dnnflow.table.rows.source import RowSource
@@ -72,6 +74,8 @@ def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Clie
     validation = validation_source(source, _plain(rows.validation) if rows.validation else None, reading)
     import_tensorflow()
     spec = _spec_of(pipeline)
+    if pipeline.outputs.model is not None:
+        try_file(Path(pipeline.outputs.model), spec.vector.nbytes)
     plan = TrainingPlan(
         spec=spec, source=source, options=_options_of(pipeline, spec), validation=validation,
         import_paths=paths,
@@ -87,6 +91,8 @@ def carry_out(plan: TrainingPlan, client: "Client", listener: Listener = ignore)
     """Train on a cluster's workers."""
     from dnnflow.parallel.driver.training import Training
 
+    if plan.options.checkpoint is not None:
+        try_directory(Path(plan.options.checkpoint), plan.spec.vector.nbytes)
     training = Training(
         client, plan.spec, plan.source, plan.options, validation=plan.validation, callbacks=plan.callbacks,
         listener=listener, import_paths=plan.import_paths,
@@ -219,26 +225,55 @@ def _options_of(pipeline: TrainPipeline, spec: "ModelSpec") -> TrainOptions:
     )
 
 
-def write_trained(trained: Trained, pipeline: TrainPipeline, draw: Draw) -> list[Path]:
-    """Write the model, history, timeline and report where a `placed` pipeline says; return the files."""
-    from dnnflow.paths import write_file
+def write_trained(trained: Trained, pipeline: TrainPipeline, draw: Draw, aside: Path) -> "Written":
+    """Write the model, history, timeline and report where a `placed` pipeline says.
+
+    Parameters
+    ----------
+    aside
+        Directory for what cannot be written there.
+    """
     from dnnflow.run.models.saved_model import write_model
     from dnnflow.table.rows.array_source import DatasetSource
     from dnnflow.table.store.dataset import open_cached
 
     source, measured, files = trained.source, trained.history, pipeline.outputs
     dataset = open_cached(Path(source.path)) if isinstance(source, DatasetSource) else None
-    written = [Path(str(files.model))]
-    write_model(written[0], trained.model, dataset)
-    if files.history is not None:
-        written.append(Path(files.history))
-        write_file(written[-1], _history_text(measured, written[-1], pipeline))
-    if files.timeline is not None:
-        written.append(Path(files.timeline))
-        write_file(written[-1], measured.to_chrome_trace())
-    if files.report is not None:
-        written.append(draw(measured, Path(files.report)))
+    written = Written(aside)
+    written.write(str(files.model), lambda path: write_model(path, trained.model, dataset))
+    written.write(files.history, lambda path: write_file(path, _history_text(measured, path, pipeline)))
+    written.write(files.timeline, lambda path: write_file(path, measured.to_chrome_trace()))
+    written.write(files.report, lambda path: draw(measured, path))
     return written
+
+
+class Written:
+    """The files of a training; what could not be written where it was asked to lies aside."""
+
+    def __init__(self, aside: Path) -> None:
+        self._aside = aside
+        self.files: list[Path] = []
+        """Those that there are, in the order in which they were written."""
+        self.problems: list[str] = []
+        """Why one is not where it was asked to be, and where it is."""
+
+    def write(self, name: str | None, write: Callable[[Path], object]) -> None:
+        """Write one file, if it is asked for."""
+        if name is None:
+            return
+        path = Path(name)
+        places, why = [path, self._aside / path.name, Path(gettempdir()) / self._aside.name / path.name], ""
+        for place in places:
+            try:
+                write(place)
+            except OSError as error:
+                why = why or str(error)
+                continue
+            self.files.append(place)
+            if place is not path:
+                self.problems.append(f"{why}; what was to be written is kept in {place}")
+            return
+        self.problems.append(f"{why}; and neither {places[1]} nor {places[2]} could be written")
 
 
 def _history_text(measured: "History", path: Path, pipeline: TrainPipeline) -> str:
@@ -252,15 +287,16 @@ def _history_text(measured: "History", path: Path, pipeline: TrainPipeline) -> s
     )
 
 
-def outcome_of_training(trained: Trained, pipeline: TrainPipeline) -> dict[str, Any]:
+def outcome_of_training(trained: Trained, written: Sequence[Path]) -> dict[str, Any]:
     """Return what the row of a training keeps of it: its last numbers, and its files."""
-    history, files = trained.history, pipeline.outputs
+    history = trained.history
+    kinds = {path.suffix: str(path) for path in written}
     return {
         "samples": history.samples,
         "seconds_s": history.seconds_s,
         "last": {name: float(value) for name, value in history.rows[-1].items()} if history.rows else None,
-        "model": files.model,
-        "report": files.report,
+        "model": kinds.get(".keras"),
+        "report": kinds.get(".html"),
     }
 
 

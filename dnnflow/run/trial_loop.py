@@ -33,9 +33,12 @@ class TrialLoop(ABC):
         ------
         StudyStopped
             If the control says so before all are trained.
+        LostStudyError
+            If another process drives the study by now.
         """
         left = list(portions)
         while left := [portion for portion in left if not self._has(portion)]:
+            control.check()
             if control.command is Command.CANCEL:
                 raise self._stopped()
             if control.command is Command.PAUSE:

@@ -92,6 +92,7 @@ class CellProgress:
         """
         self._display = display
         self._cell: Any = None
+        self._bar = (0, 0)
         self._stage, self._notices = "", list[str]()
         self._last_s = 0.0
 
@@ -116,7 +117,12 @@ class CellProgress:
             self._last_s = time.monotonic()
             self._show(in_words(event), done, total)
 
+    def say_stopped(self) -> None:
+        """Show how far it came when a person interrupted it, and what goes on from there."""
+        self._show("stopped; run the cell again to go on with what is missing", *self._bar)
+
     def _show(self, line: str, done: int, total: int) -> None:
+        self._bar = (done, total) if total else self._bar
         bar = f'<progress value="{done}" max="{total}" style="width: 24em"></progress> ' if total else ""
         notices = "".join(f"<br>{escape(one)}" for one in self._notices)
         html = self._display.HTML(f"<div>{bar}{escape(line)}<small>{notices}</small></div>")
@@ -131,7 +137,12 @@ def progress(*, quiet: bool = False) -> Iterator[Listener]:
     """Yield a listener that shows progress where this process is: in a notebook's cell, else on stderr."""
     display = None if quiet else _notebook_display()
     if display is not None:
-        yield CellProgress(display)
+        cell = CellProgress(display)
+        try:
+            yield cell
+        except KeyboardInterrupt:
+            cell.say_stopped()
+            raise
         return
     with Progress(quiet=quiet) as shown:
         yield shown

@@ -1,6 +1,8 @@
 """`dnnflow train`: from files to a trained model, with errors before the hours of training and not after."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from dnnflow.cli import main as cli
 from dnnflow.errors import InputError
 from dnnflow.events import ReplicaLost, TrainingProgress
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
+from dnnflow.results.store.store import Store
+from dnnflow.settings import Settings
 from dnnflow.show.terminal import Progress
 from dnnflow.show.wording import in_words, staleness_in_words
 from tests.conftest import PIPELINES
@@ -217,3 +221,50 @@ def test_public_names_can_be_imported() -> None:
     assert callable(dnnflow.train)
     made = dnnflow.Algorithm(kind="easgd", momentum=0.9)  # type: ignore[arg-type]  # text is taken as well
     assert made.push_kind.value == "weights"
+
+
+def test_where_nothing_can_be_written_nothing_is_trained(call, folder: Path) -> None:
+    (folder / "taken.keras").mkdir(exist_ok=True)
+    for options in (
+        ["--out", "taken.keras"],
+        ["--out", "model.json/trained.keras"],
+        ["--out", "trained.keras", "--history", "model.json/history.csv"],
+        ["--out", "trained.keras", "--checkpoint", "model.json/checkpoint"],
+    ):
+        code, out, err = call("model.json", "no-such-rows.h5", *LEARN, *options)
+        assert code == 2
+        assert options[-1] in err
+        assert err.strip().endswith(("name another place", "name a file in it"))
+        assert out == ""
+
+
+def test_what_cannot_be_written_at_the_end_is_kept_in_the_home(
+    call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    replace = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if Path(target).name in ("late.keras", "late.csv") and "home" not in Path(target).parts:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    code, _, err = call(
+        "model.json", "part0.h5", *LEARN, "--epochs", "1", "--out", "late.keras", "--history", "late.csv",
+        "--report", "late.html",
+    )  # fmt: skip
+    assert code == 2
+    kept = sorted((folder / "home" / "trained").rglob("late.*"))
+    assert [path.name for path in kept] == ["late.csv", "late.keras"]
+    for path in kept:
+        assert f"{path.name}: Device or resource busy" in err
+        assert f"what was to be written is kept in {path}" in err
+    assert keras.models.load_model(kept[1]).count_params() == 21
+    assert (folder / "late.html").is_file()
+    with Store(Settings.from_environment().store_url) as store:
+        run = store.run(kept[1].parent.name)
+    assert run.state.value == "failed"
+    assert "what was to be written is kept in" in (run.error or "")
+    assert (run.outcome or {})["model"] == str(kept[1])

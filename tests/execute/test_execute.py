@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster, Nanny, Scheduler, SpecCluster
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Portion, TrainingSettings, TrialState
 from dnnflow.engines.seam import StudyContext
-from dnnflow.errors import ClusterError, DnnflowError
+from dnnflow.errors import ClusterError, DamagedError, DnnflowError
 from dnnflow.events import Event, Notice, WorkerLost, WorkerRecycled
 from dnnflow.execute import dask as dask_executor
 from dnnflow.execute import slots
@@ -397,6 +397,24 @@ def test_workers_started_by_hand_have_one_thread_and_their_resources(
 
 
 @pytest.mark.cluster
+def test_a_worker_that_cannot_read_the_rows_is_set_aside_and_no_design_fails(
+    cluster: Client, job: MakeJob
+) -> None:
+    events: list[Event] = []
+    study = job("Unreadable")
+    outcomes = flat(DaskExecutor(cluster).train(portions(12), study, listener=events.append))
+    assert ids(outcomes) == expected(12)
+    assert {outcome.trial.state for outcome in outcomes} == {TrialState.COMPLETED}
+    assert len({outcome.trial.worker for outcome in outcomes}) == 1
+    (told,) = [event.message for event in events if isinstance(event, Notice)]
+    assert "cannot do the job and gets no more: DamagedError: a dataset's chunks" in told
+
+
+def test_rows_that_no_worker_can_read_end_the_run_with_what_is_wrong(job: MakeJob) -> None:
+    with pytest.raises(DamagedError, match="must be as they were written"):
+        flat(LocalExecutor().train(portions(3), job("Unreadable")))
+
+
 def test_what_a_worker_cannot_do_is_told_once(job: MakeJob, tmp_path: Path) -> None:
     """One without a nanny cannot be restarted; of several threads one trains."""
     events: list[Event] = []

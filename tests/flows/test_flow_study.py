@@ -117,6 +117,7 @@ def test_what_a_run_gives_is_laid_over_its_deployment(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(pipeline_form, "get_client", lambda sync_client: Client())
     monkeypatch.setattr(pipeline_form.runtime, "deployment", SimpleNamespace(id="the deployment"))
+    monkeypatch.setattr(pipeline_form.runtime, "flow_run", SimpleNamespace(flow_name="study"))
     given = {"designs": 4, "space": {"units": 8, "epochs": 1}}
     merged = TypeAdapter(pipeline_form.PipelineForm).validate_python(given)
     assert (merged.designs, merged.space.units, merged.space.epochs) == (4, 8, 1)
@@ -129,7 +130,23 @@ def test_without_a_deployment_a_pipeline_stands_for_itself(monkeypatch: pytest.M
     import pipeline_form
 
     monkeypatch.setattr(pipeline_form.runtime, "deployment", SimpleNamespace(id=None))
-    assert pipeline_form.over_default({"designs": 4}) == {"designs": 4}
+    assert pipeline_form.over_default({"designs": 4}, "study") == {"designs": 4}
+
+
+def test_a_flow_that_another_deployed_flow_calls_has_a_pipeline_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pipeline_form
+
+    given = {"designs": 4}
+    monkeypatch.setattr(pipeline_form.runtime, "deployment", SimpleNamespace(id="of the caller"))
+    monkeypatch.setattr(pipeline_form.runtime, "flow_run", SimpleNamespace(flow_name="nightly"))
+    assert pipeline_form.over_default(given, "study") == given  # in a thread that knows no flow
+    monkeypatch.setattr(pipeline_form.runtime, "flow_run", SimpleNamespace(flow_name="study"))
+    for context in ("FlowRunContext", "TaskRunContext"):
+        with monkeypatch.context() as within:
+            within.setattr(pipeline_form, context, SimpleNamespace(get=lambda: "the caller's"))
+            assert pipeline_form.over_default(given, "study") == given
 
 
 # Shards, studies, retries

@@ -30,7 +30,8 @@ from test_parallel_train import (
 )
 
 from dnnflow.api import train
-from dnnflow.errors import ClusterError, InputError
+from dnnflow.errors import ClusterError, InputError, OutputError
+from dnnflow.events import Event, Notice
 from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 from dnnflow.parallel.driver.training import Training
@@ -200,6 +201,29 @@ def test_asynchronous_training_goes_on_with_another_number_of_replicas(
     settings |= {"epochs": 5, "restore": True, "synchronous": True}
     with pytest.raises(InputError, match="as it began, got synchronous after asynchronous"):
         train(counting_model(211), identity(211), replicas=2, **settings)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_no_training(
+    cluster: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_full(*_: object) -> None:
+        raise OutputError("no room")
+
+    told: list[Event] = []
+    monkeypatch.setattr("dnnflow.parallel.driver.training.write_checkpoint", is_full)
+    result = train(
+        counting_model(50), identity(50), client=cluster, replicas=1, batch_size=5, checkpoint=str(tmp_path),
+        checkpoint_every_s=0.001, listener=told.append,
+    )  # fmt: skip
+    assert set(times(result["model"])) == {1.0}
+    notices = [event.message for event in told if isinstance(event, Notice)]
+    assert notices.count("no checkpoint: no room; the training goes on, and the last one stays") == 1
+
+
+def test_a_checkpoint_that_has_no_place_is_told_before_the_training(cluster: Client, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file is no directory"):
+        train(counting_model(50), identity(50), client=cluster, checkpoint=str(tmp_path / "file" / "in"))
 
 
 def test_synchronous_training_does_not_and_says_why(cluster: Client, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What is deleted is gone, from the database and from the disk; what others need stays."""
 
 import os
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from dnnflow.results.store.deletion import (
     unused_datasets,
 )
 from dnnflow.results.store.final_trials import FinalTrial
-from dnnflow.results.store.run_record import Driver, RunKind, RunState
+from dnnflow.results.store.run_record import Driver, RunKind, RunState, own_host
 from dnnflow.results.store.schema import final_trials, runs, study_designs, trials
 from dnnflow.results.store.store import Store
 from tests.web.recording import design, insert_study, trial
@@ -86,7 +85,7 @@ def test_nothing_of_a_deleted_study_is_left(store: Store, workspace: Workspace) 
 def test_what_waits_or_runs_is_not_deleted(store: Store, workspace: Workspace, state: str) -> None:
     if state == "driven":
         study_id = insert_study(store, 3, state=RunState.RUNNING)
-        mine = Driver(socket.gethostname(), psutil.Process().pid, psutil.Process().create_time())
+        mine = Driver(own_host(), psutil.Process().pid, psutil.Process().create_time())
         store.claim(study_id, mine)
     else:
         study_id = store.ask("waiting", RunKind.STUDY, "waiting", {"designs": 3}, queue="a queue").run_id

@@ -1,7 +1,6 @@
 """Stores of older versions are brought up in place: hours of training are in them."""
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from dnnflow.errors import NotFoundError, StoreError
 from dnnflow.events import Command
 from dnnflow.paths import canonical_json
 from dnnflow.results.store.database import open_engine, store_url
-from dnnflow.results.store.run_record import Driver, RunKind, RunState
+from dnnflow.results.store.run_record import Driver, RunKind, RunState, own_host
 from dnnflow.results.store.schema import MEASURES, SCHEMA_VERSION, runs
 from dnnflow.results.store.store import Store
 from dnnflow.results.store.trial_rows import trial_row
@@ -119,7 +118,7 @@ COLUMNS_OF_4 = {"score": "accuracy", "train_score": "train_accuracy",
 OLD_COLUMNS = {**COLUMNS_OF_4, "score": "test_accuracy", "loss": "test_loss"}
 NAMES_OF_3 = {"run_id": "study_id", "command": "wanted", "acknowledged": "obeyed"}
 """Columns of `runs`, and what they were in `studies`."""
-DEAD = Driver(socket.gethostname(), 2**22 - 1, 1.0)
+DEAD = Driver(own_host(), 2**22 - 1, 1.0)
 MakeOld = Callable[..., None]
 
 
@@ -256,7 +255,7 @@ def test_an_old_store_is_left_as_it_is_while_a_process_of_its_version_trains(
     """Its table would vanish under it."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         started_s = psutil.Process(process.pid).create_time()
-        make_old(2, Driver(socket.gethostname(), process.pid, started_s))
+        make_old(2, Driver(own_host(), process.pid, started_s))
         with pytest.raises(StoreError, match=rf"got old driven by process {process.pid} on .*; wait for it"):
             Store(url)
         engine = open_engine(store_url(url))

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from dnnflow.events import Command
 from dnnflow.paths import content_id
 from dnnflow.results.store import database, run_record, schema
 from dnnflow.results.store import runs as runs_module
-from dnnflow.results.store.run_record import Driver, RunRecord, RunState, new_study_id
+from dnnflow.results.store.run_record import Driver, RunRecord, RunState, new_study_id, own_host
 from dnnflow.results.store.store import Store
 from dnnflow.results.view import overview
 
@@ -392,7 +391,7 @@ def test_a_study_is_driven_by_one_living_process(
 
     study_id = add_study(store, [])
     started_s = psutil.Process(other_process.pid).create_time()
-    other = Driver(socket.gethostname(), other_process.pid, started_s)
+    other = Driver(own_host(), other_process.pid, started_s)
     store.claim(study_id, other)
     assert store.driver(study_id) == Driver.parse(str(other))
     with pytest.raises(
@@ -526,7 +525,7 @@ def test_what_is_wanted_stands_until_the_study_is_started_again(store: Store) ->
 def test_a_start_does_not_undo_what_is_wanted_of_another_process(store: Store) -> None:
     study_id = add_study(store, [])
     parent = psutil.Process(os.getppid())
-    store.claim(study_id, Driver(socket.gethostname(), parent.pid, parent.create_time()))
+    store.claim(study_id, Driver(own_host(), parent.pid, parent.create_time()))
     store.send_command(study_id, Command.PAUSE)
     store.start(study_id)
     assert store.command(study_id) is Command.PAUSE

@@ -1,13 +1,18 @@
 """A study from data to report, whatever happens on the way: nothing is trained twice, nothing is lost."""
 
+import errno
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +26,30 @@ from dnnflow.api import execute, open_study, run_study
 from dnnflow.design.layers import Design
 from dnnflow.engines.records import Outcome, Portion, Trial, TrialState
 from dnnflow.engines.seam import StudyContext
-from dnnflow.errors import ConflictError, DataError, DesignError, InputError, NotFoundError, StudyError
+from dnnflow.errors import (
+    ConflictError,
+    DamagedError,
+    DataError,
+    DesignError,
+    InputError,
+    LostStudyError,
+    NotFoundError,
+    StoreAwayError,
+    StudyError,
+)
 from dnnflow.events import Event, Notice, StageFinished, StageStarted, TrialsStored
 from dnnflow.execute.local import LocalExecutor
 from dnnflow.pipeline.pipeline_file import load_pipeline
 from dnnflow.pipeline.study_pipeline import Pipeline
-from dnnflow.results.store import schema
+from dnnflow.results.store import database, schema
+from dnnflow.results.store.database import patient, waited
 from dnnflow.results.store.run_record import RunState
+from dnnflow.results.store.schema import runs
+from dnnflow.results.store.store import Store
 from dnnflow.run.execute import begin, preprocess, train, upload
 from dnnflow.run.models.saved_model import load_model
 from dnnflow.run.run import StudyRun
-from dnnflow.run.study import Study
+from dnnflow.run.study import Study, driven
 from dnnflow.settings import Settings
 from dnnflow.table.columns.split import Part
 from tests.conftest import PIPELINES, ROOT, begin_study
@@ -321,6 +339,62 @@ def test_two_processes_do_not_train_one_study(settings: Settings) -> None:
         begun.train(LocalExecutor())
 
 
+@pytest.mark.parametrize("engine", ["compiled", "keras"])
+def test_a_study_goes_on_only_with_the_rows_that_it_began_with(engine: str, settings: Settings) -> None:
+    begun = begin_study(iris("designs=4", f"training.engine={engine}"), settings)
+    chunk = begun.dataset.path / "train/X/c/0/0"
+    sound = chunk.read_bytes()
+    chunk.write_bytes(bytes(1) + sound[1:-1] + b"\x7f")
+    for told in ("checksum differs", f"the command that began study {begun.id} does so, and goes on"):
+        with pytest.raises(DamagedError, match=told):
+            Study(begun.store, settings, begun.id).train(LocalExecutor())
+        # No design has failed; the second time some are trained
+        assert begun.store.counts(begun.id)[TrialState.FAILED] == 0
+        chunk.write_bytes(sound)
+        first = begun.designs[0]
+        trial = Trial(design_id=first.design_id, state=TrialState.COMPLETED, engine=engine, score=0.5)
+        begun.store.add_trials(begun.id, [(first, trial)])
+        chunk.write_bytes(bytes(1) + sound[1:-1] + b"\x7f")
+
+
+class TakenOver(LocalExecutor):
+    """An executor during whose training another process takes the study over, as if it was suspended."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def train(
+        self, portions: Sequence[Portion], study: StudyContext, *, control: Any = None, **_: Any
+    ) -> Generator[list[Outcome], None, None]:  # fmt: skip
+        yield from super().train(portions[:1], study)
+        with self._study.store._write() as connection:
+            connection.execute(runs.update().values(driver="elsewhere:7:1.0", heartbeat_s=time.time()))
+        while not control.must_end:
+            time.sleep(0.01)
+
+
+def test_a_driver_that_has_lost_its_study_ends_and_leaves_it_to_the_other(settings: Settings) -> None:
+    begun = begin_study(iris("designs=4"), settings)
+    with pytest.raises(LostStudyError, match=f"got study {begun.id} driven by process 7 on elsewhere while"):
+        begun.train(TakenOver(begun))
+    assert begun.record.state is RunState.RUNNING
+    assert begun.record.is_driven
+    assert sum(begun.store.counts(begun.id).values()) > 0
+
+
+def test_a_study_that_is_deleted_meanwhile_ends_its_training(settings: Settings) -> None:
+    begun = begin_study(iris(), settings)
+    with driven(begun) as control:
+        with begun.store._write() as connection:
+            for table in reversed(runs.metadata.sorted_tables):
+                connection.execute(table.delete())
+        deadline = time.monotonic() + 20
+        while control.may_begin and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(NotFoundError, match=begun.id):
+            control.check()
+
+
 def test_shards_cover_every_design_once(settings: Settings) -> None:
     pipeline = iris("designs=12")
     begun = begin_study(pipeline, settings)
@@ -488,3 +562,91 @@ def test_a_pipeline_takes_directories_and_databases(home: Settings, tmp_path: Pa
         assert any(said in str(event) for event in told)
         dataset = preprocess(iris(f"dataset.source={source}"), home)
         assert dataset.preprocessing() == of_csv.preprocessing()
+
+
+# ---- a store, or a disk, that takes nothing for a while
+
+
+class Waiting(LocalExecutor):
+    """An executor that calls something before it hands over what it has trained."""
+
+    def __init__(self, before: Callable[[], object]) -> None:
+        self._before = before
+
+    def train(self, *given: Any, **more: Any) -> Generator[list[Outcome], None, None]:
+        for outcomes in super().train(*given, **more):
+            self._before()
+            yield outcomes
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a store wait for others for a tenth of a second only, and look again as soon."""
+    monkeypatch.setattr(database, "BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(database, "LOOK_S", 0.05)
+
+
+def test_a_study_waits_for_a_store_that_is_locked_and_loses_nothing(settings: Settings, hasty: None) -> None:
+    begun, told = begin_study(iris("designs=4"), settings), list[str]()
+    lock = sqlite3.connect(settings.workspace.home / "results.db", check_same_thread=False)
+    lock.isolation_level = None
+    timers = list[threading.Timer]()
+
+    def hold() -> None:
+        if not timers:
+            lock.execute("BEGIN IMMEDIATE")
+            timers.append(threading.Timer(0.6, lambda: lock.execute("COMMIT")))
+            timers[0].start()
+
+    with patient(told.append):
+        begun.train(Waiting(hold))
+    assert begun.store.counts(begun.id)[TrialState.COMPLETED] == 4
+    assert "database is locked" in told[0]
+    assert told[0].startswith("waits, with what is finished kept in memory")
+    assert told[1].startswith("goes on after")
+
+
+def test_without_patience_a_locked_store_is_an_error_at_once(settings: Settings, hasty: None) -> None:
+    begun = begin_study(iris(), settings)
+    lock = sqlite3.connect(settings.workspace.home / "results.db")
+    lock.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreAwayError, match="database is locked"):
+        begun.store.set_state(begun.id, RunState.RUNNING)
+    lock.rollback()
+
+
+def test_a_study_waits_for_a_disk_that_is_full(
+    settings: Settings, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told, refused = begin_study(iris("designs=4"), settings), list[str](), Counter[str]()
+    fsync, add = os.fsync, Store.add_trials
+
+    def sometimes(what: str, error: Exception, call: Callable[..., Any], *given: Any) -> Any:
+        refused[what] += 1
+        if refused[what] % 3:
+            raise error
+        return call(*given)
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, "fsync", partial(sometimes, "weights", full, fsync))
+    away = StoreAwayError("database or disk is full")
+    monkeypatch.setattr(Store, "add_trials", lambda *given: sometimes("trials", away, add, *given))
+    with patient(told.append):
+        begun.train(LocalExecutor())
+    monkeypatch.undo()
+    assert begun.store.counts(begun.id)[TrialState.COMPLETED] == 4
+    assert refused.keys() == {"weights", "trials"}
+    assert len(list(settings.workspace.weights_directory(begun.id).glob("*.npz"))) == 3
+    assert any("No space left on device; free some room" in one for one in told)
+    assert any("database or disk is full" in one for one in told)
+
+
+def test_a_wait_for_a_store_ends(hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> None:
+        raise StoreAwayError("no answer")
+
+    monkeypatch.setattr(database, "WAIT_S", 0.2)
+    told = list[str]()
+    with patient(told.append), pytest.raises(StoreAwayError, match="no answer"):
+        waited(away)
+    assert len(told) == 1

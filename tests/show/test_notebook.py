@@ -121,6 +121,22 @@ def test_progress_is_one_cell_that_is_drawn_anew():
     assert "(2.0 s)" in last
 
 
+def test_a_cell_that_is_interrupted_says_how_far_it_came_and_what_goes_on(monkeypatch: pytest.MonkeyPatch):
+    cell = Cell()
+    monkeypatch.setattr("dnnflow.show.notebook._notebook_display", lambda: cell)
+
+    def run() -> None:
+        with progress() as hear:
+            hear(stored(7))
+            hear(Notice("left out: column 'id'"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert 'value="7" max="100"' in cell.shown[-1]
+    assert "stopped; run the cell again to go on with what is missing" in cell.shown[-1]
+
+
 def test_progress_is_a_terminals_outside_of_notebooks():
     with progress(quiet=True) as heard:
         assert isinstance(heard, Progress)

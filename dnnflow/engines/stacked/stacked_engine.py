@@ -21,7 +21,7 @@ from dnnflow.engines.stacked.stack_plan import (
 )
 from dnnflow.engines.stacked.stack_weights import StackLayout
 from dnnflow.engines.tensors import Tensors, graphs_as_written, on_device
-from dnnflow.errors import DesignError, DivergedError, OutOfMemoryError
+from dnnflow.errors import DamagedError, DesignError, DivergedError, OutOfMemoryError
 from dnnflow.events import utc_now
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class StackedEngine:
             fitted: list[Fitted] = []
             try:
                 fitted = self._train_stack(stack, context)
+            except DamagedError:
+                raise
             except Exception as error:  # libraries may raise anything: the study goes on
                 if middle:
                     halves = stack.designs[:middle], stack.designs[middle:]

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker
 
-from dnnflow.errors import ClusterError
-from dnnflow.events import Listener, ReplicaLost, announced, ignore
+from dnnflow.errors import ClusterError, OutputError
+from dnnflow.events import Listener, Notice, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import PlacementError, TrainingActors
@@ -63,6 +63,7 @@ class Training:
         self._last_report_s: dict[int, float] = {}  # when a replica was sent, or has reported last
         self._waiting_since_s: dict[int, float] = {}  # since when a replica waits for a worker
         self._finished: set[int] = set()
+        self._told: set[str] = set()
         self._replica_config: Future[Pickled] | None = None
         self._choose_workers()
 
@@ -299,7 +300,14 @@ class Training:
                 )
 
     def _write_checkpoint(self) -> None:
-        write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
+        """Write a checkpoint; the training goes on without one that cannot be written, and the last stays."""
+        try:
+            write_checkpoint(str(self._options.checkpoint), *self._actors.snapshot())
+        except OutputError as error:
+            told = f"no checkpoint: {error}; the training goes on, and the last one stays"
+            if told not in self._told:
+                self._told.add(told)
+                self._listener(Notice(told))
 
     def _note_servers(self) -> None:
         self.history.note(self._actors.statistics(), self._elapsed_s())

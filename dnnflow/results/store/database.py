@@ -2,24 +2,85 @@
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 
-from dnnflow.errors import DnnflowError, InputError, StoreError
+from dnnflow.errors import DnnflowError, InputError, OutputError, StoreAwayError, StoreError
+from dnnflow.paths import FULL
 from dnnflow.results.store.schema import clock, prepare_schema
+
+Result = TypeVar("Result")
 
 BUSY_TIMEOUT_S = 30.0
 """How long a statement waits for another process's write to a SQLite file."""
 SHRINK_TIMEOUT_S = 1.0
 """The same for giving disk back, which can as well be done later."""
+
+
+WAIT_S = 600.0
+"""How long a run waits for a store that is away."""
+LOOK_S = 1.0
+"""How often it looks whether it is back."""
+
+_tell: ContextVar[Callable[[str], None] | None] = ContextVar("_tell", default=None)
+
+
+@contextmanager
+def patient(tell: Callable[[str], None] | None) -> Iterator[None]:
+    """Let this thread wait for stores that are away, for the block; None lets it not wait.
+
+    Parameters
+    ----------
+    tell
+        Told why it waits, and when it goes on.
+    """
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
+
+
+def waited(call: Callable[[], Result]) -> Result:
+    """Call what writes, again and again while store or disk take nothing, if this thread is `patient`.
+
+    Raises
+    ------
+    StoreAwayError, OutputError
+        If they take nothing for `WAIT_S`.
+    """
+    tell, began_s, is_told = _tell.get(), time.monotonic(), False
+    while True:
+        try:
+            found = call()
+        except (StoreAwayError, OSError) as error:
+            is_away = isinstance(error, StoreAwayError | OutputError) or error.errno in FULL
+            if tell is None or not is_away or time.monotonic() - began_s > WAIT_S:
+                raise
+            if not is_told:
+                tell(f"waits, with what is finished kept in memory, and goes on by itself: {error}")
+                is_told = True
+            time.sleep(LOOK_S)
+        else:
+            if is_told and tell is not None:
+                tell(f"goes on after {time.monotonic() - began_s:.0f} s")
+            return found
 
 
 class Database:
@@ -88,13 +149,18 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Yield a connection for queries of modules beside this one."""
-        with self._guard(), self._engine.connect() as connection:
-            yield connection
+        with self._guard(), ExitStack() as stack:
+            yield waited(lambda: self._entered(stack, self._engine.connect()))
 
     @contextmanager
     def _write(self) -> Iterator[sa.Connection]:
-        with self._guard(), self._engine.execution_options(writes=True).begin() as connection:
-            yield connection
+        engine = self._engine.execution_options(writes=True)
+        with self._guard(), ExitStack() as stack:
+            yield waited(lambda: self._entered(stack, engine.begin()))
+
+    def _entered(self, stack: ExitStack, opened: AbstractContextManager[sa.Connection]) -> sa.Connection:
+        with self._guard():
+            return stack.enter_context(opened)
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
@@ -105,8 +171,10 @@ class Database:
             if isinstance(original, DnnflowError):  # of a column's type
                 raise original from error
             cause = " ".join(str(original or error).split())
-            raise StoreError(f"the store {self.url} must be readable and writable, got: {cause}; "
-                             "check DNNFLOW_STORE") from error  # fmt: skip
+            is_away = isinstance(error, OperationalError | InterfaceError | TimeoutError)
+            kind = StoreAwayError if is_away else StoreError
+            raise kind(f"the store {self.url} must be readable and writable, got: {cause}; "
+                       "check DNNFLOW_STORE") from error  # fmt: skip
 
 
 def store_url(url: str) -> URL:
@@ -168,8 +236,9 @@ def _switch_to_wal(cursor: sqlite3.Cursor) -> None:
         try:
             cursor.execute("PRAGMA journal_mode = WAL")
             return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not is_busy or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 

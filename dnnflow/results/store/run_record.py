@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -22,6 +23,9 @@ from dnnflow.paths import canonical_json
 
 SILENT_AFTER_S = 30.0
 """A driver on another host counts as gone once its last heartbeat is older than this."""
+
+FIRST_PID_SPACE = 0xEFFFFFFC
+"""Of the processes of a machine that are in no container (linux/proc_ns.h)."""
 
 START_TOLERANCE_S = 2.0
 """A process' start time is derived from the clock, which may be set a little between two looks."""
@@ -291,11 +295,24 @@ def designs_of_blob(blob: bytes) -> list[Design]:
     return [Design.from_dict(json.loads(line)) for line in zlib.decompress(blob).decode().splitlines()]
 
 
+def own_host() -> str:
+    """Name where this process runs, so that processes of one name see each other's numbers.
+
+    Containers may share a host's name and still number their processes each for itself.
+    """
+    try:
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:  # another system than Linux
+        return socket.gethostname()
+    return socket.gethostname() if space == FIRST_PID_SPACE else f"{socket.gethostname()} ({space:x})"
+
+
 @dataclass(frozen=True)
 class Driver:
     """One process, told apart from a later one with the same number by when it began."""
 
     host: str
+    """See `own_host`."""
     pid: int
     started_s: float
     """Seconds since 1970, UTC."""
@@ -303,7 +320,7 @@ class Driver:
     @classmethod
     def this_process(cls) -> "Driver":
         """Describe the calling process."""
-        return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
+        return cls(own_host(), os.getpid(), psutil.Process().create_time())
 
     @classmethod
     def parse(cls, text: str) -> "Driver":
@@ -327,7 +344,7 @@ class Driver:
         silent_s : float
             Seconds since its last heartbeat.
         """
-        if self.host != socket.gethostname():
+        if self.host != own_host():
             return silent_s < SILENT_AFTER_S
         try:
             process = psutil.Process(self.pid)

@@ -3,13 +3,13 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Lock, Thread
 from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 
-from dnnflow.errors import ConflictError, StoreError, StudyError
+from dnnflow.errors import ConflictError, LostStudyError, StoreError, StudyError
 from dnnflow.events import Command, utc_now
 from dnnflow.paths import content_id
 from dnnflow.results.store.database import Database
@@ -286,13 +286,32 @@ class Runs(Database):
             ended["request"] = None
         self._update(run_id, **ended)
 
-    def command(self, run_id: str) -> Command:
-        """Return what is commanded of a run; one value, for who asks often."""
-        query = sa.select(runs.c.command).where(runs.c.run_id == run_id)
+    def command(self, run_id: str, driver: Driver | None = None) -> Command:
+        """Return what is commanded of a run; one value, for who asks often.
+
+        Parameters
+        ----------
+        driver
+            Who asks because it drives the run.
+
+        Raises
+        ------
+        LostStudyError
+            If another process does by now.
+        """
+        query = sa.select(runs.c.command, runs.c.driver).where(runs.c.run_id == run_id)
         with self.reading() as connection:
-            if (value := connection.execute(query).scalar()) is None:
+            if (row := connection.execute(query).first()) is None:
                 raise study_not_found(run_id)
-        return Command(value)
+        held = Driver.parse(row.driver) if row.driver else None
+        if driver is not None and not (held is not None and held.same_process(driver)):
+            by = f"process {held.pid} on {held.host}" if held is not None else "nobody"
+            raise LostStudyError(
+                f"a study is driven by one process at a time, got study {run_id} driven by {by} while this "
+                "process was suspended or cut off; it ends here, and all that it stored stays: follow it by "
+                f"dnnflow show {run_id}"
+            )
+        return Command(row.command)
 
     def send_command(self, run_id: str, command: Command) -> None:
         """Command a run; who drives it acts within a second, and one that is queued is cancelled at once."""
@@ -480,7 +499,8 @@ class Runs(Database):
         finally:
             stop.set()
             thread.join()
-            self._release(table, name, driver)
+            with suppress(StoreError):  # of a process that has ended the next one sees that
+                self._release(table, name, driver)
 
     def _beat(self, table: sa.Table, name: str, driver: Driver, stop: Event) -> None:
         while not stop.wait(HEARTBEAT_S):

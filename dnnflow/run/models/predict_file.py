@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dnnflow.errors import DataError
-from dnnflow.paths import file_aside
+from dnnflow.paths import file_aside, try_file
 from dnnflow.run.models.saved_model import NOTE, SavedModel
 from dnnflow.table.formats.typed_source import no_rows
 
@@ -33,7 +33,10 @@ def predict_file(
     ------
     DataError
         If the rows cannot be read or predicted, or there are none.
+    OutputError
+        If the file cannot be written, before a row is predicted as far as that can be known.
     """
+    try_file(out)
     with tempfile.TemporaryDirectory(prefix="dnnflow-predict-") as scratch:
         pieces, rows = list[Path](), 0
         schemas: list[pa.Schema] = []

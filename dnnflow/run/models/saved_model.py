@@ -10,7 +10,6 @@ import json
 import re
 import warnings
 import zipfile
-from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -134,12 +133,11 @@ class BestWeights:
                 self._offer(completed[0]._replace(minus_score=mean), None)
 
     def _offer(self, key: LeaderboardKey, weights: Sequence[np.ndarray] | None) -> None:
-        insort(self._best, key)
-        dropped = self._best[self._keep :]
-        del self._best[self._keep :]
-        if key not in dropped:
+        ranked = sorted([*self._best, key])
+        if key in ranked[: self._keep]:
             self._write(key.design_id, weights)
-        for other in dropped:
+        self._best = ranked[: self._keep]  # after the write, which may be tried again
+        for other in ranked[self._keep :]:
             self._drop(other.design_id)
 
     def _write(self, design_id: str, weights: Sequence[np.ndarray] | None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from dnnflow.errors import DataError
+from dnnflow.errors import DamagedError
 from dnnflow.table.columns.arrow import codes
 from dnnflow.table.columns.preprocess import FittedColumn, Preprocessing, TextColumn
 from dnnflow.table.columns.split import Marks
@@ -249,8 +249,8 @@ def _read(path: Path, checksum: str, out: NDArray[np.generic], size: int) -> Non
     out[...] = np.frombuffer(data, dtype=out.dtype).reshape(size, *out.shape[1:])[: len(out)]
 
 
-def _damaged(path: Path, reason: str) -> DataError:
-    return DataError(
+def _damaged(path: Path, reason: str) -> DamagedError:
+    return DamagedError(
         f"a dataset's chunks must be as they were written, but {path} is not ({reason}); "
         "delete the dataset's directory and make it again"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dnnflow.errors import DataError
+from dnnflow.errors import DamagedError
 from dnnflow.paths import canonical_json, content_id
 from dnnflow.table.columns.column_row import ColumnRow, column_rows
 from dnnflow.table.columns.kinds import ColumnKind, FeatureColumn, Task
@@ -442,8 +442,8 @@ def open_cached(path: str | Path) -> Dataset:
     return Dataset.open(path)
 
 
-def _invalid(path: Path, reason: str) -> DataError:
-    return DataError(
+def _invalid(path: Path, reason: str) -> DamagedError:
+    return DamagedError(
         f"a dataset must have a valid manifest and all its chunks, got {path} ({reason}); "
         "delete it and make the dataset again"
     )

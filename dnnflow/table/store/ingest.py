@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.paths import directory_aside, write_file
+from dnnflow.paths import directory_aside, try_directory, write_file
 from dnnflow.table.columns.column_row import different_values
 from dnnflow.table.columns.column_worth import (
     category_notes,
@@ -129,8 +129,11 @@ def ingest(
     ------
     DataError
         If the table breaks a rule; nothing is left behind.
+    OutputError
+        If the directory cannot be written.
     """
     datasets = Path(datasets).absolute()
+    try_directory(datasets)
     datasets.mkdir(parents=True, exist_ok=True)
     with open_scratch(datasets) as scratch, open_tasks(client, workers) as tasks:
         job = IngestJob(recipe, datasets, scratch, tasks, listener, block_bytes)
