@@ -55,6 +55,7 @@ class Training:
         validation: RowSource | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
         import_paths: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        options.require_applied(constrained=bool(spec.layout.constraints))
         self._client, self._spec, self._source, self._options = client, spec, source, options
         self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
         self._import_paths = tuple(import_paths)
@@ -317,6 +318,7 @@ class Training:
         self._note_servers()
         if self._options.checkpoint is not None:
             self._write_checkpoint()
+        self._actors.finish()
         evaluator.end(self._actors.pull())
 
     def _clean_up(self) -> None:
