@@ -59,8 +59,8 @@ def require_plain_fit(model: keras.Model, training: Mapping[str, Any]) -> None:
 _REFUSED_LAYERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "stateful=True": (
         lambda layer: getattr(layer, "stateful", False) is True,
-        "it goes on from batch to batch, and batches are dealt out to replicas; give whole sequences as rows, "
-        "and stateful=False",
+        "it goes on from batch to batch, and batches are dealt out to replicas; give whole sequences as "
+        "rows, and stateful=False",
     ),
     "synchronized=True": (
         lambda layer: getattr(layer, "synchronized", False) is True,

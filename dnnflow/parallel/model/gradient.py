@@ -372,8 +372,8 @@ def _require_sums(states: Sequence[Any], once: Sequence[np.ndarray]) -> None:
     ]
     if wrong:
         raise InputError(
-            f"metrics must keep sums and counts, so that replicas' can be added, got {', '.join(wrong)}; leave "
-            "that metric out, and measure it with model.evaluate afterwards"
+            f"metrics must keep sums and counts, so that replicas' can be added, got {', '.join(wrong)}; "
+            "leave that metric out, and measure it with model.evaluate afterwards"
         )
 
 

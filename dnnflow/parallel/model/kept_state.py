@@ -151,7 +151,8 @@ class Probe:
             found = _outputs(model, probe_inputs(model, self.draw))
         except Exception as error:
             raise InputError(
-                f"a model must answer wherever it is built, got {model.name}: {keras_message(error)}; {_REMEDY}"
+                f"a model must answer wherever it is built, got {model.name}: {keras_message(error)}; "
+                f"{_REMEDY}"
             ) from error
         difference = self._difference(found, _HERE * epsilon if here else math.sqrt(epsilon))
         if difference:
@@ -272,8 +273,9 @@ def require_gradients_alone(model: keras.Model, inputs: Any) -> None:
         ]
     if changed:
         raise InputError(
-            f"weights must be changed by gradients alone, got {', '.join(changed)} changed in the forward pass "
-            "by its layer, as SpectralNormalization does; use a kernel_constraint, or train with model.fit"
+            f"weights must be changed by gradients alone, got {', '.join(changed)} changed in the forward "
+            "pass by its layer, as SpectralNormalization does; use a kernel_constraint, or train with "
+            "model.fit"
         )
 
 

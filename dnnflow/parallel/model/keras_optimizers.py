@@ -11,7 +11,6 @@ import tensorflow as tf
 from dnnflow.design import layers as design
 from dnnflow.engines.keras.keras_updates import KerasUpdate, Update, is_fused, make_update
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.kept_state import require_same_settings
 from dnnflow.parallel.model.objects import reference_to
 from dnnflow.parallel.model.variables import parameters_of
 from dnnflow.parallel.spec.optimizer_spec import ELEMENTWISE, WHOLE_TENSOR, OptimizerSpec
@@ -83,8 +82,8 @@ def spec_of(
             raise InputError(f"an optimizer must be one rule without {name}, got {kind.__name__}; {remedy}")
     if steps:
         raise InputError(
-            f"an optimizer must begin with the training, got {kind.__name__} after {steps} steps, whose momenta "
-            "would be lost; compile the model again, or give an optimizer"
+            f"an optimizer must begin with the training, got {kind.__name__} after {steps} steps, whose "
+            "momenta would be lost; compile the model again, or give an optimizer"
         )
     rate = config.pop("learning_rate")
     if not isinstance(rate, float):
@@ -104,12 +103,11 @@ def spec_of(
         parameters=parameters,
     )
     rebuilt = build_keras_optimizer(spec)
-    require_same_settings(optimizer, rebuilt)
     lost = [name for name, value in config.items() if name != "name" and rebuilt.get_config()[name] != value]
     if lost:
         raise InputError(
-            f"an optimizer must be rebuilt with what it has, got another {', '.join(lost)} of {kind.__name__}; "
-            "its __init__ must take what its get_config returns"
+            f"an optimizer must be rebuilt with what it has, got another {', '.join(lost)} of "
+            f"{kind.__name__}; its __init__ must take what its get_config returns"
         )
     return spec
 

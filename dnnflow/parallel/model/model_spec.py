@@ -219,7 +219,7 @@ class ModelSpec:
             for layer, other in zip(layers_of(model), layers_of(copy), strict=True):
                 require_same_settings(layer, other)
         built = copy._compile_config.config
-        for name in ("loss", "metrics", "weighted_metrics"):
+        for name in ("loss", "metrics", "weighted_metrics", "optimizer"):
             pairs = zip(keras.tree.flatten(live[name]), keras.tree.flatten(built[name]), strict=True)
             for given, made in pairs:
                 require_same_settings(given, made)
@@ -275,8 +275,8 @@ class ModelSpec:
             model.compile(**compiled, jit_compile=False)
         except TypeError as error:
             raise InputError(
-                f"a model's compile must take {', '.join(_COMPILED)} and jit_compile, got {type(model).__name__}: "
-                f"{error}; leave it as keras.Model has it"
+                f"a model's compile must take {', '.join(_COMPILED)} and jit_compile, got "
+                f"{type(model).__name__}: {error}; leave it as keras.Model has it"
             ) from error
 
     def _require_settings(self) -> None:

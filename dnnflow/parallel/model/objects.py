@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from types import FunctionType
 from typing import Any
 
@@ -124,7 +125,7 @@ def resolve_objects(value: Any) -> Any:
         return found() if isinstance(found, type) else found
     if isinstance(value, Mapping):
         if {"class_name", "config"} <= value.keys():
-            return keras.saving.deserialize_keras_object(dict(value), safe_mode=True)
+            return keras.saving.deserialize_keras_object(deepcopy(dict(value)), safe_mode=True)  # it pops
         return {name: resolve_objects(item) for name, item in value.items()}
     return [resolve_objects(item) for item in value] if isinstance(value, list | tuple) else value
 

@@ -117,7 +117,7 @@ def _without_older(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
         elif name in _FIXED and _FIXED[name] != (_ANY,) and value not in _FIXED[name]:
             raise InputError(
                 f"a file of Keras 2 must hold what Keras 3 can do, got {kind.__name__} "
-                f"{config.get('name', '')} with {name}={value!r}, where Keras 3 has {_FIXED[name][0]!r} alone; "
-                "build the model without it, or train it where Keras 2 is"
+                f"{config.get('name', '')} with {name}={value!r}, where Keras 3 has {_FIXED[name][0]!r} "
+                "alone; build the model without it, or train it where Keras 2 is"
             )
     return left

@@ -132,8 +132,8 @@ def require_constraints_kept(server: OptimizerSpec | None, *, shards: int, group
         given = "an algorithm whose server has no optimizer" if server is None else f"{shards} servers"
         raise InputError(
             "constraints of weights are kept by one server with an optimizer, got "
-            f"{f'{groups} groups' if groups > 1 else given}; use downpour or diloco, servers=1 and groups=1, or "
-            "leave constraints out"
+            f"{f'{groups} groups' if groups > 1 else given}; use downpour or diloco, servers=1 and groups=1, "
+            "or leave constraints out"
         )
 
 
