@@ -200,7 +200,7 @@ def test_a_process_that_builds_another_model_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(Shifted, "shift", 1.0)
     with pytest.raises(InputError, match="must answer the same wherever it is built"):
         spec.build()
-    with pytest.raises(InputError, match="must have Keras' floatx float64.*float32 here"):
+    with pytest.raises(InputError, match=r"must have Keras' floatx float64.*float32 here"):
         replace(spec, settings={"floatx": "float64"}).build()
 
 

@@ -108,7 +108,22 @@ def _class_of(node: Mapping[str, Any]) -> Any:
     return found[0] if found else None
 
 
+def _shaped_newer(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with shapes as Keras 3 has them: by itself it takes the batch for one more axis."""
+    left = dict(config)
+    if not issubclass(kind, keras.Layer) or issubclass(kind, keras.layers.InputLayer):
+        return left
+    shape = left.pop("batch_input_shape", None)
+    if shape:
+        left.setdefault("input_shape", shape[1:])
+    axis = left.get("axis")
+    if kind is keras.layers.BatchNormalization and isinstance(axis, list) and len(axis) == 1:
+        left["axis"] = axis[0]
+    return left
+
+
 def _without_older(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    config = _shaped_newer(kind, config)
     taken, unused = parameters_of(kind), _UNUSED.get(kind.__name__, ())
     left = {}
     for name, value in config.items():
