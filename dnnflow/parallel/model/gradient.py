@@ -228,7 +228,8 @@ class GradientStep:
         with _batch_errors(arrays):
             self._measure(*_pack(structure, leaves))
             once = [variable.numpy() for variable in _metric_states(self._model)]
-            self._measure(*_pack(structure, leaves))
+            if once:
+                self._measure(*_pack(structure, leaves))
             require_gradients_alone(self._model, _pack(structure, leaves)[0])
         for variable, value in before:
             variable.assign(value)
