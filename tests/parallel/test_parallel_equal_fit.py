@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import layers as L
+from keras import optimizers
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.gradient import GradientStep
@@ -13,10 +15,9 @@ from dnnflow.parallel.model.model_spec import ModelSpec
 from dnnflow.parallel.model.variables import write_vector
 from dnnflow.parallel.server.messages import Push
 from dnnflow.parallel.server.parameter_server import ParameterServer
-from dnnflow.parallel.spec.algorithm import Algorithm, PushKind
+from dnnflow.parallel.spec.algorithm import Algorithm, Kind, PushKind
 from dnnflow.parallel.spec.train_options import TrainOptions
 
-L, optimizers = keras.layers, keras.optimizers
 HERE = "test_parallel_equal_fit"
 FEATURES, BATCH = 4, 16
 
@@ -137,7 +138,7 @@ def test_constraints_hold_after_each_step(constraint: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"algorithm": Algorithm(kind="easgd")}, "server has no optimizer"),
+        ({"algorithm": Algorithm(kind=Kind.EASGD)}, "server has no optimizer"),
         ({"servers": 2}, "2 servers"),
         ({"groups": 2}, "2 groups"),
     ],
@@ -345,6 +346,22 @@ def _synchronized() -> keras.Model:
 def test_what_no_gradient_holds_is_refused(make: Callable[[], keras.Model], words: str) -> None:
     with pytest.raises(InputError, match=words):
         ModelSpec.of(make())
+
+
+@keras.saving.register_keras_serializable(HERE)
+class Annealed(keras.Model):
+    """Its loss grows with the optimizer's steps."""
+
+    def compute_loss(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        return keras.ops.mean((y - y_pred) ** 2) * keras.ops.cast(self.optimizer.iterations, "float32")
+
+
+def test_a_loss_that_asks_the_optimizer_is_refused() -> None:
+    spec = ModelSpec.of(_of(Annealed))
+    with pytest.raises(InputError, match=r"must not ask the optimizer, got optimizer\.iterations"):
+        GradientStep(spec.build()).gradient(spec.vector, table())
 
 
 def _stepped() -> Any:

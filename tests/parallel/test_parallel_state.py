@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import layers as L
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.kept_state import Probe
 from dnnflow.parallel.model.model_spec import ModelSpec
 
-L = keras.layers
 HERE = "test_parallel_state"
 WORDS = ["up", "down", "strange", "charm"]
 

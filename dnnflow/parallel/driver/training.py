@@ -12,6 +12,7 @@ from dnnflow.events import Listener, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import PlacementError, TrainingActors
+from dnnflow.parallel.driver.callbacks import require_heard
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
 from dnnflow.parallel.driver.history import History, WorkerLoss
@@ -56,6 +57,7 @@ class Training:
         import_paths: Sequence[str] = (),
     ) -> None:  # fmt: skip
         options.require_applied(constrained=bool(spec.layout.constraints))
+        require_heard(callbacks)
         self._client, self._spec, self._source, self._options = client, spec, source, options
         self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
         self._import_paths = tuple(import_paths)

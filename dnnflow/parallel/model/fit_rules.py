@@ -1,6 +1,7 @@
 """Refuse models for which Keras' `fit` does something that no gradient step holds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -67,6 +68,32 @@ _REFUSED_LAYERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "statistics of a batch are those of one replica; give synchronized=False",
     ),
 }
+
+
+@contextmanager
+def without_optimizer(model: keras.Model) -> Iterator[None]:
+    """Refuse a loss that asks the model's optimizer, as for its steps: that of a replica takes none."""
+    if type(model).compute_loss is keras.Model.compute_loss:
+        yield
+        return
+    optimizer = model.optimizer
+    model.optimizer = _NoOptimizer()
+    try:
+        yield
+    finally:
+        model.optimizer = optimizer
+
+
+class _NoOptimizer:
+    """Stands where compute_loss must not look."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise InputError(
+            f"compute_loss must not ask the optimizer, got optimizer.{name}: steps are the server's; count "
+            "in a weight of a layer that its call changes while training"
+        )
 
 
 def _is_own(model: keras.Model, name: str) -> bool:

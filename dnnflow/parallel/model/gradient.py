@@ -13,6 +13,7 @@ from dnnflow.engines.tensors import trace
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.devices import gradients_beside
+from dnnflow.parallel.model.fit_rules import without_optimizer
 from dnnflow.parallel.model.kept_state import require_gradients_alone
 from dnnflow.parallel.model.keras_optimizers import make_local_update
 from dnnflow.parallel.model.messages import keras_message
@@ -225,7 +226,7 @@ class GradientStep:
         leaves = [tf.constant(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
         # Recurrent layers draw a mask of dropout although they use none
         before = [(variable, variable.numpy()) for variable in [*seeds(self._model), *self._statistics]]
-        with _batch_errors(arrays):
+        with _batch_errors(arrays), without_optimizer(self._model):
             self._measure(*_pack(structure, leaves))
             once = [variable.numpy() for variable in _metric_states(self._model)]
             if once:

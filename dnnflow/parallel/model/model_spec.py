@@ -4,7 +4,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ class ModelSpec:
 
     def _require_same(self, model: keras.Model, live: Mapping[str, Any]) -> None:
         """Refuse to describe a model of which another one is built: everything that travels is compared."""
-        copy = self.build()
+        copy = replace(self, devices={}).build()
         _require_same_variables(model, copy)
         if self.probe is not None:
             self.probe.require_same(copy, here=True)
@@ -287,7 +287,7 @@ class ModelSpec:
             name = wrong[0]
             raise InputError(
                 f"all processes must have Keras' {name} {self.settings[name]}, with which the model was "
-                f"described, got {found[name]} here; set it on the workers, with "
+                f"described, got {found[name]} here; set it on the workers, in ~/.keras/keras.json or with "
                 f"client.run(keras.config.set_{name}, {self.settings[name]!r})"
             )
 
@@ -330,6 +330,12 @@ def _settings() -> dict[str, Any]:
 
 
 def _require_same_variables(model: keras.Model, copy: keras.Model) -> None:
+    counts = [(len(one.variables), len(list(layers_of(one)))) for one in (model, copy)]
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"a model must be rebuilt as it is, got {counts[1][0]} variables in {counts[1][1]} layers for "
+            f"{counts[0][0]} in {counts[0][1]}; give module:function that builds it"
+        )
     for one, other in zip(model.variables, copy.variables, strict=True):
         if not np.array_equal(one.numpy(), other.numpy()):
             raise InputError(
