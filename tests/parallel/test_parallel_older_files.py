@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.messages import keras_message
+from dnnflow.parallel.model.keras_messages import keras_message
 from dnnflow.parallel.model.model_spec import ModelSpec
 
 RECURRENT = {"name": "gru", "units": 3, "time_major": False, "implementation": 2, "reset_after": True}

@@ -15,8 +15,8 @@ from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.devices import gradients_beside
 from dnnflow.parallel.model.fit_rules import without_optimizer
 from dnnflow.parallel.model.kept_state import require_gradients_alone
+from dnnflow.parallel.model.keras_messages import keras_message
 from dnnflow.parallel.model.keras_optimizers import make_local_update
-from dnnflow.parallel.model.messages import keras_message
 from dnnflow.parallel.model.recurrent import fused_lstm
 from dnnflow.parallel.model.variables import forward, layout_of, learned, seeds, statistics
 from dnnflow.parallel.model.weights import FlatLayout, Vector, as_array, as_tensor
@@ -235,11 +235,12 @@ class GradientStep:
         for variable, value in before:
             variable.assign(value)
         states = _metric_states(self._model)
-        _require_sums(states, once)
+        twice = [variable.numpy() for variable in states]
         self._model.reset_metrics()
         if any(np.any(variable.numpy()) for variable in states):
             names = ", ".join(variable.path for variable in states if np.any(variable.numpy()))
             raise InputError(f"metrics must start at zero, so that replicas' can be added, got {names}")
+        _require_sums(states, once, twice)
         self._structure, self._dtypes, self._states = structure, dtypes, states
 
     def _run(self, kind: str, first: Sequence[Any], arrays: Sequence[np.ndarray]) -> Any:
@@ -365,12 +366,12 @@ def _metric_states(model: keras.Model) -> list[Any]:
     return [variable for metric in model.metrics for variable in metric.variables if id(variable) not in own]
 
 
-def _require_sums(states: Sequence[Any], once: Sequence[np.ndarray]) -> None:
+def _require_sums(states: Sequence[Any], once: Sequence[np.ndarray], twice: Sequence[np.ndarray]) -> None:
     """Refuse metrics that do not add up: the same batch twice must count twice."""
     wrong = [
         variable.path
-        for variable, value in zip(states, once, strict=True)
-        if not np.allclose(variable.numpy(), 2.0 * value.astype(np.float64), rtol=1e-5, equal_nan=True)
+        for variable, value, double in zip(states, once, twice, strict=True)
+        if not np.allclose(double, 2.0 * value.astype(np.float64), rtol=1e-5, equal_nan=True)
     ]
     if wrong:
         raise InputError(

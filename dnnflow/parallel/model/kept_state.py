@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from dnnflow.errors import InputError
-from dnnflow.parallel.model.messages import keras_message
+from dnnflow.parallel.model.keras_messages import keras_message
 from dnnflow.parallel.model.variables import forward, frozen, layers_of, learned, parameters_of
 
 _ROWS = 4

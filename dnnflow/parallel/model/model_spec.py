@@ -26,8 +26,8 @@ from dnnflow.parallel.model.kept_state import (
     require_same_settings,
     write_layer_states,
 )
+from dnnflow.parallel.model.keras_messages import keras_message
 from dnnflow.parallel.model.keras_optimizers import spec_of, undecayed_of
-from dnnflow.parallel.model.messages import keras_message
 from dnnflow.parallel.model.objects import (
     custom_scope,
     import_object,
