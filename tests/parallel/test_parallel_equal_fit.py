@@ -392,6 +392,7 @@ class Forgets(optimizers.SGD):
         (_by_objects, "var_names"),
         (lambda: optimizers.LossScaleOptimizer(optimizers.SGD()), "without loss scaling"),
         (lambda: optimizers.SGD(loss_scale_factor=8.0), "without loss scaling"),
+        (optimizers.ScheduleFreeAdamW, "without weights of its own"),
         (lambda: Forgets(beta=0.5), "Forgets must be rebuilt with the beta"),
     ],
 )
@@ -412,6 +413,16 @@ class Most(keras.metrics.Metric):
 
     def result(self) -> Any:
         return self.most
+
+
+def test_a_metric_of_several_numbers_has_a_name_for_each() -> None:
+    x, y = table(3)
+    model = keras.Sequential([keras.Input((FEATURES,)), L.Dense(3, "softmax")])
+    model.compile("sgd", "mse", metrics=[keras.metrics.F1Score()])
+    step = GradientStep(ModelSpec.of(model).build())
+    found = step.results(step.evaluate(step.get(), [(x, y > 0)]))
+    expected = model.evaluate(x, y > 0, batch_size=96, verbose=0, return_dict=True)["f1_score"]
+    np.testing.assert_allclose([found[f"f1_score_{i}"] for i in range(3)], expected, rtol=1e-6)
 
 
 def test_metrics_that_do_not_add_up_are_refused() -> None:

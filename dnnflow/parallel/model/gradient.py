@@ -165,7 +165,11 @@ class GradientStep:
         parts = np.split(totals.states, np.cumsum(sizes)[:-1]) if sizes else []
         for variable, part in zip(self._states, parts, strict=True):
             variable.assign(part.reshape(variable.shape))
-        named = {name: float(value) for name, value in self._model.get_metrics_result().items()}
+        named: dict[str, float] = {}
+        for name, value in self._model.get_metrics_result().items():
+            flat = np.ravel(np.asarray(value))  # a value a class, as of F1Score, has their numbers behind it
+            names = [name] if flat.size == 1 else [f"{name}_{index}" for index in range(flat.size)]
+            named |= zip(names, map(float, flat), strict=True)
         own_loss = "loss" in named and all(m is not self._model._loss_tracker for m in self._model.metrics)
         return named if own_loss else named | {"loss": totals.loss}
 

@@ -124,6 +124,10 @@ _REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda optimizer: "learning_rate" not in optimizer.get_config(),
         "give one of them",
     ),
+    "weights of its own": (  # which Keras begins otherwise in fit than in apply
+        lambda optimizer: isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW),
+        "give adamw",
+    ),
     "a scale_loss of its own": (
         lambda optimizer: type(optimizer).scale_loss is not keras.optimizers.Optimizer.scale_loss,
         "train with model.fit",
