@@ -302,7 +302,8 @@ def test_a_vector_of_weights_goes_into_a_model_and_back() -> None:
     vector = read_vector(model) + 1.0
     write_vector(model, vector)
     assert np.array_equal(read_vector(model), vector)
-    assert np.array_equal(read_vector(replace(ModelSpec.of(model), vector=vector * 2).build()), vector * 2)
+    other = replace(ModelSpec.of(model), vector=vector * 2, probe=None)
+    assert np.array_equal(read_vector(other.build()), vector * 2)
     with pytest.raises(InputError, match="the vector must have the shape"):
         write_vector(model, vector[:-1])
 

@@ -203,6 +203,30 @@ def test_one_replica_computes_what_keras_does(
     assert distance(result["model"], expected) <= bound
 
 
+@pytest.mark.slow
+def test_what_is_no_gradient_reaches_the_servers(cluster: Client) -> None:
+    """Adapted statistics, a constraint and a moving average of the weights, which the model ends with."""
+    data = table(300)
+    normalize = keras.layers.Normalization()
+    normalize.adapt(3 * data[0] + 5)
+
+    def made() -> keras.Model:
+        keras.utils.set_random_seed(3)
+        dense = keras.layers.Dense(CLASSES, "softmax", kernel_constraint=keras.constraints.MaxNorm(0.5))
+        model = keras.Sequential([keras.Input((FEATURES,)), normalize, dense])
+        optimizer = keras.optimizers.Adam(0.0625, use_ema=True, ema_momentum=0.5)
+        model.compile(optimizer, "sparse_categorical_crossentropy")
+        return model
+
+    expected = made()
+    for batch in lanes(data, 1, 30)[0]:
+        expected.train_on_batch(batch.inputs[0], batch.targets[0])
+    expected.optimizer.finalize_variable_values(expected.trainable_variables)
+    result = train(made(), data, client=cluster, replicas=1, synchronous=True, batch_size=30)
+    assert distance(result["model"], expected) <= 1e-5
+    np.testing.assert_allclose(result["model"](data[0]), expected(data[0]), rtol=1e-4)
+
+
 @pytest.mark.usefixtures("float64")
 def test_synchronous_replicas_are_one_process_with_a_larger_batch(cluster: Client) -> None:
     """And the same bits each time, whoever comes first: 907 rows leave the lanes unequal."""

@@ -58,7 +58,7 @@ class KerasUpdate(Update):
 
     def step(self, gradients: Sequence[Any]) -> None:
         """Apply the optimizer."""
-        self._optimizer.apply(gradients, self._weights)
+        self._optimizer.apply_gradients(zip(gradients, self._weights, strict=True))
 
 
 class SgdUpdate(Update):

@@ -87,6 +87,7 @@ class ServerActor:
     leave = _in_thread(ParameterServer.leave)
     pull = _in_thread(ParameterServer.pull)
     exchange = _in_thread(ParameterServer.exchange)
+    finish = _in_thread(ParameterServer.finish)
     snapshot = _in_thread(ParameterServer.snapshot)
     restore = _in_thread(ParameterServer.restore)
     statistics = _in_thread(ParameterServer.statistics)

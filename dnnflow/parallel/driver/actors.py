@@ -199,6 +199,11 @@ class TrainingActors:
         for server in self.servers[1:] if self._options.groups > 1 else ():
             self.call(server, "end_uplink")
 
+    def finish(self) -> None:
+        """Let servers set the weights that the training ends with, as moving averages of them."""
+        for server in self.servers:
+            self.call(server, "finish")
+
     def statistics(self) -> tuple[ServerStatistics, ...]:
         """Return what each server has done."""
         return tuple(self.call(server, "statistics") for server in self.servers)

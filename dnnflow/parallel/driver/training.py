@@ -12,6 +12,7 @@ from dnnflow.events import Listener, Notice, ReplicaLost, announced, ignore
 from dnnflow.execute.cluster import workers_of
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import PlacementError, TrainingActors
+from dnnflow.parallel.driver.callbacks import require_heard
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
 from dnnflow.parallel.driver.history import History, WorkerLoss
@@ -55,6 +56,8 @@ class Training:
         validation: RowSource | None = None, callbacks: Sequence[Any] = (), listener: Listener = ignore,
         import_paths: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        options.require_applied(constrained=bool(spec.layout.constraints))
+        require_heard(callbacks)
         self._client, self._spec, self._source, self._options = client, spec, source, options
         self._validation, self._callbacks, self._listener = validation, tuple(callbacks), listener
         self._import_paths = tuple(import_paths)
@@ -325,6 +328,7 @@ class Training:
         self._note_servers()
         if self._options.checkpoint is not None:
             self._write_checkpoint()
+        self._actors.finish()
         evaluator.end(self._actors.pull())
 
     def _clean_up(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dnnflow.parallel.driver.callbacks import HeldModel
 from dnnflow.parallel.driver.history import History
 from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.weights import Vector
@@ -171,7 +172,9 @@ class Evaluator:
         if self._rate is not None and self.model.optimizer is not None:
             self.model.optimizer.learning_rate = self._rate
         self._named = False
+        held = HeldModel(self.model, self._step)
         self._callbacks.on_train_begin()
+        held.require_same()
 
     def submit(self, requests: Sequence[ValidationRequest]) -> "Future[list[ValidationResult]]":
         """Measure the weights once, when the thread comes to it, and tell callbacks of each mark."""
@@ -200,10 +203,13 @@ class Evaluator:
         return [self._run_callbacks(request, found) for request in requests]
 
     def _run_callbacks(self, request: ValidationRequest, found: Mapping[str, float]) -> ValidationResult:
+        held = HeldModel(self.model, self._step) if self._given else None
         self._callbacks.on_epoch_begin(request.number)
         totals = request.totals
         logs = (self._step.results(totals) if totals is not None and totals.count else {}) | dict(found)
         self._callbacks.on_epoch_end(request.number, logs)
+        if held is not None:
+            held.require_same()
         return ValidationResult(logs, bool(self.model.stop_training), self._changed_rate())
 
     def _changed_rate(self) -> float | None:

@@ -13,9 +13,12 @@ from dnnflow.engines.tensors import trace
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import BatchTotals, total
 from dnnflow.parallel.model.devices import gradients_beside
+from dnnflow.parallel.model.fit_rules import without_optimizer
+from dnnflow.parallel.model.kept_state import require_gradients_alone
+from dnnflow.parallel.model.keras_messages import keras_message
 from dnnflow.parallel.model.keras_optimizers import make_local_update
 from dnnflow.parallel.model.recurrent import fused_lstm
-from dnnflow.parallel.model.variables import layout_of, learned, seeds, statistics
+from dnnflow.parallel.model.variables import forward, layout_of, learned, seeds, statistics
 from dnnflow.parallel.model.weights import FlatLayout, Vector, as_array, as_tensor
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 
@@ -162,8 +165,13 @@ class GradientStep:
         parts = np.split(totals.states, np.cumsum(sizes)[:-1]) if sizes else []
         for variable, part in zip(self._states, parts, strict=True):
             variable.assign(part.reshape(variable.shape))
-        named = {name: float(value) for name, value in self._model.get_metrics_result().items()}
-        return named | {"loss": totals.loss}
+        named: dict[str, float] = {}
+        for name, value in self._model.get_metrics_result().items():
+            flat = np.ravel(np.asarray(value))  # a value a class, as of F1Score, has their numbers behind it
+            names = [name] if flat.size == 1 else [f"{name}_{index}" for index in range(flat.size)]
+            named |= zip(names, map(float, flat), strict=True)
+        own_loss = "loss" in named and all(m is not self._model._loss_tracker for m in self._model.metrics)
+        return named if own_loss else named | {"loss": totals.loss}
 
     def get(self) -> Vector:
         """Copy weights and statistics as they are now."""
@@ -222,15 +230,21 @@ class GradientStep:
         leaves = [tf.constant(array, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
         # Recurrent layers draw a mask of dropout although they use none
         before = [(variable, variable.numpy()) for variable in [*seeds(self._model), *self._statistics]]
-        with _batch_errors(arrays):
+        with _batch_errors(arrays), without_optimizer(self._model):
             self._measure(*_pack(structure, leaves))
+            once = [variable.numpy() for variable in _metric_states(self._model)]
+            if once:
+                self._measure(*_pack(structure, leaves))
+            require_gradients_alone(self._model, _pack(structure, leaves)[0])
         for variable, value in before:
             variable.assign(value)
         states = _metric_states(self._model)
+        twice = [variable.numpy() for variable in states]
         self._model.reset_metrics()
         if any(np.any(variable.numpy()) for variable in states):
             names = ", ".join(variable.path for variable in states if np.any(variable.numpy()))
             raise InputError(f"metrics must start at zero, so that replicas' can be added, got {names}")
+        _require_sums(states, once, twice)
         self._structure, self._dtypes, self._states = structure, dtypes, states
 
     def _run(self, kind: str, first: Sequence[Any], arrays: Sequence[np.ndarray]) -> Any:
@@ -279,8 +293,8 @@ class GradientStep:
 
     def _measure(self, features: Any, targets: Any, sample_weight: Any) -> Any:
         """Return the loss without learning, and update the metrics."""
-        outputs = self._model(features, training=False)
-        loss = self._model.compute_loss(features, targets, outputs, sample_weight, training=False)
+        outputs = forward(self._model, features, training=False)
+        loss = self._model._compute_loss(features, targets, outputs, sample_weight, training=False)
         self._model.compute_metrics(features, targets, outputs, sample_weight)
         return loss
 
@@ -291,12 +305,23 @@ class GradientStep:
         values = [variable.value for variable in self._learned]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
-            outputs = self._model(features, training=True)
-            loss = self._model.compute_loss(features, targets, outputs, sample_weight, training=True)
+            outputs = forward(self._model, features, training=True)
+            loss = self._model._compute_loss(features, targets, outputs, sample_weight, training=True)
         with gradients_beside(self._model):
-            gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            gradients = tape.gradient(loss, values)
+        self._require_connected(gradients)
         self._model.compute_metrics(features, targets, outputs, sample_weight)
         return loss, [tf.convert_to_tensor(gradient) for gradient in gradients], self._read_states()
+
+    def _require_connected(self, gradients: Sequence[Any]) -> None:
+        """Refuse weights without a gradient, which Keras' optimizers pass over and do not decay."""
+        pairs = zip(self._learned, gradients, strict=True)
+        lonely = [variable.path for variable, gradient in pairs if gradient is None]
+        if lonely:
+            raise InputError(
+                f"weights that are learned must take part in the loss, got none of {', '.join(lonely)}; set "
+                "trainable = False for their layers, or give their output a loss"
+            )
 
     def _assign(self, weights: Any) -> None:
         """Set each variable from its slice, which shares memory where it is aligned; a split's never does."""
@@ -327,12 +352,10 @@ def _batch_errors(arrays: Sequence[np.ndarray]) -> Iterator[None]:
     except InputError:
         raise
     except (ValueError, TypeError, IndexError, KeyError, tf.errors.InvalidArgumentError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip(" \t[")]
-        told = [line for line in lines if not line.startswith("[[")]
-        traced = isinstance(error, tf.errors.InvalidArgumentError)  # begins with where, ends with what
-        reason = told[-1 if traced else 0] if told else type(error).__name__
         shapes = [array.shape for array in arrays]
-        raise InputError(f"a batch must fit the model and its loss, got {shapes}: {reason}") from error
+        raise InputError(
+            f"a batch must fit the model and its loss, got {shapes}: {keras_message(error)}"
+        ) from error
 
 
 def _totals(arrays: Sequence[np.ndarray], measured: Any) -> BatchTotals:
@@ -343,9 +366,22 @@ def _totals(arrays: Sequence[np.ndarray], measured: Any) -> BatchTotals:
 
 def _metric_states(model: keras.Model) -> list[Any]:
     """Return the variables of all metrics but the loss, which tallies keep themselves."""
-    loss = model.metrics[0].variables if model.metrics and model.metrics[0].name == "loss" else []
-    own = {id(variable) for variable in loss}
+    own = {id(variable) for variable in model._loss_tracker.variables}
     return [variable for metric in model.metrics for variable in metric.variables if id(variable) not in own]
+
+
+def _require_sums(states: Sequence[Any], once: Sequence[np.ndarray], twice: Sequence[np.ndarray]) -> None:
+    """Refuse metrics that do not add up: the same batch twice must count twice."""
+    wrong = [
+        variable.path
+        for variable, value, double in zip(states, once, twice, strict=True)
+        if not np.allclose(double, 2.0 * value.astype(np.float64), rtol=1e-5, equal_nan=True)
+    ]
+    if wrong:
+        raise InputError(
+            f"metrics must keep sums and counts, so that replicas' can be added, got {', '.join(wrong)}; "
+            "leave that metric out, and measure it with model.evaluate afterwards"
+        )
 
 
 def _pack(structure: Any, leaves: Iterable[Any]) -> Any:

@@ -4,7 +4,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from dnnflow.engines.keras.build import build_model, compile_model, reference_ar
 from dnnflow.engines.losses import CROSS_ENTROPY, Loss
 from dnnflow.errors import InputError, NotFoundError
 from dnnflow.parallel.model.devices import place_layers
-from dnnflow.parallel.model.keras_optimizers import spec_of
+from dnnflow.parallel.model.fit_rules import require_plain_fit
+from dnnflow.parallel.model.kept_state import (
+    LayerState,
+    Probe,
+    probe_inputs,
+    read_layer_states,
+    require_gradients_alone,
+    require_same_settings,
+    write_layer_states,
+)
+from dnnflow.parallel.model.keras_messages import keras_message
+from dnnflow.parallel.model.keras_optimizers import spec_of, undecayed_of
 from dnnflow.parallel.model.objects import (
     custom_scope,
     import_object,
@@ -24,6 +35,7 @@ from dnnflow.parallel.model.objects import (
     references_of,
     resolve_objects,
 )
+from dnnflow.parallel.model.older_files import drop_older, newer_file
 from dnnflow.parallel.model.variables import (
     frozen,
     layers_of,
@@ -69,10 +81,20 @@ class ModelSpec:
     """First weights and statistics."""
     fixed: tuple[np.ndarray, ...] = ()
     """Weights of layers that are not trainable, then the states of random generators."""
+    states: Mapping[int, LayerState] = field(default_factory=dict)
+    """What layers keep outside variables, as vocabularies, by their place in the model."""
+    probe: Probe | None = None
+    """What the model answers to a drawn batch, and so must every copy."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Keras' own settings of the process, which every process must have."""
     compiled: Mapping[str, Any] = field(default_factory=dict)
     """Loss, metrics and optimizer: names, `module:object`, or what Keras serializes; JSON types."""
     custom_objects: tuple[str, ...] = ()
     """`module:object` of each layer, activation, loss or metric that is not of Keras."""
+    undecayed: str | None = None
+    """Pattern of the names of weights that the optimizer does not decay."""
+    optimizer_steps: int = 0
+    """That the optimizer had taken before."""
     devices: Mapping[str, str] = field(default_factory=dict)
     """{glob on a layer's name: device} on the workers."""
 
@@ -170,13 +192,37 @@ class ModelSpec:
     def _of(cls, model: keras.Model, training: Mapping[str, Any], custom_objects: tuple[str, ...],
             devices: Mapping[str, str] | None, *, found: Collection[str] = (), **made_from: Any
             ) -> "ModelSpec":  # fmt: skip
-        compiled, others = _training_of(model, training)
+        live = _live(model, training)
+        compiled, others = _training_of(model, live)
+        require_plain_fit(model, training)
         names = tuple(dict.fromkeys([*custom_objects, *sorted({*found, *others})]))
         fixed = tuple(np.asarray(variable.numpy()) for variable in [*frozen(model), *seeds(model)])
-        return cls(
+        optimizer = live["optimizer"]
+        steps = optimizer.iterations if isinstance(optimizer, keras.optimizers.Optimizer) else 0
+        spec = cls(
             **made_from, layout=layout_of(model), vector=read_vector(model), fixed=fixed, compiled=compiled,
-            custom_objects=names, devices=dict(devices or {}),
+            custom_objects=names, devices=dict(devices or {}), states=read_layer_states(model),
+            probe=Probe.of(model), settings=_settings(), undecayed=undecayed_of(optimizer),
+            optimizer_steps=int(steps),
         )  # fmt: skip
+        spec._require_same(model, live)
+        return spec
+
+    def _require_same(self, model: keras.Model, live: Mapping[str, Any]) -> None:
+        """Refuse to describe a model of which another one is built: everything that travels is compared."""
+        copy = replace(self, devices={}).build()
+        _require_same_variables(model, copy)
+        if self.probe is not None:
+            self.probe.require_same(copy, here=True)
+            require_gradients_alone(copy, probe_inputs(copy, self.probe.draw))
+        if not self.builder:
+            for layer, other in zip(layers_of(model), layers_of(copy), strict=True):
+                require_same_settings(layer, other)
+        built = copy._compile_config.config
+        for name in ("loss", "metrics", "weighted_metrics", "optimizer"):
+            pairs = zip(keras.tree.flatten(live[name]), keras.tree.flatten(built[name]), strict=True)
+            for given, made in pairs:
+                require_same_settings(given, made)
 
     def __post_init__(self) -> None:
         if bool(self.architecture) == bool(self.builder):
@@ -203,6 +249,7 @@ class ModelSpec:
         ClusterError
             If a device is missing.
         """
+        self._require_settings()
         with custom_scope(self.custom_objects):
             if self.builder:
                 model = _call(self.builder, self.parameters)
@@ -213,9 +260,36 @@ class ModelSpec:
             write_vector(model, self.vector)
             for variable, value in zip([*frozen(model), *seeds(model)], self.fixed, strict=True):
                 variable.assign(value)
-            model.compile(**resolve_objects(self.compiled), jit_compile=False)
+            write_layer_states(model, self.states)
+            self._compile(model)
+        if self.probe is not None:
+            self.probe.require_same(model)
         reseed(model, replica)
         return model
+
+    def _compile(self, model: keras.Model) -> None:
+        compiled = resolve_objects(self.compiled)
+        if self.undecayed:
+            compiled["optimizer"].exclude_from_weight_decay(var_names=[self.undecayed])
+        try:
+            model.compile(**compiled, jit_compile=False)
+        except TypeError as error:
+            raise InputError(
+                f"a model's compile must take {', '.join(_COMPILED)} and jit_compile, got "
+                f"{type(model).__name__}: {error}; leave it as keras.Model has it"
+            ) from error
+
+    def _require_settings(self) -> None:
+        """Refuse a process whose Keras computes otherwise."""
+        found = _settings()
+        wrong = [name for name, value in self.settings.items() if found[name] != value]
+        if wrong:
+            name = wrong[0]
+            raise InputError(
+                f"all processes must have Keras' {name} {self.settings[name]}, with which the model was "
+                f"described, got {found[name]} here; set it on the workers, in ~/.keras/keras.json or with "
+                f"client.run(keras.config.set_{name}, {self.settings[name]!r})"
+            )
 
     @property
     def optimizer(self) -> OptimizerSpec | None:
@@ -227,7 +301,13 @@ class ModelSpec:
             For one whose rate follows a schedule of Keras, which counts steps of one process.
         """
         given = self.compiled.get("optimizer")
-        return None if given is None else spec_of(resolve_objects(given))
+        if given is None:
+            return None
+        with custom_scope(self.custom_objects):
+            found = resolve_objects(given)
+        if isinstance(found, str):
+            found = keras.optimizers.get(found)
+        return spec_of(found, undecayed=self.undecayed, steps=self.optimizer_steps)
 
     def _check(self, model: keras.Model) -> None:
         found = layout_of(model)
@@ -244,14 +324,38 @@ class ModelSpec:
             )
 
 
-def _training_of(model: keras.Model, given: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """Return what a model is trained for, as JSON types, and references to what is not of Keras in it."""
+def _settings() -> dict[str, Any]:
+    """Return what of Keras' settings no config of a layer or loss holds."""
+    return {"floatx": keras.config.floatx(), "epsilon": keras.config.epsilon()}
+
+
+def _require_same_variables(model: keras.Model, copy: keras.Model) -> None:
+    counts = [(len(one.variables), len(list(layers_of(one)))) for one in (model, copy)]
+    if counts[0] != counts[1]:
+        raise InputError(
+            f"a model must be rebuilt as it is, got {counts[1][0]} variables in {counts[1][1]} layers for "
+            f"{counts[0][0]} in {counts[0][1]}; give module:function that builds it"
+        )
+    for one, other in zip(model.variables, copy.variables, strict=True):
+        if not np.array_equal(one.numpy(), other.numpy()):
+            raise InputError(
+                f"a weight must travel as it is, got another {one.path} in a copy; of integers above 2^24 or "
+                f"{one.dtype} beside float32 keep what is needed as float32"
+            )
+
+
+def _live(model: keras.Model, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model is trained for: what is given, else what it was compiled with."""
     unknown = sorted(set(given) - set(_COMPILED))
     if unknown:
         raise InputError(f"a model is trained for {', '.join(_COMPILED)}, got {', '.join(unknown)}")
     # The objects, and not what Keras writes of them, which lacks the modules of functions
     own = model._compile_config.config if model.compiled else {}
-    live = {name: given[name] if given.get(name) is not None else own.get(name) for name in _COMPILED}
+    return {name: given[name] if given.get(name) is not None else own.get(name) for name in _COMPILED}
+
+
+def _training_of(model: keras.Model, live: Mapping[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """Return what a model is trained for as JSON types, and references to what is not of Keras in it."""
     compiled = {name: plain_objects(value) for name, value in live.items() if value is not None}
     if "loss" not in compiled and type(model).compute_loss is keras.Model.compute_loss:
         raise InputError(f"a model must have a loss, got none for {model.name}; compile it, or give loss")
@@ -270,14 +374,15 @@ def _read(path: Path, custom_objects: tuple[str, ...]) -> keras.Model:
         if path.suffix == ".json":
             return _deserialize(path.read_text(), str(path))
         try:
-            return keras.saving.load_model(path, safe_mode=True)
+            with newer_file(path) as newer:
+                return keras.saving.load_model(newer, safe_mode=True)
         except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise _unreadable(str(path), error) from error
 
 
 def _deserialize(text: str, what: str) -> keras.Model:
     try:
-        config = json.loads(text)
+        config = drop_older(json.loads(text))
         if "module" in config:
             model = keras.saving.deserialize_keras_object(config, safe_mode=True)
         else:
@@ -299,7 +404,7 @@ def _deserialize_older(config: dict[str, Any]) -> Any:
 
 
 def _unreadable(what: str, error: Exception) -> InputError:
-    reason = str(error).partition("\n")[0]
+    reason = keras_message(error)
     return InputError(
         f"{what} must hold a Keras model that needs nothing but Keras and custom_objects, got {reason}; "
         "name one's own layers in custom_objects as module:object, and write layers instead of lambdas"

@@ -2,10 +2,12 @@
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from types import FunctionType
 from typing import Any
 
@@ -123,9 +125,39 @@ def resolve_objects(value: Any) -> Any:
         return found() if isinstance(found, type) else found
     if isinstance(value, Mapping):
         if {"class_name", "config"} <= value.keys():
-            return keras.saving.deserialize_keras_object(dict(value), safe_mode=True)
+            return keras.saving.deserialize_keras_object(deepcopy(dict(value)), safe_mode=True)  # it pops
         return {name: resolve_objects(item) for name, item in value.items()}
     return [resolve_objects(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def constraint_text(constraint: Any) -> str:
+    """Return a constraint of a variable as text, for `constraint_of`; empty for none.
+
+    Raises
+    ------
+    InputError
+        For one that a server cannot import, or whose config JSON cannot hold.
+    """
+    if constraint is None:
+        return ""
+    if isinstance(constraint, FunctionType):
+        return json.dumps([reference_to(constraint), None])
+    try:
+        return json.dumps([reference_to(type(constraint)), constraint.get_config()])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"a constraint must be a function, or have a config that JSON can hold, got "
+            f"{type(constraint).__name__}: {error}; write it as a class with get_config"
+        ) from error
+
+
+def constraint_of(text: str) -> Any:
+    """Return the constraint that `constraint_text` was given."""
+    if not text:
+        return None
+    reference, config = json.loads(text)
+    made = import_object(reference)
+    return made if config is None else made.from_config(config)
 
 
 def _serialized(value: Any) -> dict[str, Any]:

@@ -39,11 +39,14 @@ class FlatLayout:
     """How many arrays at the end are statistics: averaged over replicas, never learned by gradients."""
     names: tuple[str, ...] = ()
     """Paths of the arrays' variables, as `dense/kernel`, for optimizers that go by name; may be empty."""
+    constraints: tuple[str, ...] = ()
+    """What each array must obey after a step, as `constraint_text` gives it; empty where nothing."""
 
     def __post_init__(self) -> None:
         shapes = tuple(tuple(int(length) for length in shape) for shape in self.shapes)
         object.__setattr__(self, "shapes", shapes)  # JSON has made lists of them
         object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "constraints", tuple(self.constraints))
         negative = [shape for shape in shapes if min(shape, default=0) < 0]
         if negative:
             raise InputError(
@@ -55,6 +58,8 @@ class FlatLayout:
             raise InputError(f"statistics must be in [0, {len(shapes)}], got {self.statistics}")
         if self.names and len(self.names) != len(shapes):
             raise InputError(f"names must be one an array, {len(shapes)}, got {len(self.names)}")
+        if self.constraints and len(self.constraints) != len(shapes):
+            raise InputError(f"constraints must be one an array, {len(shapes)}, got {len(self.constraints)}")
 
     @classmethod
     def of(cls, arrays: Sequence[Any], *, dtype: str = "float32", statistics: int = 0) -> "FlatLayout":

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from dnnflow.parallel.model.keras_optimizers import build_keras_optimizer
+from dnnflow.parallel.model.objects import constraint_of
 from dnnflow.parallel.model.weights import FlatLayout, Vector
 from dnnflow.parallel.server.server_rules import ServerRule
 from dnnflow.parallel.server.updates import weighted_mean
@@ -37,6 +38,9 @@ class KerasRule(ServerRule):
                 _variable(shape, name, weights.dtype) for shape, name in zip(learned, names, strict=False)
             ]
             self._optimizer = build_keras_optimizer(spec)
+            constraints = layout.constraints if layout else ()
+            for variable, text in zip(self._variables, constraints, strict=False):
+                variable.constraint = constraint_of(text)
             self._assign(tf.constant(weights))
             self._optimizer.build(self._variables)
         self._step = tf.function(self._apply)
@@ -57,6 +61,12 @@ class KerasRule(ServerRule):
         if out is not None:
             out[:size] = self._weights
 
+    def finish(self) -> None:
+        with tf.device("CPU"):
+            self._assign(tf.constant(self._weights))
+            self._optimizer.finalize_variable_values(self._variables)
+        self._weights[...] = np.concatenate([variable.numpy().ravel() for variable in self._variables])
+
     def state(self) -> dict[str, Any]:
         variables = enumerate(self._optimizer.variables)
         return {f"slot/{index}": np.array(variable.numpy()) for index, variable in variables}
@@ -68,7 +78,7 @@ class KerasRule(ServerRule):
     def _apply(self, weights: Any, gradient: Any) -> Any:
         """Return the weights after a step; traced once."""
         self._assign(weights)
-        self._optimizer.apply(self._split(gradient), self._variables)
+        self._optimizer.apply_gradients(zip(self._split(gradient), self._variables, strict=True))
         return tf.concat([tf.reshape(variable.value, [-1]) for variable in self._variables], axis=0)
 
     def _assign(self, weights: Any) -> None:

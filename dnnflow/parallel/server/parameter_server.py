@@ -24,7 +24,7 @@ from dnnflow.parallel.server.server_rules import (
 )
 from dnnflow.parallel.server.updates import Damping, reduce_momentum, scheduled_rate, shares_of, within_bound
 from dnnflow.parallel.spec.algorithm import Algorithm, Kind
-from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec, require_constraints_kept
 
 STEPS_PER_START = 1 << 20
 """Steps from the first of a replica's process to the first of the process that takes its place."""
@@ -205,6 +205,11 @@ class ParameterServer:
                 waited_s=self._waited_s,
                 replicas=tuple(sorted(self._clocks)),
             )
+
+    def finish(self) -> None:
+        """Set the weights that the training ends with: with `use_ema` their moving average."""
+        with self._lock:
+            self._state.finish()
 
     def snapshot(self) -> dict[str, Any]:
         """Return the whole state as arrays and numbers, between two updates.
@@ -406,6 +411,10 @@ class ServerState:
         self.version += 1
         self.samples += sum(push.count for push in pushes)
 
+    def finish(self) -> None:
+        """Set the last weights, as the optimizer has them."""
+        self._rule.finish()
+
     def _strength(self, staleness: int, live: int) -> float:
         """Return the learning rate of an update, or α of elastic averaging."""
         if self.rate is None:
@@ -496,11 +505,14 @@ def _make_rule(
     InputError
         For an optimizer that needs whole tensors on a shard.
     """
+    constrained = bool(layout.constraints)
+    if constrained:
+        require_constraints_kept(spec, shards=1 if shard is None else 2)
     if kind is Kind.EASGD:
         return ElasticRule(weights)
     if spec is None:
         return AddRule(weights)
-    if is_flat(spec):
+    if is_flat(spec) and not constrained:
         return OptimizerRule(spec, weights)
     if shard is not None:
         spec.require_elementwise(shards=2)
@@ -511,7 +523,7 @@ def _make_rule(
     # TensorFlow, for the optimizers that only Keras has
     from dnnflow.parallel.server.keras_rule import KerasRule
 
-    return KerasRule(spec, weights, layout if spec.whole_reason else None)
+    return KerasRule(spec, weights, layout if spec.whole_reason or constrained else None)
 
 
 def _pairs(numbers: Mapping[int, int]) -> NDArray[np.int64]:

@@ -35,6 +35,9 @@ class ServerRule:
         """
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Set the weights that the training ends with, where they are others than the last, as means."""
+
     def state(self) -> dict[str, Any]:
         """Return what the rule keeps beside the weights, as copies."""
         return {}

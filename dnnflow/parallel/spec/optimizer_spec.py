@@ -115,8 +115,32 @@ class OptimizerSpec(CheckedParameters):
             )
 
 
+def require_constraints_kept(server: OptimizerSpec | None, *, shards: int, groups: int = 1) -> None:
+    """Refuse constraints of weights where no server applies them to whole tensors.
+
+    Parameters
+    ----------
+    server
+        What the server steps with; None where it averages or adds.
+
+    Raises
+    ------
+    InputError
+        For an algorithm without a server's optimizer, several shards, or groups.
+    """
+    if server is None or shards > 1 or groups > 1:
+        given = "an algorithm whose server has no optimizer" if server is None else f"{shards} servers"
+        raise InputError(
+            "constraints of weights are kept by one server with an optimizer, got "
+            f"{f'{groups} groups' if groups > 1 else given}; use downpour or diloco, servers=1 and groups=1, "
+            "or leave constraints out"
+        )
+
+
 def _parameter(optimizer: str, name: str, value: Any) -> Plain:
     """Return a parameter as the JSON type it is, or refuse it; what only Keras knows is left to Keras."""
+    scale = "losses are not scaled: leave loss_scale_factor out, and use mixed_bfloat16 or float32"
+    require(name != "loss_scale_factor" or value is None, scale, value)
     own = DESIGN_OPTIMIZERS.get(optimizer)
     if own is not None:
         known = own | _COMMON

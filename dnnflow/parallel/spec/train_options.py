@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema, mo
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.spec.algorithm import Algorithm, Nested
+from dnnflow.parallel.spec.optimizer_spec import require_constraints_kept
 from dnnflow.parameters import CheckedParameters, Display, Parameters, PathText, Place, Seed
 
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {">": operator.gt, "<": operator.lt}
@@ -126,6 +127,26 @@ class TrainOptions(RunOptions, CheckedParameters):
     """Whether to keep what each replica did when."""
     cache_dir: Annotated[PathText | None, Display(is_told=False)] = None
     """Directory on each machine that files are copied to when first read."""
+
+    def require_applied(self, *, constrained: bool) -> None:
+        """Refuse what a model's variables and optimizer ask for, and no server or replica would do.
+
+        Raises
+        ------
+        InputError
+            For constraints or `use_ema` with an algorithm, servers or groups that do not apply them.
+        """
+        algorithm = self.algorithm
+        server, replica = algorithm.used_server_optimizer, algorithm.used_replica_optimizer
+        if constrained:
+            require_constraints_kept(server, shards=self.servers, groups=self.groups)
+        of_groups = server if self.groups > 1 else None
+        if any(one is not None and one.parameters.get("use_ema") for one in (replica, of_groups)):
+            raise InputError(
+                "the moving average of weights (use_ema) is kept by a server's optimizer, got "
+                f"{f'{self.groups} groups' if of_groups else 'it in that of replicas'}; use downpour with "
+                "sync_every=1 and groups=1, or leave use_ema out"
+            )
 
     @property
     def n_servers(self) -> int:
