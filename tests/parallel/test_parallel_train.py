@@ -454,7 +454,7 @@ if __name__ == "__main__":
 
 
 def samples_in(directory: Path) -> int:
-    return int(read_checkpoint(str(directory))[0][0]["samples"]) if (directory / FILE).is_file() else 0
+    return int(read_checkpoint(str(directory)).servers[0]["samples"]) if (directory / FILE).is_file() else 0
 
 
 @pytest.mark.slow
@@ -471,7 +471,8 @@ def test_a_killed_driver_goes_on_from_its_checkpoint(cluster: Client, tmp_path: 
         time.sleep(0.1)
     driver.kill()
     assert driver.wait() == -signal.SIGKILL
-    before, coordinator = read_checkpoint(str(kept))
+    state = read_checkpoint(str(kept))
+    before, coordinator = state.servers, state.coordinator
     done = int(before[0]["samples"])
     assert PARTS * PART > done >= 3 * PART
     assert any(np.any(value) for name, value in before[0].items() if "slot" in name or "momentum" in name)
