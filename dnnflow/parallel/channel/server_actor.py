@@ -79,7 +79,9 @@ class ServerActor:
         self._uplink: Uplink | None = None
         self._passed_on: Mapping[str, Any] = {}
         # When the last future of the actor is dropped; in a thread, because Dask does that on its event loop
-        weakref.finalize(self, _stop_in_thread, self._server, self._channel, self._threads).atexit = False
+        self._ended = threading.Event()
+        held = self._server, self._channel, self._threads, self._ended
+        weakref.finalize(self, _stop_in_thread, *held).atexit = False
 
     def address(self) -> Addresses:
         """Return where the channel listens."""
@@ -113,7 +115,7 @@ class ServerActor:
         channel = await asyncio.to_thread(open_channel, above)
         loop = asyncio.get_running_loop()
         self._uplink = await loop.run_in_executor(
-            self._threads, Uplink, self._server, channel, group, every, self._passed_on
+            self._threads, Uplink, self._server, channel, group, every, self._passed_on, self._ended
         )
 
     async def end_uplink(self) -> None:
@@ -124,7 +126,7 @@ class ServerActor:
 
     async def stop(self) -> None:
         """Close the channel and let all replicas go that wait; a second call does nothing."""
-        await asyncio.to_thread(_stop, self._server, self._channel, self._threads)
+        await asyncio.to_thread(_stop, self._server, self._channel, self._threads, self._ended)
 
 
 class Uplink:
@@ -143,11 +145,13 @@ class Uplink:
         m: updates of the group's server between two pushes.
     passed_on
         Of the snapshot that the group's server goes on from: what of it was passed on before.
+    ended
+        Set where nothing is to be passed on any more.
     """
 
     def __init__(
         self, server: ParameterServer, channel: Channel, group: int, every: int,
-        passed_on: Mapping[str, Any] = MappingProxyType({}),
+        passed_on: Mapping[str, Any] = MappingProxyType({}), ended: threading.Event | None = None,
     ) -> None:  # fmt: skip
         self._server, self._channel, self._group, self._every = server, channel, group, every
         self._step = channel.join(group)
@@ -161,7 +165,7 @@ class Uplink:
         self._moving = threading.Lock()  # between a change that was passed on and the base that says so
         self.error: Exception | None = None
         """What has ended the thread before its time."""
-        self._ended = threading.Event()
+        self._ended = ended or threading.Event()
         self._thread = threading.Thread(target=self._run, name="dnnflow-uplink", daemon=True)
         self._thread.start()
 
@@ -240,11 +244,14 @@ def _worker_offers() -> tuple[str | None, ssl.SSLContext | None, Path]:
     return host, tls if worker.address.startswith("tls:") else None, directory
 
 
-def _stop(server: ParameterServer, channel: ChannelServer, threads: ThreadPoolExecutor) -> None:
+def _stop(
+    server: ParameterServer, channel: ChannelServer, threads: ThreadPoolExecutor, ended: threading.Event
+) -> None:
     def release() -> None:
         for replica in server.statistics().replicas:
             server.leave(replica)
 
+    ended.set()
     threads.shutdown(wait=False, cancel_futures=True)
     channel.stop(release)
 

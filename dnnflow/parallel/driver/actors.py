@@ -59,6 +59,11 @@ class TrainingState:
         """Updates that the first server had applied."""
         return int(self.servers[0]["version"])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and slots."""
+        return sum(getattr(value, "nbytes", 0) for server in self.servers for value in server.values())
+
 
 class TrainingActors:
     """Servers and coordinator of one training.
@@ -290,6 +295,19 @@ class TrainingActors:
             raise ActorLostError(
                 f"a training needs its servers, got no answer to {method} ({error})"
             ) from error
+
+    def check(self) -> None:
+        """Raise where an actor is known to be lost; nobody is asked.
+
+        Raises
+        ------
+        ActorLostError
+            When the scheduler has told so.
+        """
+        addresses = (*self._addresses, self._addresses[0])
+        for future, address in zip(self._futures, addresses, strict=True):
+            if future.status != "finished":
+                raise ActorLostError(f"a training needs its servers, got worker {address} lost")
 
     def answers(self, actor: Any) -> bool:
         """Say whether an actor answers soon."""

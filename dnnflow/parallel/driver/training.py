@@ -214,6 +214,7 @@ class Training:
         self._validations.began_s = began_s
         while len(self._finished) < self._n_replicas:
             time.sleep(POLL_S)
+            self._actors.check()
             now = time.monotonic()
             if now - collected_s > (COLLECT_S if self.history.samples else 0):
                 collected_s = now
@@ -291,9 +292,6 @@ class Training:
     def _check_workers(self) -> None:
         """Find replicas and servers whose worker has gone, and workers for replicas without one."""
         workers = self._workers()
-        gone = [address for address in self._placement.servers if address not in workers]
-        if gone:
-            raise ActorLostError(f"a training needs its servers, got worker {gone[0]} lost")
         for replica, future in list(self._futures.items()):
             if self._worker_of[replica] not in workers:
                 future.cancel(force=True)

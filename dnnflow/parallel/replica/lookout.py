@@ -1,5 +1,6 @@
 """Find a training's servers and coordinator, and find them again when they have moved to other workers."""
 
+import itertools
 import math
 import pickle
 import time
@@ -100,7 +101,13 @@ class Lookout:
 
     def _ask(self) -> Generation | None:
         given = self._client.get_metadata(self._path, None)
-        return pickle.loads(given) if given else None
+        if not given:
+            return None
+        found: Generation = pickle.loads(given)
+        for actor in (found.coordinator, *itertools.chain(*found.servers)):
+            # On a worker it never ends; a call of an actor that is gone waits for it (distributed/actor.py)
+            actor._future = None
+        return found
 
     def _is_wanted(self) -> bool:
         """Say whether the task was not cancelled, by its driver or because that has ended."""
