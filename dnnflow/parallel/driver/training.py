@@ -352,7 +352,7 @@ class Training:
             When they are lost again and again, or no worker is there for them.
         """
         began_s = time.monotonic()
-        deadline_s = began_s + self._options.wait_s
+        deadline_s, is_told = began_s + self._options.wait_s, False
         if self._keeper is None:
             raise _lost_error(str(error), self._options) from error
         state, lost = self._keeper.end(), self._lost_servers()
@@ -370,6 +370,11 @@ class Training:
                     break
             except (PlacementError, ActorLostError):
                 lost = self._lost_servers()
+            if not is_told:
+                is_told = True
+                self._listener(
+                    Notice(f"servers were lost ({error}); it waits for a worker, {self._options.wait_s:g} s")
+                )
             if time.monotonic() > deadline_s:
                 raise _lost_error(
                     f"no worker for them within {self._options.wait_s:g} s ({error})", self._options
