@@ -4,11 +4,12 @@ What each of these tests measured is a row of docs/reliability.md.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from test_parallel_train import (
 from dnnflow.api import train
 from dnnflow.errors import ClusterError
 from dnnflow.events import Notice, ReplicaLost, TrainingProgress
-from dnnflow.execute.cluster import ClusterSpec, open_cluster, respawn
+from dnnflow.execute.cluster import ClusterSpec, open_cluster, own_cluster, respawn
+from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 
 ROWS = PARTS * PART
@@ -63,17 +65,26 @@ def placed(client: Client, **how: Any) -> tuple[list[int], list[int]]:
     return [found[one] for one in placement.servers], [found[one] for one in placement.replicas]
 
 
-def count_rows(client: Client, directory: Path, seconds_s: float = 0.1, **settings: Any) -> Any:
+def count_rows(
+    client: Client,
+    directory: Path,
+    seconds_s: float = 0.1,
+    *,
+    epochs: int = 2,
+    check: bool = True,
+    **settings: Any,
+) -> Any:
     """Train twice on rows whose weights say how often each was trained on."""
     notices: list[Any] = []
     result = train(
         counting_model(ROWS), Counted(str(directory), seconds_s), client=client, batch_size=PART,
-        epochs=2, wait_s=60, listener=notices.append, **settings,
+        epochs=epochs, wait_s=60, listener=notices.append, **settings,
     )  # fmt: skip
     history = result["history"]
     print(f"\n{[one for one in notices if isinstance(one, Notice | ReplicaLost)]}")
     print(history.lost_servers, history.lost, history.servers[0].samples - 2 * ROWS, history.ended_by)
-    assert_clear(client)
+    if check:
+        assert_clear(client)
     return history, times(result["model"])
 
 
@@ -145,6 +156,51 @@ def test_all_replicas_are_killed_at_once(
         assert found.min() > 0
     else:
         assert found.min() >= 2
+
+
+@pytest.mark.slow
+def test_a_replica_that_hangs_is_replaced(
+    three: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is stopped, not ended: nothing tells the scheduler."""
+    monkeypatch.setattr(driver, "HANG_S", 4.0)
+    _, victims = placed(three, servers=1, replicas=1)
+    thread = kill(victims[0], lambda: loads(tmp_path) >= 12, signal.SIGSTOP)
+    try:
+        history, found = count_rows(three, tmp_path, replicas=1, check=False)
+    finally:
+        thread.join()
+        os.kill(victims[0], signal.SIGKILL)
+    assert history.replicas[0].starts == 2
+    assert found.min() >= 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_is_used(three: Client, tmp_path: Path) -> None:
+    cluster = own_cluster(three)
+    assert cluster is not None
+    cluster.scale(2)
+    while len(workers(three)) > 2:
+        time.sleep(0.1)
+    began = threading.Timer(0.0, wait_then(lambda: loads(tmp_path) >= 6, lambda: cluster.scale(3)))
+    began.start()
+    history, found = count_rows(three, tmp_path, 0.5, epochs=4)
+    began.join()
+    assert len(history.replicas) == 2
+    assert history.replicas[1].samples > 0
+    assert set(found) == {4.0}
+
+
+def wait_then(when: Callable[[], bool], act: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that does something once something is true."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not when() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        act()
+
+    return wait
 
 
 @pytest.mark.slow

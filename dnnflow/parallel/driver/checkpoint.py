@@ -76,7 +76,7 @@ def read_checkpoint(directory: str, listener: Listener = ignore) -> TrainingStat
 
 
 def _read(path: Path) -> TrainingState:
-    with np.load(path, allow_pickle=False) as held:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         servers: list[dict[str, Any]] = [{} for _ in range(int(held["servers"]))]
         for key in held.files:
             place, _, name = key.partition("/")

@@ -62,6 +62,13 @@ def place(
     return Placement(tuple(held), tuple(chosen[:wanted]))
 
 
+def replica_workers(workers: Mapping[str, Mapping[str, Any]], device: str) -> list[str]:
+    """Return the workers that a replica may be on beside those of `place`: none that declares `SERVER`."""
+    servers, gpus = (_having(workers, name) for name in (SERVER, GPU))
+    wanted = gpus if device == "gpu" or (gpus and device == "auto") else list(workers)
+    return [address for address in wanted if address not in servers]
+
+
 def free_worker(workers: Sequence[str], placement: Placement, busy: Sequence[str]) -> str | None:
     """Return a worker for a replica whose own is gone, or None while there is none."""
     free = [address for address in workers if address not in busy]

@@ -17,9 +17,9 @@ from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.driver.actors import ActorLostError, PlacementError, TrainingActors, TrainingState
 from dnnflow.parallel.driver.checkpoint import read_checkpoint, write_checkpoint
 from dnnflow.parallel.driver.describe import begin_history, begun_training, progress_of
-from dnnflow.parallel.driver.history import History, ServerLoss, WorkerLoss
+from dnnflow.parallel.driver.history import History, ReplicaTotals, ServerLoss, WorkerLoss
 from dnnflow.parallel.driver.keeper import Keeper
-from dnnflow.parallel.driver.placement import free_worker, other_servers, place
+from dnnflow.parallel.driver.placement import free_worker, other_servers, place, replica_workers
 from dnnflow.parallel.driver.validations import Evaluator, Validations
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.replica.lookout import METADATA
@@ -44,7 +44,9 @@ CALM_S = 120.0
 FORGET_S = 30.0
 """How long calls of former servers and coordinators are answered, so that nobody waits for them."""
 SILENCE_S = 300.0
-"""How long a replica may take to begin, and between two reports."""
+"""How long a replica may take to begin, to be built and to trace its model."""
+HANG_S = 60.0
+"""How long it may then be silent before another worker takes its place."""
 
 
 class Training:
@@ -73,6 +75,8 @@ class Training:
         self._last_report_s: dict[int, float] = {}  # when a replica was sent, or has reported last
         self._waiting_since_s: dict[int, float] = {}  # since when a replica waits for a worker
         self._finished: set[int] = set()
+        self._reported: set[int] = set()  # replicas whose process has reported
+        self._hung: set[str] = set()  # workers whose replica fell silent
         self._lives = Lives()
         self._name = uuid4().hex  # by which the scheduler knows where the actors are
         self._generation = 0
@@ -198,6 +202,7 @@ class Training:
         )  # fmt: skip
 
     def _submit(self, replica: int) -> None:
+        self._reported.discard(replica)
         self._last_report_s[replica] = time.monotonic()
         self._futures[replica] = self._client.submit(
             run_replica, self._name, replica, self._actors.group_size(replica), self._import_paths,
@@ -239,6 +244,7 @@ class Training:
                 spent_s = report.compute_s + report.exchange_s + report.data_s
                 self._validations.began_s = time.monotonic() - spent_s
             self._last_report_s[report.replica] = time.monotonic()
+            self._reported.add(report.replica)
             self.history.add(report, self._elapsed_s())
             self._validations.note(report)
         self._validations.update(self._options.epochs)
@@ -290,19 +296,24 @@ class Training:
                 raise error.with_traceback(future.traceback())  # where on the worker it was raised
 
     def _check_workers(self) -> None:
-        """Find replicas and servers whose worker has gone, and workers for replicas without one."""
-        workers = self._workers()
+        """Find replicas whose worker has gone or hangs, and workers for those without one."""
+        workers = {one: facts for one, facts in self._workers().items() if one not in self._hung}
         for replica, future in list(self._futures.items()):
+            silent_s = time.monotonic() - self._last_report_s[replica]
+            if replica in self._reported and silent_s > HANG_S:
+                self._hung.add(self._worker_of[replica])
+                workers.pop(self._worker_of[replica], None)
             if self._worker_of[replica] not in workers:
                 future.cancel(force=True)
                 self._handle_lost(replica)
-            elif time.monotonic() - self._last_report_s[replica] > SILENCE_S:
+            elif silent_s > SILENCE_S:
                 raise ClusterError(
                     f"a replica must begin, and then report, within {SILENCE_S:.0f} s, got nothing of "
                     f"replica {replica} on {self._worker_of[replica]}; look whether that worker hangs or has "
                     "another task, and restart it"
                 )
         self._restart_lost(workers)
+        self._use_new_workers(workers)
         for stopped_s, actors in list(self._former):
             if time.monotonic() - stopped_s > FORGET_S:  # replicas have heard of their end by now
                 actors.forget()
@@ -424,6 +435,27 @@ class Training:
                 f"and {loss.work_s:.1f} s of work are done again"
             )
         )
+
+    def _use_new_workers(self, workers: Mapping[str, Any]) -> None:
+        """Start a further replica on each worker that has come, unless their number is given or decides rows.
+
+        Which rows form a step of synchronous training depends on the number of replicas.
+        """
+        options = self._options
+        if options.replicas is not None or options.algorithm.synchronous or self._finished:
+            return
+        if self._waiting_since_s or self.history.ended_by != "epochs":
+            return
+        busy = {self._worker_of[replica] for replica in self._futures}
+        for address in replica_workers(workers, options.device):
+            if address in busy or address in self._placement.servers:
+                continue
+            replica = self._n_replicas
+            self._n_replicas += 1
+            self.history.replicas[replica] = ReplicaTotals()
+            self._worker_of[replica] = address
+            self._listener(Notice(f"worker {address} has come, and trains as replica {replica}"))
+            self._submit(replica)
 
     def _write_checkpoint(self, state: TrainingState | None) -> None:
         if state is None or state is self._written:
