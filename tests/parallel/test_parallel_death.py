@@ -35,6 +35,7 @@ from dnnflow.api import train
 from dnnflow.errors import ClusterError
 from dnnflow.events import Notice, ReplicaLost, TrainingProgress
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, own_cluster, respawn
+from dnnflow.parallel.driver import actors
 from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 
@@ -173,6 +174,25 @@ def test_a_replica_that_hangs_is_replaced(
         os.kill(victims[0], signal.SIGKILL)
     assert history.replicas[0].starts == 2
     assert found.min() >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+def test_a_server_that_hangs_is_replaced(
+    three: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool
+) -> None:
+    """Replicas wait for its answers, and hear from the scheduler that there is another one."""
+    monkeypatch.setattr(actors, "HANG_S", 4.0)
+    (server,), _ = placed(three, servers=1, replicas=2)
+    thread = kill(server, lambda: loads(tmp_path) >= 24, signal.SIGSTOP)
+    try:
+        history, found = count_rows(three, tmp_path, replicas=2, synchronous=synchronous, check=False)
+    finally:
+        thread.join()
+        os.kill(server, signal.SIGKILL)
+    assert len(history.lost_servers) == 1
+    assert found.min() >= (1 if synchronous else 2)
+    assert history.servers[0].samples == 2 * ROWS or not synchronous
 
 
 @pytest.mark.slow

@@ -56,6 +56,8 @@ class Way:
 
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
+
 
 def linear_table() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(2)

@@ -15,7 +15,7 @@ from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.channel.server_actor import ServerActor
 from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.replica.lookout import Generation
-from dnnflow.parallel.rows.coordinator import Coordinator
+from dnnflow.parallel.rows.coordinator import Coordinator, Report
 from dnnflow.parallel.rows.leases import lane_rows
 from dnnflow.parallel.server.messages import ServerStatistics
 from dnnflow.parallel.spec.algorithm import Algorithm
@@ -30,6 +30,8 @@ CHECK_S = 1.0
 """How often it is looked whether the worker is still there that is to make one."""
 
 
+HANG_S = 60.0
+"""How long a server may take to say how far it is, which it is asked every second."""
 STOP_S = 2.0
 """How long servers are waited for that are told to stop."""
 CUTS = 5
@@ -269,9 +271,9 @@ class TrainingActors:
 
     def statistics(self) -> tuple[ServerStatistics, ...]:
         """Return what each server has done."""
-        return tuple(self.call(server, "statistics") for server in self.servers)
+        return tuple(self.call(server, "statistics", answer_s=HANG_S) for server in self.servers)
 
-    def call(self, actor: Any, method: str, *arguments: Any) -> Any:
+    def call(self, actor: Any, method: str, *arguments: Any, answer_s: float = ANSWER_S) -> Any:
         """Call an actor and wait for its answer; of one that is known to be gone even its methods are.
 
         Raises
@@ -282,19 +284,24 @@ class TrainingActors:
             What the method raises.
         """
         try:
-            return getattr(actor, method)(*arguments).result(timeout=ANSWER_S)
+            return getattr(actor, method)(*arguments).result(timeout=answer_s)
         except ChannelError as error:  # of a group's server to the one above
             raise ActorLostError(f"a server must reach the one above, got: {error}") from error
         except DnnflowError:
             raise
         except TimeoutError as error:
             raise ActorLostError(
-                f"a server must answer within {ANSWER_S:.0f} s, got nothing to {method}; look at its worker"
+                f"a server must answer within {answer_s:.0f} s, got nothing to {method}; look at its worker"
             ) from error
         except (OSError, RuntimeError) as error:
             raise ActorLostError(
                 f"a training needs its servers, got no answer to {method} ({error})"
             ) from error
+
+    def collect(self) -> list[Report]:
+        """Return what replicas have reported since the last call."""
+        found: list[Report] = self.call(self.coordinator, "collect", answer_s=HANG_S)
+        return found
 
     def check(self) -> None:
         """Raise where an actor is known to be lost; nobody is asked.

@@ -25,7 +25,6 @@ from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.replica.lookout import METADATA
 from dnnflow.parallel.replica.replica import Pickled, ReplicaConfig, run_replica
 from dnnflow.parallel.rows.batches import Batching
-from dnnflow.parallel.rows.coordinator import Report
 from dnnflow.parallel.spec.train_options import TrainOptions
 from dnnflow.table.rows.source import RowSource
 
@@ -183,8 +182,8 @@ class Training:
             actors.call(actors.coordinator, "stop")
         if (held := state or actors.snapshot()) is not None:
             self._keeper = Keeper(actors, held, self._options.copy_every_s)
-        generation = cloudpickle.dumps(actors.generation(self._generation))
-        self._client.set_metadata([METADATA, self._name], generation)
+        pickled = cloudpickle.dumps(actors.generation(self._generation))
+        self._client.set_metadata([METADATA, self._name], (self._generation, pickled))
 
     def _make_replica_config(self) -> ReplicaConfig:
         """Return what all replicas are given.
@@ -238,7 +237,7 @@ class Training:
         self.history.seconds_s = time.monotonic() - self._validations.began_s
 
     def _collect(self) -> None:
-        reports: list[Report] = self._actors.call(self._actors.coordinator, "collect")
+        reports = self._actors.collect()
         for report in reports:
             if not self.history.samples:  # what was before it, models being built and traced, is start-up
                 spent_s = report.compute_s + report.exchange_s + report.data_s
@@ -297,7 +296,9 @@ class Training:
 
     def _check_workers(self) -> None:
         """Find replicas whose worker has gone or hangs, and workers for those without one."""
-        workers = {one: facts for one, facts in self._workers().items() if one not in self._hung}
+        everyone = self._workers()
+        self._hung &= everyone.keys()
+        workers = {one: facts for one, facts in everyone.items() if one not in self._hung}
         for replica, future in list(self._futures.items()):
             silent_s = time.monotonic() - self._last_report_s[replica]
             if replica in self._reported and silent_s > HANG_S:
@@ -367,20 +368,25 @@ class Training:
         if self._keeper is None:
             raise _lost_error(str(error), self._options) from error
         state, lost = self._keeper.end(), self._lost_servers()
+        self._hung.update(lost)
         if (deaths := self._lives.lose("server")) >= MAX_STARTS:
             raise _lost_error(f"them lost {deaths} times in a row, the last time: {error}", self._options)
+        # Replicas that wait for an answer give it up, and the thread that a server may have to begin in
+        self._generation += 1
+        self._client.set_metadata([METADATA, self._name], (self._generation, b""))
         while True:
             self._actors.stop_servers()
             self._former.append((time.monotonic(), self._actors))
             workers = self._workers()
             busy = [self._worker_of[replica] for replica in self._futures]
-            addresses = other_servers(workers, self._placement, lost, busy)
+            addresses = other_servers(workers, self._placement, {*lost, *self._hung}, busy)
             try:
                 if addresses:
                     self._begin_again(state, addresses)
                     break
             except (PlacementError, ActorLostError):
                 lost = self._lost_servers()
+                self._hung.update(lost)
             if not is_told:
                 is_told = True
                 self._listener(
@@ -409,7 +415,6 @@ class Training:
         """
         self._placement = replace(self._placement, servers=addresses)
         self._actors = TrainingActors(self._client, self._spec, self._options, addresses, self._n_replicas)
-        self._generation += 1
         workers, again = self._workers(), set()
         if self.history.ended_by == "epochs":
             again = {replica for replica in self._finished if self._worker_of[replica] in workers}
@@ -497,7 +502,7 @@ class Training:
             self._keeper.end()
         for future in self._futures.values():
             future.cancel(force=True)
-        self._client.set_metadata([METADATA, self._name], b"")
+        self._client.set_metadata([METADATA, self._name], None)
         self._actors.stop(self._listener)
         for _, actors in self._former:
             actors.forget()

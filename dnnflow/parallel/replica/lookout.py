@@ -3,9 +3,11 @@
 import itertools
 import math
 import pickle
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ LEASES_S = 0.5
 ANSWER_S = 120.0
 """How long the coordinator may take to answer."""
 POLL_S = 0.1
+WATCH_S = 2.0
+"""How often it is asked while all goes well."""
 RETRY_S = 5.0
 """After which the same servers are tried again: not they, but the way to them may have broken."""
 
@@ -63,10 +67,10 @@ class Lookout:
 
     def first(self) -> Generation:
         """Return the generation that there is."""
-        found = self._ask()
-        if found is None:
+        _, found = self._ask()
+        if not found:
             raise ChannelError("a replica needs its training's servers, got none; has its driver ended?")
-        return found
+        return _loaded(found)
 
     def next(self, known: Generation, error: Exception, wait_s: float) -> Generation:
         """Return a later generation as soon as there is one, or the same one to be tried again.
@@ -87,32 +91,55 @@ class Lookout:
             self._has_seceded = True
             secede()
         while time.monotonic() - self._since_s < wait_s and self._is_wanted():
-            found = self._ask()
-            if found is not None and found.number > known.number:
-                return found
-            if time.monotonic() - began_s > RETRY_S:
+            number, found = self._ask()
+            if number > known.number:
+                if found:  # nothing while servers are on their way
+                    return _loaded(found)
+            elif time.monotonic() - began_s > RETRY_S:
                 return known
             time.sleep(POLL_S)
         raise error
+
+    @contextmanager
+    def watching(self, known: Generation, moved: Callable[[], None]) -> Iterator[None]:
+        """Call `moved` when there is a later generation meanwhile, or this replica is wanted no longer.
+
+        Of servers that hang, or that nothing comes through from, a replica hears in no other way.
+        """
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(WATCH_S):
+                if not self._is_wanted() or self._ask()[0] > known.number:
+                    moved()
+                    return
+
+        threading.Thread(target=watch, name="dnnflow-lookout", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def went_well(self) -> None:
         """Note that servers have answered."""
         self._since_s = None
 
-    def _ask(self) -> Generation | None:
-        given = self._client.get_metadata(self._path, None)
-        if not given:
-            return None
-        found: Generation = pickle.loads(given)
-        for actor in (found.coordinator, *itertools.chain(*found.servers)):
-            # On a worker it never ends; a call of an actor that is gone waits for it (distributed/actor.py)
-            actor._future = None
-        return found
+    def _ask(self) -> tuple[int, bytes]:
+        number, pickled = self._client.get_metadata(self._path, None) or (-1, b"")
+        return number, pickled
 
     def _is_wanted(self) -> bool:
         """Say whether the task was not cancelled, by its driver or because that has ended."""
         task = self._worker.state.tasks.get(self._key)
         return task is not None and task.state in ("executing", "long-running")
+
+
+def _loaded(pickled: bytes) -> Generation:
+    found: Generation = pickle.loads(pickled)
+    for actor in (found.coordinator, *itertools.chain(*found.servers)):
+        # On a worker it never ends; a call of an actor that is gone waits for it (distributed/actor.py)
+        actor._future = None
+    return found
 
 
 class CoordinatorClient:

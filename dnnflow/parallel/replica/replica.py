@@ -114,7 +114,10 @@ def _train(replica: "Replica", generation: Generation, lookout: Lookout) -> int:
     config = replica.config
     algorithm, servers = config.algorithm, generation.servers_of(config.replica)
     channels = [open_channel(one, wire=algorithm.wire, reply_wire=algorithm.reply_wire) for one in servers]
-    with Shards(channels, config.parts, config.replica) as shards:
+    with (
+        Shards(channels, config.parts, config.replica) as shards,
+        lookout.watching(generation, shards.abort),
+    ):
         lookout.went_well()
         return replica.run(
             shards, CoordinatorClient(generation.coordinator, config.replica),
