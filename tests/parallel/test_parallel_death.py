@@ -1,15 +1,18 @@
 """Workers of a parallel training are killed, each kind, one or all: what is lost, and that it goes on.
 
-What each of these tests measured is a row of docs/reliability.md.
+What they measure is in docs/reliability.md: `pytest --log-cli-level=INFO`, of this module's own lines.
 """
 
+import logging
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,6 @@ from test_parallel_train import (
     assert_clear,
     counting_model,
     distance,
-    kill,
     loads,
     network,
     pids,
@@ -33,12 +35,13 @@ from test_parallel_train import (
 
 from dnnflow.api import train
 from dnnflow.errors import ClusterError
-from dnnflow.events import Notice, ReplicaLost, TrainingProgress
+from dnnflow.events import ReplicaLost, TrainingProgress
 from dnnflow.execute.cluster import ClusterSpec, open_cluster, own_cluster, respawn
 from dnnflow.parallel.driver import actors
 from dnnflow.parallel.driver import training as driver
 from dnnflow.parallel.driver.placement import place
 
+LOG = logging.getLogger(__name__)
 ROWS = PARTS * PART
 
 
@@ -53,10 +56,12 @@ def opened() -> Iterator[Client]:
 def three(opened: Client) -> Client:
     """The three workers, all there."""
     deadline = time.monotonic() + 60
-    while len(workers(opened)) < 3 and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        with suppress(OSError):  # one that was killed is not known to be gone yet
+            if len(pids(opened)) == 3:
+                break
         respawn(opened)
         time.sleep(0.2)
-    opened.wait_for_workers(3, timeout=1)
     return opened
 
 
@@ -66,33 +71,64 @@ def placed(client: Client, **how: Any) -> tuple[list[int], list[int]]:
     return [found[one] for one in placement.servers], [found[one] for one in placement.replicas]
 
 
+class Strike(threading.Thread):
+    """Sends signals once something is true, and knows when it did."""
+
+    def __init__(
+        self, victims: Sequence[int], when: Callable[[], bool], how: signal.Signals = signal.SIGKILL
+    ) -> None:
+        super().__init__()
+        self._victims, self._when, self._how = victims, when, how
+        self.struck_s = math.inf
+        self.start()
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 60
+        while not self._when() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.struck_s = time.monotonic()
+        for victim in self._victims:
+            os.kill(victim, self._how)
+
+
 def count_rows(
     client: Client,
     directory: Path,
-    seconds_s: float = 0.1,
+    strike: Strike | None = None,
     *,
+    seconds_s: float = 0.1,
     epochs: int = 2,
     check: bool = True,
     **settings: Any,
 ) -> Any:
-    """Train twice on rows whose weights say how often each was trained on."""
-    notices: list[Any] = []
+    """Train on rows whose weights say how often each was trained on, and log what a strike cost."""
+    heard: list[tuple[float, Any]] = []
     result = train(
         counting_model(ROWS), Counted(str(directory), seconds_s), client=client, batch_size=PART,
-        epochs=epochs, wait_s=60, listener=notices.append, **settings,
+        epochs=epochs, wait_s=60, listener=lambda event: heard.append((time.monotonic(), event)),
+        shuffle=False, **settings,
     )  # fmt: skip
-    history = result["history"]
-    print(f"\n{[one for one in notices if isinstance(one, Notice | ReplicaLost)]}")
-    print(history.lost_servers, history.lost, history.servers[0].samples - 2 * ROWS, history.ended_by)
+    history, found = result["history"], times(result["model"])
+    if strike is not None:
+        strike.join()
+        told = [(at_s, one.samples) for at_s, one in heard if isinstance(one, TrainingProgress)]
+        before = max((samples for at_s, samples in told if at_s < strike.struck_s), default=0)
+        # What was reported before, but not yet collected, comes within a second
+        lost_s = min(at_s for at_s, one in heard if isinstance(one, ReplicaLost) or "was lost" in str(one))
+        going_on_s = [at_s - strike.struck_s for at_s, samples in told if at_s > lost_s and samples > before]
+        LOG.info(
+            "noticed after %.1f s, rows again from %.1f s on, %d rows trained on again, servers %s",
+            lost_s - strike.struck_s, min(going_on_s, default=0.0),
+            history.servers[-1 if "groups" not in settings else 0].samples - epochs * ROWS,
+            [(round(one.seconds_s, 1), round(one.work_s, 1)) for one in history.lost_servers],
+        )  # fmt: skip
     if check:
         assert_clear(client)
-    return history, times(result["model"])
+    return history, found
 
 
 WAYS: dict[str, dict[str, Any]] = {
     "asynchronous": {},
-    "synchronous": {"synchronous": True},
-    "one of two shards": {"servers": 2},
     "one of two synchronous shards": {"servers": 2, "synchronous": True},
     "a group's": {"groups": 2, "group_every": 3},
 }
@@ -105,9 +141,8 @@ def test_a_killed_server_begins_again_and_no_row_is_lost(
 ) -> None:
     number = settings["groups"] + 1 if "groups" in settings else settings.get("servers", 1)
     servers, _ = placed(three, servers=number, replicas=2)
-    thread = kill(servers[-1], lambda: loads(tmp_path) >= 24)
-    history, found = count_rows(three, tmp_path, replicas=2, shuffle=False, **settings)
-    thread.join()
+    strike = Strike(servers[-1:], lambda: loads(tmp_path) >= 24)
+    history, found = count_rows(three, tmp_path, strike, replicas=2, **settings)
     assert history.lost_servers
     assert found.min() > 0
     if settings.get("synchronous"):
@@ -128,9 +163,9 @@ def test_a_synchronous_training_is_that_of_an_undisturbed_one_to_the_bit(three: 
         if isinstance(event, TrainingProgress) and event.samples > 3000:
             begun.set()
 
-    thread = kill(servers[0], begun.is_set)
+    strike = Strike(servers, begun.is_set)
     result = train(network(), table(), client=three, listener=hear, **settings)
-    thread.join()
+    strike.join()
     history = result["history"]
     assert len(history.lost_servers) == 1
     assert history.servers[0].samples == 40 * 900
@@ -138,17 +173,14 @@ def test_a_synchronous_training_is_that_of_an_undisturbed_one_to_the_bit(three: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize(("replicas", "synchronous"), [(1, False), (2, True)])
 def test_all_replicas_are_killed_at_once(
     three: Client, tmp_path: Path, replicas: int, synchronous: bool
 ) -> None:
     """Each loses one life: none for data that were lost with it."""
     _, victims = placed(three, servers=1, replicas=replicas)
-    threads = [kill(victim, lambda: loads(tmp_path) >= 12 * replicas) for victim in victims]
-    history, found = count_rows(three, tmp_path, replicas=replicas, synchronous=synchronous, shuffle=False)
-    for thread in threads:
-        thread.join()
+    strike = Strike(victims, lambda: loads(tmp_path) >= 12 * replicas)
+    history, found = count_rows(three, tmp_path, strike, replicas=replicas, synchronous=synchronous)
     assert [totals.starts for totals in history.replicas.values()] == [2] * replicas
     assert len(history.lost) == replicas
     assert not history.lost_servers
@@ -166,33 +198,30 @@ def test_a_replica_that_hangs_is_replaced(
     """Its process is stopped, not ended: nothing tells the scheduler."""
     monkeypatch.setattr(driver, "HANG_S", 4.0)
     _, victims = placed(three, servers=1, replicas=1)
-    thread = kill(victims[0], lambda: loads(tmp_path) >= 12, signal.SIGSTOP)
+    strike = Strike(victims, lambda: loads(tmp_path) >= 12, signal.SIGSTOP)
     try:
-        history, found = count_rows(three, tmp_path, replicas=1, check=False)
+        history, found = count_rows(three, tmp_path, strike, replicas=1, check=False)
     finally:
-        thread.join()
         os.kill(victims[0], signal.SIGKILL)
     assert history.replicas[0].starts == 2
     assert found.min() >= 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
 def test_a_server_that_hangs_is_replaced(
-    three: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synchronous: bool
+    three: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replicas wait for its answers, and hear from the scheduler that there is another one."""
     monkeypatch.setattr(actors, "HANG_S", 4.0)
-    (server,), _ = placed(three, servers=1, replicas=2)
-    thread = kill(server, lambda: loads(tmp_path) >= 24, signal.SIGSTOP)
+    servers, _ = placed(three, servers=1, replicas=2)
+    strike = Strike(servers, lambda: loads(tmp_path) >= 24, signal.SIGSTOP)
     try:
-        history, found = count_rows(three, tmp_path, replicas=2, synchronous=synchronous, check=False)
+        history, found = count_rows(three, tmp_path, strike, replicas=2, synchronous=True, check=False)
     finally:
-        thread.join()
-        os.kill(server, signal.SIGKILL)
+        os.kill(servers[0], signal.SIGKILL)
     assert len(history.lost_servers) == 1
-    assert found.min() >= (1 if synchronous else 2)
-    assert history.servers[0].samples == 2 * ROWS or not synchronous
+    assert found.min() > 0
+    assert history.servers[0].samples == 2 * ROWS
 
 
 @pytest.mark.slow
@@ -202,25 +231,21 @@ def test_a_worker_that_joins_is_used(three: Client, tmp_path: Path) -> None:
     cluster.scale(2)
     while len(workers(three)) > 2:
         time.sleep(0.1)
-    began = threading.Timer(0.0, wait_then(lambda: loads(tmp_path) >= 6, lambda: cluster.scale(3)))
-    began.start()
-    history, found = count_rows(three, tmp_path, 0.5, epochs=4)
-    began.join()
+    comes = threading.Thread(target=when, args=(lambda: loads(tmp_path) >= 6, lambda: cluster.scale(3)))
+    comes.start()
+    history, found = count_rows(three, tmp_path, seconds_s=0.5, epochs=4)
+    comes.join()
     assert len(history.replicas) == 2
     assert history.replicas[1].samples > 0
     assert set(found) == {4.0}
 
 
-def wait_then(when: Callable[[], bool], act: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that does something once something is true."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 60
-        while not when() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        act()
-
-    return wait
+def when(true: Callable[[], bool], act: Callable[[], None]) -> None:
+    """Do something once something is true."""
+    deadline = time.monotonic() + 60
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    act()
 
 
 @pytest.mark.slow
@@ -238,7 +263,7 @@ def test_without_a_worker_it_ends_with_a_sentence(tmp_path: Path) -> None:
         started = [subprocess.Popen(command, env=paths, stderr=subprocess.DEVNULL) for _ in range(2)]
         try:
             client.wait_for_workers(2, timeout=60)
-            threads = [kill(one.pid, lambda: loads(tmp_path) >= 3) for one in started]
+            strike = Strike([one.pid for one in started], lambda: loads(tmp_path) >= 3)
             notices: list[Any] = []
             with pytest.raises(ClusterError, match="no worker for them within 2 s") as caught:
                 train(
@@ -247,8 +272,7 @@ def test_without_a_worker_it_ends_with_a_sentence(tmp_path: Path) -> None:
                 )  # fmt: skip
             assert caught.value.exit_code == 5
             assert any("waits for a worker" in str(one) for one in notices)
-            for thread in threads:
-                thread.join()
+            strike.join()
         finally:
             for one in started:
                 one.kill()

@@ -327,14 +327,14 @@ def test_an_algorithm_learns(cluster: Client, settings: dict[str, Any]) -> None:
 # What goes wrong
 
 
-def kill(pid: int, when: Callable[[], bool], how: signal.Signals = signal.SIGKILL) -> threading.Thread:
-    """Kill a process, or stop it, once something is true."""
+def kill(pid: int, when: Callable[[], bool]) -> threading.Thread:
+    """Kill a process once something is true."""
 
     def wait() -> None:
         deadline = time.monotonic() + 60
         while not when() and time.monotonic() < deadline:
             time.sleep(0.02)
-        os.kill(pid, how)
+        os.kill(pid, signal.SIGKILL)
 
     thread = threading.Thread(target=wait)
     thread.start()
