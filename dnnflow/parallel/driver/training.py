@@ -435,7 +435,7 @@ class Training:
         self.history.lost_servers.append(loss)
         self._listener(
             Notice(
-                f"a server was lost with worker {', '.join(lost) or 'of one that does not answer'}; it goes "
+                f"a server was lost with {'worker ' + ', '.join(lost) if lost else 'its worker'}; it goes "
                 f"on at {', '.join(dict.fromkeys(self._placement.servers))} after {loss.seconds_s:.1f} s, "
                 f"and {loss.work_s:.1f} s of work are done again"
             )
