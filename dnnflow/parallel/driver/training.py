@@ -138,6 +138,7 @@ class Training:
             )
             for replica in range(self._n_replicas):
                 self._submit(replica)
+            self._validations.began_s = time.monotonic()
             while True:
                 try:
                     self._watch()
@@ -214,8 +215,7 @@ class Training:
 
     def _watch(self) -> None:
         options = self._options
-        checked_s = checkpoint_s = collected_s = began_s = time.monotonic()
-        self._validations.began_s = began_s
+        checked_s = checkpoint_s = collected_s = time.monotonic()
         while len(self._finished) < self._n_replicas:
             time.sleep(POLL_S)
             self._actors.check()
