@@ -8,7 +8,7 @@ from dnnflow.parallel.driver.actors import TrainingActors, TrainingState
 
 SHARE = 20
 """Copies take at most one part in so many of the time: large ones are taken less often."""
-BYTES_S = 400e6
+BYTES_S = 200e6
 """How many bytes of state are copied, packed, sent and unpacked in a second on one core."""
 
 
