@@ -13,15 +13,10 @@ import numpy as np
 import pytest
 from distributed import Client
 from test_parallel_train import (
-    PART,
-    PARTS,
-    Counted,
     counting_model,
     distance,
     identity,
-    kill,
     lanes,
-    loads,
     network,
     pids,
     table,
@@ -132,24 +127,6 @@ def test_a_worker_that_is_lost_before_its_server_is_made_is_not_waited_for(fragi
     _, history = training.run()
     assert history.samples == 900
     assert time.monotonic() - start < driver.SILENCE_S
-
-
-@pytest.mark.slow
-def test_a_training_right_after_one_whose_server_was_killed(fragile: Client, tmp_path: Path) -> None:
-    """The replica of the first must not keep its worker for an answer of an actor that is gone."""
-    placement, found = place(workers(fragile), servers=1, replicas=1, device="auto"), pids(fragile)
-    replica = found[placement.replicas[0]]
-    thread = kill(found[placement.servers[0]], lambda: loads(tmp_path, replica) >= 2)
-    with pytest.raises(ClusterError, match="needs its servers"):
-        train(
-            counting_model(PARTS * PART), Counted(str(tmp_path), 0.1), client=fragile, replicas=1,
-            batch_size=PART, epochs=100,
-        )  # fmt: skip
-    thread.join()
-    start = time.monotonic()
-    history = train(network(), table(), client=fragile, replicas=1)["history"]
-    assert history.samples == 900
-    assert time.monotonic() - start < 100
 
 
 def test_a_replica_that_does_not_begin_ends_the_training_with_what_is_waited_for(

@@ -12,7 +12,8 @@ import pytest
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.model_spec import ModelSpec
 from dnnflow.parallel.model.weights import Vector
-from dnnflow.parallel.replica.replica import CoordinatorClient, Replica, ReplicaConfig
+from dnnflow.parallel.replica.lookout import CoordinatorClient
+from dnnflow.parallel.replica.replica import Replica, ReplicaConfig
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.coordinator import Coordinator
@@ -55,6 +56,8 @@ class Way:
 
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
+
 
 def linear_table() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(2)
@@ -83,7 +86,7 @@ class Training:
 
         )  # fmt: skip
         with Shards([self.way], config.parts, replica) as shards:
-            return Replica(config, CoordinatorClient(self.coordinator, replica)).run(shards)
+            return Replica(config).run(shards, CoordinatorClient(self.coordinator, replica), int)
 
     @property
     def weights(self) -> np.ndarray:

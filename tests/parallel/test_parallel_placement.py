@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from dnnflow.errors import ClusterError
-from dnnflow.parallel.driver.placement import GPU, SERVER, Placement, free_worker, place
+from dnnflow.parallel.driver.placement import (
+    GPU,
+    SERVER,
+    Placement,
+    free_worker,
+    other_servers,
+    place,
+    replica_workers,
+)
 
 Workers = Mapping[str, Mapping[str, Any]]
 
@@ -87,3 +95,24 @@ def test_a_lost_replica_goes_to_a_worker_without_a_server_if_there_is_one() -> N
     assert free_worker(["d", "b", "c"], placement, busy=["b"]) == "c"
     assert free_worker(["d", "b"], placement, busy=["b"]) == "d"
     assert free_worker(["b"], placement, busy=["b"]) is None
+
+
+def test_lost_servers_go_where_no_replica_is_and_the_others_stay() -> None:
+    workers = having(a="", b="", c="", d="")
+    placement = Placement(("x", "b", "y"), ("a", "c"))
+    assert other_servers(workers, placement, ["x", "y"], busy=["a", "c"]) == ("d", "b", "b")
+    assert other_servers({**workers, **having(s=SERVER)}, placement, ["x"], busy=[]) == ("s", "b", "a")
+
+
+def test_servers_share_the_last_worker_and_none_is_none() -> None:
+    placement = Placement(("x", "y"), ("a",))
+    assert other_servers(having(a=""), placement, ["x", "y"], busy=["a"]) == ("a", "a")
+    assert other_servers(having(x=""), placement, ["x"], busy=[]) == ()
+
+
+def test_further_replicas_keep_off_servers_and_take_gpus_first() -> None:
+    workers = having(a="", g=GPU, s=SERVER)
+    assert replica_workers(workers, "auto") == ["g"]
+    assert replica_workers(workers, "cpu") == ["a", "g"]
+    assert replica_workers(having(a="", s=SERVER), "auto") == ["a"]
+    assert replica_workers(having(a=""), "gpu") == []

@@ -400,3 +400,20 @@ def test_memory_is_that_of_blocks_whatever_the_files_size(chunk_rows: int, tmp_p
     rows, growth = map(int, run.stdout.split())
     assert rows == 88_000
     assert growth < 40 << 20  # two blocks, the queue, and what Python and HDF5 take for themselves
+
+
+def test_who_gives_leases_and_is_gone_is_not_waited_for() -> None:
+    """The thread waits for an answer that may never come, while its replica has others to turn to."""
+    answered = threading.Event()
+
+    def given_out() -> Iterator[Lease | None]:
+        answered.wait(30)
+        yield None
+
+    made = Batches(numbered(10), given_out(), Batching(4))
+    with pytest.raises(ConnectionError), made:
+        raise ConnectionError
+    assert made._thread.is_alive()
+    answered.set()
+    made._thread.join(30)
+    assert not made._thread.is_alive()

@@ -656,3 +656,27 @@ def test_every_algorithm_finds_the_weights(name: str, threads: ThreadPoolExecuto
     for future in [threads.submit(replica, index) for index in range(3)]:
         future.result(DEADLINE_S)
     assert np.abs(server.pull()[1] - truth).max() < 0.05
+
+
+def test_a_servers_state_says_which_rows_it_is_of() -> None:
+    """Repeats do not count, what comes too late for its round does: it is done with."""
+    server = make(joined=1)
+    push(server, 0, 0, 0, count=5)
+    push(server, 0, 1, 1, count=3)
+    push(server, 0, 1, 1, count=3)
+    assert (server.rows_of(0), server.rows_of(1)) == (8, 0)
+    other = make()
+    other.restore(server.snapshot())
+    assert other.rows_of(0) == 8
+
+
+def test_what_a_replica_has_in_a_round_is_taken_out_when_it_comes_again(threads: ThreadPoolExecutor) -> None:
+    server = make(joined=2, synchronous=True)
+    first = threads.submit(push, server, 0, 0, 0, count=5)
+    eventually(lambda: 0 in server._round.pushes)
+    server.join(0)
+    assert not server._round.pushes
+    again = [threads.submit(push, server, 0, 0, 0, count=4), threads.submit(push, server, 1, 0, 0, count=4)]
+    for one in (first, *again):
+        assert one.result(DEADLINE_S).version == 1
+    assert (server.rows_of(0), server.rows_of(1)) == (4, 4)

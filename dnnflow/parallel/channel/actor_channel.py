@@ -20,6 +20,8 @@ class Channel(WeightServer, Protocol):
 
     def close(self) -> None: ...
 
+    def abort(self) -> None: ...
+
 
 class ActorChannel:
     """Reaches a server by plain calls of its actor: slower, but there wherever Dask is.
@@ -51,6 +53,9 @@ class ActorChannel:
 
     def close(self) -> None:
         """Do nothing: there is no connection."""
+
+    def abort(self) -> None:
+        """Do nothing: a call ends with its deadline."""
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Return what a method of the actor gives.

@@ -52,6 +52,7 @@ class ChannelClient:
         self.addresses = addresses
         self._token, self._names, self._tls, self._answer_s = token, (wire, reply_wire), tls, answer_s
         self._link: Link | None = None
+        self._is_aborted = False
         self._joined: int | None = None
         self._residual: Vector | None = None
         self._unanswered: tuple[int, int] | None = None
@@ -136,6 +137,8 @@ class ChannelClient:
             When no address has a server that knows the token.
         """
         self._disconnect()
+        if self._is_aborted:
+            raise ChannelError("a server must be wanted, got one that was given up")
         self.addresses = addresses or self.addresses
         reasons = []
         for dial in (self._dial_unix, self._dial_tcp):
@@ -153,6 +156,12 @@ class ChannelClient:
         self._disconnect()
         self._push_vector = self._weights = np.zeros(0, np.float32)
         self._data, self._unanswered = np.zeros(0, np.uint8), None
+
+    def abort(self) -> None:
+        """Let a call that waits for the server fail, and every later one; for another thread."""
+        self._is_aborted, link = True, self._link
+        if link is not None:
+            link.abort()
 
     def __enter__(self) -> Self:
         return self

@@ -95,8 +95,14 @@ class ChannelServer:
         """How many connections are open."""
         return sum(thread.is_alive() for thread in list(self._open)) + self._epoll_server.connections
 
-    def stop(self) -> None:
+    def stop(self, release: Callable[[], None] = lambda: None) -> None:
         """Close all connections, end all threads and remove the socket; a second call does nothing.
+
+        Parameters
+        ----------
+        release
+            Lets go who waits in the server of weights by other ways than a connection. Called when no
+            connection can be answered any more: nobody is told that it has left.
 
         Raises
         ------
@@ -112,9 +118,10 @@ class ChannelServer:
         self._accept_thread.join(STOP_S)
         for sock in threads.values():
             shut_down(sock)
-        self._membership.end()  # those who wait for each other in the server are let go
         deadline_s = time.monotonic() + STOP_S
         hanging = int(not self._epoll_server.stop(STOP_S))
+        self._membership.end()  # those who wait for each other in the server are let go
+        release()
         for thread in threads:
             thread.join(max(deadline_s - time.monotonic(), 0))
         for listener in [*self._listeners, self._wake_read]:

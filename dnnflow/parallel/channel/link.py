@@ -167,6 +167,10 @@ class Link:
             raise ChannelError(f"a frame must end after {stop} bytes, got {have}; both ends take turns")
         return fields
 
+    def abort(self) -> None:
+        """Wake whoever waits for the other end, with an error; for another thread."""
+        shut_down(self._sock)
+
     def close(self) -> None:
         """Close the socket; whoever waits for it is woken."""
         shut_down(self._sock)

@@ -6,9 +6,10 @@ import secrets
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,10 @@ TOKEN_BYTES = 32
 POLL_S = 0.002
 END_S = 900.0
 """How long a push may be on its way at the end; longer than a channel waits for its answer."""
+
+UPLINK = "uplink/"
+BASE, VERSION, SAMPLES = (UPLINK + name for name in ("base", "version", "samples"))
+"""In the snapshot of a group's server: its weights, updates and samples when it last passed on a change."""
 
 R = TypeVar("R")
 
@@ -72,8 +77,11 @@ class ServerActor:
         )
         self._threads = ThreadPoolExecutor(MOST_CALLS, "dnnflow-server")
         self._uplink: Uplink | None = None
+        self._passed_on: Mapping[str, Any] = {}
         # When the last future of the actor is dropped; in a thread, because Dask does that on its event loop
-        weakref.finalize(self, _stop_in_thread, self._server, self._channel, self._threads).atexit = False
+        self._ended = threading.Event()
+        held = self._server, self._channel, self._threads, self._ended
+        weakref.finalize(self, _stop_in_thread, *held).atexit = False
 
     def address(self) -> Addresses:
         """Return where the channel listens."""
@@ -88,16 +96,28 @@ class ServerActor:
     pull = _in_thread(ParameterServer.pull)
     exchange = _in_thread(ParameterServer.exchange)
     finish = _in_thread(ParameterServer.finish)
-    snapshot = _in_thread(ParameterServer.snapshot)
-    restore = _in_thread(ParameterServer.restore)
+    rows_of = _in_thread(ParameterServer.rows_of)
     statistics = _in_thread(ParameterServer.statistics)
     set_learning_rate = _in_thread(ParameterServer.set_learning_rate)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return the state of the server, and of a group's way to the one above."""
+        found = self._server.snapshot if self._uplink is None else self._uplink.snapshot
+        return await asyncio.get_running_loop().run_in_executor(self._threads, found)
+
+    async def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Set the state that `snapshot` returned; before the way to the server above is begun."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._threads, self._server.restore, snapshot)
+        self._passed_on = {name: snapshot[name] for name in snapshot if name.startswith(UPLINK)}
 
     async def begin_uplink(self, above: Any, group: int, every: int) -> None:
         """Push to the actor above, every so many updates, what this server has learned."""
         channel = await asyncio.to_thread(open_channel, above)
         loop = asyncio.get_running_loop()
-        self._uplink = await loop.run_in_executor(self._threads, Uplink, self._server, channel, group, every)
+        self._uplink = await loop.run_in_executor(
+            self._threads, Uplink, self._server, channel, group, every, self._passed_on, self._ended
+        )
 
     async def end_uplink(self) -> None:
         """Push what is left, and raise what has gone wrong with it."""
@@ -107,7 +127,7 @@ class ServerActor:
 
     async def stop(self) -> None:
         """Close the channel and let all replicas go that wait; a second call does nothing."""
-        await asyncio.to_thread(_stop, self._server, self._channel, self._threads)
+        await asyncio.to_thread(_stop, self._server, self._channel, self._threads, self._ended)
 
 
 class Uplink:
@@ -124,21 +144,38 @@ class Uplink:
         Its number among the groups, from 0.
     every
         m: updates of the group's server between two pushes.
+    passed_on
+        Of the snapshot that the group's server goes on from: what of it was passed on before.
+    ended
+        Set where nothing is to be passed on any more.
     """
 
-    def __init__(self, server: ParameterServer, channel: Channel, group: int, every: int) -> None:
+    def __init__(
+        self, server: ParameterServer, channel: Channel, group: int, every: int,
+        passed_on: Mapping[str, Any] = MappingProxyType({}), ended: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self._server, self._channel, self._group, self._every = server, channel, group, every
         self._step = channel.join(group)
         self._above, weights = channel.pull(group)
-        self._base = np.array(weights)
+        self._base = np.array(passed_on.get(BASE, weights))
         self._change, self._reply = np.empty_like(self._base), np.empty_like(self._base)
         self._learned = server.learned
-        self._done = server.statistics()
+        done = server.statistics()
+        self._version = int(passed_on.get(VERSION, done.version))
+        self._samples = int(passed_on.get(SAMPLES, done.samples))
+        self._moving = threading.Lock()  # between a change that was passed on and the base that says so
         self.error: Exception | None = None
         """What has ended the thread before its time."""
-        self._ended = threading.Event()
+        self._ended = ended or threading.Event()
         self._thread = threading.Thread(target=self._run, name="dnnflow-uplink", daemon=True)
         self._thread.start()
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state of the group's server, and what of it was passed on."""
+        with self._moving:
+            return self._server.snapshot() | {
+                BASE: self._base.copy(), VERSION: self._version, SAMPLES: self._samples
+            }  # fmt: skip
 
     def end(self) -> None:
         """Push what is left, and take part above no longer.
@@ -166,7 +203,7 @@ class Uplink:
     def _run(self) -> None:
         try:
             while not self._ended.wait(POLL_S):
-                if self._server.version - self._done.version >= self._every:
+                if self._server.version - self._version >= self._every:
                     self._synchronize()
         except Exception as error:  # raised by `end`: a thread has nobody to raise to
             self.error = error
@@ -178,14 +215,17 @@ class Uplink:
         learned = self._learned
         difference(self._base[:learned], start[:learned], self._change[:learned])
         np.copyto(self._change[learned:], start[learned:])
-        count = now.samples - self._done.samples
-        if count:
-            push = Push(self._group, self._step, self._above, count, self._change, PushKind.DIFFERENCE)
-            reply = self._channel.exchange(push, self._reply)
-            self._above, self._step = reply.version, self._step + 1
+        count = now.samples - self._samples
+        if not count:
+            self._version = now.version
+            return
+        push = Push(self._group, self._step, self._above, count, self._change, PushKind.DIFFERENCE)
+        reply = self._channel.exchange(push, self._reply)
+        self._above, self._step = reply.version, self._step + 1
+        with self._moving:
             self._server.move(start, self._reply)
             np.copyto(self._base, self._reply)
-        self._done = now
+            self._version, self._samples = now.version, now.samples
 
 
 def _worker_offers() -> tuple[str | None, ssl.SSLContext | None, Path]:
@@ -205,11 +245,16 @@ def _worker_offers() -> tuple[str | None, ssl.SSLContext | None, Path]:
     return host, tls if worker.address.startswith("tls:") else None, directory
 
 
-def _stop(server: ParameterServer, channel: ChannelServer, threads: ThreadPoolExecutor) -> None:
+def _stop(
+    server: ParameterServer, channel: ChannelServer, threads: ThreadPoolExecutor, ended: threading.Event
+) -> None:
+    def release() -> None:
+        for replica in server.statistics().replicas:
+            server.leave(replica)
+
+    ended.set()
     threads.shutdown(wait=False, cancel_futures=True)
-    for replica in server.statistics().replicas:
-        server.leave(replica)
-    channel.stop()
+    channel.stop(release)
 
 
 def _stop_in_thread(*held: Any) -> None:

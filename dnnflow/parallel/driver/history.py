@@ -50,6 +50,20 @@ class WorkerLoss:
     worker: str
 
 
+@dataclass(frozen=True)
+class ServerLoss:
+    """A server, or the coordinator, that went away with its worker, and what it cost."""
+
+    elapsed_s: float
+    """Since the training began."""
+    workers: tuple[str, ...]
+    """That were lost; none where one of them did not answer."""
+    seconds_s: float
+    """From when it was noticed until replicas could go on."""
+    work_s: float
+    """Age of the state that was gone on from: work of so long is done again."""
+
+
 @dataclass
 class History:
     """A training, as measured."""
@@ -62,6 +76,7 @@ class History:
     versions: list[tuple[float, int]] = field(default_factory=list)
     """(seconds since the training began, updates that the first server had applied), once a second."""
     lost: list[WorkerLoss] = field(default_factory=list)
+    lost_servers: list[ServerLoss] = field(default_factory=list)
     about: Mapping[str, str] = field(default_factory=dict)
     """Model, algorithm and settings in words."""
     total: int = 0

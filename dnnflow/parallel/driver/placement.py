@@ -1,6 +1,7 @@
 """Choose the Dask workers that hold servers, coordinator and replicas."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,10 +62,32 @@ def place(
     return Placement(tuple(held), tuple(chosen[:wanted]))
 
 
+def replica_workers(workers: Mapping[str, Mapping[str, Any]], device: str) -> list[str]:
+    """Return the workers that a replica may be on beside those of `place`: none that declares `SERVER`."""
+    servers, gpus = (_having(workers, name) for name in (SERVER, GPU))
+    wanted = gpus if device == "gpu" or (gpus and device == "auto") else list(workers)
+    return [address for address in wanted if address not in servers]
+
+
 def free_worker(workers: Sequence[str], placement: Placement, busy: Sequence[str]) -> str | None:
     """Return a worker for a replica whose own is gone, or None while there is none."""
     free = [address for address in workers if address not in busy]
     return next(iter([address for address in free if address not in placement.servers] or free), None)
+
+
+def other_servers(
+    workers: Mapping[str, Mapping[str, Any]], placement: Placement, lost: Collection[str],
+    busy: Collection[str],
+) -> tuple[str, ...]:  # fmt: skip
+    """Return workers of all servers, with others for those that are lost; empty where no worker is left.
+
+    Others are those that declare `SERVER`, then those that hold neither a replica nor a server.
+    """
+    declared = _having(workers, SERVER)
+    found = [address for address in workers if address not in lost]
+    found.sort(key=lambda one: (one not in declared, one in busy, one in placement.servers))
+    others = itertools.cycle(found)
+    return tuple(one if one in found else next(others) for one in placement.servers) if found else ()
 
 
 def _having(workers: Mapping[str, Mapping[str, Any]], resource: str) -> list[str]:

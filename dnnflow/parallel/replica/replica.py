@@ -1,25 +1,22 @@
 """Run a replica on its worker: batches in, pushes out, until no row is left."""
 
-import math
 import pickle
-import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 
-from dnnflow.errors import ClusterError, DivergedError, TimeLimitError
-from dnnflow.parallel.model.batch_totals import BatchTotals, total
+from dnnflow.errors import DivergedError
+from dnnflow.parallel.channel.link import ChannelError
+from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.replica.cores import PinnedCore
+from dnnflow.parallel.replica.lookout import RETRY_S, CoordinatorClient, Generation, Lookout, answer_of
+from dnnflow.parallel.replica.reporter import Reporter
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batch, Batches, Batching, leases_until_done
-from dnnflow.parallel.rows.coordinator import Coordinator, Report, Span
-from dnnflow.parallel.rows.leases import Lease, lane_of
+from dnnflow.parallel.rows.leases import Lease, lane_of, lane_rows
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.table.rows.source import RowSource
 
@@ -28,12 +25,6 @@ if TYPE_CHECKING:
 
 BATCH_WAIT_S = 0.5
 """How long a replica waits for the next of K batches before it pushes what fewer have taught it."""
-REPORT_S = 0.5
-"""How often a replica reports what it did, and learns whether it is to go on."""
-ANSWER_S = 120.0
-"""How long the coordinator may take to answer."""
-LEASES_S = 0.5
-"""How long the leases that a replica takes at once are to last: a call costs 2 ms of processor time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +44,8 @@ class ReplicaConfig:
     parts: tuple[slice, ...]
     """What of the vector each server holds."""
     timeline: bool = False
+    wait_s: float = 300.0
+    """How long servers that are gone are waited for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,140 +71,105 @@ class Pickled:
         return pickle.loads(self.data, buffers=self.arrays)
 
 
-def run_replica(
-    pickled: Pickled, replica: int, peers: int, import_paths: tuple[str, ...], coordinator: Any, *servers: Any
-) -> int:
+def run_replica(training: str, replica: int, peers: int, import_paths: tuple[str, ...]) -> int:
     """Train on a worker; return the samples trained on.
+
+    It depends on no data of Dask's, which are lost with the worker that they lie on: what it needs it fetches
+    from the coordinator. When servers or coordinator are lost it goes on with those that take their place.
 
     Parameters
     ----------
-    pickled
-        The `ReplicaConfig` of all replicas: to load it imports Keras, which must first be told its threads,
-        and the user's modules.
+    training
+        By which the scheduler knows where its servers are.
     replica, peers
-        What of it is this replica's own.
+        What of the `ReplicaConfig` of all replicas is this one's own.
     import_paths
         Where else modules are looked for.
-    coordinator, servers
-        Actors.
     """
     from dnnflow.engines.process_setup import import_tensorflow, keep_freed_memory, limit_threads
     from dnnflow.engines.seam import make_importable
-    from dnnflow.parallel.channel.actor_channel import open_channel
 
     make_importable(import_paths)
     limit_threads(1)
     keep_freed_memory()
     import_tensorflow()
-    config: ReplicaConfig = replace(pickled.load(), replica=replica, peers=peers)
-    algorithm = config.algorithm
+    lookout = Lookout(training)
+    generation, made = lookout.first(), None
+    wait_s = RETRY_S
+    while True:
+        try:
+            if made is None:
+                # To load it imports Keras, which must first be told its threads, and the user's modules
+                config = answer_of(generation.coordinator.parcel).load()
+                made, wait_s = Replica(replace(config, replica=replica, peers=peers)), config.wait_s
+            return _train(made, generation, lookout)
+        except ChannelError as error:
+            generation = lookout.next(generation, error, wait_s)
+
+
+def _train(replica: "Replica", generation: Generation, lookout: Lookout) -> int:
+    """Train with the servers of one generation."""
+    from dnnflow.parallel.channel.actor_channel import open_channel
+
+    config = replica.config
+    algorithm, servers = config.algorithm, generation.servers_of(config.replica)
     channels = [open_channel(one, wire=algorithm.wire, reply_wire=algorithm.reply_wire) for one in servers]
-    with Shards(channels, config.parts, config.replica) as shards:
-        return Replica(config, CoordinatorClient(coordinator, config.replica)).run(shards)
-
-
-class CoordinatorClient:
-    """Asks the coordinator for one replica, over Dask or in this process."""
-
-    def __init__(self, coordinator: Coordinator | Any, replica: int) -> None:
-        self._coordinator, self._replica = coordinator, replica
-        self._leased: deque[Lease] = deque()
-        self._rows, self._asked_s = 1, -math.inf
-
-    def take(self) -> Lease | None:
-        """Lease rows: as many at once as lasted for a while before."""
-        if not self._leased:
-            lasted_s, self._asked_s = time.monotonic() - self._asked_s, time.monotonic()
-            self._rows = _rows_to_lease(self._rows, lasted_s)
-            self._leased.extend(_result(self._coordinator.take(self._replica, self._rows)))
-            self._rows = max(1, sum(lease.rows for lease in self._leased))
-        return self._leased.popleft() if self._leased else None
-
-    def give_back(self) -> None:
-        """Give back what a former process of this replica held."""
-        _result(self._coordinator.give_back(self._replica))
-
-    def is_done(self) -> bool:
-        """Whether all is done."""
-        return bool(_result(self._coordinator.is_done()))
-
-    def report(self, report: Report) -> bool:
-        """Report, and return whether to go on."""
-        return bool(_result(self._coordinator.report(report)))
-
-    def position(self) -> tuple[int, int]:
-        """Return the epoch in which the replica's lane goes on, and its rows done there."""
-        epoch, done = _result(self._coordinator.position(self._replica))
-        return epoch, done
-
-
-def _rows_to_lease(rows: int, lasted_s: float) -> int:
-    """Return how many rows to lease at once, when so many lasted so long before."""
-    if lasted_s < LEASES_S:
-        return 2 * rows
-    return max(1, rows // 2) if lasted_s > 2 * LEASES_S else rows
-
-
-def _result(value: Any) -> Any:
-    """Return the result of an actor's method, which is a future over Dask.
-
-    Raises
-    ------
-    ChannelError
-        When the coordinator's worker has gone.
-    TimeLimitError
-        When it does not answer in time.
-    """
-    if not hasattr(value, "result"):
-        return value
-    try:
-        return value.result(timeout=ANSWER_S)
-    except TimeoutError as error:
-        raise TimeLimitError(
-            f"the coordinator must answer within {ANSWER_S:.0f} s, got nothing; look at the server's worker"
-        ) from error
-
-
-@dataclass
-class _Unreported:
-    tallies: dict[int, list[BatchTotals]] = field(default_factory=dict)
-    """By epoch."""
-    done: dict[Lease, int] = field(default_factory=dict)
-    spans: list[Span] = field(default_factory=list)
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("compute", "exchange", "data"), 0.0)
-    )
-    pushes: int = 0
+    with (
+        Shards(channels, config.parts, config.replica) as shards,
+        lookout.watching(generation, shards.abort),
+    ):
+        lookout.went_well()
+        return replica.run(
+            shards, CoordinatorClient(generation.coordinator, config.replica),
+            lambda: int(answer_of(lambda: servers[0].rows_of(config.replica))),
+        )  # fmt: skip
 
 
 class Replica:
-    """One replica of a training."""
+    """One replica of a training.
 
-    def __init__(self, config: ReplicaConfig, coordinator: CoordinatorClient) -> None:
+    Attributes
+    ----------
+    config
+        What it was given.
+    """
+
+    def __init__(self, config: ReplicaConfig) -> None:
         from dnnflow.parallel.model.gradient import GradientStep
-        from dnnflow.parallel.replica.replica_rules import make_replica_rule
 
-        self._config, self._coordinator = config, coordinator
+        self.config = config
         model = config.model.build(config.replica)
         self._step = GradientStep(model, optimizer=config.algorithm.used_replica_optimizer)
-        self._rule = make_replica_rule(self._step, config.algorithm, config.peers)
-        self._unreported, self._lock = _Unreported(), threading.Lock()
-        self._stopped = threading.Event()
         self._core = PinnedCore()
         self._samples = 0
-        self._pushed: tuple[BatchTotals, list[Batch]] | None = None  # and not known to be answered
 
-    def run(self, shards: Shards) -> int:
-        """Train until no row is left or the coordinator says stop; return the samples trained on."""
+    def run(self, shards: Shards, coordinator: CoordinatorClient, rows_done: Callable[[], int]) -> int:
+        """Train until no row is left or the coordinator says stop; return the samples trained on.
+
+        It may be called again, with other servers, when these are lost: what they had not told is forgotten.
+
+        Parameters
+        ----------
+        rows_done
+            Rows of this replica's lane that its server has applied, in all epochs; synchronous training only.
+        """
+        from dnnflow.parallel.replica.replica_rules import make_replica_rule
+
+        config = self.config
+        self._rule = make_replica_rule(self._step, config.algorithm, config.peers)
+        self._reporter = Reporter(
+            config.replica, coordinator, self._core.release_if_contended, timeline=config.timeline
+        )
+        self._pushed: tuple[BatchTotals, list[Batch]] | None = None  # and not known to be answered
+        shards.join()
         with (
-            Batches(self._config.source, self._leases(), self._config.batching) as batches,
-            self._reporting(),
+            Batches(config.source, self._leases(coordinator, rows_done), config.batching) as batches,
+            self._reporter.reporting(),
             self._core,  # behind those that start threads, which run where they like
         ):
-            shards.join()
             shards.pull(self._rule.weights)
             try:
-                while not self._stopped.is_set():
+                while not self._reporter.stopped.is_set():
                     group = self._timed("data", lambda: self._next_group(batches, shards))
                     if not group:
                         break
@@ -222,40 +180,13 @@ class Replica:
                 shards.leave()
         return self._samples
 
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Report now and then meanwhile: also while rows are waited for, which others may have been lent."""
-        ended = threading.Event()
-
-        def report() -> None:
-            while not ended.wait(REPORT_S):
-                self._report()
-                self._core.release_if_contended()
-
-        thread = threading.Thread(target=report, name="dnnflow-report", daemon=True)
-        thread.start()
-        try:
-            yield
-        except (ClusterError, TimeLimitError, OSError):
-            ended.set()  # who takes reports may be gone, and an answer would be waited for
-            raise
-        except BaseException:
-            self._end_reporting(ended, thread)
-            raise
-        self._end_reporting(ended, thread)
-
-    def _end_reporting(self, ended: threading.Event, thread: threading.Thread) -> None:
-        ended.set()
-        thread.join()
-        self._report()
-
-    def _leases(self) -> Iterator[Lease | None]:
-        config = self._config
+    def _leases(self, coordinator: CoordinatorClient, rows_done: Callable[[], int]) -> Iterator[Lease | None]:
+        config = self.config
         if not config.algorithm.synchronous:
             # Dask starts a task again by itself on a worker that has its old address
-            self._coordinator.give_back()
-            return leases_until_done(self._coordinator.take, self._coordinator.is_done)
-        epoch, done = self._coordinator.position()
+            coordinator.give_back()
+            return leases_until_done(coordinator.take, coordinator.is_done)
+        epoch, done = divmod(rows_done(), max(1, lane_rows(config.chunks, config.replicas, config.replica)))
         return lane_of(
             config.replica, config.chunks, config.replicas,
             seed=config.batching.seed, epochs=config.epochs, first_epoch=epoch, done=done,
@@ -266,7 +197,7 @@ class Replica:
             if (batch := batches.next_within(0)) is not None:
                 return batch
             self._await_push()  # others may wait for the rows of this push, and this one for theirs
-        if self._config.algorithm.staleness_bound is None:
+        if self.config.algorithm.staleness_bound is None:
             return next(batches, None)
         batch = batches.next_within(BATCH_WAIT_S)
         if batch is not None:
@@ -280,11 +211,11 @@ class Replica:
     def _next_group(self, batches: Batches, shards: Shards) -> list[Batch]:
         """Return the batches up to the next push: K, or what is left."""
         found = [batch for batch in [self._next_batch(batches, shards)] if batch is not None]
-        while found and len(found) < self._config.algorithm.sync_every:
+        while found and len(found) < self.config.algorithm.sync_every:
             # Rows may be with others who wait for these: a lane is nobody else's
             batch = (
                 next(batches, None)
-                if self._config.algorithm.synchronous
+                if self.config.algorithm.synchronous
                 else batches.next_within(BATCH_WAIT_S)
             )
             if batch is None:
@@ -297,11 +228,11 @@ class Replica:
         if not np.isfinite(totals.loss):
             raise DivergedError(
                 f"the loss must stay finite, got {totals.loss} in epoch {group[-1].epoch + 1} of replica "
-                f"{self._config.replica}; lower the learning rate"
+                f"{self.config.replica}; lower the learning rate"
             )
         self._await_push()
         self._timed("exchange", lambda: self._rule.exchange(shards, totals.count))
-        if self._config.algorithm.overlap:
+        if self.config.algorithm.overlap:
             self._pushed = totals, group
         else:
             self._note(totals, group)
@@ -315,42 +246,7 @@ class Replica:
 
     def _note(self, totals: BatchTotals, group: list[Batch]) -> None:
         self._samples += totals.count
-        with self._lock:
-            unreported = self._unreported
-            unreported.tallies.setdefault(group[-1].epoch, []).append(totals)
-            unreported.pushes += 1
-            for batch in group:
-                unreported.done.update(batch.done)
+        self._reporter.note(totals, group)
 
     def _timed(self, name: str, work: Callable[[], Any]) -> Any:
-        start_at, start = time.time(), time.perf_counter()
-        found = work()
-        seconds_s = time.perf_counter() - start
-        with self._lock:
-            self._unreported.seconds[name] += seconds_s
-            if self._config.timeline:
-                self._unreported.spans.append(Span(name, start_at, seconds_s))
-        return found
-
-    def _report(self) -> None:
-        import psutil
-
-        from dnnflow.parallel.model.devices import gpu_bytes
-
-        with self._lock:
-            unreported, self._unreported = self._unreported, _Unreported()
-        process = psutil.Process()
-        times = process.cpu_times()
-        going_on = self._coordinator.report(
-            Report(
-                replica=self._config.replica,
-                tallies=tuple((epoch, total(found)) for epoch, found in unreported.tallies.items()),
-                pushes=unreported.pushes, compute_s=unreported.seconds["compute"],
-                exchange_s=unreported.seconds["exchange"], data_s=unreported.seconds["data"],
-                resident_bytes=int(process.memory_info().rss), processor_s=times.user + times.system,
-                gpu_bytes=gpu_bytes(),
-                done=tuple(unreported.done.items()), spans=tuple(unreported.spans),
-            )
-        )  # fmt: skip
-        if not going_on:
-            self._stopped.set()
+        return self._reporter.timed(name, work)

@@ -83,6 +83,11 @@ class Shards:
         self._step += 1
         return MergedReply(max(a.staleness for a in answers), max(a.samples for a in answers))
 
+    def abort(self) -> None:
+        """Let who waits for a server fail, and all that is asked from now on; any thread may."""
+        for client in self._clients:
+            client.abort()
+
     def close(self) -> None:
         """End the connections."""
         for client in self._clients:

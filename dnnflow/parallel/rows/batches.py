@@ -344,5 +344,8 @@ class Batches:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, ConnectionError):  # who gives leases may be gone: the thread ends when it knows
+            self._pipe.stop()
+        else:
+            self.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.batch_totals import BatchTotals
-from dnnflow.parallel.rows.leases import Lease, Leases, lanes
+from dnnflow.parallel.rows.leases import Lease, Leases
 from dnnflow.table.rows.source import Chunk
 
 
@@ -57,8 +57,8 @@ class Report:
 class Coordinator:
     """Hands out rows and collects reports; all methods may be called by any thread.
 
-    Asynchronous replicas are given leases; synchronous ones have lanes, which depend on seed and epoch alone,
-    and are only asked how far they are.
+    Asynchronous replicas are given leases; synchronous ones have lanes, which depend on seed and epoch alone:
+    how far they are, servers know (`ParameterServer.rows_of`).
 
     Parameters
     ----------
@@ -70,19 +70,23 @@ class Coordinator:
         Replicas that share the leases of an asynchronous one.
     chunk_rows : int
         What the rows were divided by; kept in snapshots, for a driver that goes on with other replicas.
+    parcel
+        What every replica is given when it begins.
     """
 
     def __init__(
         self, chunks: Sequence[Chunk], *, seed: int, epochs: int, lanes: int = 0, readers: int = 1,
-        chunk_rows: int = 0,
+        chunk_rows: int = 0, parcel: Any = None,
     ) -> None:  # fmt: skip
-        self._chunks, self._seed, self._epochs, self._n_lanes = tuple(chunks), seed, epochs, lanes
-        self._readers, self._chunk_rows = readers, chunk_rows
+        self._n_lanes, self._readers, self._chunk_rows, self._parcel = lanes, readers, chunk_rows, parcel
         self._leases = Leases(chunks, seed, epochs)
         self._lock = threading.Lock()
         self._reports: list[Report] = []
-        self._positions: dict[int, tuple[int, int]] = {}
         self._stopped = False
+
+    def parcel(self) -> Any:
+        """Return what replicas are given."""
+        return self._parcel
 
     def take(self, replica: int, rows: int = 1) -> tuple[Lease, ...]:
         """Lease rows to a replica; nothing where there are none now, see `Leases.take`."""
@@ -94,11 +98,8 @@ class Coordinator:
 
     def report(self, report: Report) -> bool:
         """Take note of what a replica did, and say whether it is to go on."""
-        for lease, done in report.done:
-            if self._n_lanes:
-                self._advance(report.replica, lease, done)
-            else:
-                self._leases.advance(report.replica, lease, done)
+        for lease, done in report.done if not self._n_lanes else ():
+            self._leases.advance(report.replica, lease, done)
         with self._lock:
             self._reports.append(report)
         return not self._stopped
@@ -108,11 +109,6 @@ class Coordinator:
         with self._lock:
             found, self._reports = self._reports, []
         return found
-
-    def position(self, replica: int) -> tuple[int, int]:
-        """Return the epoch in which a lane goes on, and how many of its rows there are done."""
-        with self._lock:
-            return self._positions.get(replica, (0, 0))
 
     def give_back(self, replica: int) -> None:
         """Let others have what a replica that is gone held."""
@@ -124,14 +120,9 @@ class Coordinator:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as JSON types."""
-        with self._lock:
-            positions = [[replica, *position] for replica, position in sorted(self._positions.items())]
         return {
-            "leases": self._leases.snapshot(),
-            "positions": positions,
-            "lanes": self._n_lanes,
-            "chunk_rows": self._chunk_rows,
-        }
+            "leases": self._leases.snapshot(), "lanes": self._n_lanes, "chunk_rows": self._chunk_rows
+        }  # fmt: skip
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on where a snapshot was taken.
@@ -154,11 +145,3 @@ class Coordinator:
                 f"form a step depends on their number, got {now} after {before}; set replicas={before}"
             )
         self._leases.restore(snapshot["leases"])
-        self._positions = {replica: (epoch, done) for replica, epoch, done in snapshot["positions"]}
-
-    def _advance(self, replica: int, lease: Lease, done: int) -> None:
-        """Note how far a lane is: rows of its chunks before the lease's, and those done there."""
-        lane = lanes(self._chunks, self._n_lanes, self._seed, lease.epoch)[replica]
-        before = sum(chunk.rows for chunk in lane[: lease.number])
-        with self._lock:
-            self._positions[replica] = max(self._positions.get(replica, (0, 0)), (lease.epoch, before + done))

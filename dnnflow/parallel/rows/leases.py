@@ -254,6 +254,12 @@ def lanes(chunks: Sequence[Chunk], n: int, seed: int, epoch: int) -> tuple[tuple
     )
 
 
+def lane_rows(chunks: Sequence[Chunk], n: int, lane: int) -> int:
+    """Return the rows of one of `n` lanes; as many in each epoch."""
+    total = sum(chunk.rows for chunk in chunks)
+    return total * (lane + 1) // n - total * lane // n
+
+
 def _between(chunks: Sequence[Chunk], start: int, stop: int) -> Iterator[Chunk]:
     """Yield the rows `start` to `stop` of chunks in a row."""
     at = 0

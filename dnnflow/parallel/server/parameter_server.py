@@ -87,6 +87,7 @@ class ParameterServer:
         self._round = Round()
         self._clocks: dict[int, int] = {}  # of the live replicas: pushes, on from the slowest's on joining
         self._steps: dict[int, int] = {}  # the last step done with, of all that ever joined
+        self._rows: Counter[int] = Counter()  # of each replica: samples of its pushes that are done with
         self._counts = dict.fromkeys(_COUNTS, 0)
         self._staleness: Counter[int] = Counter()
         self._waited_s = 0.0
@@ -124,8 +125,10 @@ class ParameterServer:
 
         Steps of its former process are below: what that may still send is a repeat once the new one has
         pushed. A process that comes back after its connection was cut joins too, but keeps its own count.
+        What it has in a round that waits is taken out: it pushes that again.
         """
         with self._lock:
+            self._round.pushes.pop(replica, None)
             if replica not in self._clocks:
                 self._clocks[replica] = min(self._clocks.values(), default=0)
             last = self._steps.setdefault(replica, -1)
@@ -137,6 +140,11 @@ class ParameterServer:
             self._clocks.pop(replica, None)
             self._end_complete_round()
             self._changed.notify_all()
+
+    def rows_of(self, replica: int) -> int:
+        """Return the samples of a replica's pushes that are done with: where its lane goes on."""
+        with self._lock:
+            return self._rows[replica]
 
     def pull(self, replica: int = -1, out: Vector | None = None) -> tuple[int, Vector]:
         """Return the version and a copy of the weights; anyone may, whether it takes part or not."""
@@ -222,6 +230,7 @@ class ParameterServer:
                 **self._counts,
                 "waited_s": self._waited_s,
                 "steps": _pairs(self._steps),  # (replicas, 2): replica, its last step
+                "rows": _pairs(self._rows),  # (replicas, 2): replica, its samples that are done with
                 "staleness": _pairs(self._staleness),  # (values, 2): staleness, pushes
             }
 
@@ -238,6 +247,7 @@ class ParameterServer:
             self._counts = {name: int(snapshot[name]) for name in _COUNTS}
             self._waited_s = float(snapshot["waited_s"])
             self._steps = {int(replica): int(step) for replica, step in snapshot["steps"]}
+            self._rows = Counter({int(replica): int(rows) for replica, rows in snapshot["rows"]})
             self._staleness = Counter({int(late): int(pushes) for late, pushes in snapshot["staleness"]})
             self._clocks.clear()
             self._round.error = StudyError(
@@ -254,6 +264,7 @@ class ParameterServer:
 
     def _count(self, push: Push, staleness: int) -> None:
         self._steps[push.replica] = push.step
+        self._rows[push.replica] += push.count
         self._counts["pushes"] += 1
         self._staleness[staleness] += 1
 
