@@ -98,7 +98,7 @@ def bound_plan(
     InputError
         For rows that are not those of the model.
     """
-    from dnnflow.parallel.model.bind_rows import BoundRows
+    from dnnflow.parallel.rows.bind_rows import BoundRows
 
     model = BoundRows(spec, options.batch_size)
     return TrainingPlan(

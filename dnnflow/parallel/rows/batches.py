@@ -172,8 +172,11 @@ def _gathered(rows: Rows, order: NDArray[np.int64], dtype: str | None) -> Rows:
 
 
 def computed_as(array: NDArray[Any], dtype: str | None) -> NDArray[Any]:
-    """Return floating-point numbers as `Batching.dtype` says, others as they are."""
-    return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
+    """Return floating-point numbers as `Batching.dtype` says, beyond it infinite; others as they are."""
+    if dtype is None or array.dtype.kind != "f" or array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 @dataclass

@@ -41,7 +41,7 @@ def _in_block(read: Reader, block: Chunk, source: RowSource, batching: Batching)
             continue
         row, *place = (int(index) for index in np.argwhere(~np.isfinite(array))[0])
         name = field.columns[place[-1]] if field.columns else field.name
-        where = f", index {', '.join(map(str, place))}," if place and not field.columns else ""
+        where = f", index {', '.join(map(str, place))}" if place and not field.columns else ""
         value = stored[(row, *place)]
         large = f", which is beyond {batching.dtype}" if np.isfinite(value) else ""
         return (
