@@ -21,6 +21,7 @@ from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.bind_rows import BoundRows
 from dnnflow.parallel.rows.leases import Lease
 from dnnflow.parallel.rows.not_finite import find_not_finite
+from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
 from dnnflow.table.rows.source import Chunk, RowSource
 from dnnflow.table.rows.sources import Reading, open_source
 
@@ -404,10 +405,8 @@ def test_a_number_that_is_not_finite_is_named_by_file_and_row(value: float, told
 @pytest.mark.parametrize(
     ("algorithm", "how"),
     [
-        ("downpour", {"synchronous": True}),
         ("downpour", {}),
-        ("downpour", {"sync_every": 2, "replica_optimizer": "sgd"}),
-        ("easgd", {}),
+        ("downpour", {"sync_every": 2, "replica_optimizer": OptimizerSpec("sgd", RATE)}),
         ("easgd", {"synchronous": True, "sync_every": 2}),
     ],
 )
