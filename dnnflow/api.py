@@ -35,7 +35,7 @@ from dnnflow.table.columns.recipe import Recipe, TextOptions
 from dnnflow.table.formats.frames import kept_label
 from dnnflow.table.formats.given_table import place_table
 from dnnflow.table.formats.rows_file import named_labels, rows_of, source_of
-from dnnflow.table.rows.sources import Reading, open_source
+from dnnflow.table.rows.sources import Reading, open_source, with_weights
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
 
@@ -432,7 +432,7 @@ def train(
     )  # fmt: skip
     options = training.read_options(spec, algorithm, settings)
     reading = Reading(features=features, labels=labels, weights=weights, cache_dir=options.cache_dir)
-    source = open_source(_weighted(data, sample_weight), reading)
+    source = open_source(with_weights(data, sample_weight), reading)
     plan = training.bound_plan(
         spec, source, options, class_weight=class_weight,
         validation=training.validation_source(source, validation, reading), callbacks=callbacks,
@@ -446,19 +446,6 @@ def train(
     ):
         trained = training.carry_out(plan, opened, heard)
     return {"model": trained.model, "history": ReportedHistory(**vars(trained.history))}
-
-
-def _weighted(data: Any, sample_weight: Any) -> Any:
-    """Return rows with the weights that were given beside them."""
-    if sample_weight is None:
-        return data
-    if not isinstance(data, list | tuple) or len(data) != 2 or isinstance(data[0], str | PathLike):
-        raise InputError(
-            "sample_weight is given beside a pair of arrays (inputs, targets), got it beside "
-            f"{type(data).__name__}; let batches have weights as their third part, or name those of files by "
-            "weights="
-        )
-    return (*data, sample_weight)
 
 
 def open_study(study_id: str | Path, *, settings: Settings | None = None) -> OpenStudy:

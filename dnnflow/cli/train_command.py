@@ -44,7 +44,8 @@ def train_command() -> Callable[..., None]:
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     ) -> None:  # fmt: skip
         for names in ("data_features", "data_labels", "data_weights"):
-            given[names] = tuple(name.strip() for name in (given[names] or "").split(",") if name.strip())
+            texts = [given[names]] if isinstance(given[names], str) else given[names] or ()
+            given[names] = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
         folder = Path.cwd()  # of own modules, as `python` does
         pipeline = options.read(given, model={"code_folder": str(folder)}, executor={"address": cluster})
         _train(_with_absolute_checkpoint(pipeline), as_json=as_json)

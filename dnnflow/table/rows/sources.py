@@ -85,14 +85,38 @@ def open_source(given: Any, reading: Reading | None = None) -> RowSource:
             return UserSource.open(given)
         case _ if hasattr(given, "__getitem__") and hasattr(given, "on_epoch_end"):
             return UserSource.open(IndexedBatches(given))
-        case str() | os.PathLike() | list() | tuple():
+        case str() | os.PathLike():
             return _files(given, reading)
-        case Iterable() if not hasattr(given, "shape"):
+        case list() | tuple() if all(map(_is_path, given)):
+            return _files(given, reading)
+        case Iterable() if not isinstance(given, list | tuple) and not hasattr(given, "shape"):
             return _of_iterable(given, reading)
+    got = (
+        f"{type(given).__name__} of {len(given)}" if isinstance(given, list | tuple) else type(given).__name__
+    )
     raise InputError(
         "rows must come from a dataset, files, arrays (inputs, targets) or (inputs, targets, weights), "
-        f"batches, a frame or own code, got {type(given).__name__}; give one of these"
+        f"batches, a frame or own code, got {got}; give one of these"
     )
+
+
+def with_weights(data: Any, sample_weight: Any) -> Any:
+    """Return rows with the weights that were given beside them.
+
+    Raises
+    ------
+    InputError
+        For rows that are no pair of arrays.
+    """
+    if sample_weight is None:
+        return data
+    if not isinstance(data, list | tuple) or len(data) != 2 or _is_path(data[0]):
+        raise InputError(
+            "sample_weight is given beside a pair of arrays (inputs, targets), got it beside "
+            f"{type(data).__name__}; let batches have weights as their third part, or name those of files by "
+            "weights="
+        )
+    return (*data, sample_weight)
 
 
 def _files(given: Any, reading: Reading) -> FileList:
@@ -122,8 +146,9 @@ def _of_frame(frame: Any, reading: Reading) -> RowSource:
     if features == "features" and features not in known:
         others = {*_listed(reading.labels), *_listed(reading.weights)}
         features = tuple(name for name in known if name not in others)
-    columns = {name: np.asarray(frame[name]) for name in known if name not in _listed(features)}
-    sides = [*_named_sides(columns, replace(reading, features=()), list(columns))]
+    wanted = {*_listed(reading.labels), *_listed(reading.weights)}
+    columns = {name: np.asarray(frame[name]) for name in known if name in wanted}
+    sides = [*_named_sides(columns, replace(reading, features=()), known)]
     return ArraySource.open(frame[list(_listed(features))], *sides)
 
 
