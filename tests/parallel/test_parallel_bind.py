@@ -22,8 +22,11 @@ from dnnflow.parallel.rows.bind_rows import BoundRows
 from dnnflow.parallel.rows.leases import Lease
 from dnnflow.parallel.rows.not_finite import find_not_finite
 from dnnflow.parallel.spec.optimizer_spec import OptimizerSpec
+from dnnflow.table.columns.recipe import Recipe, Source
+from dnnflow.table.rows.array_source import DatasetSource
 from dnnflow.table.rows.source import Chunk, RowSource
 from dnnflow.table.rows.sources import Reading, open_source
+from dnnflow.table.store.ingest import ingest
 
 ROWS, BATCH, RATE = 60, 20, 0.125
 NAMES = ("hit_2", "hit_10", "hit_1")
@@ -445,3 +448,36 @@ def test_a_nan_in_a_file_ends_the_training_with_its_row(cluster: Client, tmp_pat
     path = write_h5(tmp_path / "bad.h5", features=x, labels=np.arange(ROWS) % 3)
     with pytest.raises(DnnflowError, match=r"row 41 \(from 0\) of .*bad.h5 has nan in features"):
         train(classifier(), path, client=cluster, replicas=1, epochs=1, batch_size=BATCH)
+
+
+def test_what_is_no_rows_is_refused_in_words():
+    x, y = np.zeros((ROWS, 3)), np.arange(ROWS) % 3
+    for wrong in (x, [x], (x, y, row_weights(), row_weights())):
+        with pytest.raises(InputError, match="rows must come from"):
+            open_source(wrong)
+    with pytest.raises(InputError, match="features must be among those given, got features, there are x, y"):
+        open_source({"x": x, "y": y})
+    with pytest.raises(InputError, match="labels must be among those given, got labels, there are a, b"):
+        open_source(pd.DataFrame({"a": y, "b": y}))
+
+
+def test_a_dataset_is_trained_with_its_weights(tmp_path: Path):
+    drawn = np.random.default_rng(3)
+    table = pd.DataFrame(drawn.normal(size=(80, 3)), columns=["a", "b", "c"]).assign(
+        kind=np.repeat(["x", "y"], 40), w=drawn.uniform(1, 2, 80)
+    )
+    table.to_csv(tmp_path / "t.csv", index=False)
+    recipe = Recipe(label="kind", weights="w")
+    dataset = ingest(Source(url=str(tmp_path / "t.csv")), recipe, tmp_path / "datasets")
+    source = open_source(dataset)
+    assert dataset.weights is not None
+    assert dataset.test_weights is not None
+    assert np.array_equal(source.read(Chunk(0, 3, 9))[2][0], dataset.weights[3:9])
+    whole = DatasetSource.open(dataset.path, "train", "test")
+    assert len(whole.weights) == 1
+    assert np.array_equal(whole.read(Chunk(1, 0, 5))[2][0], dataset.test_weights[:5])
+    assert not DatasetSource.open(dataset.path, "test").weights
+    assert_as_fit(
+        classifier(), bound(classifier(), dataset), *dataset.arrays("train"),
+        sample_weight=dataset.weights, batch_size=BATCH,
+    )  # fmt: skip
