@@ -10,7 +10,6 @@ import numpy as np
 from dnnflow.errors import InputError
 from dnnflow.parallel.model.gradient import GradientStep
 from dnnflow.parallel.model.model_spec import ModelSpec
-from dnnflow.parallel.model.weights import Vector
 from dnnflow.parallel.rows.batches import Batching, batches
 from dnnflow.parallel.rows.leases import Lease
 from dnnflow.table.rows.binding import Binding, Form, Pick
@@ -56,7 +55,6 @@ class BoundRows:
         self._spec, self._batch_size = spec, batch_size
         self._model = spec.build()
         self._inputs, self._outputs = _inputs_of(self._model), _outputs_of(self._model)
-        self._vector: Vector = spec.vector
 
     def bind(
         self, source: RowSource, what: str = "the rows", class_weight: Mapping[int, float] | None = None
