@@ -37,7 +37,7 @@ from dnnflow.table.columns.recipe import Recipe, TextOptions
 from dnnflow.table.formats.frames import kept_label
 from dnnflow.table.formats.given_table import place_table
 from dnnflow.table.formats.rows_file import named_labels, rows_of, source_of
-from dnnflow.table.rows.sources import Reading, open_source
+from dnnflow.table.rows.sources import Reading, open_source, with_weights
 from dnnflow.table.store.dataset import Dataset
 from dnnflow.table.store.ingest import ingest as ingest_source
 
@@ -373,6 +373,7 @@ def train(
     algorithm: Algorithm | str = "downpour", loss: Any = None, metrics: Any = None, optimizer: Any = None,
     parameters: Mapping[str, Any] | None = None, custom_objects: Sequence[str] = (),
     devices: Mapping[str, str] | None = None, features: Any = "features", labels: Any = "labels",
+    weights: Any = (), sample_weight: Any = None, class_weight: Mapping[int, float] | None = None,
     callbacks: Sequence[Any] = (), listener: Listener = ignore, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one Keras model on the workers of a Dask cluster, data-parallel, with a parameter server.
@@ -383,9 +384,12 @@ def train(
         A Keras model, the path of a `.json` or `.keras` file, `module:function` that returns a model (called
         with `parameters`), or a `ModelSpec`.
     data, validation
-        A dataset of dnnflow, a pair of arrays (inputs, targets), files (HDF5, zarr, npz, Parquet; a list, a
-        glob, or a text file with one path a line), `module:name` of a `Data` class, or a `RowSource`. A
-        dataset's own test rows validate where nothing else is given.
+        What `fit` takes: (inputs, targets) or (inputs, targets, weights), each an array, a frame, or a list
+        or dict of them; a `PyDataset`, a `tf.data.Dataset`, or a generator of one epoch's batches. Or a frame
+        or dict whose columns or keys `features`, `labels` and `weights` name, a dataset of dnnflow, files
+        (HDF5, zarr, npz, Parquet; a list, a glob, or a text file with one path a line), `module:name` of a
+        `Data` class, or a `RowSource`. Keys are names of the model's inputs and outputs. A dataset's own test
+        rows validate where nothing else is given.
     client
         A Dask client, which is left open. Without one a cluster of this machine is made, with a worker for
         each replica and server.
@@ -398,8 +402,10 @@ def train(
         What a `module:function` is called with; `module:name` of own classes that the model's file names.
     devices
         {glob on a layer's name: device} on the workers.
-    features, labels
-        Names in files.
+    features, labels, weights
+        Names in files, frames and dicts; weights say by how much each row counts.
+    sample_weight, class_weight
+        As `fit` takes them: for each row, beside a pair of arrays; {class: weight}.
     callbacks
         Of Keras; they run in this process, on snapshots of the weights, at each validation.
     listener
@@ -432,10 +438,10 @@ def train(
         optimizer=optimizer,
     )  # fmt: skip
     options = training.read_options(spec, algorithm, settings)
-    reading = Reading(features=features, labels=labels, cache_dir=options.cache_dir)
-    source = open_source(data, reading)
-    plan = training.TrainingPlan(
-        spec=spec, source=source, options=options,
+    reading = Reading(features=features, labels=labels, weights=weights, cache_dir=options.cache_dir)
+    source = open_source(with_weights(data, sample_weight), reading)
+    plan = training.bound_plan(
+        spec, source, options, class_weight=class_weight,
         validation=training.validation_source(source, validation, reading), callbacks=callbacks,
         import_paths=tuple(sys.path) if client is None else (),
     )  # fmt: skip

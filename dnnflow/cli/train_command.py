@@ -29,7 +29,7 @@ def train_options() -> "ModelOptions":
         TrainPipeline,
         ("data", "model", "parallel", "outputs"),
         arguments={"model": "model.source", "data": "data.source"},
-        left_out=("model.parameters", "model.code_folder"),
+        left_out=("model.parameters", "model.code_folder", "data.class_weight"),
         defaults={"outputs.model": "trained.keras"},
     )
 
@@ -43,8 +43,9 @@ def train_command() -> Callable[..., None]:
         cluster: Annotated[str | None, typer.Option(help="Address of a Dask scheduler.")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     ) -> None:  # fmt: skip
-        for names in ("data_features", "data_labels"):
-            given[names] = tuple(name.strip() for name in given[names].split(",") if name.strip())
+        for names in ("data_features", "data_labels", "data_weights"):
+            texts = [given[names]] if isinstance(given[names], str) else given[names] or ()
+            given[names] = tuple(name.strip() for text in texts for name in text.split(",") if name.strip())
         folder = Path.cwd()  # of own modules, as `python` does
         pipeline = options.read(given, model={"code_folder": str(folder)}, executor={"address": cluster})
         _train(_with_absolute_checkpoint(pipeline), as_json=as_json)

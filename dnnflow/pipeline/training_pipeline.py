@@ -63,6 +63,10 @@ class RowsSection(Section):
     """Names in files; on the command line with commas between them."""
     labels: Names = "labels"
     """Names in files, written as the features'."""
+    weights: Names = ()
+    """Names in files of what says by how much each row counts; default: all alike."""
+    class_weight: dict[int, float] = Field(default={})
+    """{class: by how much its rows count}; as in Keras, 1 for those not named."""
     validation: Annotated[Names | None, Place(may_be_code=True)] = None
     """Rows to measure on, written as those to train on; default: a dataset's own test rows."""
     cache_dir: Annotated[str | None, Place()] = None

@@ -69,15 +69,18 @@ def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Clie
     rows = pipeline.data
     if rows is None:
         raise InputError("a training needs rows, got a table that is not prepared; report it")
-    reading = Reading(features=_plain(rows.features), labels=_plain(rows.labels), cache_dir=rows.cache_dir)
+    reading = Reading(
+        features=_plain(rows.features), labels=_plain(rows.labels), weights=_plain(rows.weights),
+        cache_dir=rows.cache_dir,
+    )  # fmt: skip
     source = open_source(_plain(rows.source), reading)
     validation = validation_source(source, _plain(rows.validation) if rows.validation else None, reading)
     import_tensorflow()
     spec = _spec_of(pipeline)
     if pipeline.outputs.model is not None:
         try_file(Path(pipeline.outputs.model), spec.vector.nbytes)
-    plan = TrainingPlan(
-        spec=spec, source=source, options=_options_of(pipeline, spec), validation=validation,
+    plan = bound_plan(
+        spec, source, _options_of(pipeline, spec), validation=validation, class_weight=rows.class_weight,
         import_paths=paths,
     )  # fmt: skip
     executor = pipeline.executor.model_dump(mode="json", exclude_unset=True)
@@ -85,6 +88,28 @@ def train_pipeline(pipeline: TrainPipeline, settings: Settings, *, client: "Clie
         executor, settings, workers=own_workers(plan.options), client=client, listener=listener
     ) as opened:
         return carry_out(plan, opened, listener)
+
+
+def bound_plan(
+    spec: "ModelSpec", source: RowSource, options: TrainOptions, *, validation: RowSource | None = None,
+    class_weight: Mapping[int, float] | None = None, callbacks: Sequence[Any] = (),
+    import_paths: Sequence[str] = (),
+) -> TrainingPlan:  # fmt: skip
+    """Return a training whose rows are bound to the model by names, and whose first rows were tried.
+
+    Raises
+    ------
+    InputError
+        For rows that are not those of the model.
+    """
+    from dnnflow.parallel.rows.bind_rows import BoundRows
+
+    model = BoundRows(spec, options.batch_size)
+    return TrainingPlan(
+        spec=spec, source=model.bind(source, class_weight=class_weight), options=options,
+        validation=None if validation is None else model.bind(validation, "the validation rows"),
+        callbacks=callbacks, import_paths=import_paths,
+    )  # fmt: skip
 
 
 def carry_out(plan: TrainingPlan, client: "Client", listener: Listener = ignore) -> Trained:

@@ -102,6 +102,16 @@ class GradientStep:
         vector, *measured = self._run("gradient", [self._tensor], arrays)
         return StepResult(as_array(vector), _totals(arrays, measured))
 
+    def check(self, batch: Batch) -> None:
+        """Compute loss and metrics of the first batch, at the weights there are, for nothing but errors.
+
+        Raises
+        ------
+        InputError
+            For a batch that does not fit the model.
+        """
+        self._arrays(batch)
+
     def local_steps(
         self, weights: Vector, batches: Iterable[Batch], learning_rate: float | None = None
     ) -> StepResult:

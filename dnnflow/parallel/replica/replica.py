@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 
-from dnnflow.errors import DivergedError
+from dnnflow.errors import DataError, DivergedError
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.model.batch_totals import BatchTotals
 from dnnflow.parallel.replica.cores import PinnedCore
@@ -17,6 +17,7 @@ from dnnflow.parallel.replica.reporter import Reporter
 from dnnflow.parallel.replica.shards import Shards
 from dnnflow.parallel.rows.batches import Batch, Batches, Batching, leases_until_done
 from dnnflow.parallel.rows.leases import Lease, lane_of, lane_rows
+from dnnflow.parallel.rows.not_finite import find_not_finite
 from dnnflow.parallel.spec.algorithm import Algorithm
 from dnnflow.table.rows.source import RowSource
 
@@ -226,16 +227,22 @@ class Replica:
     def _learn(self, group: list[Batch], shards: Shards) -> None:
         totals = self._timed("compute", lambda: self._rule.compute([batch.for_keras() for batch in group]))
         if not np.isfinite(totals.loss):
-            raise DivergedError(
-                f"the loss must stay finite, got {totals.loss} in epoch {group[-1].epoch + 1} of replica "
-                f"{self.config.replica}; lower the learning rate"
-            )
+            raise self._diverged(totals.loss, group)
         self._await_push()
         self._timed("exchange", lambda: self._rule.exchange(shards, totals.count))
         if self.config.algorithm.overlap:
             self._pushed = totals, group
         else:
             self._note(totals, group)
+
+    def _diverged(self, loss: float, group: list[Batch]) -> DataError | DivergedError:
+        row = find_not_finite(self.config.source, group, self._config.batching)
+        if row is not None:
+            return DataError(row)
+        return DivergedError(
+            f"the loss must stay finite, got {loss} in epoch {group[-1].epoch + 1} of replica "
+            f"{self.config.replica}; lower the learning rate"
+        )
 
     def _await_push(self) -> None:
         """Wait for a push that is on its way; only then what it stands for is trained on."""

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from dnnflow.errors import InputError, TimeLimitError
 from dnnflow.events import Listener, ignore
 from dnnflow.parallel.rows.leases import Lease, row_order
-from dnnflow.table.rows.source import Arrays, Chunk, Reader, Rows, RowSource
+from dnnflow.table.rows.binding import Arrays, Binding
+from dnnflow.table.rows.source import Chunk, Reader, Rows, RowSource
 
 _RUN_BYTES = 1 << 20
 """Batches are cut from one gathered run, which wakes both threads once: batches of 32 rows of 112 bytes took
@@ -62,6 +63,10 @@ class Batch:
     inputs: Arrays
     """Each of shape (count, ...)."""
     targets: Arrays
+    weights: Arrays
+    """By how much each row counts; none where all count alike."""
+    binding: Binding
+    """To the model."""
     epoch: int
     done: tuple[tuple[Lease, int], ...]
     """Once this batch is trained on: rows done of each lease that it has rows of, for `Leases.advance`."""
@@ -71,10 +76,9 @@ class Batch:
         """Rows of this batch; the last of an epoch may have fewer than the others."""
         return len(self.inputs[0])
 
-    def for_keras(self) -> tuple[Any, Any]:
-        """Return inputs and targets as Keras takes them: one array alone, several as a list."""
-        inputs, targets = (list(side) if len(side) > 1 else side[0] for side in (self.inputs, self.targets))
-        return inputs, targets
+    def for_keras(self) -> tuple[Any, ...]:
+        """Return inputs, targets and, where rows have them, weights as the model takes them."""
+        return self.binding.batch(self.inputs, self.targets, self.weights)
 
 
 def leases_until_done(
@@ -136,7 +140,7 @@ def batches(
 def _runs(
     source: RowSource, leases: Iterable[Lease | None], batching: Batching, listen: Listener
 ) -> Iterator[Run]:
-    builder = _BatchBuilder(batching, source.row_bytes)
+    builder = _BatchBuilder(batching, source.row_bytes, source.binding)
     with source.reader(listen) as read:
         for lease in leases:
             if lease is None or lease.epoch != builder.epoch:
@@ -164,18 +168,22 @@ def _of_lease(read: Reader, lease: Lease, builder: "_BatchBuilder") -> Iterator[
 
 
 def _gathered(rows: Rows, order: NDArray[np.int64], dtype: str | None) -> Rows:
-    inputs, targets = (tuple(_as(array.take(order, axis=0), dtype) for array in arrays) for arrays in rows)
-    return inputs, targets
+    return tuple(tuple(computed_as(array.take(order, axis=0), dtype) for array in arrays) for arrays in rows)
 
 
-def _as(array: NDArray[Any], dtype: str | None) -> NDArray[Any]:
-    return array if dtype is None or array.dtype.kind != "f" else array.astype(dtype, copy=False)
+def computed_as(array: NDArray[Any], dtype: str | None) -> NDArray[Any]:
+    """Return floating-point numbers as `Batching.dtype` says, beyond it infinite; others as they are."""
+    if dtype is None or array.dtype.kind != "f" or array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        return array.astype(dtype, copy=False)
 
 
 @dataclass
 class _BatchBuilder:
     batching: Batching
     row_bytes: int
+    binding: Binding
     epoch: int = 0
     _parts: list[Rows] = field(default_factory=list)
     _count: int = 0
@@ -214,21 +222,20 @@ class _BatchBuilder:
     def rest(self) -> Iterator[Run]:
         """Yield what there is as a batch, if there is anything."""
         if self._count:
-            inputs, targets = (_joined([part[side] for part in self._parts]) for side in (0, 1))
-            batch = self._batch((inputs, targets), self._done)
+            batch = self._batch(tuple(map(_joined, zip(*self._parts, strict=True))), self._done)
             self._parts, self._count, self._done = [], 0, {}
             yield (batch,)
 
     def _batch(self, rows: Rows, done: dict[Lease, int]) -> Batch:
-        return Batch(*rows, self.epoch, tuple(done.items()))
+        weights = rows[2] if len(rows) > 2 else ()
+        return Batch(rows[0], rows[1], weights, self.binding, self.epoch, tuple(done.items()))
 
 
 def _cut(rows: Rows, start: int, stop: int) -> Rows:
-    inputs, targets = (tuple(array[start:stop] for array in arrays) for arrays in rows)
-    return inputs, targets
+    return tuple(tuple(array[start:stop] for array in arrays) for arrays in rows)
 
 
-def _joined(parts: list[Arrays]) -> Arrays:
+def _joined(parts: Sequence[Arrays]) -> Arrays:
     return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 

@@ -1,7 +1,7 @@
 """Read files of named arrays, HDF5, zarr and npz, a range of rows at a time.
 
-Where a name is a group, its arrays are several inputs (or targets) in alphabetical order of their keys, also
-those of groups in it.
+Where a name is a group, its arrays are several inputs (or targets), also those of groups in it: the model's
+of these names. They come in alphabetical order of their keys, numbers in them as numbers.
 """
 
 import os
@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
+from dnnflow.table.rows.binding import Arrays
 from dnnflow.table.rows.file_names import is_local, open_binary
-from dnnflow.table.rows.source import Arrays, Field, Rows
+from dnnflow.table.rows.source import Field, Rows, natural_key
 
 Names = str | Sequence[str]
 
@@ -47,6 +48,19 @@ Leaves = list[tuple[str, StoredArray]]
 
 
 @dataclass(frozen=True)
+class RowNames:
+    """Which arrays, groups or columns of a file are what."""
+
+    features: Names = "features"
+    labels: Names = "labels"
+    weights: Names = ()
+
+    def sides(self) -> tuple[Names, Names, Names]:
+        """Return the names of inputs, targets and weights."""
+        return self.features, self.labels, self.weights
+
+
+@dataclass(frozen=True)
 class Header:
     """What a file says about its rows."""
 
@@ -55,13 +69,22 @@ class Header:
     """Rows that must be decoded at once; 1 where any range costs what it holds."""
     inputs: tuple[Field, ...]
     targets: tuple[Field, ...]
+    weights: tuple[Field, ...] = ()
 
 
 class ArrayFile:
-    """An open file whose inputs and targets are arrays of it."""
+    """An open file whose inputs, targets and weights are arrays of it.
 
-    def __init__(self, inputs: Leaves, targets: Leaves, opened: ExitStack) -> None:
-        self._inputs, self._targets, self._opened = inputs, targets, opened
+    Parameters
+    ----------
+    names
+        What was asked for.
+    sides
+        The arrays of inputs, targets and weights.
+    """
+
+    def __init__(self, names: RowNames, sides: Sequence[Leaves], opened: ExitStack) -> None:
+        self._names, self._sides, self._opened = names, sides, opened
 
     def header(self) -> Header:
         """Return rows and fields.
@@ -71,7 +94,7 @@ class ArrayFile:
         DataError
             If an array has no rows' axis, or another number of rows than the others.
         """
-        arrays = [*self._inputs, *self._targets]
+        arrays = [leaf for side in self._sides for leaf in side]
         for name, array in arrays:
             if not array.shape:
                 raise DataError(
@@ -87,21 +110,26 @@ class ArrayFile:
         return Header(
             count,
             grain if grain <= 4 * grains[0] else grains[0],
-            tuple(_field(name, array) for name, array in self._inputs),
-            tuple(_field(name, array) for name, array in self._targets),
+            *(
+                tuple(_field(name, array, _as_names(names)) for name, array in side)
+                for names, side in zip(self._names.sides(), self._sides, strict=True)
+            ),
         )
 
     def read(self, start: int, stop: int) -> Rows:
         """Read rows of all arrays, in this machine's byte order."""
-        return _read(self._inputs, start, stop), _read(self._targets, start, stop)
+        return tuple(_read(side, start, stop) for side in self._sides if side)
 
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
 
 
-def _field(name: str, array: StoredArray) -> Field:
-    return Field(name, tuple(array.shape[1:]), array.dtype.name)
+def _field(name: str, array: StoredArray, named: Sequence[str]) -> Field:
+    """Return what an array is: one that was named itself, or one of a group that was."""
+    group = next((f"{one}/" for one in named if name.startswith(f"{one}/")), "")
+    key = name.removeprefix(group) if group else name.rpartition("/")[2]
+    return Field(name, tuple(array.shape[1:]), array.dtype.name, key, ordered=not group)
 
 
 def _storage_rows(array: StoredArray) -> int:
@@ -114,7 +142,7 @@ def _read(leaves: Leaves, start: int, stop: int) -> Arrays:
     return tuple(array.astype(array.dtype.newbyteorder("="), copy=False) for array in arrays)
 
 
-def open_hdf5(path: str, features: Names, labels: Names) -> ArrayFile:
+def open_hdf5(path: str, names: RowNames) -> ArrayFile:
     """Open an HDF5 file."""
     import h5py
 
@@ -126,7 +154,7 @@ def open_hdf5(path: str, features: Names, labels: Names) -> ArrayFile:
         def leaves(names: Names) -> Leaves:
             return [(name, _flat_hdf5(array, raw)) for name, array in _walk(file, names, h5py.Dataset)]
 
-        return ArrayFile(leaves(features), leaves(labels), stack.pop_all())
+        return ArrayFile(names, [leaves(side) for side in names.sides()], stack.pop_all())
 
 
 def _flat_hdf5(dataset: Any, raw: IO[bytes] | None) -> StoredArray:
@@ -149,7 +177,7 @@ def _lies_flat(dataset: Any, path: str) -> bool:
     return same_values and not elsewhere
 
 
-def open_zarr(path: str, features: Names, labels: Names) -> ArrayFile:
+def open_zarr(path: str, names: RowNames) -> ArrayFile:
     """Open a zarr group."""
     import zarr
 
@@ -158,7 +186,7 @@ def open_zarr(path: str, features: Names, labels: Names) -> ArrayFile:
     def leaves(names: Names) -> Leaves:
         return list(_walk(group, names, zarr.Array))
 
-    return ArrayFile(leaves(features), leaves(labels), ExitStack())
+    return ArrayFile(names, [leaves(side) for side in names.sides()], ExitStack())
 
 
 def _walk(group: Any, names: Names, leaf: type) -> Iterator[tuple[str, Any]]:
@@ -172,7 +200,7 @@ def _under(name: str, node: Any, leaf: type) -> Iterator[tuple[str, Any]]:
     if isinstance(node, leaf):
         yield name, node
         return
-    for key in sorted(node):
+    for key in sorted(node, key=natural_key):
         yield from _under(f"{name}/{key}", node[key], leaf)
 
 
@@ -187,7 +215,7 @@ def _no_such_name(name: str, names: Iterable[str]) -> DataError:
     )
 
 
-def open_npz(path: str, features: Names, labels: Names) -> ArrayFile:
+def open_npz(path: str, names: RowNames) -> ArrayFile:
     """Open an npz file; names with a slash (`features/a`) are a group."""
     with ExitStack() as stack:
         archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_binary(path))))
@@ -198,11 +226,15 @@ def open_npz(path: str, features: Names, labels: Names) -> ArrayFile:
             found = [key for name in _as_names(names) for key in _keys(name, members)]
             return [(key, _member(archive, members[key], raw, stack)) for key in found]
 
-        return ArrayFile(leaves(features), leaves(labels), stack.pop_all())
+        return ArrayFile(names, [leaves(side) for side in names.sides()], stack.pop_all())
 
 
 def _keys(name: str, members: Mapping[str, Any]) -> list[str]:
-    found = [name] if name in members else sorted(key for key in members if key.startswith(f"{name}/"))
+    found = (
+        [name]
+        if name in members
+        else sorted((key for key in members if key.startswith(f"{name}/")), key=natural_key)
+    )
     if not found:
         raise _no_such_name(name, members)
     return found

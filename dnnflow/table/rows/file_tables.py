@@ -1,20 +1,24 @@
 """Read Parquet files: columns of numbers, row group by row group."""
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dnnflow.errors import DataError
-from dnnflow.table.rows.file_arrays import Header, Names
+from dnnflow.table.rows.file_arrays import Header, Names, RowNames
 from dnnflow.table.rows.file_names import is_local, open_binary
 from dnnflow.table.rows.source import Field, Rows
 
 _BATCH_BYTES = 4 << 20
 _BUFFER_BYTES = 64 << 10  # a column; without buffers Arrow holds a row group twice, with them what it decodes
+_UNNAMED_INDEX = re.compile(r"__index_level_\d+__")
 _LEAST_ROWS = 1024  # of a batch: what is before a range is decoded in batches too
 
 
@@ -29,7 +33,9 @@ class ParquetColumns:
     @property
     def field(self) -> Field:
         """What they are to a model."""
-        return Field(", ".join(self.names), self.shape, self.dtype.name)
+        name, columns = ", ".join(self.names), self.names if self.shape == (len(self.names),) else ()
+        key = self.names[0] if len(self.names) == 1 else ""
+        return Field(name, self.shape, self.dtype.name, key, ordered=True, columns=columns)
 
     def values(self, table: Any) -> NDArray[Any]:
         """Return a table's values, shape (rows, ...)."""
@@ -53,7 +59,7 @@ class ParquetColumns:
 class TableFile:
     """An open Parquet file."""
 
-    def __init__(self, path: str, features: Names, labels: Names) -> None:
+    def __init__(self, path: str, names: RowNames) -> None:
         import pyarrow.parquet as pq
 
         with ExitStack() as stack:
@@ -62,10 +68,12 @@ class TableFile:
                 pq.ParquetFile(place, pre_buffer=False, buffer_size=_BUFFER_BYTES)
             )
             schema = self._file.schema_arrow
-            targets = _named(labels, schema.names)
-            self._targets = _grouped(targets, schema, single=isinstance(labels, str))
-            chosen = _features(features, targets, schema.names)
-            self._inputs = _grouped(chosen, schema, single=False)
+            targets, weights = (_named(side, schema.names) for side in (names.labels, names.weights))
+            known = [name for name in schema.names if name not in index_columns(schema)]
+            chosen = _features(names.features, [*targets, *weights], known, schema.names)
+            inputs = _grouped(chosen, schema, single=False)
+            labels = _grouped(targets, schema, single=isinstance(names.labels, str))
+            self._sides = inputs, labels, _grouped(weights, schema, single=len(weights) == 1)
             self._opened = stack.pop_all()
         groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(groups)]).astype(int)
@@ -78,8 +86,7 @@ class TableFile:
         return Header(
             int(self._starts[-1]),
             int(max(np.diff(self._starts), default=1)) or 1,
-            tuple(columns.field for columns in self._inputs),
-            tuple(columns.field for columns in self._targets),
+            *(tuple(columns.field for columns in side) for side in self._sides),
         )
 
     def read(self, start: int, stop: int) -> Rows:
@@ -87,8 +94,7 @@ class TableFile:
         import pyarrow as pa
 
         table = pa.Table.from_batches(self._batches(start, stop), self._schema())
-        inputs = tuple(columns.values(table) for columns in self._inputs)
-        return inputs, tuple(columns.values(table) for columns in self._targets)
+        return tuple(tuple(columns.values(table) for columns in side) for side in self._sides if side)
 
     def close(self) -> None:
         """Close the file."""
@@ -102,7 +108,10 @@ class TableFile:
         return pa.schema([schema.field(name) for name in self._names()])
 
     def _names(self) -> list[str]:
-        return list(dict.fromkeys(n for columns in (*self._inputs, *self._targets) for n in columns.names))
+        return list(dict.fromkeys(name for columns in self._columns() for name in columns.names))
+
+    def _columns(self) -> Iterator[ParquetColumns]:
+        return chain.from_iterable(self._sides)
 
     def _batches(self, start: int, stop: int) -> Iterator[Any]:
         if start != self._position:
@@ -119,7 +128,7 @@ class TableFile:
 
     def _seek(self, start: int, rows: int) -> None:
         group = max(0, int(np.searchsorted(self._starts, start, side="right")) - 1)
-        row_bytes = max(1, sum(columns.field.row_bytes for columns in (*self._inputs, *self._targets)))
+        row_bytes = max(1, sum(columns.field.row_bytes for columns in self._columns()))
         self._coming = self._from(group, max(1, min(_BATCH_BYTES // row_bytes, max(rows, _LEAST_ROWS))))
         self._left, self._position = None, int(self._starts[group])
         while self._position < start and (batch := self._next(start - self._position)) is not None:
@@ -144,11 +153,23 @@ def _named(names: Names, known: Sequence[str]) -> list[str]:
     return wanted
 
 
-def _features(names: Names, targets: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the columns named, or all that are no label where nobody named any."""
-    if names == "features" and names not in known:
-        return [name for name in known if name not in targets]
-    return _named(names, known)
+def _features(
+    names: Names, others: Sequence[str], known: Sequence[str], all_names: Sequence[str]
+) -> list[str]:
+    """Return the columns named, or where nobody named any all that are no label, weight or row label."""
+    if names == "features" and names not in all_names:
+        return [name for name in known if name not in others]
+    return _named(names, all_names)
+
+
+def index_columns(schema: Any) -> set[str]:
+    """Return the columns that are row labels of pandas: as its metadata say, or by the names it gives."""
+    unnamed = {name for name in schema.names if _UNNAMED_INDEX.fullmatch(name)}
+    try:
+        known = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+    except (ValueError, KeyError, TypeError):
+        return unnamed
+    return unnamed | {name for name in known if isinstance(name, str)}
 
 
 def _grouped(names: Sequence[str], schema: Any, *, single: bool) -> list[ParquetColumns]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dnnflow.errors import DataError, TimeLimitError
 from dnnflow.events import Listener, Notice, ignore
-from dnnflow.table.rows.file_arrays import ArrayFile, Header, Names, open_hdf5, open_npz, open_zarr
+from dnnflow.table.rows.file_arrays import ArrayFile, Header, Names, RowNames, open_hdf5, open_npz, open_zarr
 from dnnflow.table.rows.file_names import Files, common_format, listed, local_copy
 from dnnflow.table.rows.file_tables import TableFile
 from dnnflow.table.rows.source import Chunk, Field, Reader, Rows, RowSource, check_fields
@@ -31,7 +31,7 @@ _OPENERS = 8  # files whose headers are read at the same time: most of it is wai
 
 
 OpenFile = ArrayFile | TableFile
-_FORMATS: dict[str, Callable[[str, Names, Names], OpenFile]] = {
+_FORMATS: dict[str, Callable[[str, RowNames], OpenFile]] = {
     "hdf5": open_hdf5,
     "zarr": open_zarr,
     "npz": open_npz,
@@ -47,8 +47,7 @@ class FileList(RowSource):
     """Absolute paths or URLs."""
     format: str
     """`hdf5`, `zarr`, `npz` or `parquet`."""
-    features: Names
-    labels: Names
+    names: RowNames
     cache_dir: str | None = None
     """Where each machine keeps copies of the files it reads; None to read them where they are."""
 
@@ -59,6 +58,7 @@ class FileList(RowSource):
         *,
         features: Names = "features",
         labels: Names = "labels",
+        weights: Names = (),
         cache_dir: str | Path | None = None,
     ) -> "FileList":
         """Read the headers of all files.
@@ -68,9 +68,11 @@ class FileList(RowSource):
         files : str, path or iterable of them
             Paths or fsspec URLs; a single one may be a glob, or a text file with one path a line.
         features, labels : str or sequence of str
-            Names of arrays or groups (a group's arrays are several inputs, in alphabetical order of their
-            keys), or of Parquet columns. If a Parquet file has no column `features`, all columns that are
-            no label are one input.
+            Names of arrays or groups (a group's arrays are several inputs, those that the model has under
+            their keys), or of Parquet columns. If a Parquet file has no column `features`, all columns that
+            are no label, weight or row label of pandas are one input.
+        weights : str or sequence of str
+            Name of the arrays or columns that say by how much a row counts; by default all count alike.
         cache_dir : path, optional
             Copy each file there before it is read, once a machine.
 
@@ -81,25 +83,30 @@ class FileList(RowSource):
             files differ in the names, shapes or types of what they hold.
         """
         paths = listed(files)
-        form, names = common_format(paths), (_plain(features), _plain(labels))
+        form = common_format(paths)
+        names = RowNames(_plain(features), _plain(labels), _plain(weights))
         with ThreadPoolExecutor(_OPENERS) as pool:
             headers = list(pool.map(_header, paths, repeat(form), repeat(names)))
         for path, header in zip(paths, headers, strict=True):
-            check_fields(header.inputs, header.targets, path)
+            check_fields(header.inputs, header.targets, path, header.weights)
             _check_alike(headers[0], header, (paths[0], path))
         if not any(header.count for header in headers):
             raise DataError(f"a file list must have at least 1 row, got 0 in {paths[0]}; add files with rows")
         return cls(
             inputs=headers[0].inputs,
             targets=headers[0].targets,
+            weights=headers[0].weights,
             counts=tuple(header.count for header in headers),
             grains=tuple(header.grain for header in headers),
             paths=paths,
             format=form,
-            features=names[0],
-            labels=names[1],
+            names=names,
             cache_dir=None if cache_dir is None else str(Path(cache_dir).expanduser().absolute()),
         )
+
+    def file_name(self, file: int) -> str:
+        """Return the path."""
+        return self.paths[file]
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
@@ -138,7 +145,7 @@ class _Opened:
             self.close()
             files = self._files
             place = self._place(files.paths[number])
-            self._file = _FORMATS[files.format](place, files.features, files.labels)
+            self._file = _FORMATS[files.format](place, files.names)
             self._number = number
         return self._file
 
@@ -158,9 +165,9 @@ class _Opened:
             return path
 
 
-def _header(path: str, form: str, names: tuple[Names, Names]) -> Header:
+def _header(path: str, form: str, names: RowNames) -> Header:
     with _naming(path):
-        opened = _FORMATS[form](path, *names)
+        opened = _FORMATS[form](path, names)
         try:
             return opened.header()
         finally:
@@ -182,8 +189,8 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _check_alike(first: Header, other: Header, paths: tuple[str, str]) -> None:
-    kinds = (("inputs", first.inputs, other.inputs), ("targets", first.targets, other.targets))
-    for kind, wanted, got in kinds:
+    for kind in ("inputs", "targets", "weights"):
+        wanted, got = getattr(first, kind), getattr(other, kind)
         if wanted != got:
             raise DataError(
                 f"all files must have the same {kind}, got {_words(wanted)} in {paths[0]} and "

@@ -4,6 +4,8 @@ A source is plain data (paths, names, counts) that travels to every process that
 before a reader asks for rows.
 """
 
+import dataclasses
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,10 +19,10 @@ from numpy.typing import NDArray
 
 from dnnflow.errors import DataError, InputError
 from dnnflow.events import Listener, ignore
+from dnnflow.table.rows.binding import Arrays, Binding
 
-Arrays = tuple[NDArray[Any], ...]
-Rows = tuple[Arrays, Arrays]
-"""Inputs and targets, each an array of shape (rows, ...)."""
+Rows = tuple[Arrays, ...]
+"""Inputs, targets and, where rows have them, weights; each an array of shape (rows, ...)."""
 
 CHUNK_BYTES = 16 << 20
 """Rows are shuffled within a chunk, and a chunk is what a lost replica's successor has to look at again."""
@@ -60,6 +62,12 @@ class Field:
     """Of one row: () for a number."""
     dtype: str
     """NumPy's name of it, e.g. `float32`."""
+    key: str = ""
+    """By which it was given in a mapping or group; empty where its place says what it is."""
+    ordered: bool = False
+    """Whether its place was chosen too, so that the key need not be a name of the model."""
+    columns: tuple[str, ...] = ()
+    """Names along the last axis, where a table has them."""
 
     @property
     def row_bytes(self) -> int:
@@ -67,9 +75,9 @@ class Field:
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @classmethod
-    def of(cls, name: str, array: NDArray[Any]) -> "Field":
+    def of(cls, name: str, array: NDArray[Any], key: str = "", columns: tuple[str, ...] = ()) -> "Field":
         """Return the field of an array of shape (rows, ...)."""
-        return cls(name, tuple(array.shape[1:]), array.dtype.name)
+        return cls(name, tuple(array.shape[1:]), array.dtype.name, key, columns=columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +86,10 @@ class RowSource(ABC):
 
     inputs: tuple[Field, ...]
     targets: tuple[Field, ...]
+    weights: tuple[Field, ...] = ()
+    """By how much each row counts, once or for each target; empty where all count alike."""
+    binding: Binding = dataclasses.field(default_factory=Binding)
+    """To the model that is trained; by default in the order of the fields."""
     counts: tuple[int, ...]
     """Rows of each file."""
     grains: tuple[int, ...]
@@ -98,7 +110,16 @@ class RowSource(ABC):
     @property
     def row_bytes(self) -> int:
         """Bytes of one row of all inputs and targets, as they are stored."""
-        return max(1, sum(field.row_bytes for field in (*self.inputs, *self.targets)))
+        return max(1, sum(field.row_bytes for field in (*self.inputs, *self.targets, *self.weights)))
+
+    def file_name(self, file: int) -> str:
+        """Return what a file (or key) is called in sentences."""
+        return f"part {file}"
+
+    def first_row(self) -> Chunk:
+        """Return where the first row is."""
+        file = next(index for index, count in enumerate(self.counts) if count)
+        return Chunk(file, 0, 1)
 
     def read(self, chunk: Chunk) -> Rows:
         """Read one chunk; to read several, keep a `reader` open.
@@ -144,7 +165,9 @@ def _cut(file: int, count: int, grain: int, rows: int) -> Iterator[Chunk]:
         yield Chunk(file, start, stop)
 
 
-def check_fields(inputs: tuple[Field, ...], targets: tuple[Field, ...], where: str) -> None:
+def check_fields(
+    inputs: tuple[Field, ...], targets: tuple[Field, ...], where: str, weights: tuple[Field, ...] = ()
+) -> None:
     """Refuse a source without inputs or targets, or whose values are no numbers.
 
     Raises
@@ -154,12 +177,24 @@ def check_fields(inputs: tuple[Field, ...], targets: tuple[Field, ...], where: s
     for kind, fields in (("input", inputs), ("target", targets)):
         if not fields:
             raise DataError(f"a source needs at least one {kind}, got none from {where}; name one")
-    for field in (*inputs, *targets):
+    for field in (*inputs, *targets, *weights):
         if not _is_number(field.dtype):
             raise DataError(
                 f"inputs and targets must be numbers, but {field.name} of {where} is {field.dtype}; "
                 "convert it, or leave it out"
             )
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return what to sort names by, so that numbers in them sort as numbers.
+
+    Examples
+    --------
+    >>> sorted(["jet_10", "jet_2", "jet_1"], key=natural_key)
+    ['jet_1', 'jet_2', 'jet_10']
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(parts)]
 
 
 def _is_number(dtype: str) -> bool:

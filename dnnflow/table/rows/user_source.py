@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,19 @@ import numpy as np
 from dnnflow.errors import DataError, InputError
 from dnnflow.events import Listener, ignore
 from dnnflow.paths import directory_aside
-from dnnflow.table.rows.array_source import fields_of, loaded_rows
+from dnnflow.table.rows.array_source import (
+    ArraySource,
+    Given,
+    GivenArray,
+    arrays_of,
+    fields_of,
+    given_rows,
+)
 from dnnflow.table.rows.files import FileList
 from dnnflow.table.rows.source import Chunk, Reader, Rows, RowSource
+
+MOST_HELD_BYTES = 1 << 30
+"""Of a generator's blocks that are held in memory, from which they travel to each replica."""
 
 
 class Data:
@@ -39,17 +49,17 @@ class Data:
         """Return the keys of all parts, e.g. names of files; asked once, where the training is started."""
         raise NotImplementedError
 
-    def load(self, key: Any) -> tuple[Any, Any]:
-        """Return inputs and targets of a part, each an array (rows, ...) or a tuple, list or dict of them.
+    def load(self, key: Any) -> tuple[Any, ...]:
+        """Return inputs, targets and perhaps weights: arrays (rows, ...), or tuples, lists or dicts of them.
 
         Asked in any process and order, also more than once an epoch: a key must always give the same rows.
-        A dict's arrays are taken in alphabetical order of its keys.
+        A dict's arrays go to the model's inputs or outputs of these names.
         """
         raise NotImplementedError
 
     def rows(self, key: Any) -> int:
         """Return the rows of a part; unless a class says it, every part is loaded once to count."""
-        return len(loaded_rows(self.load(key), f"load({key!r})")[0][0])
+        return len(given_rows(self.load(key), f"load({key!r})")[0][0].values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +94,21 @@ class UserSource(RowSource):
         if not any(counts):
             raise DataError(f"own rows must be at least 1, got 0 from {maker!r}; return keys of some")
         first = keys[next(index for index, count in enumerate(counts) if count)]
-        inputs, targets = fields_of(loaded_rows(made.load(first), f"load({first!r})"))
+        inputs, targets, weights = fields_of(given_rows(made.load(first), f"load({first!r})"))
         return cls(
             inputs=inputs,
             targets=targets,
+            weights=weights,
             counts=counts,
             grains=tuple(max(1, count) for count in counts),  # a part is loaded whole
             maker=maker,
             parameters=parameters,
             keys=keys,
         )
+
+    def file_name(self, file: int) -> str:
+        """Return the key."""
+        return f"load({self.keys[file]!r})"
 
     @contextmanager
     def reader(self, listen: Listener = ignore) -> Iterator[Reader]:
@@ -105,22 +120,21 @@ class UserSource(RowSource):
             if chunk.file not in kept:
                 kept.clear()
                 kept[chunk.file] = self._load(made, chunk.file)
-            inputs, targets = kept[chunk.file]
-            return chunk.of(inputs), chunk.of(targets)
+            return tuple(chunk.of(side) for side in kept[chunk.file])
 
         yield read
 
     def _load(self, made: Any, index: int) -> Rows:
         where = f"load({self.keys[index]!r})"
-        rows = loaded_rows(made.load(self.keys[index]), where)
-        wanted = self.inputs, self.targets
-        got = fields_of(rows), len(rows[0][0])
+        rows = given_rows(made.load(self.keys[index]), where)
+        wanted = self.inputs, self.targets, self.weights
+        got = fields_of(rows), len(rows[0][0].values)
         if got != (wanted, self.counts[index]):
             raise DataError(
                 f"all parts must have the same arrays, and the rows that were counted, got {got[1]} rows of "
                 f"{got[0]} from {where}, not {self.counts[index]} of {wanted}; make them alike"
             )
-        return rows
+        return arrays_of(rows)
 
 
 def made_by(maker: Any, parameters: Mapping[str, Any]) -> Any:
@@ -144,8 +158,61 @@ def made_by(maker: Any, parameters: Mapping[str, Any]) -> Any:
     return function(**parameters)
 
 
-def keep_blocks(blocks: Iterable[tuple[Any, Any]], directory: Path | str) -> FileList:
-    """Write one epoch of a generator's blocks (inputs, targets) to files, one at a time, and list them.
+@dataclass(frozen=True)
+class IndexedBatches(Data):
+    """Batches that an object with `len` and an index gives in any order, as Keras' `PyDataset` does."""
+
+    given: Any
+
+    def chunks(self) -> Sequence[Any]:
+        """Return the indices."""
+        try:
+            return range(len(self.given))
+        except (TypeError, NotImplementedError) as error:
+            raise InputError(
+                f"a PyDataset must have a length, got {type(self.given).__name__} without; define __len__"
+            ) from error
+
+    def load(self, key: Any) -> tuple[Any, ...]:
+        """Return a batch."""
+        found: tuple[Any, ...] = self.given[key]
+        return found
+
+
+def hold_blocks(blocks: Iterable[Any]) -> ArraySource:
+    """Put one epoch of a generator's blocks (inputs, targets, perhaps weights) together in memory.
+
+    Raises
+    ------
+    DataError
+        If blocks have no rows or differ, or are too many for memory.
+    """
+    held: list[tuple[Given, ...]] = []
+    held_bytes = 0
+    for index, block in enumerate(blocks):
+        held.append(given_rows(block, f"block {index}"))
+        _check_block(held[0], held[-1], index)
+        held_bytes += sum(one.values.nbytes for side in held[-1] for one in side)
+        if held_bytes > MOST_HELD_BYTES:
+            raise DataError(
+                f"the blocks of one epoch must end, and fit in {MOST_HELD_BYTES >> 20} MiB, got more in "
+                f"{index + 1} blocks; cut what is endless by itertools.islice(generator, blocks), or set "
+                "cache_dir, where they are kept in files"
+            )
+    if not held:
+        raise DataError("a generator must give at least 1 block, got 0; was it used up before?")
+    sides = [
+        tuple(
+            GivenArray(np.concatenate([one.values for one in same]), same[0].key, same[0].columns)
+            for same in zip(*side, strict=True)
+        )
+        for side in zip(*held, strict=True)
+    ]
+    return ArraySource.of(tuple(sides))
+
+
+def keep_blocks(blocks: Iterable[Any], directory: Path | str) -> RowSource:
+    """Write one epoch of a generator's blocks to files, one at a time, and list them.
 
     Rows of a generator cannot be read in any order by many processes; those of files can. Every process must
     see the directory, which is made, and which the caller removes.
@@ -158,12 +225,33 @@ def keep_blocks(blocks: Iterable[tuple[Any, Any]], directory: Path | str) -> Fil
     root = Path(directory).absolute()
     if root.exists():
         raise DataError(f"blocks need a new directory, got {root}, which is there; name another or delete it")
+    first: tuple[Given, ...] | None = None
     with directory_aside(root) as aside:
         for index, block in enumerate(blocks):
-            rows = loaded_rows(block, f"block {index}")
-            named = zip(("features", "labels"), rows, strict=True)
-            arrays: dict[str, Any] = {
-                f"{name}/{i:03}": array for name, group in named for i, array in enumerate(group)
-            }
-            np.savez(aside / f"{index:08}.npz", **arrays)
-    return FileList.open(sorted(root.glob("*.npz")))
+            given = given_rows(block, f"block {index}")
+            first = first or given
+            _check_block(first, given, index)
+            np.savez(aside / f"{index:08}.npz", **_numbered(given))
+    if first is None:
+        raise DataError("a generator must give at least 1 block, got 0; was it used up before?")
+    names = [tuple(name for name in _numbered(first) if name.startswith(side)) for side in _SIDES]
+    files = FileList.open(sorted(root.glob("*.npz")), features=names[0], labels=names[1], weights=names[2])
+    inputs, targets, weights = fields_of(first)  # by the names that they were given by
+    return replace(files, inputs=inputs, targets=targets, weights=weights)
+
+
+_SIDES = ("features", "labels", "weights")
+
+
+def _numbered(given: tuple[Given, ...]) -> dict[str, Any]:
+    named = zip(_SIDES, given, strict=False)
+    return {f"{name}/{i:03}": one.values for name, side in named for i, one in enumerate(side)}
+
+
+def _check_block(first: tuple[Given, ...], block: tuple[Given, ...], index: int) -> None:
+    wanted, got = fields_of(first), fields_of(block)
+    if wanted != got:
+        raise DataError(
+            f"all blocks must have the same arrays, got {got} in block {index}, not {wanted} as in block 0; "
+            "make them alike"
+        )
