@@ -560,15 +560,10 @@ def _raw_rows(model: SavedModel, rows: Any, reading: Mapping[str, Any]) -> tuple
 
 
 def ingest(
-    source: Any,
-    label: str | Sequence[str] | None = None,
-    *,
-    out: str | Path | None = None,
-    client: "Client | None" = None,
-    settings: Settings | None = None,
-    listener: Listener = ignore,
+    source: Any, label: str | Sequence[str] | None = None, *, out: str | Path | None = None,
+    client: "Client | None" = None, settings: Settings | None = None, listener: Listener = ignore,
     **options: Any,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Make a dataset of a table, or find it again.
 
     Parameters

@@ -236,7 +236,7 @@ class Replica:
             self._note(totals, group)
 
     def _diverged(self, loss: float, group: list[Batch]) -> DataError | DivergedError:
-        row = find_not_finite(self.config.source, group, self._config.batching)
+        row = find_not_finite(self.config.source, group, self.config.batching)
         if row is not None:
             return DataError(row)
         return DivergedError(
