@@ -226,7 +226,6 @@ def column_notes(
 
 
 def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | TimeStyle]) -> Iterator[str]:
-    unnamed = plan.dialect.unnamed
     for name, style in styles.items():
         if isinstance(style, TimeStyle):
             asked = plan.styles.get(name)
@@ -234,6 +233,17 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
                 yield times.told(name, style, read.facts[name].clock.example)
         elif example := read.facts[name].dress.example:
             yield told(name, style, example)
+    yield from _notes_of_texts(plan, read, styles)
+    yield from _notes_of_numbers(plan, read)
+    if missed := [one for one in plan.markers.own if one and one not in read.found]:
+        yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
+    yield from _notes_of_counts(plan, read)
+
+
+def _notes_of_texts(
+    plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | TimeStyle]
+) -> Iterator[str]:
+    """Yield what is taken for categories, and may be amounts."""
     for name in sorted(plan.declared - plan.exact - styles.keys()):
         facts = read.facts[name]
         if facts.numbers == facts.values > 0:
@@ -241,6 +251,19 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
                 f"column {name!r} is text by its type, but all of its values are numbers: it is taken for "
                 f"categories; make it a column of numbers if these are amounts, else list it in text_columns"
             )
+    for name in sorted(plan.text - plan.exact - styles.keys()):
+        facts = read.facts[name]
+        texts = facts.texts if facts.numbers < facts.values else frozenset()
+        if len(texts) >= _LEAST_AMOUNTS and sum(map(looks_like_amount, texts)) >= NEARLY * len(texts):
+            yield (
+                f"column {name!r} is taken for categories, though its values look like numbers or dates in a "
+                f"form that is not read, such as {quoted(min(texts))}: if they are amounts, write 1234.56 or "
+                "2024-12-31, else list it in text_columns"
+            )
+
+
+def _notes_of_numbers(plan: ParsePlan, read: "_Read") -> Iterator[str]:
+    """Yield what is read as numbers, and may be something else."""
     for name in plan.doubtful:
         yield (
             f"column {name!r}: its points are read as beginning fractions, of three digits each; if they "
@@ -251,15 +274,6 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
             f"column {name!r} is read as numbers, though they may be days, such as 20241231: if they are, "
             f'set dates: {{{name}: "2024-12-31"}}'
         )
-    for name in sorted(plan.text - plan.exact - styles.keys()):
-        facts = read.facts[name]
-        texts = facts.texts if facts.numbers < facts.values else frozenset()
-        if len(texts) >= _LEAST_AMOUNTS and sum(map(looks_like_amount, texts)) >= NEARLY * len(texts):
-            yield (
-                f"column {name!r} is taken for categories, though its values look like numbers or dates in a "
-                f"form that is not read, such as {quoted(min(texts))}: if they are amounts, write 1234.56 or "
-                "2024-12-31, else list it in text_columns"
-            )
     for name in plan.digits:
         facts = read.facts[name]
         if facts.padded and not facts.is_uneven and name not in plan.text:
@@ -268,12 +282,14 @@ def _notes(plan: ParsePlan, read: "_Read", styles: Mapping[str, NumberStyle | Ti
                 f"and some begin with 0, such as {quoted(facts.padded)}: if they are codes, as zip codes, "
                 f"keep them as text: text_columns: [{name}] (--text-column {name!r})"
             )
-    if missed := [one for one in plan.markers.own if one and one not in read.found]:
-        yield f"missing_values: {in_a_list(missed)} stands nowhere in the table; check how it is written"
+
+
+def _notes_of_counts(plan: ParsePlan, read: "_Read") -> Iterator[str]:
+    """Yield columns that count the rows."""
     for name in plan.features:
         begins = read.facts[name].begins
         if begins is not None and read.rows > _LEAST_RUNNING and begins in (0.0, 1.0):
-            what = "has no name and counts" if name in unnamed else "counts"
+            what = "has no name and counts" if name in plan.dialect.unnamed else "counts"
             last = begins + read.rows - 1
             yield (
                 f"column {name!r} {what} the rows, {begins:g} to {last:.0f}: it looks like a row number; "
