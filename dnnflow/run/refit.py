@@ -65,6 +65,10 @@ def refit_design(study: "Study", design: Design, section: RefitSection, client: 
     make_importable(job.import_paths)
     if design.schedule.kind != "constant" or design.early_stopping is not None:
         listener(Notice("refit trains with a constant learning rate and to the last epoch"))
+    if job.settings.class_weight is not None:
+        listener(
+            Notice("refit lets all classes count alike: class_weight is of the study's own designs alone")
+        )
     loss = loss_of(job.settings.loss, job.settings.quantile, dataset.task)
     spec = ModelSpec.of_design(design, dataset.n_features, dataset.n_outputs, loss=loss)
     source = DatasetSource.open(dataset.path, *SPLITS)

@@ -173,6 +173,28 @@ def test_a_synchronous_training_is_that_of_an_undisturbed_one_to_the_bit(three: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("victim", ["server", "replica"])
+def test_every_epoch_is_validated_though_one_dies(three: Client, victim: str) -> None:
+    """What a process did not report before it died keeps no later epoch from its row."""
+    servers, replicas = placed(three, servers=1, replicas=2)
+    begun = threading.Event()
+
+    def hear(event: Any) -> None:
+        if isinstance(event, TrainingProgress) and event.samples > 3000:
+            begun.set()
+
+    strike = Strike(servers if victim == "server" else replicas[-1:], begun.is_set)
+    result = train(network(), table(), client=three, listener=hear, validation=table(), replicas=2,
+                   synchronous=True, batch_size=10, epochs=30)  # fmt: skip
+    strike.join()
+    history = result["history"]
+    assert len(history.lost_servers if victim == "server" else history.lost) == 1
+    losses = [row["val_loss"] for row in history.rows]
+    assert [row["epoch"] for row in history.rows] == list(range(1, 31))
+    assert max(losses) <= 2 * losses[0], "weights of no server were measured"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("replicas", "synchronous"), [(1, False), (2, True)])
 def test_all_replicas_are_killed_at_once(
     three: Client, tmp_path: Path, replicas: int, synchronous: bool

@@ -120,10 +120,9 @@ class ServerActor:
         )
 
     async def end_uplink(self) -> None:
-        """Push what is left, and raise what has gone wrong with it."""
+        """Push what is left, and raise what has gone wrong with it; what was passed on stays in snapshots."""
         if self._uplink is not None:
-            uplink, self._uplink = self._uplink, None
-            await asyncio.get_running_loop().run_in_executor(self._threads, uplink.end)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._uplink.end)
 
     async def stop(self) -> None:
         """Close the channel and let all replicas go that wait; a second call does nothing."""

@@ -50,7 +50,8 @@ class Keeper:
             try:
                 found = self._actors.snapshot()
             except DnnflowError:  # the driver finds that out for itself, and does more about it
-                return
-            self._state = found or self._state
+                continue
+            if not self._ended.is_set():
+                self._state = found or self._state
             taken_s = time.monotonic() - start_s
             wait_s = max(self._every_s, SHARE * self._state.nbytes / BYTES_S, 2 * taken_s)

@@ -1,8 +1,10 @@
 """Train one model on the workers of a Dask cluster: place servers and replicas, watch them, measure."""
 
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -88,6 +90,9 @@ class Training:
         self._written: TrainingState | None = None  # the state of the last checkpoint
         self._last_weights: Vector | None = None  # when nothing more is asked of servers
         self._is_ended = False
+        self._chunk_rows = 0
+        self._is_served = threading.Event()  # not while servers begin again
+        self._set_rate: float | None = None  # by a callback
         self._choose_workers()
 
     def _choose_workers(self) -> None:
@@ -161,8 +166,8 @@ class Training:
     def _place_actors(self) -> None:
         """Make the actors, which hold what replicas are given; on others, if a worker is lost meanwhile."""
         for attempt in range(MAX_STARTS):
-            rows = self._rows_of_a_chunk()
-            self._chunks = self._source.chunks(rows)
+            self._chunk_rows = self._rows_of_a_chunk()
+            self._chunks = self._source.chunks(self._chunk_rows)
             self._parcel = Pickled.of(self._make_replica_config())
             try:
                 self._begin_actors(self._checkpoint, range(self._n_replicas))
@@ -177,9 +182,11 @@ class Training:
     def _begin_actors(self, state: TrainingState | None, replicas: Iterable[int]) -> None:
         """Make the actors with a state, or the first weights, and tell replicas where they are."""
         actors = self._actors
-        actors.place(self._chunks, self._rows_of_a_chunk(), self._parcel)
+        actors.place(self._chunks, self._chunk_rows, self._parcel)
         if state is not None:
             actors.restore(state)
+        if self._set_rate is not None:
+            actors.set_learning_rate(self._set_rate)
         actors.begin_groups()
         if self._options.algorithm.synchronous:
             actors.join(replicas)
@@ -189,6 +196,7 @@ class Training:
             self._keeper = Keeper(actors, held, self._options.copy_every_s)
         pickled = cloudpickle.dumps(actors.generation(self._generation))
         self._client.set_metadata([METADATA, self._name], (self._generation, pickled))
+        self._is_served.set()
 
     def _make_replica_config(self) -> ReplicaConfig:
         """Return what all replicas are given.
@@ -258,24 +266,26 @@ class Training:
         """Return the weights, if need be of the servers that take the place of lost ones."""
         deadline_s = time.monotonic() + self._options.wait_s
         while self._last_weights is None:
-            try:
-                return self._actors.pull()
-            except ActorLostError:
-                if self._is_ended or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(POLL_S)
+            with suppress(ActorLostError):
+                if self._is_served.wait(POLL_S):
+                    return self._actors.pull()
+            if self._is_ended or time.monotonic() > deadline_s:
+                raise _lost_error("no answer of them", self._options)
         return self._last_weights
 
     def _apply_validations(self, *, wait: bool = False) -> None:
         """Do what validations that have ended ask for."""
+        rate = None
         for result in self._validations.finished(wait=wait):
-            if result.learning_rate is not None and self._last_weights is None:
-                self._actors.set_learning_rate(result.learning_rate)
+            rate = rate if result.learning_rate is None else result.learning_rate
             target = self._options.target
             if target is not None and target.is_reached(result.logs):
                 self._stop("target")
             elif result.stop:
                 self._stop("callback")
+        if rate is not None and self._last_weights is None:
+            self._set_rate = rate
+            self._actors.set_learning_rate(rate)
 
     def _stop(self, reason: str) -> None:
         if self.history.ended_by == "epochs" and len(self._finished) < self._n_replicas:
@@ -369,6 +379,7 @@ class Training:
         """
         began_s = time.monotonic()
         deadline_s, is_told = began_s + self._options.wait_s, False
+        self._is_served.clear()
         if self._keeper is None:
             raise _lost_error(str(error), self._options) from error
         state, lost = self._keeper.end(), self._lost_servers()
@@ -379,8 +390,9 @@ class Training:
         self._generation += 1
         self._client.set_metadata([METADATA, self._name], (self._generation, b""))
         while True:
-            self._actors.stop_servers()
-            self._former.append((time.monotonic(), self._actors))
+            if not self._former or self._former[-1][1] is not self._actors:
+                self._actors.stop_servers()
+                self._former.append((time.monotonic(), self._actors))
             workers = self._workers()
             busy = [self._worker_of[replica] for replica in self._futures]
             addresses = other_servers(workers, self._placement, {*lost, *self._hung}, busy)
@@ -492,8 +504,8 @@ class Training:
         self._actors.end_groups()
         self._collect()
         self._note_servers()
+        kept = self._keeper.end() if self._keeper else None
         if self._options.checkpoint is not None:
-            kept = self._keeper.end() if self._keeper else None
             self._write_checkpoint(self._actors.snapshot() or kept)
         self._actors.finish()
         self._last_weights = self._actors.pull()
@@ -509,10 +521,11 @@ class Training:
             self._keeper.end()
         for future in self._futures.values():
             future.cancel(force=True)
-        self._client.set_metadata([METADATA, self._name], None)
         self._actors.stop(self._listener)
         for _, actors in self._former:
             actors.forget()
+        with suppress(OSError):  # of a scheduler that is gone
+            self._client.set_metadata([METADATA, self._name], None)
 
     def _rate(self) -> float | None:
         optimizer = self._options.algorithm.used_server_optimizer

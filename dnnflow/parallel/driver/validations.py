@@ -99,10 +99,18 @@ class Validations:
         self._submit()
 
     def _is_complete(self, epoch: int) -> bool:
-        """Say whether all rows of an epoch are trained on; of one begun before, whether those of the next."""
+        """Say whether all rows of an epoch are trained on; of one begun before, whether those of the next.
+
+        What was learned of some rows is never told where a process or a server died before it could.
+        """
         begun_before = epoch == self._first and self._history.restored % self._rows
         known = self._tallies.get(epoch + bool(begun_before), [])
-        return sum(totals.count for totals in known) >= self._rows
+        if sum(totals.count for totals in known) >= self._rows:
+            return True
+        return (
+            bool(self._history.lost or self._history.lost_servers)
+            and max(self._tallies, default=0) > epoch + 1
+        )
 
     def end(self) -> None:
         """Make a row due for what is left, and for the last weights of all."""

@@ -7,11 +7,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from dnnflow.errors import DnnflowError, TimeLimitError
+from dnnflow.errors import DnnflowError
 from dnnflow.parallel.channel.link import ChannelError
 from dnnflow.parallel.rows.coordinator import Coordinator, Report
 from dnnflow.parallel.rows.leases import Lease
@@ -110,9 +110,10 @@ class Lookout:
 
         def watch() -> None:
             while not ended.wait(WATCH_S):
-                if not self._is_wanted() or self._ask()[0] > known.number:
-                    moved()
-                    return
+                with suppress(OSError):  # of a scheduler that does not answer now
+                    if not self._is_wanted() or self._ask()[0] > known.number:
+                        moved()
+                        return
 
         threading.Thread(target=watch, name="dnnflow-lookout", daemon=True).start()
         try:
@@ -185,9 +186,7 @@ def answer_of(call: Callable[[], Any]) -> Any:
     Raises
     ------
     ChannelError
-        When the actor's worker has gone.
-    TimeLimitError
-        When it does not answer in time.
+        When the actor's worker has gone, or it does not answer in time.
     """
     try:
         value = call()
@@ -195,7 +194,7 @@ def answer_of(call: Callable[[], Any]) -> Any:
     except DnnflowError:
         raise
     except TimeoutError as error:
-        raise TimeLimitError(
+        raise ChannelError(
             f"an actor must answer within {ANSWER_S:.0f} s, got nothing; look at the server's worker"
         ) from error
     except (OSError, RuntimeError) as error:  # which of them depends on when Dask noticed

@@ -62,6 +62,8 @@ class KerasRule(ServerRule):
             out[:size] = self._weights
 
     def finish(self) -> None:
+        if not int(self._optimizer.iterations):  # moving averages begin at zero
+            return
         with tf.device("CPU"):
             self._assign(tf.constant(self._weights))
             self._optimizer.finalize_variable_values(self._variables)
