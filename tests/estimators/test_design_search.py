@@ -160,7 +160,7 @@ def test_a_category_that_is_new_is_told_and_stops_nothing():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"a": rng.normal(size=60), "c": rng.choice(["x", "z"], 60)})
     new = rows.assign(c=["new", *rows.c[1:]])
-    with pytest.warns(UserWarning, match="1 of 60 rows have a value that the training rows"):
+    with pytest.warns(UserWarning, match="1 of 60 rows have a value unlike those trained on"):
         shares = DesignSearchClassifier(**SMALL).fit(rows, rows.a > 0).predict_proba(new)
     assert shares.shape == (60, 2)
     with pytest.warns(UserWarning, match="1 of 60 rows"):

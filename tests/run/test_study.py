@@ -113,7 +113,7 @@ def test_half_finished_stacks_are_trained_again_to_the_same_bits(tmp_path: Path)
     """A study that stopped in the middle of its stacks ends with the numbers of one that did not."""
     settings = Settings.from_environment({"DNNFLOW_HOME": str(tmp_path)})
     drawn = ["designs=3", "space.seed={int: [0, 9]}", "space.dropout={choice: [0.0, 0.3]}",
-             "evaluation.finalists=0"]  # fmt: skip
+             "evaluation.finalists=0", "training.engine=stacked"]  # fmt: skip
     whole = run_study(iris(*drawn, "evaluation.holdout=0.2"), settings=settings)
     first = whole.trials().set_index("design_id").sort_index()
     assert first["amortised"].any()

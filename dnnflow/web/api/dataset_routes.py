@@ -210,7 +210,8 @@ def get_good_rules(
     request: Request,
     services: TheServices,
     upload: TheUpload,
-    label: Annotated[list[Annotated[str, Field(max_length=1000)]], Query(min_length=1, max_length=1000)],
+    label: Annotated[list[Annotated[str, Field(max_length=1000)]], Query(
+        min_length=1, max_length=1000, description="Columns to predict, by name.")],
     task: Annotated[Literal["classification", "regression"] | None, Query(
         description="Of one label: classes or numbers; as found by default.")] = None,
 ) -> GoodRules:  # fmt: skip
