@@ -511,7 +511,7 @@ class Training:
         self._last_weights = self._actors.pull()
 
     def _end(self, evaluator: Evaluator) -> None:
-        self._validations.end()
+        self._validations.end(self._options.epochs)
         self._apply_validations(wait=True)
         evaluator.end(self._pull())
 

@@ -107,15 +107,21 @@ class Validations:
         known = self._tallies.get(epoch + bool(begun_before), [])
         if sum(totals.count for totals in known) >= self._rows:
             return True
-        return (
-            bool(self._history.lost or self._history.lost_servers)
-            and max(self._tallies, default=0) > epoch + 1
-        )
+        return self._is_lossy and max(self._tallies, default=0) > epoch + 1
 
-    def end(self) -> None:
-        """Make a row due for what is left, and for the last weights of all."""
+    @property
+    def _is_lossy(self) -> bool:
+        return bool(self._history.lost or self._history.lost_servers)
+
+    def end(self, epochs: int) -> None:
+        """Make a row due for what is left, and for the last weights of all.
+
+        At the end of the epochs all their rows are trained on, though some were not reported, or again, where
+        something died.
+        """
         if self._tallies or not (self._due or self._submitted or self._history.rows):
-            self._add(self.samples)
+            is_whole = self._is_lossy and self._history.ended_by == "epochs"
+            self._add(epochs * self._rows if is_whole else self.samples)
         self._submit()
 
     def finished(self, *, wait: bool = False) -> Iterator[ValidationResult]:
