@@ -135,18 +135,9 @@ def run(
                 for i in range(n_outputs * columns):
                     found[i] /= share
                 _backward(
-                    sizes,
-                    kinds,
-                    weights,
-                    rows,
-                    columns,
-                    flows,
-                    changes,
-                    turned,
-                    starts,
-                    gradient,
+                    sizes, kinds, weights, rows, columns, flows, changes, turned, starts, gradient,
                     first > batch,
-                )
+                )  # fmt: skip
             else:
                 write_outputs(found, first, rows, columns, outputs)
         if learns:
